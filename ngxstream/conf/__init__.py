@@ -1,0 +1,1 @@
+"""Library: text to statements to given values to frozen confs; knows no socket."""

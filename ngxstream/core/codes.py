@@ -1,0 +1,24 @@
+"""The small words every storey shares: return codes and session statuses (ngx_core.h, ngx_stream.h).
+
+They are module-level ints, not enum members: `rc is OK` on an int costs a seventh of the same
+test on an IntEnum member, and these words are spoken on every packet.
+"""
+
+from typing import Final
+
+# What a step answers (ngx_core.h).
+OK: Final = 0
+ERROR: Final = -1
+AGAIN: Final = -2
+BUSY: Final = -3
+DONE: Final = -4
+DECLINED: Final = -5
+ABORT: Final = -6
+
+# How a session ended: the value of $status (ngx_stream.h).
+STREAM_OK: Final = 200
+BAD_REQUEST: Final = 400
+FORBIDDEN: Final = 403
+INTERNAL_SERVER_ERROR: Final = 500
+BAD_GATEWAY: Final = 502
+SERVICE_UNAVAILABLE: Final = 503
