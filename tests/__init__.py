@@ -1,0 +1,1 @@
+"""The tests of ngxstream; ``tests.support`` is the kit they share."""
