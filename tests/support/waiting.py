@@ -1,0 +1,28 @@
+"""Waits for a state instead of for a time."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 20.0  # seconds; generous, for machines that run other things too
+
+
+def wait_until(
+    predicate: Callable[[], T], timeout: float = PATIENCE, what: str = "", every: float = 0.01
+) -> T:
+    """Poll until the predicate is true; return what it returned.
+
+    shape: timeout and every in seconds; what names the awaited state in the failure.
+    raises: AssertionError when the time is up; an exception of the predicate passes through.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            name = what or getattr(predicate, "__name__", "the awaited state")
+            raise AssertionError(f"not reached within {timeout:g} s: {name} (last: {value!r})")
+        time.sleep(every)
