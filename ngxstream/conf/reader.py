@@ -1,9 +1,31 @@
-"""Configuration text to a tree of statements, and nginx's complaint where the text stops making
-sense (ngx_conf_file.c).
+"""Configuration text to a tree of statements, with nginx's complaint where the text stops making
+sense (ngx_conf_file.c ngx_conf_parse, ngx_conf_include).
+
+One pass over the tokens of `crossplane.lex` builds the tree; conf/normalize.py has made sure those
+are nginx's tokens. The law of the pass:
+
+1. A statement is one word or more, then `;` or a block; the line it is reported at is that of its
+   `;` or `{`.
+2. The reader knows no directive but `include`, and opens no file inside the `http` and `mail`
+   blocks, which others serve.
+3. The first fault ends the reading of its file; it stays in the tree as a Fault, last in its block.
+   nginx judges while it reads, so an unknown directive further up wins over a syntax error further
+   down: whoever walks the tree raises a Fault on reaching it.
+4. A file is read once and its statements shared; they are judged wherever it is included.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Iterator
+from typing import Final
+
+import crossplane
+import crossplane.errors
+
+from ngxstream.conf import files as conf_files
+from ngxstream.conf import normalize
 from ngxstream.core import errors
+
+_OTHERS_BLOCKS: Final = ("http", "mail")
 
 
 class Statement:
@@ -41,12 +63,7 @@ class Statement:
 
 
 class Fault(Statement):
-    """The place where reading had to stop: last in its block, to be raised when reached.
-
-    nginx judges while it reads, so an unknown directive further up wins over a syntax error
-    further down. The reader reads everything first; leaving the error in the tree keeps nginx's
-    order.
-    """
+    """The place where reading had to stop: last in its block, to be raised when reached."""
 
     __slots__ = ("error",)
 
@@ -57,9 +74,13 @@ class Fault(Statement):
 
 
 class ConfFile:
-    """One configuration file: its path, its bytes and its top-level statements."""
+    """One configuration file."""
 
-    __slots__ = ("path", "raw", "statements")
+    __slots__ = (
+        "path",        # str: as nginx prints it
+        "raw",         # bytes: its contents
+        "statements",  # list[Statement]: its top level
+    )
 
     def __init__(self, path: str, raw: bytes, statements: list[Statement]) -> None:
         self.path = path
@@ -68,25 +89,262 @@ class ConfFile:
 
 
 class Source:
-    """What read() returns: the main file, and every file in the order it was first opened."""
+    """A configuration as read: the file it begins with, and all files in the order of opening."""
 
-    __slots__ = ("files", "main")
+    __slots__ = (
+        "files",  # list[ConfFile]: each once; for -g, without the text itself
+        "main",   # ConfFile
+    )
 
     def __init__(self, main: ConfFile, files: list[ConfFile]) -> None:
         self.main = main
         self.files = files
 
 
-def read(path: str, *, conf_prefix: str, files: Mapping[str, bytes] | None = None) -> Source:
-    """Read a configuration and everything it includes.
+def read(path: str, *, conf_prefix: str, files: conf_files.Files | None = None) -> Source:
+    """Read a configuration file and all that it includes.
 
-    shape: path is the full path of the main file; conf_prefix the directory relative includes
-    start from; files, when given, is read instead of the file system (path to bytes).
-    raises: ConfError without location when the main file cannot be opened.
+    shape: path is a full path; conf_prefix is put before the relative paths of includes, so it
+    ends with a slash; files is where they are read from, the file system unless told otherwise
+    (files.Memory for a set of files in memory). Faults are in the tree, not raised.
+    raises: ConfError, without location, when the main file cannot be read.
+    source: ngx_conf_file.c ngx_conf_parse
     """
-    raise NotImplementedError
+    reading = _Reading(conf_prefix, files or conf_files.Disk())
+    return Source(reading.file(path, literal=False), list(reading.opened.values()))
 
 
-def read_text(text: str, name: str = errors.COMMAND_LINE) -> list[Statement]:
-    """Read the parameter of -g. source: ngx_conf_file.c ngx_conf_param"""
-    raise NotImplementedError
+def read_text(text: str, *, conf_prefix: str = "",
+              files: conf_files.Files | None = None) -> Source:
+    """Read the parameter of -g; faults and statements are `in command line`, without line.
+
+    source: ngx_conf_file.c ngx_conf_param
+    """
+    reading = _Reading(conf_prefix, files or conf_files.Disk())
+    raw = text.encode("utf-8", "surrogateescape")
+    main = ConfFile(errors.COMMAND_LINE, raw, [])
+    reading.statements(main, literal=False)
+    return Source(main, list(reading.opened.values()))
+
+
+def fault_in(statements: list[Statement]) -> errors.ConfError | None:
+    """Return what is wrong in a block nobody judges (http, mail): the Fault at its end, if any."""
+    while statements:
+        last = statements[-1]
+        if last.error is not None:
+            return last.error
+        if last.block is None:
+            return None
+        statements = last.block
+    return None
+
+
+class _Reading:
+    """One configuration being read: what is open, what was opened, where includes start from."""
+
+    __slots__ = ("files", "opened", "path", "prefix", "read")
+
+    def __init__(self, prefix: str, files: conf_files.Files) -> None:
+        self.prefix = prefix
+        self.files = files
+        self.opened: dict[str, ConfFile] = {}  # for -T: each path once, in the order of opening
+        self.read: dict[tuple[str, bool], ConfFile] = {}
+        self.path: list[str] = []              # the files now being read, main file first
+
+    def file(self, path: str, literal: bool) -> ConfFile:
+        """Read one file. shape: literal means includes in it are names, not patterns (geo)"""
+        known = self.read.get((path, literal))
+        if known is not None:
+            return known
+        opened = self.opened.get(path)
+        if opened is None:
+            opened = ConfFile(path, self._bytes(path), [])
+            self.opened[path] = opened
+            found = opened
+        else:
+            found = ConfFile(path, opened.raw, [])
+        self.path.append(path)
+        self.statements(found, literal)
+        self.path.pop()
+        self.read[path, literal] = found
+        return found
+
+    def _bytes(self, path: str) -> bytes:
+        try:
+            return self.files.read(path)
+        except conf_files.ReadFileError as e:
+            error = errors.ConfError(f'pread() "{path}" failed', errno=e)
+            error.level = "crit"
+            raise error from None
+        except OSError as e:
+            raise errors.ConfError(f'open() "{path}" failed', errno=e) from None
+
+    def statements(self, file: ConfFile, literal: bool) -> None:
+        """Fill in the statements of a file whose bytes are known."""
+        on_command_line = file.path == errors.COMMAND_LINE
+        for lift in (True, False):
+            try:
+                text = normalize.normalize(file.raw, limit=not on_command_line, lift=lift)
+                _Parse(self, file.path, text, literal, on_command_line).run(file.statements)
+            except normalize.MisplacedRunError:
+                file.statements.clear()
+            else:
+                break
+
+    def include(self, st: Statement, literal: bool) -> errors.ConfError | None:
+        """Open what an include names; return what went wrong. source: ngx_conf_include"""
+        st.includes = []
+        name = st.args[0]
+        path = name if name.startswith("/") else self.prefix + name
+        if literal or conf_files.MAGIC.isdisjoint(path):
+            paths = [path]
+        else:
+            paths = conf_files.glob(self.files, path)
+        for path in paths:
+            if path in self.path:
+                chain = " -> ".join([*self.path[self.path.index(path):], path])
+                return errors.ConfError(f'"{path}" includes itself ({chain})', st.file, st.line)
+            try:
+                st.includes.append(self.file(path, literal))
+            except errors.ConfError as e:
+                return e if e.level == "crit" else e.at(st.file, st.line)
+        return None
+
+
+class _Parse:
+    """The pass over the tokens of one file."""
+
+    __slots__ = ("file", "literal", "on_command_line", "others", "reading", "stack", "text", "top")
+
+    def __init__(self, reading: _Reading, file: str, text: normalize.Normal, literal: bool,
+                 on_command_line: bool) -> None:
+        self.reading = reading
+        self.file = file
+        self.text = text
+        self.literal = literal
+        self.on_command_line = on_command_line
+        self.stack: list[Statement] = []  # the blocks now open, outermost first
+        self.others = 0                   # how many of them are inside http or mail
+
+    def run(self, top: list[Statement]) -> None:
+        """Read the whole file. shape: top receives its statements"""
+        self.top = top
+        tokens = _lex(self.text.text)
+        try:
+            self._run(tokens)
+        except crossplane.errors.NgxParserSyntaxError as e:
+            # the one thing crossplane may still find: a } where no block is open
+            self._fault('unexpected "}"', e.lineno)
+        finally:
+            tokens.close()
+
+    def _run(self, tokens: Iterator[tuple[str, int, bool]]) -> None:
+        file = self.file
+        block = self.top
+        words: list[str] = []
+        quoted: list[bool] = []
+        start = 0
+        lifted = False
+        literal = normalize.literal
+        for token, line, is_quoted in tokens:
+            if is_quoted or token not in ("{", "}", ";"):
+                if not words:
+                    start = line
+                if not token.isascii():
+                    if token[:1] == normalize.END and not is_quoted:
+                        return self._end(words)
+                    if token[:1] == normalize.RUN and not is_quoted:
+                        if words:
+                            raise normalize.MisplacedRunError
+                        self._lifted(block, self.text.runs[int(token[1:])], line)
+                        lifted = True
+                        continue
+                    token = literal(token)
+                words.append(token)
+                quoted.append(is_quoted)
+                continue
+
+            if token == "}":
+                if words:
+                    return self._fault('unexpected "}"', line)
+                block = self._close(line)
+                continue
+
+            if not words:
+                if lifted and token == ";":
+                    lifted = False
+                    continue
+                return self._fault(f'unexpected "{token}"', line)
+
+            if self.on_command_line:
+                line = start = 0
+            st = Statement(words[0], words[1:], quoted, file, line, start)
+            words = []
+            quoted = []
+            if token == "{":
+                if self.on_command_line:
+                    return self._fault("block directives are not supported in -g option", line)
+                block.append(st)
+                block = st.block = []
+                self.stack.append(st)
+                self.others += st.directive in _OTHERS_BLOCKS
+                continue
+            block.append(st)
+            if st.directive == "include" and len(st.args) == 1 and not self.others:
+                error = self.reading.include(st, self._is_literal())
+                if error is not None:
+                    block.append(Fault(error))
+                    return
+
+    def _is_literal(self) -> bool:
+        """Whether an include here names one file: a geo block's do. source: ngx_stream_geo_include"""
+        return self.stack[-1].directive == "geo" if self.stack else self.literal
+
+    def _block(self) -> list[Statement]:
+        """Return the block now being filled."""
+        return (self.stack[-1].block or []) if self.stack else self.top
+
+    def _close(self, line: int) -> list[Statement]:
+        """Close the innermost block; crossplane has seen to it that there is one."""
+        st = self.stack.pop()
+        st.end_line = line
+        self.others -= st.directive in _OTHERS_BLOCKS
+        return self._block()
+
+    def _lifted(self, block: list[Statement], run: str, line: int) -> None:
+        """Add the statements of a run of plain lines, one to a line."""
+        file = self.file
+        unquoted = [[False] * count for count in range(5)]
+        for text in run.splitlines():
+            words = text.rstrip(" \t").removesuffix(";").split()
+            block.append(Statement(words[0], words[1:], unquoted[len(words)], file, line, line))
+            line += 1
+
+    def _end(self, words: list[str]) -> None:
+        """Judge how the text ended. shape: words is what waits for its terminator"""
+        line = self.text.end_line
+        if self.text.fault is not None:
+            self._fault(self.text.fault, line)
+        elif words and self.on_command_line:
+            self._fault('unexpected end of parameter, expecting ";"', line)
+        elif words:
+            self._fault('unexpected end of file, expecting ";" or "}"', line)
+        elif self.stack:
+            self._fault('unexpected end of file, expecting "}"', line)
+
+    def _fault(self, message: str, line: int) -> None:
+        error = errors.ConfError(message, self.file, None if self.on_command_line else line)
+        self._block().append(Fault(error))
+
+
+def _lex(text: str) -> Generator[tuple[str, int, bool], None, None]:
+    """Return crossplane's tokens of a text: the token, the line it begins in, whether quoted.
+
+    crossplane opens what it lexes by itself, and takes whatever open() takes; a descriptor of
+    anonymous memory is a file that never was.
+    """
+    fd = os.memfd_create("configuration", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode())
+    os.lseek(fd, 0, os.SEEK_SET)
+    yield from crossplane.lex(fd)

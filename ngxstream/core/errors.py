@@ -88,6 +88,14 @@ class ConfError(NgxError):
         return type(self)(self.message, file, line, errno=self.errno)
 
 
+class UnplacedError(ConfError):
+    """A configuration error that nginx reports without ` in FILE:LINE`: found after the block."""
+
+    def at(self, file: str, line: int | None) -> "ConfError":
+        """Return this error as it is: it has no place in the file."""
+        return self
+
+
 class ListenError(NgxError):
     """a listening socket could not be opened"""
 

@@ -1,0 +1,1 @@
+"""Balancers other than round robin, shared zones, and names resolved at run time."""

@@ -1,0 +1,1 @@
+"""The hall: sessions, phases, variables, values, servers and the law of upstreams."""

@@ -1,0 +1,413 @@
+"""The stream block itself: its core directives, its servers and addresses, and the StreamConf.
+
+Answers for ngx_stream.c and ngx_stream_core_module.c.
+
+What one stream{} block becomes, from draft to worker:
+  StreamDraft   while the block is read: variables, upstreams, servers, addresses
+  StreamConf    when it is complete: everything compiled, nothing bound to a process yet
+  AddressConf   one listen address: default server, virtual names, engine
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import error_log
+from ngxstream.conf.directive import SERVER, STREAM, Directive
+from ngxstream.core import errors, inet
+from ngxstream.event import listening
+from ngxstream.stream import phases, preread, resolver_conf, servers, session, variables
+from ngxstream.stream.core_variables import VARIABLES
+from ngxstream.stream.module import StreamModule
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Builder, Scope
+    from ngxstream.conf.module import Given, Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.core.log import Log
+    from ngxstream.event.connection import Connection
+    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import UpstreamConf
+
+KEY = "stream"  # where builder.data keeps the draft
+
+
+@dataclass(frozen=True, slots=True)
+class CoreConf:
+    """Core settings of a server. source: ngx_stream_core_merge_srv_conf"""
+
+    error_log: tuple[Any, ...] = ()
+    resolver: Any = None
+    resolver_timeout: int = 30_000
+    proxy_protocol_timeout: int = 30_000
+    tcp_nodelay: bool = True
+    preread_buffer_size: int = 16_384
+    preread_timeout: int = 30_000
+
+
+class ServerConf:
+    """One server{} block.
+
+    The merged conf of each module is an attribute under the module's name (`server.proxy`,
+    `server.access`), set once when the block is complete.
+    """
+
+    def __init__(self, file: str, line: int) -> None:
+        self.file = file
+        self.line = line  # of the `{`
+        self.index = 0  # place among the servers of the stream block
+        self.names: list[servers.ServerName] = []
+        self.server_name = ""  # $server_name: the first one as nginx prints it
+        self.handler: Callable[[Session], Any] | None = None  # the content handler
+        self.listens: list[AddressDraft] = []
+        self.given: dict[str, Given] = {}
+        self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
+
+    core: CoreConf
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class AddressDraft:
+    """One listen address while the block is read. source: ngx_stream_conf_addr_t"""
+
+    def __init__(self, options: ListenOptions, server: ServerConf) -> None:
+        self.options = options
+        self.servers = [server]
+        self.default_server = server
+        self.protocols = 0
+        self.protocols_set = False
+        self.protocols_changed = False
+
+
+class AddressConf:
+    """One listen address of a finished block.
+
+    shape: `text` is the listening socket's address as logged; `engine` and `log_handlers` hold
+    what the servers of this address want; `names` selects a virtual server by SNI (None when
+    there is but one); `begin(session)` is the first step of every session here.
+    """
+
+    __slots__ = (
+        "text",
+        "options",
+        "default_server",
+        "servers",
+        "names",
+        "engine",
+        "log_handlers",
+        "begin",
+        "ssl",
+        "proxy_protocol",
+        "__dict__",
+    )
+
+    def __init__(self, draft: AddressDraft, modules: tuple[StreamModule, ...]) -> None:
+        self.options = draft.options
+        self.text = draft.options.text
+        self.default_server = draft.default_server
+        self.servers = tuple(draft.servers)
+        self.names: servers.Names | None = None
+        self.ssl = draft.options.ssl
+        self.proxy_protocol = draft.options.proxy_protocol
+        self.engine = phases.compile_engine(modules, self.servers, preread.check)
+        self.log_handlers = phases.log_handlers(modules, self.servers)
+        self.begin: Callable[[Session], None] = session.begin
+
+
+class ListeningConf:
+    """One listening socket to open: its options and the addresses that share it.
+
+    shape: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
+    serves several; `default` is the address of the socket itself.
+    """
+
+    __slots__ = ("options", "default", "addresses")
+
+    def __init__(self, options: ListenOptions, default: AddressConf) -> None:
+        self.options = options
+        self.default = default
+        self.addresses: dict[Any, AddressConf] | None = None
+
+    def begin(self, c: Connection, loop: Loop) -> Session:
+        """Begin the session of an accepted connection. source: ngx_stream_init_connection"""
+        address = self.default
+        if self.addresses is not None:
+            local = c.local_sockaddr()
+            address = self.addresses.get(inet.host_of(local), address)
+        return session.start(c, loop, address)
+
+
+class StreamDraft:
+    """One stream{} block while it is read; `builder.data["stream"]`."""
+
+    def __init__(self, builder: Builder, modules: tuple[StreamModule, ...]) -> None:
+        self.builder = builder
+        self.modules = modules
+        builtin = [variable for module in modules for variable in module.variables]
+        self.variables = variables.VariableTable(builtin)
+        self.servers: list[ServerConf] = []
+        self.addresses: list[AddressDraft] = []
+        self.upstreams: list[UpstreamConf] = []
+        self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
+        self.finished: list[Callable[[StreamConf], None]] = []  # called with the StreamConf
+
+    def warn(self, message: str, level: str = "warn") -> None:
+        """Warn without a place: for checks after the block."""
+        self.builder.warn(level, message)
+
+    def add_listen(self, options: ListenOptions, server: ServerConf, scope: Scope) -> None:
+        """Enter one listen address. raises: ConfError. source: ngx_stream_add_addresses"""
+        for known in self.addresses:
+            if known.options.key == options.key:
+                self._join(known, options, server, scope)
+                return
+        draft = AddressDraft(options, server)
+        self.addresses.append(draft)
+        server.listens.append(draft)
+
+    def _join(
+        self, known: AddressDraft, options: ListenOptions, server: ServerConf, scope: Scope
+    ) -> None:
+        text = options.text
+        if server in known.servers:
+            raise errors.ConfError(f"a duplicate listen {text}")
+        known.servers.append(server)
+        server.listens.append(known)
+        old = known.options
+        default_server = old.default_server
+        now = options.proxy_protocol | options.ssl << 1
+        before = old.proxy_protocol | old.ssl << 1
+        if options.set:
+            if old.set:
+                raise errors.ConfError(f"duplicate listen options for {text}")
+            known.options = options
+        if options.default_server:
+            if default_server:
+                raise errors.ConfError(f"a duplicate default server for {text}")
+            default_server = True
+            known.default_server = server
+        if (now | before) != before:  # options added
+            redefined = (old.set and not options.set) or known.protocols_changed or (
+                (now | before) != now
+            )
+            known.protocols = before
+            known.protocols_changed = True
+        elif (before | now) != now:  # options removed
+            redefined = options.set or (known.protocols_set and now != known.protocols)
+            known.protocols = now
+            known.protocols_changed = True
+        else:
+            redefined = (options.set and known.protocols_changed) or (
+                known.protocols_set and now != known.protocols
+            )
+            known.protocols = now
+        known.protocols_set = True
+        if redefined:
+            scope.warn(f"protocol options redefined for {text}")
+        known.options = replace(
+            known.options,
+            default_server=default_server,
+            ssl=options.ssl or old.ssl,
+            proxy_protocol=options.proxy_protocol or old.proxy_protocol,
+        )
+
+    def finish(self, scope: Scope) -> StreamConf:
+        """Merge, check and compile the block. raises: ConfError. source: ngx_stream_block"""
+        for server in self.servers:
+            for module in self.modules:
+                if module.conf is None and module.merge is None:
+                    continue
+                conf = module.make_conf(
+                    scope.given.get(module.name, {}), server.given.get(module.name, {})
+                )
+                setattr(server, module.name, conf)
+        for module in self.modules:
+            if module.check is not None:
+                for server in self.servers:
+                    module.check(getattr(server, module.name, None), server, self)
+        for module in self.modules:
+            if module.finish is not None:
+                module.finish(self)
+        self.variables.link()
+        conf = StreamConf(self)
+        for hook in self.finished:
+            hook(conf)
+        return conf
+
+
+class StreamConf:
+    """A finished stream block: what the cycle opens sockets for and the workers serve."""
+
+    def __init__(self, draft: StreamDraft) -> None:
+        self.modules = draft.modules
+        self.servers = tuple(draft.servers)
+        self.upstreams = tuple(draft.upstreams)
+        self.variables = draft.variables
+        self.data = draft.data
+        self.listenings = tuple(_listenings(draft))
+
+    def use_main_log(self, log: Log, make: Callable[[tuple[Any, ...]], Log]) -> None:
+        """Give every server its log: its own error_log lines, or the main one."""
+        for server in self.servers:
+            specs = server.core.error_log
+            server.log = make(specs) if specs else log
+
+    def start_worker(self, loop: Loop) -> None:
+        """Start the modules' own work in a worker (timers, resolvers, log flushing)."""
+        for module in self.modules:
+            if module.start_worker is not None:
+                module.start_worker(self, loop)
+
+    def stop_worker(self, loop: Loop) -> None:
+        """Finish the modules' own work before a worker leaves."""
+        for module in self.modules:
+            if module.stop_worker is not None:
+                module.stop_worker(self, loop)
+
+    def reopen(self, loop: Loop) -> None:
+        """Have the modules reopen what they log to."""
+        for module in self.modules:
+            if module.reopen is not None:
+                module.reopen(self, loop)
+
+
+def _listenings(draft: StreamDraft) -> list[ListeningConf]:
+    """Decide which addresses get a socket of their own. source: ngx_stream_init_listening"""
+    found: list[ListeningConf] = []
+    wildcards: dict[tuple[int, int, int], ListeningConf] = {}
+    confs: list[tuple[AddressDraft, AddressConf]] = []
+    for address in draft.addresses:
+        conf = AddressConf(address, draft.modules)
+        conf.names = servers.compile_names(address, draft)
+        confs.append((address, conf))
+        if address.options.wildcard:
+            own = ListeningConf(address.options, conf)
+            wildcards[address.options.port_key] = own
+    for address, conf in confs:
+        options = address.options
+        shared = wildcards.get(options.port_key) if options.family != socket.AF_UNIX else None
+        if options.wildcard and shared is not None:
+            found.append(shared)
+        elif shared is None or options.bind:
+            found.append(ListeningConf(options, conf))
+        else:
+            if shared.addresses is None:
+                shared.addresses = {}
+            conf.text = shared.options.text
+            shared.addresses[inet.host_of(options.sockaddr)] = conf
+    return found
+
+
+# -- directives ------------------------------------------------------------------------------
+
+
+def _stream_block(scope: Scope, module: Module, st: Statement) -> None:
+    builder = scope.builder
+    if KEY in builder.data:
+        raise errors.ConfError('"stream" directive is duplicate')
+    stream_modules = tuple(m for m in builder.modules if isinstance(m, StreamModule))
+    draft = builder.data[KEY] = StreamDraft(builder, stream_modules)
+    from_block = type(scope)(builder, STREAM, scope, draft)
+    builder.walk_block(st, from_block)
+    builder.data["stream_conf"] = draft.finish(from_block)
+
+
+def _server_block(scope: Scope, module: Module, st: Statement) -> None:
+    draft: StreamDraft = scope.owner
+    server = ServerConf(st.file, st.line)
+    server.index = len(draft.servers)
+    draft.servers.append(server)
+    inner = type(scope)(scope.builder, SERVER, scope, server)
+    server.given = inner.given
+    scope.builder.walk_block(st, inner)
+    if not server.listens:
+        raise errors.UnplacedError(
+            f'no "listen" is defined for server in {server.file}:{server.line}'
+        )
+    servers.default_name(server)
+
+
+UDP_CLASHES = ("fastopen", "backlog", "deferred", "multipath", "ssl", "so_keepalive",
+               "proxy_protocol")
+
+
+def _listen(scope: Scope, module: Module, st: Statement) -> None:
+    server: ServerConf = scope.owner
+    draft: StreamDraft = scope.builder.data[KEY]
+    try:
+        url = inet.parse_url(st.args[0], listen=True)
+    except inet.UrlError as error:
+        raise errors.ConfError(
+            f'{error.reason} in "{st.args[0]}" of the "listen" directive'
+        ) from None
+    given = listening.parse_parameters(st.args[1:], scope.warn)
+    if given.socktype == socket.SOCK_DGRAM:
+        for word in UDP_CLASHES:
+            if word in given.words:
+                raise errors.ConfError(
+                    f'"listen" directive "{word}" parameter is incompatible with "udp"'
+                )
+    for family, sockaddr, text in url.addrs:
+        wildcard = inet.is_wildcard(family, sockaddr)
+        options = listening.options(given, family, sockaddr, text, wildcard)
+        draft.add_listen(options, server, scope)
+
+
+def _server_name(scope: Scope, module: Module, st: Statement) -> None:
+    servers.add_names(scope, st)
+
+
+def _error_log(scope: Scope, module: Module, st: Statement) -> None:
+    error_log.add(scope, module, st)
+
+
+def _resolver(scope: Scope, module: Module, st: Statement) -> None:
+    d.put(scope, module, st, "resolver", resolver_conf.parse(scope, st))
+
+
+BOTH = STREAM | SERVER
+
+DIRECTIVES = (
+    Directive("stream", d.MAIN, d.BLOCK, _stream_block, "The block this program serves."),
+    Directive("server", STREAM, d.BLOCK, _server_block, "One (virtual) server."),
+    Directive("listen", SERVER, d.ONE_MORE, _listen,
+              "An address, port, port range or unix: path to accept clients at."),
+    Directive("server_name", SERVER, d.ONE_MORE, _server_name,
+              "Names by which SNI selects this server."),
+    Directive("error_log", BOTH, d.ONE_MORE, _error_log, "Where sessions log their errors."),
+    Directive("resolver", BOTH, d.ONE_MORE, _resolver, "DNS servers for names at run time."),
+    Directive("resolver_timeout", BOTH, d.TAKE1, d.msec("resolver_timeout"),
+              "How long a name may take to resolve.", default="30s"),
+    Directive("proxy_protocol_timeout", BOTH, d.TAKE1, d.msec("proxy_protocol_timeout"),
+              "How long a client may take to send its PROXY header.", default="30s"),
+    Directive("tcp_nodelay", BOTH, d.FLAG, d.flag("tcp_nodelay"),
+              "TCP_NODELAY on client and upstream connections.", default="on"),
+    Directive("preread_buffer_size", BOTH, d.TAKE1, d.size("preread_buffer_size"),
+              "How much may be read from a client before it is proxied.", default="16k"),
+    Directive("preread_timeout", BOTH, d.TAKE1, d.msec("preread_timeout"),
+              "How long the preread phase may take.", default="30s"),
+    Directive("variables_hash_max_size", STREAM, d.TAKE1, d.num("_variables_hash_max_size"),
+              "Accepted; hashes need no tuning here.", default="1024"),
+    Directive("variables_hash_bucket_size", STREAM, d.TAKE1, d.num("_variables_hash_bucket_size"),
+              "Accepted; hashes need no tuning here.", default="64"),
+    Directive("server_names_hash_max_size", STREAM, d.TAKE1, d.num("_server_names_hash_max_size"),
+              "Accepted; hashes need no tuning here.", default="512"),
+    Directive("server_names_hash_bucket_size", STREAM, d.TAKE1,
+              d.num("_server_names_hash_bucket_size"),
+              "Accepted; hashes need no tuning here.", default="64"),
+)
+
+MODULE = StreamModule(
+    name="core",
+    directives=DIRECTIVES,
+    conf=CoreConf,
+    variables=VARIABLES,
+)

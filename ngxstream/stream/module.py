@@ -1,0 +1,50 @@
+"""StreamModule: what a module adds for the stream block (ngx_stream_module_t).
+
+shape of the hooks, in the order in which they are called:
+  prepare(builder)            before anything is read (Module)
+  check(conf, server, draft)  after a server's confs are merged: the validation that nginx does in
+                              merge_srv_conf. raises: ConfError / UnplacedError
+  finish(draft)               once, after all servers are merged (postconfiguration)
+  start_worker(stream, loop)  in each worker before its first turn: timers, sockets of its own
+  stop_worker(stream, loop)   in each worker before it leaves: flush what is buffered
+  reopen(stream, loop)        in each worker on USR1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ngxstream.conf.module import Module
+
+if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.variables import Variable
+
+
+class PhaseHandler(NamedTuple):
+    """A handler of one phase; it runs only at addresses where a server wants it.
+
+    shape: run(session) returns a code of core/codes or a status >= 200; `wanted(server)` tells
+    from the merged confs of a server whether the handler could do anything there.
+    """
+
+    phase: int
+    run: Callable[[Session], int]
+    wanted: Callable[[ServerConf], bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamModule(Module):
+    """One feature of the stream block. See the head of this file for the hooks."""
+
+    variables: tuple[Variable, ...] = ()
+    handlers: tuple[PhaseHandler, ...] = ()
+    check: Callable[[Any, ServerConf, StreamDraft], None] | None = None
+    finish: Callable[[StreamDraft], None] | None = None
+    start_worker: Callable[[StreamConf, Loop], None] | None = None
+    stop_worker: Callable[[StreamConf, Loop], None] | None = None
+    reopen: Callable[[StreamConf, Loop], None] | None = None

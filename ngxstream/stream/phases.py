@@ -1,0 +1,124 @@
+"""Phases: the order in which a session is looked at, compiled into one flat tuple.
+
+Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_run_phases
+(ngx_stream_core_module.c).
+
+1. Handlers of one phase run in the reverse of the modules' order (ngx_stream.c counts down);
+   the log phase alone runs in their order.
+2. A handler nobody wants at an address is not in that address's engine at all: what a session
+   does not use costs it nothing.
+3. A suspended session remembers an index into the engine of its address, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core.codes import (
+    AGAIN,
+    DECLINED,
+    DONE,
+    ERROR,
+    INTERNAL_SERVER_ERROR,
+    OK,
+)
+
+if TYPE_CHECKING:
+    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.module import StreamModule
+    from ngxstream.stream.session import Session
+
+POST_ACCEPT: Final = 0
+PREACCESS: Final = 1
+ACCESS: Final = 2
+SSL: Final = 3
+PREREAD: Final = 4
+CONTENT: Final = 5
+LOG: Final = 6
+
+NAMES = ("post-accept", "preaccess", "access", "ssl", "preread", "content", "log")
+
+Handler = Callable[["Session"], int]
+Checker = Callable[["Session", Handler], int]
+Engine = tuple[tuple[Checker, Handler, int], ...]
+
+
+def compile_engine(
+    modules: Iterable[StreamModule],
+    servers: Iterable[ServerConf],
+    preread: Checker,
+) -> Engine:
+    """Flatten the handlers that some server of an address wants.
+
+    shape: entries (checker, handler, next) where `next` is the index of the following phase; the
+    last entry is always the content phase. `preread` is the checker of the preread phase.
+    """
+    servers = tuple(servers)
+    by_phase: list[list[Handler]] = [[] for _ in range(CONTENT)]
+    for module in modules:
+        for entry in module.handlers:
+            if entry.phase < CONTENT and any(entry.wanted(server) for server in servers):
+                by_phase[entry.phase].append(entry.run)
+    engine: list[tuple[Checker, Handler, int]] = []
+    for phase, handlers in enumerate(by_phase):
+        checker = preread if phase == PREREAD else check_generic
+        after = len(engine) + len(handlers)
+        engine.extend((checker, handler, after) for handler in reversed(handlers))
+    engine.append((check_content, run_content, len(engine)))
+    return tuple(engine)
+
+
+def log_handlers(
+    modules: Iterable[StreamModule], servers: Iterable[ServerConf]
+) -> tuple[Handler, ...]:
+    """Return the handlers of the log phase that some server wants, in the modules' order."""
+    servers = tuple(servers)
+    return tuple(
+        entry.run
+        for module in modules
+        for entry in module.handlers
+        if entry.phase == LOG and any(entry.wanted(server) for server in servers)
+    )
+
+
+def run(s: Session) -> None:
+    """Run a session on from where it stopped, until it waits or ends."""
+    engine = s.engine
+    while True:
+        checker, handler, _ = engine[s.phase]
+        if checker(s, handler) != OK:
+            return
+
+
+def check_generic(s: Session, handler: Handler) -> int:
+    """Advance by what a handler said. source: ngx_stream_core_generic_phase"""
+    code = handler(s)
+    if code == DECLINED:
+        s.phase += 1
+        return OK
+    if code == OK:
+        s.phase = s.engine[s.phase][2]
+        return OK
+    if code in (AGAIN, DONE):
+        return AGAIN
+    s.finalize(INTERNAL_SERVER_ERROR if code == ERROR else code)
+    return DONE
+
+
+def check_content(s: Session, handler: Handler) -> int:
+    """Hand the session to its content handler. source: ngx_stream_core_content_phase"""
+    handler(s)
+    return DONE
+
+
+def run_content(s: Session) -> int:
+    """Run the content handler of the session's server; without one the session is a 500."""
+    handler = s.server.handler
+    if handler is None:
+        s.finalize(INTERNAL_SERVER_ERROR)
+    else:
+        handler(s)
+    return DONE
+
+

@@ -1,0 +1,179 @@
+"""Session: one client's whole stay, and finalize(), its only way out.
+
+Answers for ngx_stream_session_t, ngx_stream_init_connection and ngx_stream_finalize_session
+(ngx_stream_handler.c).
+
+1. A session ends in finalize() and nowhere else; calling it again does nothing.
+2. Whatever a module takes on behalf of a session (a count in a zone, a peer) it gives back in a
+   cleanup or in its content's close().
+3. No object of a session points at itself in a circle once finalize() is through: the cyclic
+   collector does not run in a worker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ngxstream.core import inet
+from ngxstream.stream import phases
+
+if TYPE_CHECKING:
+    from ngxstream.core.log import Log
+    from ngxstream.event.connection import Connection
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.core import AddressConf, ServerConf
+    from ngxstream.stream.upstream import UpstreamState
+
+
+class Content(Protocol):
+    """What holds a session while its content handler works (a relay, a text being returned)."""
+
+    def close(self) -> None:
+        """Let go of everything; called once, from finalize(), before the log phase."""
+
+    def log_suffix(self) -> str:
+        """Return what the content adds to the context of an error_log line."""
+
+
+class Session:
+    """One client's stay, TCP or UDP.
+
+    The hall's own facts are slots; a module keeps its scratch in `ctx` under its own name.
+    """
+
+    __slots__ = (
+        "c",  # Connection: the client's
+        "loop",  # Loop of this worker
+        "address",  # AddressConf: where it came in
+        "server",  # ServerConf: the selected (virtual) server
+        "engine",  # Engine of the address
+        "phase",  # int: index into the engine
+        "status",  # int: 0 until finalize
+        "log",  # Log of the server (its level is the threshold)
+        "action",  # str | None: what it is doing, for error_log
+        "start_ms",  # int: loop.now_ms at accept
+        "content",  # Content | None
+        "states",  # list[UpstreamState] | None: one for each attempt
+        "values",  # list | None: cached variables by index
+        "captures",  # tuple[bytes | None, ...] | None: of the latest regex, whole match first
+        "ctx",  # dict[str, Any] | None: the modules' scratch, by module name
+        "cleanups",  # list[callable] | None: run at the end, last first
+        "preread",  # bytes: what was read (UDP: the first datagram) and not passed on yet
+        "proxy_protocol",  # ProxyHeader | None: as received
+        "__weakref__",
+    )
+
+    def __init__(self, c: Connection, loop: Loop, address: AddressConf) -> None:
+        self.c = c
+        self.loop = loop
+        self.address = address
+        server = self.server = address.default_server
+        self.engine = address.engine
+        self.phase = 0
+        self.status = 0
+        self.log: Log = server.log
+        self.action: str | None = "initializing session"
+        self.start_ms: int = loop.now_ms
+        self.content: Content | None = None
+        self.states: list[UpstreamState] | None = None
+        self.values: list[Any] | None = None
+        self.captures: tuple[bytes | None, ...] | None = None
+        self.ctx: dict[str, Any] | None = None
+        self.cleanups: list[Callable[[], None]] | None = None
+        self.preread: bytes = b""
+        self.proxy_protocol = None
+
+    def select_server(self, server: ServerConf) -> None:
+        """Go on under another virtual server of the same address."""
+        self.server = server
+        self.log = server.log
+
+    def add_cleanup(self, cleanup: Callable[[], None]) -> None:
+        """Have something done when the session ends."""
+        if self.cleanups is None:
+            self.cleanups = []
+        self.cleanups.append(cleanup)
+
+    def module_ctx(self, name: str) -> Any:
+        """Return a module's scratch, or None."""
+        return None if self.ctx is None else self.ctx.get(name)
+
+    def set_module_ctx(self, name: str, value: Any) -> None:
+        """Keep a module's scratch for the rest of the session."""
+        if self.ctx is None:
+            self.ctx = {}
+        self.ctx[name] = value
+
+    def finalize(self, status: int) -> None:
+        """End the session: let go of the content, log, clean up, close. Idempotent.
+
+        shape: status is what $status says, 200 <= status < 600
+        source: ngx_stream_finalize_session
+        """
+        if self.status:
+            return
+        self.status = status
+        content = self.content
+        if content is not None:
+            content.close()
+        for handler in self.address.log_handlers:
+            handler(self)
+        cleanups = self.cleanups
+        if cleanups is not None:
+            while cleanups:
+                cleanups.pop()()
+        self.content = None
+        self.ctx = None
+        self.values = None
+        self.loop.close_connection(self.c)
+
+    # -- error_log -----------------------------------------------------------------------------
+
+    def log_error(self, level: int, message: str, err: int | None = None) -> None:
+        """Write an error_log line with the session's number and context, if the level is on.
+
+        shape: level is one of core/log's ints; err an errno whose text follows the message
+        source: ngx_stream_log_error
+        """
+        log = self.log
+        if level <= log.level:
+            if err:
+                message = f"{message} ({err}: {os.strerror(err)})"
+            log.write(level, f"*{self.c.number} {message}{self.log_context()}")
+
+    def log_plain(self, level: int, message: str) -> None:
+        """Write an error_log line with the session's number and no context (start and end)."""
+        log = self.log
+        if level <= log.level:
+            log.write(level, f"*{self.c.number} {message}")
+
+    def log_context(self) -> str:
+        """Return ` while ACTION, client: …, server: …` and what the content adds."""
+        c = self.c
+        udp = "udp " if c.is_udp else ""
+        action = f" while {self.action}" if self.action else ""
+        content = self.content
+        suffix = content.log_suffix() if content is not None else ""
+        return (
+            f"{action}, {udp}client: {inet.address_text(c.sockaddr)}, "
+            f"server: {self.address.text}{suffix}"
+        )
+
+
+def start(c: Connection, loop: Loop, address: AddressConf) -> Session:
+    """Begin a session for a client that was just accepted and run its phases.
+
+    source: ngx_stream_init_connection
+    """
+    s = Session(c, loop, address)
+    address.begin(s)
+    return s
+
+
+def begin(s: Session) -> None:
+    """Enter the engine."""
+    phases.run(s)
+
+
