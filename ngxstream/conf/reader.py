@@ -302,7 +302,8 @@ class _Parse:
 
     def _block(self) -> list[Statement]:
         """Return the block now being filled."""
-        return (self.stack[-1].block or []) if self.stack else self.top
+        block = self.stack[-1].block if self.stack else self.top
+        return self.top if block is None else block
 
     def _close(self, line: int) -> list[Statement]:
         """Close the innermost block; crossplane has seen to it that there is one."""
