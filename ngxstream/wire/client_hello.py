@@ -187,7 +187,7 @@ class _Left:
     def alpn(self) -> _Bytes:
         """Read all protocol names of an ALPN extension, joined by commas."""
         listed = int.from_bytes((yield from self.take(2)), "big")
-        names = []
+        names: list[bytes] = []
         while not names or listed:
             size = (yield from self.take(1))[0]
             if size == 0:
