@@ -35,7 +35,9 @@ def test_namespaces_leave_nothing_behind() -> None:
     name = net.add("a")
     process = net.popen("a", "sleep", "1000")
     net.close()
-    listed = subprocess.run([tools.require("ip"), "netns"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [tools.require("ip"), "netns"], capture_output=True, text=True, check=True
+    )
     assert name not in listed.stdout
     assert -9 == process.returncode
 

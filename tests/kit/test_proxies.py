@@ -101,7 +101,9 @@ def test_log_records_are_taken_apart(tmp_path: Path) -> None:
 
 def test_main_directives_are_read_at_depth_zero_only() -> None:
     """Directives inside of blocks and comments are not the main context's."""
-    text = 'user "a b"; # pid x;\nevents { pid y; }\nstream { error_log "};" ; }\nworker_processes 2;'
+    text = (
+        'user "a b"; # pid x;\nevents { pid y; }\nstream { error_log "};" ; }\nworker_processes 2;'
+    )
     found = main_directives(text)
     assert {"user": ["a b"], "events": [], "stream": [], "worker_processes": ["2"]} == found
 

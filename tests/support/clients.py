@@ -58,7 +58,9 @@ class TcpClient:
         while len(data) < size:
             piece = self.sock.recv(size - len(data))
             if not piece:
-                raise EOFError(f"the stream ended after {len(data)} of {size} bytes: {data[-200:]!r}")
+                raise EOFError(
+                    f"the stream ended after {len(data)} of {size} bytes: {data[-200:]!r}"
+                )
             data += piece
         return bytes(data)
 

@@ -56,7 +56,7 @@ def dig(
         words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False
     )
     status = re.search(r"status: (\w+)", done.stdout)
-    answers = re.search(r";; ANSWER SECTION:\n(.*?)\n\n", done.stdout, re.S)
+    answers = re.search(r";; ANSWER SECTION:\n(.*?)\n\n", done.stdout, re.DOTALL)
     lines = answers[1].splitlines() if answers else []
     records = sorted(" ".join(line.split()[4:]) for line in lines)
     return DigAnswer(status[1] if status else "", records, done.stdout + done.stderr)

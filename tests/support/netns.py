@@ -5,11 +5,12 @@ processes that were started inside included. Needs super-user rights: see tools.
 """
 
 import contextlib
+import ctypes
 import itertools
 import os
 import subprocess
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from tests.support import tools
@@ -26,24 +27,15 @@ def in_netns(name: str, function: Callable[[], T]) -> T:
     It runs in a thread of its own that enters the namespace and ends there, so the caller stays
     where it is. A socket made inside belongs to that namespace for ever.
     """
-    box: list[Any] = []
 
-    def enter() -> None:
-        try:
-            with open(f"/run/netns/{name}", "rb") as handle:
-                if tools.libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(tools.ctypes.get_errno(), f"setns to {name}")
-            box.append((function(), None))
-        except BaseException as error:
-            box.append((None, error))
+    def enter() -> T:
+        with open(f"/run/netns/{name}", "rb") as handle:
+            if tools.libc.setns(handle.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), f"setns to {name}")
+        return function()
 
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    value, error = box[0]
-    if error is not None:
-        raise error
-    return value
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(enter).result()
 
 
 class Namespaces:

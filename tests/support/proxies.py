@@ -67,7 +67,9 @@ def main_directives(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     words: list[str] = []
     depth = 0
-    for match in re.finditer(r"""(?m)#.*$|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s;{}]+|[;{}]""", text):
+    for match in re.finditer(
+        r"""(?m)#.*$|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s;{}]+|[;{}]""", text
+    ):
         token = match[0]
         if token.startswith("#"):
             continue
@@ -420,7 +422,12 @@ class Proxy:
         ]
 
     def wait_log(
-        self, pattern: str, *, count: int = 1, name: str = "logs/error.log", timeout: float = PATIENCE
+        self,
+        pattern: str,
+        *,
+        count: int = 1,
+        name: str = "logs/error.log",
+        timeout: float = PATIENCE,
     ) -> list[str]:
         """Wait until that many lines match the regular expression; return all that do."""
 

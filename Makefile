@@ -1,0 +1,72 @@
+# Verbs of ngxstream. Needs python3 (3.11 or newer) with its venv module, and make; everything else is
+# installed into .venv, once: the second call of a verb is quick.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Where `make install` puts the program: a venv of its own and a link to it.
+PREFIX ?= /opt/ngxstream
+SBIN   ?= /usr/local/sbin
+# Further words for pytest: make test ARGS="-k reload -x"
+ARGS   ?=
+# The folder that `make run` writes to.
+RUN    ?= run
+
+.PHONY: help run test check fuzz bench docs install clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
+	@echo "make test     run the tests (ARGS= for pytest)"
+	@echo "make check    lint, types and the rules of the house"
+	@echo "make fuzz     run the property tests with many more examples"
+	@echo "make bench    measure, beside nginx where it is installed"
+	@echo "make docs     print the generated pages of docs/ anew"
+	@echo "make install  install into PREFIX ($(PREFIX)), with a link in SBIN ($(SBIN))"
+	@echo "make clean    remove everything made by these verbs"
+
+# A stamp is written when all that it stands for was installed.
+$(VENV)/run.stamp: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+run: $(VENV)/run.stamp
+	@mkdir -p $(RUN)/logs
+	@cat conf/quickstart.txt
+	@exec $(BIN)/ngxstream -p $(CURDIR)/$(RUN) -e logs/error.log -c $(CURDIR)/conf/quickstart.conf
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp
+	$(BIN)/python -m ruff check ngxstream tests
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q tests/house
+
+fuzz: $(VENV)/test.stamp
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/fuzz tests/unit $(ARGS)
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(VENV)/run.stamp
+	$(BIN)/python -m tests.docs $(ARGS)
+
+install:
+	$(PYTHON) -m venv $(PREFIX)
+	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
+	mkdir -p $(SBIN)
+	ln -sf $(PREFIX)/bin/ngxstream $(SBIN)/ngxstream
+
+clean:
+	rm -rf $(VENV) $(RUN) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find ngxstream tests -name __pycache__ -type d -prune -exec rm -rf {} +
