@@ -41,7 +41,7 @@ _NOT_OURS: Final = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0"  # str.isspace(), yet word
 _BYTES: Final = {ord(c): _PRIVATE + ord(c) for c in _NOT_OURS} | {0x0D: 0x85}
 _ODD_BYTES: Final = re.compile("[\r" + _NOT_OURS + "]")
 _QUOTED: Final = {ord(c): _PRIVATE + ord(c) for c in "\\\"'"}
-_BARE: Final = {ord(c): _PRIVATE + ord(c) for c in "\\\"'{};# \t\n"} | {0x85: _PRIVATE + 0x0D}
+_BARE: Final = {ord(c): _PRIVATE + ord(c) for c in "\\\"'{};#$ \t\n"} | {0x85: _PRIVATE + 0x0D}
 _LITERAL: Final = {_PRIVATE + n: n for n in range(256)} | {0x85: 0x0D}
 
 _SPACES: Final = frozenset(" \t\n\x85")

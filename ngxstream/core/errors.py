@@ -19,6 +19,9 @@ SELF: Final = "self"
 
 COMMAND_LINE: Final = "command line"
 
+_ROOM: Final = 1024        # NGX_MAX_CONF_ERRSTR: bytes of a configuration message before its place
+_ERRNO_ROOM: Final = 50    # of which an errno may claim the last
+
 
 def strerror(err: int) -> str:
     """Spell an errno as nginx does: `(111: Connection refused)`. source: ngx_log.c ngx_log_errno"""
@@ -37,7 +40,7 @@ class NgxError(Exception):
 
     kind: ClassVar[str] = "error"
     side: ClassVar[str] = SELF
-    level: ClassVar[str] = "error"
+    level: str = "error"
     status: ClassVar[int | None] = None
     retry: bool = False
 
@@ -74,7 +77,9 @@ class ConfError(NgxError):
         self.line: int | None = line or None
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = self.message if self.errno is None else f"{self.message} {strerror(self.errno)}"
+        if len(text) > _ROOM // 4:
+            text = _cut(self.message, self.errno)
         if self.file is None:
             return text
         if self.line is None:
@@ -94,6 +99,16 @@ class UnplacedError(ConfError):
     def at(self, file: str, line: int | None) -> "ConfError":
         """Return this error as it is: it has no place in the file."""
         return self
+
+
+def _cut(message: str, err: int | None) -> str:
+    """Return message and errno text in the bytes nginx has for them. source: ngx_conf_log_error"""
+    raw = message.encode("utf-8", "surrogateescape")[:_ROOM]
+    if err is not None:
+        if len(raw) > _ROOM - _ERRNO_ROOM:
+            raw = raw[:_ROOM - _ERRNO_ROOM] + b"..."
+        raw = (raw + b" " + strerror(err).encode())[:_ROOM]
+    return raw.decode("utf-8", "surrogateescape")
 
 
 class ListenError(NgxError):
