@@ -109,7 +109,7 @@ class Namespaces:
         in_netns(self._names[label], write)
 
     def ip(self, *words: str) -> str:
-        """Run ip(8) on this machine; return its output; AssertionError with its complaint."""
+        """Run the ip command on this machine and return its output; raises AssertionError."""
         return _run([self._ip, *words])
 
     def run(self, label: str, *words: str, check: bool = True, timeout: float = 60) -> str:
@@ -133,7 +133,7 @@ class Namespaces:
         for name in self._names.values():
             pids = _run([self._ip, "netns", "pids", name], check=False).split()
             for pid in pids:
-                # The test process itself may have a thread or a socket there, never its main thread.
+                # Never this process: a test that moved itself inside has to leave by itself.
                 if int(pid) != os.getpid():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), 9)

@@ -1,0 +1,162 @@
+"""The one law of the house: imports walk down. Read from the source, nothing is imported."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ngxstream"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# From the cellar to the roof; conf and event share a storey and a wall without a door.
+STOREYS = {"core": 0, "wire": 1, "conf": 2, "event": 2, "stream": 3, "modules": 4, "process": 5}
+# The only door to a third party's code.
+THIRD_PARTY = {"crossplane": "conf/reader.py"}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement: the module's full name, the name taken from it, where it stands."""
+
+    module: str
+    name: str
+    line: int
+    level: int  # of a relative import
+    inside: bool  # of a function
+
+
+def source_id(path: Path) -> str:
+    """Return a source's path inside the package."""
+    return str(path.relative_to(PACKAGE))
+
+
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a source."""
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports_of(tree: ast.Module) -> Iterator[Import]:
+    """Yield every import of a source, those under TYPE_CHECKING included."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    within = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, functions)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, "", node.lineno, 0, id(node) in within)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = node.module or ""
+                yield Import(module, alias.name, node.lineno, node.level, id(node) in within)
+
+
+def storey_of(module: str) -> str:
+    """Return the storey of a module's full name, empty for the package itself."""
+    words = module.split(".")
+    return words[1] if len(words) > 1 and words[0] == "ngxstream" else ""
+
+
+def full_name(found: Import) -> str:
+    """Return the module that ``from a.b import c`` reaches: a.b.c if that is one, else a.b."""
+    name = f"{found.module}.{found.name}"
+    path = ROOT.joinpath(*name.split("."))
+    return name if path.with_suffix(".py").exists() or path.is_dir() else found.module
+
+
+every_source = pytest.mark.parametrize("path", SOURCES, ids=source_id)
+# Without the entry, which stands before the house, and the list of all rooms.
+INSIDE = [p for p in SOURCES if "/" in source_id(p)]
+ROOMS = [p for p in INSIDE if source_id(p).startswith("modules/")]
+ROOMS.remove(PACKAGE / "modules" / "__init__.py")
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=source_id)
+def test_imports_walk_down(path: Path) -> None:
+    """No source imports from a storey above its own, nor conf from event or the other way."""
+    own = source_id(path).split("/")[0]
+    climbed = []
+    for found in imports_of(tree_of(path)):
+        storey = storey_of(full_name(found))
+        if not storey:
+            continue
+        assert storey in STOREYS, f"line {found.line}: {storey} is no storey"
+        above = STOREYS[storey] > STOREYS[own]
+        beside = STOREYS[storey] == STOREYS[own] and storey != own
+        if above or beside:
+            climbed.append(f"line {found.line}: {own} imports {full_name(found)}")
+    assert [] == climbed
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=source_id)
+def test_rooms_do_not_open_onto_rooms(path: Path) -> None:
+    """A feature imports no other feature; what two share is one storey down."""
+    own = source_id(path).removesuffix(".py").split("/")
+    crossed = []
+    for found in imports_of(tree_of(path)):
+        words = full_name(found).split(".")[1:]
+        if words[:1] == ["modules"] and words[1:2] != own[1:2]:
+            crossed.append(f"line {found.line}: {'.'.join(words)}")
+    assert [] == crossed
+
+
+@every_source
+def test_imports_are_absolute_and_at_the_top(path: Path) -> None:
+    """Imports are no relative ones, take no star and stand in no function."""
+    bad = [
+        f"line {found.line}: {found.module or '.'}"
+        for found in imports_of(tree_of(path))
+        if found.level or found.inside or found.name == "*"
+    ]
+    assert [] == bad
+
+
+@every_source
+def test_third_parties_enter_by_one_door(path: Path) -> None:
+    """The standard library is all that is used, but for crossplane in conf/reader.py."""
+    known = sys.stdlib_module_names | {"ngxstream"}
+    bad = []
+    for found in imports_of(tree_of(path)):
+        top = found.module.split(".")[0]
+        if not found.level and top not in known and THIRD_PARTY.get(top) != source_id(path):
+            bad.append(f"line {found.line}: {found.module}")
+    assert [] == bad
+
+
+@every_source
+def test_underscore_names_stay_in_their_file(path: Path) -> None:
+    """No source reads a name with a leading underscore of another module."""
+    tree = tree_of(path)
+    modules, bad = set(), []
+    for found in imports_of(tree):
+        if not storey_of(found.module + "." + found.name):
+            continue
+        if found.name.startswith("_"):
+            bad.append(f"line {found.line}: {found.module}.{found.name}")
+        elif full_name(found) != found.module:
+            modules.add(found.name)
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        is_private = node.attr.startswith("_") and not node.attr.startswith("__")
+        if is_private and node.value.id in modules:
+            bad.append(f"line {node.lineno}: {node.value.id}.{node.attr}")
+    assert [] == bad
+
+
+def test_the_law_is_checked_against_something() -> None:
+    """The rules above see the sources: an upward and a sideways import would be found."""
+    assert any(source_id(path) == "core/errors.py" for path in SOURCES)
+    tree = ast.parse(
+        "from ngxstream.process import cli\ndef f():\n    import ngxstream.event.loop\n"
+    )
+    upward, inner = imports_of(tree)
+    assert "process" == storey_of(full_name(upward))
+    assert ("event", True) == (storey_of(full_name(inner)), inner.inside)
