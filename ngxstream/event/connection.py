@@ -1,0 +1,99 @@
+"""Connection: what there is to know of a client's socket. It never decides; owners do.
+
+Answers for ngx_connection_t (src/core/ngx_connection.h), client side.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ngxstream.core import codes
+
+if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
+
+
+class Table(Protocol):
+    """Where a UDP client is listed, so that its datagrams find their session."""
+
+    def forget(self, c: Connection) -> None:
+        """Take the client out."""
+
+    def send_to(self, c: Connection, data: bytes) -> int:
+        """Send one datagram to the client."""
+
+
+class Connection:
+    """A client: TCP with a socket of its own, UDP behind the listening socket."""
+
+    __slots__ = (
+        "sock",  # socket (raw `_socket`), or a TLS transport; UDP: the listening socket
+        "fd",  # int: of sock
+        "is_udp",  # bool
+        "family",  # int: of sockaddr
+        "sockaddr",  # client's address as the socket module gives it; after realip the real one
+        "local",  # sockaddr | None: the address the client used, once known
+        "number",  # int: $connection
+        "received",  # int: bytes from the client
+        "sent",  # int: bytes to the client
+        "listening",  # Listening it came in by
+        "table",  # Table | None: of a UDP client while it is listed or can be answered
+        "key",  # what the table knows it by
+        "closed",  # bool: owned by Loop.close_connection
+    )
+
+    def __init__(
+        self, sock: Any, fd: int, family: int, sockaddr: Any, number: int, listening: Listening
+    ) -> None:
+        self.sock = sock
+        self.fd = fd
+        self.is_udp = False
+        self.family = family
+        self.sockaddr = sockaddr
+        self.local: Any = None
+        self.number = number
+        self.received = 0
+        self.sent = 0
+        self.listening = listening
+        self.table: Table | None = None
+        self.key: Any = None
+        self.closed = False
+
+    def local_sockaddr(self) -> Any:
+        """Return the address the client connected or sent to. source: ngx_connection_local_sockaddr"""
+        local = self.local
+        if local is None:
+            options = self.listening.options
+            if options.wildcard and not self.is_udp:
+                try:
+                    local = self.sock.getsockname()
+                except OSError:
+                    local = options.sockaddr
+            else:
+                local = options.sockaddr
+            self.local = local
+        return local
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send to the client without waiting, for writers off the hot path.
+
+        returns: bytes sent, codes.AGAIN when there is no room. raises: OSError
+        """
+        try:
+            if self.table is not None:
+                sent = self.table.send_to(self, bytes(data))
+            else:
+                sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return codes.AGAIN
+        self.sent += sent
+        return sent
+
+
+def raw_socket(family: int, kind: int, proto: int = 0, fd: int | None = None) -> Any:
+    """Make a socket of the bare C class: 3 µs less than socket.socket, which wraps enums.
+
+    shape: kind may carry SOCK_NONBLOCK; with fd the descriptor is taken over, not checked.
+    """
+    return socket.SocketType(family, kind, proto, fileno=fd)

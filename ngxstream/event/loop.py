@@ -1,0 +1,180 @@
+"""The event loop of a worker: poll, handle, expire, run what was posted, close what is done.
+
+Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
+
+1. `now_ms` is read once per turn and is the only clock on the road.
+2. Sockets are closed at the end of a turn, so an fd number means one thing within it.
+3. A handler's unexpected exception is an [alert] and ends what the handler belongs to, never the
+   loop.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.event import timers
+from ngxstream.event.poller import EpollPoller, Handler, Poller
+
+if TYPE_CHECKING:
+    from ngxstream.core.log import Log
+    from ngxstream.event.connection import Connection
+
+ALERT: Final = 2
+BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
+SLOTS: Final = 64  # datagrams a drain can hold
+
+
+class Loop:
+    """One worker's loop and what every session of the worker shares."""
+
+    def __init__(
+        self,
+        log: Log,
+        poller: Poller | None = None,
+        connections: int = 512,
+        numbers: Iterator[int] | None = None,
+    ) -> None:
+        self.log = log
+        self.poller = poller or EpollPoller()
+        self.handlers = self.poller.handlers
+        self.timers = timers.TimerWheel()
+        self.now_ms = monotonic_ms()
+        self.posted: list[Callable[[], None]] = []
+        self.doomed: list[Any] = []  # sockets to close at the end of the turn
+        self.free_connections = connections  # worker_connections slots left
+        self.sessions: set[Any] = set()  # every live session's content or session
+        self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
+        self.next_number = (numbers or itertools.count(1)).__next__
+        self.worker = 0
+        self.pid = os.getpid()
+        self.hostname = socket.gethostname().lower().encode()
+        self.exiting = False
+        self.stopped = False
+        self.on_idle: Callable[[], None] | None = None  # exiting, and nothing lives any more
+        # one copy buffer and one set of datagram slots for all sessions: nothing is held idle
+        self.view = memoryview(bytearray(BUFFER_SIZE))
+        self.slots = [memoryview(bytearray(BUFFER_SIZE)) for _ in range(SLOTS)]
+        self.register = self.poller.add
+        self.unregister = self.poller.remove
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def call_later(
+        self, delay_ms: int, callback: Callable[[], None], cancelable: bool = False
+    ) -> timers.Timer:
+        """Call back once after a delay; a cancelable timer keeps no quitting worker alive."""
+        timer = timers.Timer(callback, self._timer_done, cancelable)
+        timer.deadline = max(1, self.now_ms + delay_ms)
+        self.timers.add(timer)
+        if not cancelable:
+            self.live += 1
+        return timer
+
+    def _timer_done(self, timer: timers.Timer) -> None:
+        self.timers.remove(timer)
+        if not timer.cancelable:
+            self.live -= 1
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of this turn."""
+        self.posted.append(callback)
+
+    # -- sockets -------------------------------------------------------------------------------
+
+    def close_later(self, sock: Any) -> None:
+        """Forget a socket's events now and close it at the end of the turn."""
+        self.poller.forget(sock.fileno())
+        self.doomed.append(sock)
+
+    def close_connection(self, c: Connection) -> None:
+        """Close a client's connection: its slot is free, its fd goes at the end of the turn.
+
+        source: ngx_close_connection
+        """
+        if c.closed:
+            return
+        c.closed = True
+        self.free_connections += 1
+        self.live -= 1
+        table = c.table
+        if table is not None:
+            table.forget(c)
+            c.table = None
+        else:
+            self.poller.forget(c.fd)
+            self.doomed.append(c.sock)
+
+    # -- running -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Turn until stop(), or until a graceful exit has nothing left to wait for."""
+        gc.disable()
+        while not self.stopped:
+            self.turn()
+
+    def stop(self) -> None:
+        """Leave run() after this turn."""
+        self.stopped = True
+
+    def turn(self, wait_ms: int | None = None) -> None:
+        """Run one turn. shape: wait_ms overrides how long the poll may wait (tests)"""
+        wheel = self.timers
+        if wait_ms is None:
+            wait_ms = 0 if self.posted else wheel.wait_ms(self.now_ms)
+        events = self.poller.poll(wait_ms)
+        now_ms = self.now_ms = time.monotonic_ns() // 1_000_000
+        lookup = self.handlers.get
+        for fd, mask in events:
+            handler = lookup(fd)
+            if handler is not None:
+                try:
+                    handler(mask)
+                except Exception:  # the loop's last guard
+                    self._guard(handler)
+        try:
+            wheel.expire(now_ms)
+        except Exception:
+            self._guard(None)
+        while self.posted:
+            posted, self.posted = self.posted, []
+            for callback in posted:
+                try:
+                    callback()
+                except Exception:
+                    self._guard(callback)
+            if events or wait_ms == 0:
+                break
+        doomed = self.doomed
+        if doomed:
+            for sock in doomed:
+                try:
+                    sock.close()
+                except OSError:
+                    pass
+            doomed.clear()
+        if self.exiting and self.live <= 0 and self.on_idle is not None:
+            self.on_idle()
+
+    def _guard(self, handler: Handler | Callable[[], None] | None) -> None:
+        """Log an unexpected exception and end its owner. It is our bug: [alert]."""
+        text = traceback.format_exc().strip().replace("\n", " | ")
+        if self.log.level >= ALERT:
+            self.log.write(ALERT, f"unexpected exception: {text}")
+        owner = getattr(handler, "__self__", None)
+        on_fault = getattr(owner, "on_fault", None)
+        if on_fault is not None:
+            on_fault()
+
+
+def monotonic_ms() -> int:
+    """Return CLOCK_MONOTONIC in milliseconds: one clock for all processes of the host."""
+    return time.monotonic_ns() // 1_000_000
+
+
