@@ -377,3 +377,28 @@ def address_text(address: Any) -> str:
         return f"unix:{address}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class BackendFactory:
+    """Starts backends for a test; all are closed at its end."""
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self._made: list[TcpBackend | UdpBackend] = []
+
+    def tcp(self, *args: Any, **options: Any) -> TcpBackend:
+        """Return a serving TcpBackend made with these arguments."""
+        made = TcpBackend(*args, **options)
+        self._made.append(made)
+        return made
+
+    def udp(self, *args: Any, **options: Any) -> UdpBackend:
+        """Return a serving UdpBackend made with these arguments."""
+        made = UdpBackend(*args, **options)
+        self._made.append(made)
+        return made
+
+    def finish(self) -> None:
+        """Close all."""
+        for made in self._made:
+            made.close()

@@ -8,9 +8,11 @@ import contextlib
 import ctypes
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from tests.support import tools
@@ -98,6 +100,13 @@ class Namespaces:
         family = ["-6"] if any(":" in word for word in words) else []
         self.ip("-n", self._names[label], *family, "route", "add", *words)
 
+    def hosts(self, label: str, names: dict[str, str]) -> None:
+        """Set /etc/hosts of what runs in a host by run(), popen() or netns=: name to address."""
+        folder = Path("/etc/netns") / self._names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in names.items())]
+        (folder / "hosts").write_text("\n".join(lines) + "\n")
+
     def sysctl(self, label: str, setting: str, value: int | str) -> None:
         """Set a sysctl of a host: ``sysctl("proxy", "net.ipv4.ip_forward", 1)``."""
         path = "/proc/sys/" + setting.replace(".", "/")
@@ -138,6 +147,7 @@ class Namespaces:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), 9)
             _run([self._ip, "netns", "delete", name], check=False)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         self._names.clear()
         self._processes.clear()
 

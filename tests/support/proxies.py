@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.support import ports, processes, tools
 from tests.support.waiting import PATIENCE, wait_until
@@ -493,3 +493,29 @@ def parse_log(lines: list[str]) -> Iterator[LogRecord]:
 
 
 PROGRAMS: dict[str, type[Proxy]] = {"nginx": Nginx, "ngxstream": Ngxstream}
+
+
+class ProxyFactory:
+    """Starts instances of one program for a test; all are stopped and judged at its end."""
+
+    def __init__(self, program: type[Proxy], folder: Path) -> None:
+        """Start none yet."""
+        self.program = program
+        self.name = program.name
+        self._folder = folder
+        self._made: list[Proxy] = []
+
+    def __call__(self, conf_text: str, *, start: bool = True, **options: Any) -> Proxy:
+        """Return a running instance; options are those of Proxy."""
+        made = self.program(conf_text, self._folder, **options)
+        self._made.append(made)
+        return made.start() if start else made
+
+    def finish(self) -> None:
+        """Stop all; then fail on alerts and tracebacks nobody expected."""
+        for made in self._made:
+            if made.is_running():
+                made.stop()
+            made.kill()
+        for made in self._made:
+            made.assert_healthy()

@@ -1,0 +1,143 @@
+"""The worked examples of conf/ do what their comments say, on both programs."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import backends as scripts
+from tests.support import clients
+from tests.support.backends import BackendFactory
+from tests.support.dns import Dnsmasq, dig
+from tests.support.netns import Namespaces
+from tests.support.proxies import ROOT, ProxyFactory
+from tests.support.waiting import wait_until
+
+RECORDS = {"www.example.com": ["192.0.2.80"]}
+SERVERS = {"10.77.1.2": "one", "10.77.2.2": "two"}
+
+
+def example(name: str, **changes: str) -> str:
+    """Return an example with words replaced, each of which must be there."""
+    text = (ROOT / "conf" / f"{name}.conf").read_text()
+    for old, new in changes.items():
+        assert old in text, f"{old} in {name}.conf"
+        text = text.replace(old, new)
+    return text
+
+
+def test_quickstart_uses_both_backends_over_tcp_and_udp(proxy: ProxyFactory) -> None:
+    """Twenty clients of each protocol are answered, by both embedded backends."""
+    running = proxy(example("quickstart", **{"5300": "@front@", "5301": "@one@", "5302": "@two@"}))
+    front = running.address("front")
+    tcp = [clients.tcp_exchange(front).decode() for _ in range(20)]
+    udp = [clients.udp_exchange(front, b"hi").decode() for _ in range(20)]
+    line = re.compile(r"backend (one|two): a (TCP|UDP) session from 127\.0\.0\.1:\d+\n")
+    seen = {match.groups() for match in map(line.fullmatch, tcp + udp) if match}
+    assert {("one", "TCP"), ("two", "TCP"), ("one", "UDP"), ("two", "UDP")} == seen
+    assert all(map(line.fullmatch, tcp + udp))
+
+
+def dns_network(net: Namespaces) -> str:
+    """Make a host with two name servers as neighbours; return the host's namespace."""
+    host = net.add("host")
+    for number, (address, label) in enumerate(SERVERS.items(), 1):
+        net.add(label)
+        net.link("host", f"10.77.{number}.1/24", label, f"{address}/24")
+    net.hosts("host", {"dns.example.com": "10.77.2.2"})
+    return host
+
+
+def start_dnsmasq(net: Namespaces, folder: Path) -> list[Dnsmasq]:
+    """Start a dnsmasq in the namespace of each server."""
+    return [
+        Dnsmasq(RECORDS, folder=folder, host=address, port=53, netns=net.name(label))
+        for address, label in SERVERS.items()
+    ]
+
+
+@pytest.mark.root
+def test_dns_round_robin_answers_every_query(
+    proxy: ProxyFactory, namespaces: Namespaces, tmp_path: Path
+) -> None:
+    """Twenty queries by dig are all answered, and both dnsmasq servers were asked."""
+    host = dns_network(namespaces)
+    conf = example(
+        "dns-round-robin",
+        **{"192.0.2.53:53": "10.77.1.2:53", "localhost:5353": "dns.example.com:53"},
+    )
+    one, two = start_dnsmasq(namespaces, tmp_path)
+    with one, two:
+        running = proxy(conf, netns=host)
+        answers = [dig("www.example.com", "127.0.0.1", netns=host).records for _ in range(20)]
+        assert [["192.0.2.80"]] * 20 == answers
+        assert 20 == len(one.queries()) + len(two.queries())
+        assert one.queries()
+        assert two.queries()
+        assert not [record for record in running.records() if record.level == "error"]
+
+
+@pytest.mark.root
+def test_dns_per_server_log_names_the_silent_server(
+    proxy: ProxyFactory, namespaces: Namespaces, tmp_path: Path
+) -> None:
+    """Queries are answered over UDP and TCP; one that stays unanswered is logged in its own log."""
+    host = dns_network(namespaces)
+    conf = example(
+        "dns-per-server-log",
+        **{"192.0.2.53:53": "10.77.1.2:53", "198.51.100.53:53": "10.77.2.2:53"},
+    )
+    one, two = start_dnsmasq(namespaces, tmp_path)
+    with one, two:
+        running = proxy(conf, netns=host)
+        asked = [
+            dig("www.example.com", "10.77.1.1", tcp=tcp, netns=host).records
+            for tcp in [False, True] * 10
+        ]
+        assert [["192.0.2.80"]] * 20 == asked
+        assert one.queries()
+        assert two.queries()
+        assert [] == running.lines("logs/dns.log")
+        for server in (one, two):
+            server.pause()
+        assert not dig("www.example.com", "127.0.0.1", timeout=1, netns=host)
+        (line,) = running.wait_log("upstream timed out", name="logs/dns.log")
+    assert re.search(
+        r"\[error\] \d+#\d+: \*\d+ upstream timed out \(110: Connection timed out\) "
+        r"while proxying connection, udp client: 127\.0\.0\.1, server: 0\.0\.0\.0:53, "
+        r'upstream: "10\.77\.[12]\.2:53", '
+        r"bytes from/to client:\d+/0, bytes from/to upstream:0/\d+$",
+        line,
+    )
+
+
+def test_tcp_proxy_prefers_by_weight_and_keeps_the_backup(
+    proxy: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Two of three sessions go to the first server; the backup serves when the others refuse."""
+    made = {name: backends.tcp(scripts.half_close(name.encode())) for name in ("a", "b", "c")}
+    conf = example(
+        "tcp-proxy",
+        **{
+            "worker_processes        auto": "worker_processes 1",
+            "127.0.0.1:15432": made["a"].text,
+            "127.0.0.1:15433": made["b"].text,
+            "127.0.0.1:15434": made["c"].text,
+            "127.0.0.1:5432": "127.0.0.1:@front@",
+            "127.0.0.1:5433": "127.0.0.1:@other@",
+        },
+    )
+    front = proxy(conf).address("front")
+
+    def ask() -> bytes:
+        with contextlib.suppress(OSError):
+            return clients.tcp_exchange(front, b"request", half_close=True)
+        return b""
+
+    assert b"abaaba" == b"".join(ask() for _ in range(6))
+    made["a"].close()
+    made["b"].close()
+    # The first sessions meet two closed servers and no third try; then those are left out.
+    wait_until(lambda: ask() == b"c", what="the backup serves")
+    assert b"ccc" == b"".join(ask() for _ in range(3))
