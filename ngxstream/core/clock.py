@@ -1,0 +1,87 @@
+"""The wall clock as logs spell it: each form of the time is made once a second (ngx_times.c).
+
+Formatting a local time costs ten times what the rest of a log line does, so a Clock keeps the
+strings of the current second. It never answers for timeouts: the road's clock is monotonic and
+lives in the loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+# Log lines are English whatever the locale, as nginx's.
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                 "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def monotonic_ms() -> int:
+    """Return the kernel's monotonic time in milliseconds. source: ngx_monotonic_time"""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Clock:
+    """Local time, spelled; `now()` is where the seconds since 1970 come from."""
+
+    __slots__ = (
+        "now",      # () -> float, seconds since 1970
+        "_second",  # int: the second that the fields below belong to
+        "_fields",  # time.struct_time of it, local
+        "_log",     # str: as in error_log
+        "_syslog",  # str: as in a syslog header
+    )
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """shape: now is replaced in tests only."""
+        self.now = now
+        self._second = -1
+        self._fields = time.struct_time((0,) * 9)
+        self._log = ""
+        self._syslog = ""
+
+    def second(self) -> int:
+        """Return the current second since 1970, with the strings of that second at hand."""
+        second = int(self.now())
+        if second != self._second:
+            self._second = second
+            self._fields = time.localtime(second)
+            self._log = ""
+            self._syslog = ""
+        return second
+
+    def log_time(self) -> str:
+        """Return `2026/11/21 20:15:03`. source: ngx_times.c ngx_cached_err_log_time"""
+        self.second()
+        if not self._log:
+            t = self._fields
+            self._log = (f"{t.tm_year:4d}/{t.tm_mon:02d}/{t.tm_mday:02d} "
+                         f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}")
+        return self._log
+
+    def syslog_time(self) -> str:
+        """Return `Nov  1 20:15:03`, the day padded with a space. source: RFC 3164 §4.1.2"""
+        self.second()
+        if not self._syslog:
+            t = self._fields
+            self._syslog = (f"{MONTHS[t.tm_mon - 1]} {t.tm_mday:2d} "
+                            f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}")
+        return self._syslog
+
+
+class FakeClock:
+    """A source of time that stands still until it is told to go on: `Clock(FakeClock(0.0))`."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        """shape: seconds since 1970."""
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        """Return the time it was set to."""
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        """Go on by so many seconds."""
+        self.seconds += seconds

@@ -1,0 +1,244 @@
+"""The error log: levels, lines and the targets that receive them (ngx_log.c).
+
+A Log is a set of targets, each with a threshold of its own; `Log.level` is the most talkative of
+them, so that a caller pays one comparison for a line nobody wants. Writing never raises: a log
+that cannot be written to must not take a session with it.
+
+1. A line is one write(2), at most MAX_LINE bytes with its line feed.
+2. One message is one line in a target: a line feed inside it is shown as `\\n`, whoever sent it.
+3. While the console is open (start-up, -t, -s), a message of warn or worse is also said there, as
+   `nginx: [emerg] …`, unless a target has just written it to the same standard error.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from ngxstream.core import clock as clocks
+from ngxstream.core import files
+
+STDERR: Final = 0
+EMERG: Final = 1
+ALERT: Final = 2
+CRIT: Final = 3
+ERR: Final = 4
+WARN: Final = 5
+NOTICE: Final = 6
+INFO: Final = 7
+DEBUG: Final = 8
+
+NAMES: Final = ("stderr", "emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
+LEVELS: Final = {name: level for level, name in enumerate(NAMES) if level != STDERR}
+
+MAX_LINE: Final = 2048  # NGX_MAX_ERROR_STR, the line feed included
+STDERR_FD: Final = 2
+
+
+def encode(text: str) -> bytes:
+    """Return the bytes of a message: those of the configuration unchanged, and never a failure."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
+
+
+class Target(Protocol):
+    """Something that receives lines: a file, a syslog server, a ring in memory."""
+
+    level: int  # the most talkative level it wants
+    on_stderr: bool  # whether what is written appears on standard error
+
+    def write(self, level: int, line: bytes) -> None:
+        """Take one line. shape: with its line feed, at most MAX_LINE bytes; never raises"""
+
+    def with_level(self, level: int) -> Target:
+        """Return the same target with another threshold."""
+
+
+class FileTarget:
+    """A file, or standard error."""
+
+    __slots__ = (
+        "level",
+        "file",         # files.OpenFile, shared with whoever logs to the same path
+        "clock",
+        "_full_until",  # int: the second in which the disk was full; nothing is tried in it
+    )
+
+    def __init__(self, file: files.OpenFile, level: int, clock: clocks.Clock) -> None:
+        """shape: the file may be opened later; lines before that are lost."""
+        self.file = file
+        self.level = level
+        self.clock = clock
+        self._full_until = -1
+
+    @property
+    def on_stderr(self) -> bool:
+        """Whether the lines appear on standard error."""
+        return self.file.fd == STDERR_FD
+
+    def write(self, level: int, line: bytes) -> None:
+        """Append one line. A full disk is left alone for the rest of the second."""
+        if self._full_until >= 0 and self.clock.second() == self._full_until:
+            return
+        try:
+            os.write(self.file.fd, line)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self._full_until = self.clock.second()
+
+    def with_level(self, level: int) -> FileTarget:
+        """Return the same file with another threshold."""
+        return FileTarget(self.file, level, self.clock)
+
+
+class MemoryTarget:
+    """A ring in memory, to be read with a debugger or from /proc/PID/mem.
+
+    It begins with `MEMLOG SIZE FILE:LINE`, so that it can be found; the ring behind that line is
+    filled with spaces first and written round and round, each line whole but at the seam. The
+    memory is shared with the workers, as it is after nginx's fork only until the first write: here
+    one ring holds the lines of all of them. source: ngx_log.c ngx_log_memory_writer
+    """
+
+    __slots__ = ("level", "ring", "start", "_pos")
+
+    on_stderr = False
+
+    def __init__(self, size: int, place: str, level: int) -> None:
+        """shape: size in bytes, the header included; place is the FILE:LINE of the directive."""
+        self.level = level
+        self.ring = mmap.mmap(-1, size)
+        header = encode(f"MEMLOG {size} {place}\n")
+        self.ring[:len(header)] = header
+        self.ring[len(header):] = b" " * (size - len(header))
+        self.start = len(header)
+        self._pos = mmap.mmap(-1, 8)  # where the next line goes, counted from start
+
+    @staticmethod
+    def least(file: str) -> int:
+        """Return the smallest size of a ring that `file` configures, in bytes."""
+        # room for the header with two 20-digit numbers, and for one line
+        return len("MEMLOG  :\n") + 1 + len(encode(file)) + 20 + 20 + MAX_LINE
+
+    def write(self, level: int, line: bytes) -> None:
+        """Take one line, over the oldest."""
+        room = len(self.ring) - self.start
+        pos = int.from_bytes(self._pos[:8], "little") % room
+        self._pos[:8] = ((pos + len(line)) % room).to_bytes(8, "little")
+        head = line[:room - pos]
+        at = self.start + pos
+        self.ring[at:at + len(head)] = head
+        rest = line[len(head):]
+        self.ring[self.start:self.start + len(rest)] = rest
+
+    def with_level(self, level: int) -> MemoryTarget:
+        """Return the same ring with another threshold."""
+        other = object.__new__(MemoryTarget)
+        other.level = level
+        other.ring = self.ring
+        other.start = self.start
+        other._pos = self._pos
+        return other
+
+    def text(self) -> bytes:
+        """Return the whole ring, header first, as a debugger would find it."""
+        return self.ring[:]
+
+
+class Console:
+    """Standard error while somebody is still watching: start-up, -t, -s.
+
+    It speaks under the program's name. source: ngx_log.c ngx_log_stderr, ngx_use_stderr
+    """
+
+    __slots__ = ("program", "is_open")
+
+    def __init__(self, program: str) -> None:
+        """shape: program is `nginx` or `ngxstream`."""
+        self.program = program
+        self.is_open = True
+
+    def close(self) -> None:
+        """Say nothing more: the program serves, and its log is elsewhere."""
+        self.is_open = False
+
+    def say(self, text: str) -> None:
+        """Write `nginx: TEXT`."""
+        data = encode(f"{self.program}: {text}")[:MAX_LINE - 1] + b"\n"
+        try:
+            os.write(STDERR_FD, data)
+        except OSError:
+            return  # nobody is watching
+
+
+class Log:
+    """Where one part of the program logs: the cycle, a server, a connection under debugging."""
+
+    __slots__ = (
+        "level",    # int: the most talkative level any target wants
+        "targets",  # tuple[Target, ...]
+        "clock",
+        "console",  # Console | None
+    )
+
+    def __init__(self, targets: Iterable[Target] = (), *, clock: clocks.Clock | None = None,
+                 console: Console | None = None) -> None:
+        """shape: without targets nothing is written but what the console says."""
+        self.targets = tuple(targets)
+        self.clock = clock or clocks.Clock()
+        self.console = console
+        self.level = max((target.level for target in self.targets), default=WARN)
+
+    def write(self, level: int, text: str) -> None:
+        """Write one line to every target that wants its level; never raises.
+
+        shape: text without time, level, process and line feed; callers have compared
+        `level <= log.level` already, but need not have
+        source: ngx_log.c ngx_log_error_core
+        """
+        pid = os.getpid()
+        shown = text.replace("\n", "\\n") if "\n" in text else text
+        line = f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: {shown}"
+        data = encode(line)[:MAX_LINE - 1] + b"\n"
+        on_stderr = False
+        for target in self.targets:
+            if level <= target.level:
+                target.write(level, data)
+                if target.on_stderr:
+                    on_stderr = True
+        console = self.console
+        if console is not None and console.is_open and level <= WARN and not on_stderr:
+            console.say(f"[{NAMES[level]}] {text}")
+
+    def error(self, level: int, text: str, err: int | OSError | None = None) -> None:
+        """Write a line if its level is on, an errno and its text appended."""
+        if level <= self.level:
+            if err is not None:
+                number = err.errno if isinstance(err, OSError) else err
+                if number:
+                    text = f"{text} ({number}: {os.strerror(number)})"
+            self.write(level, text)
+
+    def with_level(self, level: int) -> Log:
+        """Return a log with the same targets, all of which want `level` (debug_connection)."""
+        targets = (target.with_level(max(level, target.level)) for target in self.targets)
+        return Log(targets, clock=self.clock, console=self.console)
+
+    def uses_stderr(self) -> bool:
+        """Whether a target is standard error."""
+        return any(target.on_stderr for target in self.targets)
+
+    def first_file(self) -> files.OpenFile | None:
+        """Return the first file among the targets: standard error is redirected to it.
+
+        source: ngx_log.c ngx_log_redirect_stderr
+        """
+        for target in self.targets:
+            if isinstance(target, FileTarget) and not target.on_stderr:
+                return target.file
+        return None
