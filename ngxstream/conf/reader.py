@@ -173,7 +173,7 @@ class _Reading:
         try:
             return self.files.read(path)
         except conf_files.ReadFileError as e:
-            error = errors.ConfError(f'pread() "{path}" failed', errno=e)
+            error = errors.UnplacedError(f'pread() "{path}" failed', errno=e)
             error.level = "crit"
             raise error from None
         except OSError as e:
@@ -207,7 +207,7 @@ class _Reading:
             try:
                 st.includes.append(self.file(path, literal))
             except errors.ConfError as e:
-                return e if e.level == "crit" else e.at(st.file, st.line)
+                return e.at(st.file, st.line)
         return None
 
 
