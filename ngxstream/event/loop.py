@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import mmap
 import os
 import socket
 import time
@@ -19,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import timers
+from ngxstream.event import splice, timers
 from ngxstream.event.poller import EpollPoller, Handler, Poller
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Loop:
         self.now_ms = monotonic_ms()
         self.posted: list[Callable[[], None]] = []
         self.doomed: list[Any] = []  # sockets to close at the end of the turn
-        self.free_connections = connections  # worker_connections slots left
+        self.connections = connections  # worker_connections
+        self.free_connections = connections  # slots left
+        self.datagram: memoryview | None = None  # first one of the UDP session being begun
         self.sessions: set[Any] = set()  # every live session's content or session
         self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
         self.next_number = (numbers or itertools.count(1)).__next__
@@ -59,8 +62,11 @@ class Loop:
         self.stopped = False
         self.on_idle: Callable[[], None] | None = None  # exiting, and nothing lives any more
         # one copy buffer and one set of datagram slots for all sessions: nothing is held idle
-        self.view = memoryview(bytearray(BUFFER_SIZE))
-        self.slots = [memoryview(bytearray(BUFFER_SIZE)) for _ in range(SLOTS)]
+        # (an anonymous mapping: only pages that were written to are resident)
+        space = memoryview(mmap.mmap(-1, (SLOTS + 1) * BUFFER_SIZE))
+        cuts = range(0, (SLOTS + 1) * BUFFER_SIZE, BUFFER_SIZE)
+        self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
+        self.pipes = splice.PipePool()
         self.register = self.poller.add
         self.unregister = self.poller.remove
 
@@ -138,19 +144,14 @@ class Loop:
                     handler(mask)
                 except Exception:  # the loop's last guard
                     self._guard(handler)
-        try:
-            wheel.expire(now_ms)
-        except Exception:
-            self._guard(None)
-        while self.posted:
-            posted, self.posted = self.posted, []
+        wheel.expire(now_ms, self._guard)
+        if self.posted:
+            posted, self.posted = self.posted, []  # what they post runs in the next turn
             for callback in posted:
                 try:
                     callback()
                 except Exception:
                     self._guard(callback)
-            if events or wait_ms == 0:
-                break
         doomed = self.doomed
         if doomed:
             for sock in doomed:
@@ -162,7 +163,7 @@ class Loop:
         if self.exiting and self.live <= 0 and self.on_idle is not None:
             self.on_idle()
 
-    def _guard(self, handler: Handler | Callable[[], None] | None) -> None:
+    def _guard(self, handler: Handler | Callable[[], None]) -> None:
         """Log an unexpected exception and end its owner. It is our bug: [alert]."""
         text = traceback.format_exc().strip().replace("\n", " | ")
         if self.log.level >= ALERT:

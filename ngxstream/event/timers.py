@@ -73,8 +73,11 @@ class TimerWheel:
             return -1
         return max(0, ticks[0] * TICK_MS - now_ms)
 
-    def expire(self, now_ms: int) -> None:
-        """Fire what is due and re-file what was touched."""
+    def expire(self, now_ms: int, guard: Callable[[Callable[[], None]], None]) -> None:
+        """Fire what is due and re-file what was touched.
+
+        calls back: owner.on_timeout(); guard(owner.on_timeout) after an exception it raised
+        """
         ticks = self._ticks
         now_tick = now_ms // TICK_MS
         while ticks and ticks[0] <= now_tick:
@@ -87,7 +90,10 @@ class TimerWheel:
                     self.add(owner)
                 elif deadline:
                     owner.deadline = 0
-                    owner.on_timeout()
+                    try:
+                        owner.on_timeout()
+                    except Exception:  # the loop's last guard: the others still fire
+                        guard(owner.on_timeout)
 
 
 class Timer:

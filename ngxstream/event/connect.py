@@ -1,0 +1,139 @@
+"""Connecting to a peer: socket, options, bind, connect, in nginx's order.
+
+Answers for ngx_event_connect_peer (src/event/ngx_event_connect.c). This is the seam where the
+errno of a failed attempt becomes a PeerError (the next peer may be tried) or an InternalError
+(it may not: nothing is wrong with the peer).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ngxstream.core import errors
+from ngxstream.event.connection import raw_socket
+
+IP_BIND_ADDRESS_NO_PORT: Final = 24
+IP_TRANSPARENT: Final = 19
+IPV6_TRANSPARENT: Final = 75
+
+# errnos that say "this peer, now": logged as error; the others are crit
+_PEER_ERRNOS: Final = frozenset(
+    (
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EAGAIN,  # the peer's backlog is full (unix sockets)
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """What a configuration asks of the sockets towards its peers. shape: sizes in bytes"""
+
+    rcvbuf: int = 0
+    sndbuf: int = 0
+    keepalive: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether there is nothing to set."""
+        return not (self.rcvbuf or self.sndbuf or self.keepalive)
+
+
+PLAIN: Final = PeerOptions()
+
+
+class ConnectError(errors.PeerError):
+    """connect() failed"""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, retry=True, errno=code)
+        self.level = "error" if code in _PEER_ERRNOS else "crit"
+
+
+class BindError(errors.InternalError):
+    """bind() failed"""
+
+    level = "crit"
+
+
+def connect_peer(
+    family: int,
+    kind: int,
+    sockaddr: Any,
+    name: str,
+    options: PeerOptions = PLAIN,
+    local: Any = None,
+    transparent: bool = False,
+) -> tuple[Any, bool]:
+    """Begin a connection.
+
+    shape: kind SOCK_STREAM or SOCK_DGRAM; `local` is the sockaddr to bind to, port 0 for any;
+    `name` is the peer as logged. returns: (bare non-blocking socket, connected already)
+    raises: ConnectError (try the next peer), BindError, InternalError (do not)
+    """
+    try:
+        sock = raw_socket(family, kind | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise errors.InternalError("socket() failed", errno=error) from None
+    try:
+        if not options.plain:
+            _set_options(sock, kind, options)
+        if local is not None:
+            _bind(sock, family, kind, local, transparent)
+        code = sock.connect_ex(sockaddr)
+    except OSError as error:  # an address the family cannot have, or an option refused
+        sock.close()
+        raise errors.InternalError("connecting to upstream failed", errno=error) from None
+    except errors.NgxError:
+        sock.close()
+        raise
+    if code == 0:
+        return sock, True
+    if code == errno.EINPROGRESS:
+        return sock, False
+    sock.close()
+    raise ConnectError(f"connect() to {name} failed", code)
+
+
+def _set_options(sock: Any, kind: int, options: PeerOptions) -> None:
+    if options.rcvbuf:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.rcvbuf)
+    if options.sndbuf:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.sndbuf)
+    if options.keepalive and kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _bind(sock: Any, family: int, kind: int, local: Any, transparent: bool) -> None:
+    if transparent:
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        except OSError as error:
+            option = "IPV6_TRANSPARENT" if family == socket.AF_INET6 else "IP_TRANSPARENT"
+            raise BindError(f"setsockopt({option}) failed", errno=error) from None
+    if family != socket.AF_UNIX:
+        if local[1]:
+            if kind == socket.SOCK_DGRAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        elif kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    try:
+        sock.bind(local)
+    except OSError as error:
+        text = local[0] if family != socket.AF_UNIX and not local[1] else None
+        if text is None and family == socket.AF_INET:
+            text = f"{local[0]}:{local[1]}"
+        elif text is None and family == socket.AF_INET6:
+            text = f"[{local[0]}]:{local[1]}"
+        raise BindError(f"bind({text or local}) failed", errno=error) from None

@@ -1,0 +1,88 @@
+"""Sending datagrams: one, or a burst in one call with generic segmentation offload (GSO).
+
+Linux: UDP_SEGMENT and UDP_GRO, udp(7). A burst is one message the kernel cuts into datagrams of
+`size` bytes; only the last may be shorter. One send of four datagrams costs little more than one
+of one, and peers that read with GRO get them in one piece too.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+MAX_SEGMENTS: Final = 64
+# the payload of one IPv4 message; over IPv6 20 more would fit, not worth a second number
+MAX_PAYLOAD: Final = 65507
+# errnos of a path that cannot do GSO: no checksum offload, a segment above the MTU
+_NO_GSO: Final = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP))
+
+_segments = [
+    [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(0, 2049)
+]
+
+
+def segment_control(size: int) -> list[tuple[int, int, bytes]]:
+    """Return the control data that cuts a message into datagrams of `size` bytes."""
+    if size < len(_segments):
+        return _segments[size]
+    return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+
+
+def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
+    """Cut a list of datagrams into runs that may be one GSO message each.
+
+    shape: returns [(first, past the last, size)]; a run is of one size but for a shorter last
+    datagram, at most MAX_SEGMENTS long and MAX_PAYLOAD bytes; order and boundaries are kept.
+    Empty datagrams stand alone.
+    """
+    found = []
+    first = 0
+    count = len(views)
+    while first < count:
+        size = total = len(views[first])
+        end = first + 1
+        if size:
+            most = min(count, first + min(MAX_SEGMENTS, MAX_PAYLOAD // size))
+            while end < most:
+                n = len(views[end])
+                if n > size or not n:
+                    break
+                total += n
+                end += 1
+                if n < size:
+                    break
+        found.append((first, end, size))
+        first = end
+    return found
+
+
+def is_no_gso(error: OSError) -> bool:
+    """Tell whether a send failed because this path cannot do GSO."""
+    return error.errno in _NO_GSO
+
+
+def gro_size(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """Return the segment size of a coalesced message, 0 for a plain datagram."""
+    for level, kind, data in ancillary:
+        if level == SOL_UDP and kind == UDP_GRO:
+            return int.from_bytes(data[:4], "little")
+    return 0
+
+
+def split(view: memoryview, size: int) -> list[memoryview]:
+    """Cut a coalesced message into its datagrams."""
+    return [view[at : at + size] for at in range(0, len(view), size)]
+
+
+def set_gro(sock: Any, on: bool) -> bool:
+    """Switch coalescing of received datagrams. returns: whether the kernel can do it"""
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, int(on))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,406 @@
+"""The UDP gate: drains a listening socket and hands each client's datagrams to its session.
+
+Answers for src/event/ngx_event_udp.c.
+
+A drain, and why it is one
+--------------------------
+nginx takes one datagram per wake-up and runs it through to the backend. Here a wake-up drains up
+to SLOTS datagrams into slots of one mapping, sorts them into the inboxes of their sinks, and only
+then lets every sink take what it got: a client's four datagrams become one GSO message, and a
+burst of fifty clients costs one wait. Order within a client is kept; boundaries always are.
+
+* The socket is level-triggered, so a drain may stop early: it reads as many datagrams as the
+  last drains found and asks for EAGAIN only when that was not the end (`_limit`). A client
+  playing ping-pong pays for no failing receive.
+* GRO is a property of the socket. With peers that do not coalesce it costs 10-15 % more, with
+  peers that do it is worth ten times everything else, so it is switched by what was seen: on
+  after GRO_HINTS drains in which a client sent a long run of equal sizes, off after GRO_IDLE
+  messages in a row that were not coalesced, and each time harder to switch on again.
+* A view in an inbox is good for this turn only. Who keeps a datagram copies it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ngxstream.event import datagram, poller
+from ngxstream.event.connection import Connection
+
+if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
+    from ngxstream.event.loop import Loop
+
+ALERT: Final = 2
+GRO_HINTS: Final = 8
+GRO_RUN: Final = 8  # datagrams of one size from one client in one drain
+GRO_IDLE: Final = 512
+KEPT: Final = 64  # datagrams kept for a session that is not ready yet
+QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a gate
+
+ANCILLARY_SPACE: Final = (
+    socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
+    + socket.CMSG_SPACE(struct.calcsize("=16sI"))
+    + socket.CMSG_SPACE(4)
+)
+
+
+class Sink(Protocol):
+    """Where a client's datagrams go."""
+
+    inbox: list[memoryview]
+    c: Connection
+
+    def take(self) -> None:
+        """Take the inbox, in order. The views die with the turn."""
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Take a coalesced message of datagrams of `size` bytes (the last may be shorter)."""
+
+
+class Waiting:
+    """The sink of a session that is not ready for datagrams yet (a name being resolved)."""
+
+    __slots__ = ("inbox", "c", "kept", "dropped")
+
+    def __init__(self, c: Connection) -> None:
+        self.c = c
+        self.inbox: list[memoryview] = []
+        self.kept: list[bytes] = []
+        self.dropped = 0
+
+    def take(self) -> None:
+        """Keep copies, up to a bound."""
+        inbox, self.inbox = self.inbox, []
+        room = KEPT - len(self.kept)
+        self.kept.extend(bytes(view) for view in inbox[:room])
+        self.dropped += max(0, len(inbox) - room)
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Keep the datagrams of a burst."""
+        self.inbox.extend(datagram.split(view, size))
+        self.take()
+
+
+class UdpGate:
+    """One listening UDP socket in one worker, and the table of its clients."""
+
+    __slots__ = (
+        "loop",
+        "listening",
+        "sock",
+        "fd",
+        "family",
+        "table",  # dict: key -> Sink; key is the client's sockaddr, with the packed local
+        # address behind it on a wildcard socket
+        "begin",  # called with (Connection, Loop) for a client not in the table
+        "accepts",  # bool: unknown clients are welcome
+        "_limit",
+        "_filled",
+        "_pktinfo",
+        "_gro",
+        "_gro_hints",
+        "_gro_needed",
+        "_gro_idle",
+        "_queue",
+        "_alerted_ms",
+        "dropped",  # int: datagrams lost here, for want of room or of a session slot
+        "open",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        listening: Listening,
+        sock: Any,
+        begin: Callable[[Connection, Loop], Any],
+    ) -> None:
+        self.loop = loop
+        self.listening = listening
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.family = int(sock.family)
+        self.table: dict[Any, Sink] = {}
+        self.begin = begin
+        self.accepts = True
+        self._limit = 1
+        self._filled = 0
+        self._pktinfo = listening.options.wildcard and self.family != socket.AF_UNIX
+        self._gro = False
+        self._gro_hints = 0
+        self._gro_needed = GRO_HINTS
+        self._gro_idle = 0
+        self._queue: deque[tuple[Connection, bytes]] = deque()
+        self._alerted_ms = 0
+        self.dropped = 0
+        self.open = True
+        loop.register(self.fd, self._choose(), poller.LEVEL)
+
+    def _choose(self) -> Callable[[int], None]:
+        if self._pktinfo or self._gro:
+            return self.on_messages
+        return self.on_readable
+
+    # -- receiving -----------------------------------------------------------------------------
+
+    def on_readable(self, mask: int) -> None:
+        """Drain datagrams that need no control data.
+
+        # hot: per datagram one receive, one look-up, one append
+        """
+        lookup = self.table.get
+        receive = self.sock.recvfrom_into
+        ready: list[Sink] = []
+        limit = self._limit
+        count = 0
+        try:
+            for slot in self.loop.slots[:limit]:
+                n, key = receive(slot)
+                sink = lookup(key)
+                if sink is None:
+                    self.accept(key, key, None, slot[:n])
+                else:
+                    inbox = sink.inbox
+                    if not inbox:
+                        ready.append(sink)
+                    inbox.append(slot[:n])
+                count += 1
+        except BlockingIOError:
+            self._limit = count or 1
+            self._filled = 0
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._filled += 1
+            if self._filled > 3 or limit > 8:
+                self._limit = min(len(self.loop.slots), limit * 2)
+                self._filled = 0
+        for sink in ready:
+            if len(sink.inbox) >= GRO_RUN:
+                self._hint(sink.inbox)
+            sink.take()
+
+    def on_messages(self, mask: int) -> None:
+        """Drain datagrams whose control data matters: local address, coalesced size."""
+        lookup = self.table.get
+        receive = self.sock.recvmsg_into
+        pktinfo = self._pktinfo
+        ready: list[Sink] = []
+        limit = self._limit
+        count = 0
+        try:
+            for slot in self.loop.slots[:limit]:
+                n, ancillary, _, peer = receive((slot,), ANCILLARY_SPACE)
+                count += 1
+                size = 0
+                local = None
+                for level, kind, data in ancillary:
+                    if level == datagram.SOL_UDP:
+                        size = int.from_bytes(data[:4], "little")
+                    elif level == socket.IPPROTO_IP:
+                        local = data[8:12]
+                    elif level == socket.IPPROTO_IPV6:
+                        local = data[:16]
+                key = (peer, local) if pktinfo else peer
+                sink = lookup(key)
+                view = slot[:n]
+                if 0 < size < n:
+                    self._gro_idle = 0
+                    self._burst(key, peer, local, view, size)
+                elif sink is None:
+                    self.accept(key, peer, local, view)
+                else:
+                    inbox = sink.inbox
+                    if not inbox:
+                        ready.append(sink)
+                    inbox.append(view)
+        except BlockingIOError:
+            self._limit = count or 1
+            self._filled = 0
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._filled += 1
+            if self._filled > 3 or limit > 8:
+                self._limit = min(len(self.loop.slots), limit * 2)
+                self._filled = 0
+        for sink in ready:
+            if not self._gro and len(sink.inbox) >= GRO_RUN:
+                self._hint(sink.inbox)
+            if sink.inbox:
+                sink.take()
+        if self._gro:
+            self._gro_idle += count
+            if self._gro_idle > GRO_IDLE:
+                self._switch_gro(False)
+
+    def _burst(self, key: Any, peer: Any, local: bytes | None, view: memoryview, size: int) -> None:
+        """Hand on a coalesced message, behind what its sink has in the inbox already."""
+        sink = self.table.get(key)
+        if sink is None:
+            self.accept(key, peer, local, view[:size])
+            view = view[size:]
+            sink = self.table.get(key)
+            while sink is None and view:  # sessions of one datagram each
+                self.accept(key, peer, local, view[:size])
+                view = view[size:]
+                sink = self.table.get(key)
+            if sink is None or not view:
+                return
+        if sink.inbox:
+            sink.take()
+            sink = self.table.get(key)
+            if sink is None:
+                self._burst(key, peer, local, view, size)
+                return
+        sink.take_burst(view, size)
+
+    def _hint(self, inbox: list[memoryview]) -> None:
+        """Notice a run of equal sizes: a peer that sends like this may be using GSO."""
+        size = len(inbox[0])
+        if size and all(len(view) == size for view in inbox[1:-1]):
+            self._gro_hints += 1
+            if self._gro_hints >= self._gro_needed and not self._gro:
+                self._switch_gro(True)
+        else:
+            self._gro_hints = 0
+
+    def _switch_gro(self, on: bool) -> None:
+        if self.family == socket.AF_UNIX or not datagram.set_gro(self.sock, on):
+            self._gro_needed = 1 << 62
+            return
+        self._gro = on
+        self._gro_hints = 0
+        self._gro_idle = 0
+        if not on:
+            self._gro_needed = min(self._gro_needed * 8, 1 << 20)
+        self.loop.register(self.fd, self._choose(), poller.LEVEL)
+
+    def _failed(self, error: OSError) -> None:
+        """A listening socket tells of ICMP errors of its answers too: they end nobody's session."""
+        if self.loop.log.level >= ALERT and error.errno not in (111, 113, 101, 112, 90):
+            code = error.errno or 0
+            self.loop.log.write(ALERT, f"recvmsg() failed ({code}: {os.strerror(code)})")
+
+    # -- clients -------------------------------------------------------------------------------
+
+    def accept(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
+        """Begin the session of a client that is not in the table."""
+        if not self.accepts:
+            return
+        loop = self.loop
+        if loop.free_connections <= 0:
+            self._exhausted()
+            return
+        loop.free_connections -= 1
+        loop.live += 1
+        c = Connection(self.sock, self.fd, self.family, peer, loop.next_number(), self.listening)
+        c.is_udp = True
+        c.table = self
+        c.key = key
+        if local is not None:
+            port = self.listening.options.sockaddr[1]
+            host = socket.inet_ntop(
+                socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
+            )
+            c.local = (host, port) if len(local) == 4 else (host, port, 0, 0)
+        c.received = len(view)
+        loop.datagram = view
+        self.begin(c, loop)
+        if not c.closed and key not in self.table:
+            self.table[key] = Waiting(c)
+
+    def _exhausted(self) -> None:
+        loop = self.loop
+        self.dropped += 1
+        if loop.now_ms - self._alerted_ms >= 1000:
+            self._alerted_ms = loop.now_ms
+            if loop.log.level >= ALERT:
+                loop.log.write(
+                    ALERT,
+                    f"{loop.connections} worker_connections are not enough "
+                    f"while accepting new connection on {self.listening.options.text}",
+                )
+
+    def enlist(self, c: Connection, sink: Sink) -> list[bytes]:
+        """Send a client's datagrams to a sink from now on.
+
+        returns: what came while the session was not ready.
+        """
+        before = self.table.get(c.key)
+        self.table[c.key] = sink
+        return before.kept if isinstance(before, Waiting) and before.c is c else []
+
+    def forget(self, c: Connection) -> None:
+        """Take a client out of the table, unless a newer session has its place."""
+        sink = self.table.get(c.key)
+        if sink is not None and sink.c is c:
+            del self.table[c.key]
+
+    # -- answering -----------------------------------------------------------------------------
+
+    def control_for(self, c: Connection) -> list[tuple[int, int, bytes]] | None:
+        """Return the control data that answers from the address the client used."""
+        if not self._pktinfo or c.local is None:
+            return None
+        host = c.key[1]
+        if len(host) == 4:
+            return [
+                (socket.IPPROTO_IP, socket.IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
+            ]
+        return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16sI", host, 0))]
+
+    def send_to(self, c: Connection, data: bytes) -> int:
+        """Send one datagram to a client; without room it waits its turn, up to a bound.
+
+        returns: its length. raises: OSError other than "no room"
+        """
+        if not self._queue:
+            try:
+                return self._send(c, data)
+            except BlockingIOError:
+                self.loop.poller.remove(self.fd)
+                self.loop.register(self.fd, self._on_room, poller.IN | poller.OUT)
+        if len(self._queue) >= QUEUED:
+            self.dropped += 1
+            raise BlockingIOError
+        self._queue.append((c, bytes(data)))
+        return len(data)
+
+    def _send(self, c: Connection, data: bytes) -> int:
+        peer = c.key[0] if self._pktinfo else c.key
+        control = self.control_for(c)
+        if control is None:
+            return int(self.sock.sendto(data, peer))
+        return int(self.sock.sendmsg((data,), control, 0, peer))
+
+    def _on_room(self, mask: int) -> None:
+        queue = self._queue
+        while queue:
+            c, data = queue[0]
+            try:
+                self._send(c, data)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.dropped += 1  # this client's path failed; the others' datagrams go on
+            queue.popleft()
+        else:
+            if self.open:
+                self.loop.poller.remove(self.fd)
+                self.loop.register(self.fd, self._choose(), poller.LEVEL)
+            else:
+                self.loop.unregister(self.fd)
+        if mask & poller.IN and self.open:
+            self._choose()(mask)
+
+    def close(self) -> None:
+        """Read no more. Sessions keep answering through the socket, which the gate does not own."""
+        if self.open:
+            self.open = False
+            if not self._queue:
+                self.loop.unregister(self.fd)
