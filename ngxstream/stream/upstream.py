@@ -7,7 +7,7 @@ compose it. The proxy meets balancers only through what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ MAY_DOWN: Final = 0x20
 MAY_BACKUP: Final = 0x40
 MAY_RESOLVE: Final = 0x80
 MAY_ALL: Final = 0xFE
+
+NEVER_MS: Final = -(1 << 53)  # before any time: CLOCK_MONOTONIC may begin near 0
 
 
 class ServerSpec:
@@ -49,7 +51,7 @@ class ServerSpec:
         "host",
     )
 
-    def __init__(self, name: str, addrs: list[tuple[int, Any, str]]) -> None:
+    def __init__(self, name: str, addrs: Sequence[tuple[int, Any, str]]) -> None:
         self.name = name
         self.addrs = addrs
         self.weight = 1
@@ -68,7 +70,8 @@ class Peer:
     """One address a session can be sent to, and how it has fared.
 
     The counters are plain slots here; a peer of a `zone` is a view over shared memory with the
-    same names. Times are loop milliseconds (CLOCK_MONOTONIC), fail_timeout is in seconds.
+    same names. Times are loop milliseconds (CLOCK_MONOTONIC) cut to whole seconds, as nginx counts
+    in seconds; fail_timeout is in seconds.
     """
 
     __slots__ = (
@@ -103,8 +106,8 @@ class Peer:
         self.fails = 0
         self.max_fails = spec.max_fails
         self.fail_timeout = spec.fail_timeout
-        self.accessed_ms = 0
-        self.checked_ms = 0
+        self.accessed_ms = NEVER_MS
+        self.checked_ms = NEVER_MS
         self.down = spec.down
         self.stats: Any = None
 
@@ -164,20 +167,20 @@ class UpstreamState:
 class UpstreamConf:
     """One upstream: a block, or the address of a proxy_pass.
 
-    shape: `method(conf, modules' data)` makes the balancer once the block is complete; `balancer`
-    stands from then on; `data` is scratch of the upstream directives by module name.
+    shape: `method(conf)` makes the balancer once the block is complete; `balancer` stands from then
+    on; `data` is scratch of the upstream directives by module name.
     """
 
     __slots__ = (
         "name",  # str: block name, or host of proxy_pass
         "port",  # int: of a proxy_pass address, else 0
+        "no_port",  # bool: named without a port
         "explicit",  # bool: made by an upstream block
         "file",
         "line",
         "servers",  # list[ServerSpec]
         "may",  # int: MAY_* of the method chosen so far
         "method",  # Callable[[UpstreamConf], Balancer] | None: None is round robin
-        "method_set",  # bool: a balancing method was named
         "balancer",  # Balancer | None
         "zone",  # shared zone of the peers, or None
         "data",  # dict[str, Any]
@@ -187,13 +190,13 @@ class UpstreamConf:
     def __init__(self, name: str, file: str, line: int, explicit: bool) -> None:
         self.name = name
         self.port = 0
+        self.no_port = explicit
         self.explicit = explicit
         self.file = file
         self.line = line
         self.servers: list[ServerSpec] = []
         self.may = MAY_ALL
         self.method: Callable[[UpstreamConf], Balancer] | None = None
-        self.method_set = False
         self.balancer: Balancer | None = None
         self.zone: Any = None
         self.data: dict[str, Any] = {}

@@ -1,0 +1,238 @@
+"""Smooth weighted round robin, the accounting of failures, and what every balancer builds on.
+
+Answers for ngx_stream_upstream_round_robin.c.
+
+1. A tier (the primaries, or the backups) never changes its members: a change of membership is a
+   new tier, and a session that began on the old one ends on it.
+2. Times are whole seconds, as in nginx, kept as milliseconds with the rest cut off.
+3. A peer is tried once per session and tier; the tried ones are bits of an int.
+4. A tier of one address without a backup is `single`: it is never disabled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ngxstream.core import errors, log
+from ngxstream.stream import upstream
+from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
+
+if TYPE_CHECKING:
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import Selection, UpstreamState
+
+
+class Tier:
+    """The peers that are chosen among at one time. source: ngx_stream_upstream_rr_peers_t"""
+
+    __slots__ = (
+        "name",  # str: of the upstream
+        "peers",  # tuple[Peer, ...] in the order of the configuration
+        "number",
+        "total_weight",
+        "single",  # bool: one peer, and no backup
+        "tries",  # int: peers of this tier and its backups that are not down
+        "backup",  # Tier | None
+    )
+
+    def __init__(self, name: str, peers: Iterable[Peer], backup: Tier | None = None) -> None:
+        self.name = name
+        self.peers = tuple(peers)
+        self.number = len(self.peers)
+        self.total_weight = sum(peer.weight for peer in self.peers)
+        self.backup = backup
+        self.single = self.number == 1 and backup is None
+        live = sum(not peer.down for peer in self.peers)
+        self.tries: int = live if backup is None else live + backup.tries
+
+
+def make_tier(conf: UpstreamConf) -> Tier:
+    """Make the peers of a complete upstream.
+
+    raises: UnplacedError `no servers in upstream "…" in FILE:LINE` when all of them are backups
+    source: ngx_stream_upstream_init_round_robin
+    """
+    primaries = make_peers(spec for spec in conf.servers if not spec.backup)
+    if not primaries and not any(spec.resolve and not spec.backup for spec in conf.servers):
+        raise errors.UnplacedError(
+            f'no servers in upstream "{conf.name}" in {conf.file}:{conf.line}'
+        )
+    backups = make_peers(spec for spec in conf.servers if spec.backup)
+    return Tier(conf.name, primaries, Tier(conf.name, backups) if backups else None)
+
+
+def make_peers(specs: Iterable[ServerSpec]) -> list[Peer]:
+    """Make one peer for each address of each server."""
+    return [
+        Peer(spec, family, sockaddr, name)
+        for spec in specs
+        for family, sockaddr, name in spec.addrs
+    ]
+
+
+class SingleSelection:
+    """The way of a session to the only peer there is: no failures are counted, one try."""
+
+    __slots__ = ("peer", "tries")
+
+    def __init__(self, tier: Tier) -> None:
+        self.peer = tier.peers[0]
+        self.tries = tier.tries
+
+    def get(self) -> Peer:
+        """Take the peer. raises: NoLivePeers when it is down or full"""
+        peer = self.peer
+        if peer.down or 0 < peer.max_conns <= peer.conns:
+            raise errors.NoLivePeers
+        peer.conns += 1
+        return peer
+
+    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
+        """Give the peer back; there is no other to try."""
+        peer.conns -= 1
+        peer.fails = 0
+        self.tries = 0
+
+    def notify(self, peer: Peer, event: int) -> None:
+        """Nothing is counted here."""
+
+
+class RoundRobinSelection:
+    """The way of a session through a group; other methods replace `pick`.
+
+    source: ngx_stream_upstream_rr_peer_data_t and the functions that take it
+    """
+
+    __slots__ = ("s", "tier", "tried", "tries")
+
+    def __init__(self, s: Session, tier: Tier) -> None:
+        self.s = s
+        self.tier = tier
+        self.tried = 0  # bit i: peer i of the tier was chosen
+        self.tries = tier.tries
+
+    def get(self) -> Peer:
+        """Choose a peer and count the session on it. raises: NoLivePeers
+
+        source: ngx_stream_upstream_get_round_robin_peer
+        """
+        now = self.s.loop.now_ms
+        now -= now % 1000
+        while True:
+            peer = self.pick(now)
+            if peer is not None:
+                peer.conns += 1
+                return peer
+            backup = self.tier.backup
+            if backup is None:
+                raise errors.NoLivePeers
+            self.tier = backup
+            self.tried = 0
+
+    def pick(self, now: int) -> Peer | None:
+        """Choose among the peers of this tier, and mark the choice as tried.
+
+        shape: now is in milliseconds, whole seconds
+        source: ngx_stream_upstream_get_peer
+        """
+        tried = self.tried
+        best = None
+        best_bit = best_weight = total = 0
+        bit = 1
+        for peer in self.tier.peers:
+            if not (
+                tried & bit
+                or peer.down
+                or (
+                    peer.fails >= peer.max_fails > 0
+                    and now - peer.checked_ms <= peer.fail_timeout * 1000
+                )
+                or 0 < peer.max_conns <= peer.conns
+            ):
+                effective = peer.effective_weight
+                weight = peer.current_weight = peer.current_weight + effective
+                total += effective
+                if effective < peer.weight:
+                    peer.effective_weight = effective + 1
+                if best is None or weight > best_weight:
+                    best = peer
+                    best_bit = bit
+                    best_weight = weight
+            bit <<= 1
+        if best is None:
+            return None
+        self.tried = tried | best_bit
+        best.current_weight = best_weight - total
+        if now - best.checked_ms > best.fail_timeout * 1000:
+            best.checked_ms = now
+        return best
+
+    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
+        """Give a peer back. source: ngx_stream_upstream_free_round_robin_peer"""
+        if failed:
+            self.fail(peer)
+        elif peer.fails and peer.accessed_ms < peer.checked_ms:
+            peer.fails = 0
+        peer.conns -= 1
+        if self.tries:
+            self.tries -= 1
+
+    def fail(self, peer: Peer) -> None:
+        """Count a failure against a peer, which may disable it for a while."""
+        now = self.s.loop.now_ms
+        now -= now % 1000
+        fails = peer.fails = peer.fails + 1
+        peer.accessed_ms = peer.checked_ms = now
+        max_fails = peer.max_fails
+        if max_fails:
+            left = peer.effective_weight - peer.weight // max_fails
+            peer.effective_weight = max(left, 0)
+            if fails >= max_fails:
+                self.s.log_error(log.WARN, "upstream server temporarily disabled")
+
+    def notify(self, peer: Peer, event: int) -> None:
+        """Forget the failures of a peer whose probe connected.
+
+        source: ngx_stream_upstream_notify_round_robin_peer
+        """
+        if (
+            event == upstream.CONNECT
+            and peer.fails
+            and peer.accessed_ms < peer.checked_ms
+            and not self.s.c.is_udp
+        ):
+            peer.fails = 0
+
+
+def is_eligible(peer: Peer, now: int) -> bool:
+    """Tell whether a peer may be chosen at all (tried ones are the caller's business)."""
+    return not (
+        peer.down
+        or (
+            peer.fails >= peer.max_fails > 0
+            and now - peer.checked_ms <= peer.fail_timeout * 1000
+        )
+        or 0 < peer.max_conns <= peer.conns
+    )
+
+
+class RoundRobin:
+    """The balancer of an upstream that names no method."""
+
+    __slots__ = ("tier",)
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+
+    def select(self, s: Session) -> Selection:
+        """Begin a selection. source: ngx_stream_upstream_init_round_robin_peer"""
+        tier = self.tier
+        if tier.single:
+            return SingleSelection(tier)
+        return RoundRobinSelection(s, tier)
+
+
+def make(conf: UpstreamConf) -> RoundRobin:
+    """Make the balancer of a complete upstream. raises: ConfError"""
+    return RoundRobin(make_tier(conf))

@@ -1,0 +1,256 @@
+"""The upstream block: its name, its servers, and the upstreams that proxy_pass implies.
+
+Answers for ngx_stream_upstream.c.
+
+1. An upstream may be used before it is defined: whoever comes first enters it, and the entry keeps
+   the place of the first mention.
+2. The order of the lines inside a block is law: a method binds the servers that follow it.
+3. The balancers are made when the stream block is complete, and only then are the host names of
+   proxy_pass resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import units
+from ngxstream.conf.directive import STREAM, UPSTREAM, Directive
+from ngxstream.core import errors, inet
+from ngxstream.stream import round_robin, upstream
+from ngxstream.stream.module import StreamModule
+from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.stream.core import StreamDraft
+
+KEY = "stream"  # where builder.data keeps the draft
+
+
+# -- the upstreams of a stream block -----------------------------------------------------------
+
+
+def add_upstream(draft: StreamDraft, text: str) -> UpstreamConf:
+    """Return the upstream that an address or name stands for, entering it if it is new.
+
+    shape: text is as proxy_pass takes it, without variables: NAME, HOST:PORT or unix:PATH; the
+    place is that of the statement being read. Its `balancer` stands once the block is complete.
+    raises: ConfError
+    source: ngx_stream_upstream_add
+    """
+    try:
+        url = inet.parse_url(text, no_resolve=True)
+    except inet.UrlError as error:
+        raise errors.ConfError(f'{error} in upstream "{text}"') from None
+    known = _known(draft, url, explicit=False)
+    if known is not None:
+        return known
+    conf = _enter(draft, url.host, explicit=False)
+    conf.port = url.port
+    conf.no_port = url.no_port
+    if url.addrs and (url.port or url.family == inet.AF_UNIX):
+        conf.servers = [ServerSpec(url.url, list(url.addrs))]
+    return conf
+
+
+def find_upstream(upstreams: Iterable[UpstreamConf], url: inet.Url) -> UpstreamConf | None:
+    """Find the upstream that an address known only at run time names.
+
+    source: ngx_stream_proxy_handler
+    """
+    host = url.host.lower()
+    for conf in upstreams:
+        if conf.name.lower() == host and (
+            conf.port == url.port or (not conf.port and url.no_port)
+        ):
+            return conf
+    return None
+
+
+def finish(draft: StreamDraft) -> None:
+    """Make the balancer of every upstream. raises: ConfError
+
+    source: ngx_stream_upstream_init_main_conf
+    """
+    for conf in draft.upstreams:
+        if not conf.explicit and not conf.servers:
+            _resolve(conf)
+        _check_resolving(conf)
+        make = conf.method or round_robin.make
+        conf.balancer = make(conf)
+
+
+def set_method(
+    scope: Scope, may: int, make: Callable[[UpstreamConf], Balancer]
+) -> UpstreamConf:
+    """Give the upstream being read a balancing method; the last one named wins.
+
+    shape: may is what the servers that follow may say (upstream.MAY_*)
+    """
+    conf: UpstreamConf = scope.owner
+    if conf.method is not None:
+        scope.warn("load balancing method redefined")
+    conf.may = may
+    conf.method = make
+    return conf
+
+
+def _known(draft: StreamDraft, url: inet.Url, explicit: bool) -> UpstreamConf | None:
+    host = url.host.lower()
+    for conf in draft.upstreams:
+        if conf.name.lower() != host:
+            continue
+        if explicit and conf.explicit:
+            raise errors.ConfError(f'duplicate upstream "{url.host}"')
+        if conf.explicit and not url.no_port:
+            raise errors.ConfError(f'upstream "{url.host}" may not have port {url.port}')
+        if explicit and not conf.no_port:
+            raise errors.UnplacedError(
+                f'upstream "{url.host}" may not have port {conf.port} in {conf.file}:{conf.line}'
+            )
+        if conf.port == url.port:
+            return conf
+    return None
+
+
+def _enter(draft: StreamDraft, name: str, explicit: bool) -> UpstreamConf:
+    file, line = draft.builder.place
+    conf = UpstreamConf(name, file, line, explicit)
+    conf.index = len(draft.upstreams)
+    draft.upstreams.append(conf)
+    return conf
+
+
+def _resolve(conf: UpstreamConf) -> None:
+    place = f'in upstream "{conf.name}" in {conf.file}:{conf.line}'
+    if not conf.port:
+        raise errors.UnplacedError(f"no port {place}")
+    try:
+        url = inet.parse_url(f"{conf.name}:{conf.port}")
+    except inet.UrlError as error:
+        raise errors.UnplacedError(f"{error} {place}") from None
+    conf.servers = [ServerSpec(url.url, list(url.addrs))]
+
+
+def _check_resolving(conf: UpstreamConf) -> None:
+    """Check what resolving at run time asks for. source: ngx_stream_upstream_init_round_robin"""
+    if not any(spec.resolve for spec in conf.servers):
+        return
+    place = f'upstream "{conf.name}" in {conf.file}:{conf.line}'
+    if conf.zone is None:
+        raise errors.UnplacedError(
+            f"resolving names at run time requires {place} to be in shared memory"
+        )
+    if not conf.may & upstream.MAY_RESOLVE:
+        raise errors.UnplacedError(
+            f"load balancing method does not support resolving names at run time in {place}"
+        )
+
+
+# -- directives --------------------------------------------------------------------------------
+
+
+def _upstream_block(scope: Scope, module: Module, st: Statement) -> None:
+    draft: StreamDraft = scope.owner
+    name = st.args[0]
+    conf = _known(draft, inet.Url(name, host=name, no_port=True), explicit=True)
+    if conf is None:
+        conf = _enter(draft, name, explicit=True)
+    conf.explicit = True
+    conf.no_port = True
+    scope.builder.walk_block(st, type(scope)(scope.builder, UPSTREAM, scope, conf))
+    if not conf.servers:
+        raise errors.ConfError("no servers are inside upstream")
+
+
+def _server(scope: Scope, module: Module, st: Statement) -> None:
+    """Read one server line. source: ngx_stream_upstream_server"""
+    conf: UpstreamConf = scope.owner
+    spec = ServerSpec(st.args[0], [])
+    for arg in st.args[1:]:
+        _parameter(conf, spec, arg)
+    name = spec.name
+    if spec.service and not spec.resolve:
+        raise errors.ConfError(f'service upstream "{name}" requires "resolve" parameter')
+    try:
+        url = inet.parse_url(name, no_resolve=bool(spec.resolve))
+    except inet.UrlError as error:
+        raise errors.ConfError(f'{error} in upstream "{name}"') from None
+    if spec.service:
+        if not url.no_port:
+            raise errors.ConfError(f'service upstream "{name}" may not have port')
+        if url.addrs:
+            raise errors.ConfError(f'service upstream "{name}" requires domain name')
+    elif url.no_port:
+        raise errors.ConfError(f'no port in upstream "{name}"')
+    spec.host = url.host
+    spec.port = url.port
+    spec.addrs = list(url.addrs)
+    # an address needs no resolving: nginx drops the word there
+    spec.resolve = url.host if spec.resolve and not url.addrs else ""
+    conf.servers.append(spec)
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = units.parse_number(text)
+        if value < least:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+# name: (what the method must allow, parser)
+_VALUES: dict[str, tuple[int, Callable[[str], int]]] = {
+    "weight": (upstream.MAY_WEIGHT, _number(1)),
+    "max_conns": (upstream.MAY_MAX_CONNS, _number(0)),
+    "max_fails": (upstream.MAY_MAX_FAILS, _number(0)),
+    "fail_timeout": (upstream.MAY_FAIL_TIMEOUT, units.parse_time_sec),
+}
+_WORDS = {"backup": upstream.MAY_BACKUP, "down": upstream.MAY_DOWN}
+
+
+def _parameter(conf: UpstreamConf, spec: ServerSpec, arg: str) -> None:
+    name, equals, text = arg.partition("=")
+    may = 0
+    parse = None
+    if equals and name in _VALUES:
+        may, parse = _VALUES[name]
+    elif not equals and name in _WORDS:
+        may = _WORDS[name]
+    if may & ~conf.may:
+        raise errors.ConfError(f'balancing method does not support parameter "{arg}"')
+    if parse is not None:
+        try:
+            setattr(spec, name, parse(text))
+        except ValueError:
+            raise errors.ConfError(f'invalid parameter "{arg}"') from None
+    elif may:
+        setattr(spec, name, True)
+    elif arg == "resolve":
+        spec.resolve = spec.name
+    elif equals and name == "service":
+        if not text:
+            raise errors.ConfError("service is empty")
+        spec.service = text
+    else:
+        raise errors.ConfError(f'invalid parameter "{arg}"')
+
+
+MODULE = StreamModule(
+    name="upstream",
+    directives=(
+        Directive("upstream", STREAM, d.BLOCK1, _upstream_block,
+                  "A group of servers that sessions are balanced over.", syntax="name { ... }"),
+        Directive("server", UPSTREAM, d.ONE_MORE, _server,
+                  "One server of the group: an address, or a name standing for several.",
+                  syntax="address [weight=N] [max_conns=N] [max_fails=N] [fail_timeout=time] "
+                         "[backup] [down] [resolve] [service=name]"),
+    ),
+    finish=finish,
+)
