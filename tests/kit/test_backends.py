@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import backends, clients
+from tests.support import backends, clients, tools
 from tests.support.backends import TcpBackend, UdpBackend
 
 
@@ -21,6 +21,7 @@ def test_tcp_echo_records_what_it_saw() -> None:
 
 def test_tcp_backend_over_ipv6_and_unix(tmp_path: Path) -> None:
     """The same backend serves IPv6 and unix sockets."""
+    tools.require_ipv6()
     for host in ("::1", str(tmp_path / "s")):
         with TcpBackend(backends.tagged("b1"), host) as backend:
             assert b"b1:x" == clients.tcp_exchange(backend.address, b"x", half_close=True)

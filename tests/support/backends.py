@@ -39,6 +39,13 @@ def make_socket(
     return namespaces.in_netns(netns, lambda: socket.socket(family, kind))
 
 
+def _is_ready(sock: socket.socket, event: int) -> bool:
+    """Wait a moment for an event of a socket; poll, since select fails past 1024 descriptors."""
+    poll = select.poll()
+    poll.register(sock, event)
+    return bool(poll.poll(50))
+
+
 @dataclass(slots=True)
 class Conversation:
     """One connection a TCP backend accepted, as its script drives it."""
@@ -54,7 +61,7 @@ class Conversation:
     def recv(self, size: int = 65536) -> bytes:
         """Return the next bytes; empty at the end of the stream or when the backend stops."""
         while not self.stopping.is_set():
-            if select.select([self.sock], [], [], 0.05)[0]:
+            if _is_ready(self.sock, select.POLLIN):
                 data = self.sock.recv(size)
                 self.received += data
                 self.saw_eof = not data
@@ -81,7 +88,7 @@ class Conversation:
         self.sock.setblocking(False)
         try:
             while view and not self.stopping.is_set():
-                if select.select([], [self.sock], [], 0.05)[1]:
+                if _is_ready(self.sock, select.POLLOUT):
                     with contextlib.suppress(BlockingIOError):
                         view = view[self.sock.send(view) :]
         finally:
@@ -222,7 +229,7 @@ class TcpBackend:
 
     def _accept(self) -> None:
         while not self._stopping.is_set():
-            if not select.select([self._sock], [], [], 0.05)[0]:
+            if not _is_ready(self._sock, select.POLLIN):
                 continue
             try:
                 sock, peer = self._sock.accept()
@@ -332,7 +339,7 @@ class UdpBackend:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            if not select.select([self._sock], [], [], 0.05)[0]:
+            if not _is_ready(self._sock, select.POLLIN):
                 continue
             try:
                 data, source = self._sock.recvfrom(65536)

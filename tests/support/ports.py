@@ -9,6 +9,7 @@ Rules:
 4. A number is handed out only once per process until the range is used up.
 """
 
+import errno
 import fcntl
 import os
 import random
@@ -88,10 +89,12 @@ def _is_free(port: int, kind: socket.SocketKind) -> bool:
                     # Servers set it too: connections in TIME_WAIT do not make a port taken.
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
-        except OSError:
-            if family == socket.AF_INET6 and not Path("/proc/net/if_inet6").exists():
-                continue
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            if family == socket.AF_INET:
+                raise
+            # No IPv6 on this machine: nobody can be bound to it either.
     return True
 
 

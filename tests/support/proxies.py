@@ -119,6 +119,8 @@ class Proxy:
         self._args = args
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._scanned = 0  # bytes of the error log that were searched for leaving workers
+        self._leaving: set[int] = set()
         for folder in ("conf", "logs"):
             (self.prefix / folder).mkdir(parents=True)
         # Workers may run under another user than the tests.
@@ -345,10 +347,31 @@ class Proxy:
     def _is_leaving(self, pid: int) -> bool:
         if "shutting down" in processes.title(pid):
             return True
-        return any(
-            record.pid == pid and record.message == "gracefully shutting down"
-            for record in self.records()
-        )
+        self._scan()
+        return pid in self._leaving
+
+    def _scan(self) -> None:
+        """Note which workers said that they are leaving, in what was logged since the last time."""
+        if self._log_size() < self._scanned:
+            self._scanned = 0  # a test moved the log away
+        data = self._log_from(self._scanned)
+        whole = data[: data.rfind(b"\n") + 1]
+        self._scanned += len(whole)
+        said = re.findall(rb"(?m)^\S+ \S+ \[notice\] (\d+)#\d+: gracefully shutting down$", whole)
+        self._leaving.update(map(int, said))
+
+    def _log_from(self, offset: int) -> bytes:
+        """Return what the error log holds from a byte on."""
+        try:
+            with open(self.prefix / "logs/error.log", "rb") as log:
+                log.seek(offset)
+                return log.read()
+        except FileNotFoundError:
+            return b""
+
+    def _log_size(self) -> int:
+        path = self.prefix / "logs/error.log"
+        return path.stat().st_size if path.exists() else 0
 
     def reload(
         self, conf_text: str | None = None, *, by_signal: bool = True, timeout: float = PATIENCE
@@ -360,11 +383,12 @@ class Proxy:
         """
         if conf_text is not None:
             self.write(conf_text)
-        old, seen = set(self.worker_pids()), len(self.error_log())
+        old, seen = set(self.worker_pids()), self._log_size()
         self._ask_reload(by_signal)
 
         def is_done() -> bool:
-            refused = [line for line in self.error_log()[seen:] if "[emerg]" in line]
+            said = self._log_from(seen)
+            refused = re.findall(rb"(?m)^.*\[emerg\].*$", said) if b"[emerg]" in said else []
             assert not refused, f"{self.name} refused to reload: {refused}"
             new = set(self.worker_pids()) - old
             leaving = all(not processes.is_alive(pid) or self._is_leaving(pid) for pid in old)
@@ -513,9 +537,12 @@ class ProxyFactory:
 
     def finish(self) -> None:
         """Stop all; then fail on alerts and tracebacks nobody expected."""
-        for made in self._made:
-            if made.is_running():
-                made.stop()
-            made.kill()
+        try:
+            for made in self._made:
+                if made.is_running():
+                    made.stop()
+        finally:
+            for made in self._made:
+                made.kill()
         for made in self._made:
             made.assert_healthy()

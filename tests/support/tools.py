@@ -1,7 +1,9 @@
 """Finds what the tests need from the system, or says plainly what is missing.
 
-A test that needs a program skips with the reason where it is not installed. Where the variable
-NGXSTREAM_REQUIRE_TOOLS is 1 (continuous integration installs everything) the skip is a failure.
+A test that needs a program, or super-user rights, skips with the reason where they are missing.
+Where the variable NGXSTREAM_REQUIRE_TOOLS is 1 (continuous integration installs everything and
+runs as root) the skip is a failure. What no installation brings, such as namespaces in a container
+that forbids them, is a skip in any case.
 """
 
 import ctypes
@@ -9,6 +11,7 @@ import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -47,9 +50,7 @@ def require_root() -> None:
 @functools.cache
 def _netns_complaint() -> str:
     name = f"ngxs-probe-{os.getpid()}"
-    ip = shutil.which("ip", path=SEARCH_PATH)
-    if ip is None:
-        return "ip (iproute2) is not installed"
+    ip = require("ip")
     made = subprocess.run([ip, "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         return f"network namespaces cannot be made: {made.stderr.strip()}"
@@ -62,11 +63,21 @@ def _netns_complaint() -> str:
 
 
 def require_netns() -> None:
-    """Skip or fail unless network namespaces and veth pairs can be made."""
+    """Skip unless network namespaces and veth pairs can be made; needs root and iproute2."""
     require_root()
+    require("ip")
     complaint = _netns_complaint()
     if complaint:
-        missing(complaint)
+        pytest.skip(complaint)
+
+
+def require_ipv6() -> None:
+    """Skip unless this machine has an IPv6 loopback."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 loopback: {error.strerror}")
 
 
 @functools.cache
