@@ -30,6 +30,8 @@ class Clock:
         "_fields",  # time.struct_time of it, local
         "_log",     # str: as in error_log
         "_syslog",  # str: as in a syslog header
+        "_local",   # bytes: as in the Common Log Format
+        "_iso8601",  # bytes
     )
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
@@ -39,6 +41,8 @@ class Clock:
         self._fields = time.struct_time((0,) * 9)
         self._log = ""
         self._syslog = ""
+        self._local = b""
+        self._iso8601 = b""
 
     def second(self) -> int:
         """Return the current second since 1970, with the strings of that second at hand."""
@@ -48,6 +52,8 @@ class Clock:
             self._fields = time.localtime(second)
             self._log = ""
             self._syslog = ""
+            self._local = b""
+            self._iso8601 = b""
         return second
 
     def log_time(self) -> str:
@@ -67,6 +73,30 @@ class Clock:
             self._syslog = (f"{MONTHS[t.tm_mon - 1]} {t.tm_mday:2d} "
                             f"{t.tm_hour:02d}:{t.tm_min:02d}:{t.tm_sec:02d}")
         return self._syslog
+
+    def local_time(self) -> bytes:
+        """Return `21/Nov/2026:20:15:03 +0100`. source: ngx_times.c ngx_cached_http_log_time"""
+        self.second()
+        if not self._local:
+            t = self._fields
+            self._local = (f"{t.tm_mday:02d}/{MONTHS[t.tm_mon - 1]}/{t.tm_year}:{t.tm_hour:02d}:"
+                           f"{t.tm_min:02d}:{t.tm_sec:02d} {_zone(t.tm_gmtoff, '')}").encode()
+        return self._local
+
+    def iso8601_time(self) -> bytes:
+        """Return `2026-11-21T20:15:03+01:00`. source: ngx_times.c ngx_cached_http_log_iso8601"""
+        self.second()
+        if not self._iso8601:
+            t = self._fields
+            self._iso8601 = (f"{t.tm_year:4d}-{t.tm_mon:02d}-{t.tm_mday:02d}T{t.tm_hour:02d}:"
+                             f"{t.tm_min:02d}:{t.tm_sec:02d}{_zone(t.tm_gmtoff, ':')}").encode()
+        return self._iso8601
+
+
+def _zone(offset_s: int, between: str) -> str:
+    """Spell an offset from UTC in seconds, its seconds cut off."""
+    hours, minutes = divmod(abs(offset_s) // 60, 60)
+    return f"{'-' if offset_s < 0 else '+'}{hours:02d}{between}{minutes:02d}"
 
 
 class FakeClock:

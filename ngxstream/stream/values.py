@@ -8,25 +8,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import Setter
 from ngxstream.core import errors
+from ngxstream.core.log import encode
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.session import Session
-    from ngxstream.stream.variables import VariableRef, VariableTable
+    from ngxstream.stream.variables import Getter, VariableRef, VariableTable
 
-NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+    Part = bytes | Capture | VariableRef
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_]*")
 
 
-def encode(text: str) -> bytes:
-    """Turn configuration text into the bytes that stood in the file."""
-    return text.encode("utf-8", "surrogateescape")
+class Capture:
+    """A use of `$1`..`$9`: what the session's latest regex captured."""
+
+    __slots__ = ("get", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+        def get(s: Session) -> bytes | None:
+            captures = s.captures
+            if captures is None or number >= len(captures):
+                return None
+            return captures[number]
+
+        self.get: Getter = get
+
 
 
 def _unlinked(s: Session) -> bytes:
@@ -42,7 +59,7 @@ class ComplexValue:
 
     __slots__ = ("text", "parts", "constant", "get")
 
-    def __init__(self, text: str, parts: list[bytes | VariableRef]) -> None:
+    def __init__(self, text: str, parts: list[Part]) -> None:
         self.text = text
         self.parts = parts
         self.constant: bytes | None = None
@@ -55,16 +72,20 @@ class ComplexValue:
         """Compile the closure; the variables behind the references are known now."""
         if self.constant is not None:
             return
-        if len(self.parts) == 1:
-            alone = self.parts[0].get  # type: ignore[union-attr]
+        getters = tuple(_getter(part) for part in self.parts)
+        if len(getters) == 1:
+            alone = getters[0]
             self.get = lambda s: alone(s) or b""
             return
-        getters = tuple(
-            (lambda s, text=part: text) if isinstance(part, bytes) else part.get
-            for part in self.parts
-        )
         join = b"".join
         self.get = lambda s: join([get(s) or b"" for get in getters])
+
+
+def _getter(part: Part) -> Getter:
+    if isinstance(part, bytes):
+        text = part
+        return lambda s: text
+    return part.get
 
 
 def has_variables(text: str) -> bool:
@@ -72,52 +93,56 @@ def has_variables(text: str) -> bool:
     return "$" in text
 
 
-def split(text: str) -> list[tuple[bool, str]]:
-    """Cut a text into (is_variable, text-or-name) pieces.
+def split(text: str) -> list[tuple[str, str]]:
+    """Cut a text into (mark, piece) pairs.
 
+    shape: mark is "" for plain text, "$" for the name of a variable, "1" for a capture's digit
     raises: ConfError `invalid variable name` or `the closing bracket …`
     source: ngx_stream_script_compile
     """
-    pieces: list[tuple[bool, str]] = []
-    literal = []
-    i, end = 0, len(text)
-    while i < end:
-        if text[i] != "$":
-            literal.append(text[i])
-            i += 1
+    pieces: list[tuple[str, str]] = []
+    at, end = 0, len(text)
+    while at < end:
+        dollar = text.find("$", at)
+        if dollar != at:
+            stop = end if dollar < 0 else dollar
+            pieces.append(("", text[at:stop]))
+            at = stop
             continue
-        i += 1
-        if i == end:
+        at += 1
+        if "1" <= text[at : at + 1] <= "9":
+            pieces.append(("1", text[at]))
+            at += 1
+            continue
+        bracket = text[at : at + 1] == "{"
+        at += bracket
+        if at == end:
             raise errors.ConfError("invalid variable name")
-        if literal:
-            pieces.append((False, "".join(literal)))
-            literal = []
-        if "1" <= text[i] <= "9":
-            pieces.append((True, text[i]))
-            i += 1
-            continue
-        bracket = text[i] == "{"
-        start = i = i + bracket
-        while i < end and text[i] in NAME_CHARS:
-            i += 1
+        name = _NAME.match(text, at)[0]  # type: ignore[index]  # it matches nothing at least
+        at += len(name)
         if bracket:
-            if i == end or text[i] != "}":
-                name = text[start:i] if i < end or i > start else ""
+            if text[at : at + 1] != "}":
                 raise errors.ConfError(f'the closing bracket in "{name}" variable is missing')
-        if i == start:
+            at += 1
+        if not name:
             raise errors.ConfError("invalid variable name")
-        pieces.append((True, text[start:i]))
-        i += bracket
-    if literal:
-        pieces.append((False, "".join(literal)))
+        pieces.append(("$", name))
     return pieces
 
 
 def compile_value(text: str, table: VariableTable) -> ComplexValue:
-    """Parse a text into a value that `table.link()` will compile. raises: ConfError"""
-    parts: list[bytes | VariableRef] = []
-    for is_variable, piece in split(text):
-        parts.append(table.ref(piece) if is_variable else encode(piece))
+    """Parse a text into a value that `table.link()` will compile. raises: ConfError
+
+    source: ngx_stream_compile_complex_value
+    """
+    parts: list[Part] = []
+    for mark, piece in split(text):
+        if not mark:
+            parts.append(encode(piece))
+        elif mark == "$":
+            parts.append(table.ref(piece))
+        else:
+            parts.append(Capture(int(piece)))
     value = ComplexValue(text, parts)
     if value.constant is None:
         table.values.append(value)

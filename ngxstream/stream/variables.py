@@ -1,20 +1,25 @@
 """The variable table: names, indices, caching (ngx_stream_variables.c).
 
-1. Names are case-insensitive. `$1`..`$9` are the captures of the session's latest regex.
+1. Names are case-insensitive; `$1`..`$9` are no variables but captures (stream/values.py).
 2. A getter takes a session and returns bytes, or None for "not found".
 3. Values are cached per session on first use, unless the variable is NOCACHEABLE; PURE says that
    caching could not be told from not caching, so the getter is called directly.
-4. References are handed out while the block is read and linked when it is complete: an unknown
+4. A variable that a regex captures or `set` assigns is looked up among the session's values
+   first: what was assigned stays, even for a NOCACHEABLE one.
+5. References are handed out while the block is read and linked when it is complete: an unknown
    name is found then, as in nginx, and reported without a place.
+6. Variables that are defined in the configuration may lead back to themselves; evaluation stops
+   MAX_DEPTH deep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from ngxstream.core import errors
+from ngxstream.core.log import ERR
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -27,7 +32,9 @@ CHANGEABLE: Final = 1  # map, geo, set and the like may define it anew
 NOCACHEABLE: Final = 2  # asked again at every use
 PURE: Final = 4  # the same for the whole session and cheap: never cached
 PREFIX: Final = 8  # a family: the name goes on, the getter takes (session, rest of the name)
-WEAK: Final = 16  # a named capture: anything may redefine it
+WEAK: Final = 16  # defined by nothing but `set`: gives way to a family that knows the name
+
+MAX_DEPTH: Final = 100  # ngx_stream_variable_depth
 
 
 class _Unset:
@@ -54,6 +61,16 @@ class Variable:
     doc: str = ""
 
 
+def not_found(s: Session) -> bytes | None:
+    """Get nothing: what a named capture is before its regex matched."""
+    return None
+
+
+def _empty(s: Session) -> bytes | None:
+    """Get an empty value: what a variable is where no `set` assigned it."""
+    return b""
+
+
 def _unlinked(s: Session) -> bytes | None:
     raise errors.InternalError("variable used before it was linked")
 
@@ -61,23 +78,19 @@ def _unlinked(s: Session) -> bytes | None:
 class VariableRef:
     """A use of a variable. shape: `get(session)` is bytes or None once the table is linked."""
 
-    __slots__ = ("name", "index", "get", "flags")
+    __slots__ = ("name", "index", "get", "flags", "is_assigned", "_table")
 
-    def __init__(self, name: str, index: int) -> None:
+    def __init__(self, name: str, index: int, table: VariableTable) -> None:
         self.name = name
         self.index = index
         self.get: Getter = _unlinked
         self.flags = 0
+        self.is_assigned = False  # whether assign() may be called
+        self._table = table
 
-
-def _capture(number: int) -> Getter:
-    def get(s: Session) -> bytes | None:
-        captures = s.captures
-        if captures is None or number >= len(captures):
-            return None
-        return captures[number]
-
-    return get
+    def assign(self, s: Session, value: bytes | None) -> None:
+        """Give the variable a value for the rest of the session. shape: None is "not found" """
+        self._table.values_of(s)[self.index] = value
 
 
 class VariableTable:
@@ -88,10 +101,13 @@ class VariableTable:
         self.prefixes: dict[str, Variable] = {}
         self.refs: dict[str, VariableRef] = {}
         self.values: list[ComplexValue] = []  # to be linked after the references
-        self.size = 0
+        self.size = 0  # references so far
+        self.depth = 0  # variables being evaluated, each for the sake of the one before
         for variable in builtin:
             table = self.prefixes if variable.flags & PREFIX else self.known
             table[variable.name] = variable
+
+    # -- while the block is read -----------------------------------------------------------------
 
     def add(self, name: str, get: Getter, flags: int = CHANGEABLE, doc: str = "") -> Variable:
         """Define a variable, or redefine a changeable one.
@@ -99,26 +115,59 @@ class VariableTable:
         raises: ConfError `the duplicate "…" variable`
         source: ngx_stream_add_variable
         """
-        name = name.lower()
         if not name:
             raise errors.ConfError('invalid variable name "$"')
-        known = self.known.get(name)
-        if known is not None and not known.flags & (CHANGEABLE | WEAK):
+        known = self.known.get(name.lower())
+        if known is None:
+            variable = Variable(name.lower(), get, flags, doc)
+            self.known[variable.name] = variable
+            return variable
+        if not known.flags & CHANGEABLE:
             raise errors.ConfError(f'the duplicate "{name}" variable')
-        variable = self.known[name] = Variable(name, get, flags, doc)
-        return variable
+        known.get = get
+        # nginx takes no other flag back: a volatile map redefined by a plain one stays volatile
+        known.flags = (known.flags | flags) & ~(PURE | WEAK)
+        return known
 
     def ref(self, name: str) -> VariableRef:
         """Return the reference to a name; whether it exists is found out at link().
 
+        raises: ConfError `invalid variable name "$"`
         source: ngx_stream_get_variable_index
         """
+        if not name:
+            raise errors.ConfError('invalid variable name "$"')
         name = name.lower()
         found = self.refs.get(name)
         if found is None:
-            found = self.refs[name] = VariableRef(name, self.size)
+            found = self.refs[name] = VariableRef(name, self.size, self)
             self.size += 1
         return found
+
+    def capture(self, name: str) -> VariableRef:
+        """Define the variable of a named capture; return the reference to assign it by.
+
+        raises: ConfError. source: ngx_stream_regex_compile
+        """
+        self.add(name, not_found)
+        return self._assigned(name)
+
+    def assignable(self, name: str) -> VariableRef:
+        """Let a variable be assigned, defining it if it is new; return the reference to do so by.
+
+        raises: ConfError. source: ngx_stream_set
+        """
+        known = self.known.get(name.lower())
+        if known is None or not known.flags & CHANGEABLE:
+            self.add(name, _empty, CHANGEABLE | WEAK)
+        return self._assigned(name)
+
+    def _assigned(self, name: str) -> VariableRef:
+        ref = self.ref(name)
+        ref.is_assigned = True
+        return ref
+
+    # -- when it is complete -----------------------------------------------------------------------
 
     def link(self) -> None:
         """Bind every reference, then compile every value.
@@ -127,41 +176,72 @@ class VariableTable:
         source: ngx_stream_variables_init_vars
         """
         for ref in self.refs.values():
-            self._bind(ref)
+            get, ref.flags = self._find(ref.name)
+            ref.get = self._access(ref, get)
         for value in self.values:
             value.link()
 
-    def _bind(self, ref: VariableRef) -> None:
-        if ref.name.isdigit() and len(ref.name) == 1 and ref.name != "0":
-            ref.get = _capture(int(ref.name))
-            return
-        variable = self.known.get(ref.name)
-        if variable is not None:
-            ref.flags = variable.flags
-            ref.get = self._access(ref.index, variable.get, variable.flags)  # type: ignore
-            return
-        best = ""
-        for prefix in self.prefixes:
-            if ref.name.startswith(prefix) and len(prefix) > len(best):
-                best = prefix
-        if not best:
-            raise errors.UnplacedError(f'unknown "{ref.name}" variable')
-        family, rest = self.prefixes[best], ref.name[len(best) :]
-        prefix_get = family.get
-        ref.flags = family.flags & ~PREFIX
-        ref.get = self._access(ref.index, lambda s: prefix_get(s, rest), ref.flags)  # type: ignore
+    def _find(self, name: str) -> tuple[Getter, int]:
+        """Return a name's getter and flags: its own variable, else the longest family."""
+        variable = self.known.get(name)
+        if variable is None or variable.flags & WEAK:
+            family = max(filter(name.startswith, self.prefixes), key=len, default=None)
+            if family is not None:
+                variable = self.prefixes[family]
+                rest = name[len(family) :]
+                prefix_get = cast(PrefixGetter, variable.get)
+                return lambda s: prefix_get(s, rest), variable.flags & ~PREFIX
+        if variable is None:
+            raise errors.UnplacedError(f'unknown "{name}" variable')
+        return cast(Getter, variable.get), variable.flags
 
-    def _access(self, index: int, get: Getter, flags: int) -> Getter:
-        if flags & (NOCACHEABLE | PURE):
+    def _access(self, ref: VariableRef, get: Getter) -> Getter:
+        """Wrap a getter in what its flags ask for."""
+        flags, index, values_of = ref.flags, ref.index, self.values_of
+        if flags & CHANGEABLE:
+            get = self._counted(ref.name, get)
+        if not ref.is_assigned and flags & (NOCACHEABLE | PURE):
             return get
+
+        if flags & NOCACHEABLE:
+
+            def assigned_or_fresh(s: Session) -> bytes | None:
+                value: bytes | None = values_of(s)[index]
+                return get(s) if value is UNSET else value
+
+            return assigned_or_fresh
 
         def cached(s: Session) -> bytes | None:
             values = s.values
             if values is None:
-                values = s.values = [UNSET] * self.size
-            value = values[index]
+                values = values_of(s)
+            value: bytes | None = values[index]
             if value is UNSET:
                 value = values[index] = get(s)
             return value
 
         return cached
+
+    def _counted(self, name: str, get: Getter) -> Getter:
+        """Stop a variable that leads back to itself. source: ngx_stream_get_indexed_variable"""
+
+        def counted(s: Session) -> bytes | None:
+            if self.depth >= MAX_DEPTH:
+                s.log_error(ERR, f'cycle while evaluating variable "{name}"')
+                return None
+            self.depth += 1
+            try:
+                return get(s)
+            finally:
+                self.depth -= 1
+
+        return counted
+
+    # -- while sessions run ----------------------------------------------------------------------
+
+    def values_of(self, s: Session) -> list[Any]:
+        """Return the session's values by index, UNSET where there is none yet."""
+        values = s.values
+        if values is None:
+            values = s.values = [UNSET] * self.size
+        return values

@@ -1,0 +1,154 @@
+"""The preread phase: let handlers look at a client's first bytes without taking them.
+
+Answers for ngx_stream_core_preread_phase, ngx_stream_preread_peek and ngx_stream_preread
+(ngx_stream_core_module.c).
+
+1. A handler is first asked without data. If it wants some (AGAIN), it is asked anew whenever more
+   has come, with everything so far in `s.preread`.
+2. On a plain TCP or unix connection the bytes are peeked at: they stay in the kernel, are counted
+   nowhere, and `s.preread` is empty again once the phase is over. On a TLS session they are
+   taken, and `s.preread` keeps them for whoever proxies them on.
+3. preread_timeout is for the whole phase. When it is over, and on EOF or an error, the session
+   ends with status 200 and no upstream has been tried; a buffer full of bytes that were not
+   enough is a 400.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from ngxstream.core.codes import (
+    AGAIN,
+    BAD_REQUEST,
+    DECLINED,
+    DONE,
+    ERROR,
+    INTERNAL_SERVER_ERROR,
+    OK,
+    STREAM_OK,
+)
+from ngxstream.core.log import ERR
+from ngxstream.stream import phases
+
+if TYPE_CHECKING:
+    from ngxstream.stream.phases import Handler
+    from ngxstream.stream.session import Session
+
+KEY = "preread"  # where the session keeps its Preread while it waits
+
+
+class Preread:
+    """One session's waiting for its first bytes."""
+
+    __slots__ = ("s", "handler", "size", "timer", "peeks", "over")
+
+    def __init__(self, s: Session, handler: Handler) -> None:
+        core = s.server.core
+        self.s = s
+        self.handler = handler
+        self.size: int = core.preread_buffer_size  # bytes
+        self.peeks = isinstance(s.c.sock, socket.SocketType)  # else a TLS transport
+        self.over: int | None = None  # status to end with, set by the timer
+        self.timer = s.loop.call_later(core.preread_timeout, self.on_timeout)
+        s.set_module_ctx(KEY, self)
+        s.loop.register(s.c.fd, self.on_event)
+
+    def on_event(self, mask: int) -> None:
+        """Go on with the phase: there is something to read."""
+        phases.run(self.s)
+
+    def on_timeout(self) -> None:
+        """End the session: nothing usable came in time."""
+        self.over = STREAM_OK
+        phases.run(self.s)
+
+    def stop(self) -> None:
+        """End the waiting, whatever came of it."""
+        self.timer.cancel()
+        s = self.s
+        if self.peeks:
+            s.preread = b""
+        s.set_module_ctx(KEY, None)
+
+    def look(self) -> int:
+        """Read what there is and ask the handler. returns: its code, or a status to end with"""
+        if self.over is not None:
+            return self.over
+        return self._peek() if self.peeks else self._take()
+
+    def _peek(self) -> int:
+        s = self.s
+        try:
+            data = s.c.sock.recv(self.size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return AGAIN
+        except OSError as error:
+            s.client_error(error, "recv() failed")
+            return STREAM_OK
+        if not data:
+            return STREAM_OK
+        s.preread = data
+        code = self.handler(s)
+        if code != AGAIN:
+            return code
+        if len(data) == self.size:
+            s.log_error(ERR, "preread buffer full")
+            return BAD_REQUEST
+        # A peek never gets past unread bytes to the end of the stream: ask for it.
+        return STREAM_OK if _is_half_closed(s.c.fd) else AGAIN
+
+    def _take(self) -> int:
+        s = self.s
+        while True:
+            buffer = bytearray(self.size - len(s.preread))
+            try:
+                count = s.c.sock.recv_into(buffer)
+            except BlockingIOError:
+                return AGAIN
+            except OSError as error:
+                s.client_error(error, "recv() failed")
+                return STREAM_OK
+            if not count:
+                return STREAM_OK
+            s.preread += bytes(buffer[:count])
+            code = self.handler(s)
+            if code != AGAIN:
+                return code
+            if len(s.preread) >= self.size:
+                s.log_error(ERR, "preread buffer full")
+                return BAD_REQUEST
+
+
+def _is_half_closed(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def check(s: Session, handler: Handler) -> int:
+    """Ask one preread handler and advance by its answer. source: ngx_stream_core_preread_phase"""
+    s.action = "prereading client data"
+    waiting: Preread | None = s.module_ctx(KEY)
+    if waiting is None:
+        code = handler(s)
+        if code == AGAIN:
+            waiting = Preread(s, handler)
+            code = waiting.look()
+    else:
+        code = waiting.look()
+    if code == AGAIN:
+        return AGAIN
+    if waiting is not None:
+        waiting.stop()
+    if code == OK:
+        s.phase = s.engine[s.phase][2]
+        return OK
+    if code == DECLINED:
+        s.phase += 1
+        return OK
+    if code == DONE:
+        return DONE
+    s.finalize(INTERNAL_SERVER_ERROR if code == ERROR else code)
+    return DONE
