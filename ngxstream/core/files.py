@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors
@@ -132,7 +132,7 @@ class OpenFiles:
         """Whether somebody logs to standard error, which then must not be redirected."""
         return "" in self._files
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[OpenFile]:
         """Iterate over the files in the order in which they were asked for."""
         return iter(self._files.values())
 

@@ -50,7 +50,10 @@ class Target(Protocol):
     """Something that receives lines: a file, a syslog server, a ring in memory."""
 
     level: int  # the most talkative level it wants
-    on_stderr: bool  # whether what is written appears on standard error
+
+    @property
+    def on_stderr(self) -> bool:
+        """Whether what is written appears on standard error."""
 
     def write(self, level: int, line: bytes) -> None:
         """Take one line. shape: with its line feed, at most MAX_LINE bytes; never raises"""
@@ -107,8 +110,6 @@ class MemoryTarget:
 
     __slots__ = ("level", "ring", "start", "_pos")
 
-    on_stderr = False
-
     def __init__(self, size: int, place: str, level: int) -> None:
         """shape: size in bytes, the header included; place is the FILE:LINE of the directive."""
         self.level = level
@@ -118,6 +119,11 @@ class MemoryTarget:
         self.ring[len(header):] = b" " * (size - len(header))
         self.start = len(header)
         self._pos = mmap.mmap(-1, 8)  # where the next line goes, counted from start
+
+    @property
+    def on_stderr(self) -> bool:
+        """Never."""
+        return False
 
     @staticmethod
     def least(file: str) -> int:
@@ -189,10 +195,14 @@ class Log:
     def __init__(self, targets: Iterable[Target] = (), *, clock: clocks.Clock | None = None,
                  console: Console | None = None) -> None:
         """shape: without targets nothing is written but what the console says."""
-        self.targets = tuple(targets)
         self.clock = clock or clocks.Clock()
         self.console = console
-        self.level = max((target.level for target in self.targets), default=WARN)
+        self.set_targets(targets)
+
+    def set_targets(self, targets: Iterable[Target]) -> None:
+        """Log to these from now on."""
+        self.targets: tuple[Target, ...] = tuple(targets)
+        self.level: int = max((target.level for target in self.targets), default=WARN)
 
     def write(self, level: int, text: str) -> None:
         """Write one line to every target that wants its level; never raises.

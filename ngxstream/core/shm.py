@@ -94,12 +94,12 @@ class Zone:
         self._column = -1
         self._parts: list[Tally | KeyTable] = []
 
-    def ints(self, count: int) -> memoryview:
-        """Return so many shared 64-bit cells, all 0. shape: memoryview of format "q" """
+    def ints(self, count: int) -> memoryview[int]:
+        """Return so many shared 64-bit cells (format "q"), all 0."""
         return memoryview(mmap.mmap(-1, max(count, 1) * 8)).cast("q")[:count]
 
-    def floats(self, count: int) -> memoryview:
-        """Return so many shared doubles, all 0.0. shape: memoryview of format "d" """
+    def floats(self, count: int) -> memoryview[float]:
+        """Return so many shared doubles (format "d"), all 0.0."""
         return memoryview(mmap.mmap(-1, max(count, 1) * 8)).cast("d")[:count]
 
     def tally(self, rows: int) -> Tally:
@@ -116,7 +116,7 @@ class Zone:
 
     @property
     def column(self) -> int:
-        """This process's place among the owners; it is claimed when first asked for.
+        """The place of this process among the owners; it is claimed when first asked for.
 
         A process that has one must not fork: the child would count in its name. The master never
         counts, and workers do not fork.

@@ -1,0 +1,118 @@
+"""The error_log directive in every context, and the Log that such directives make
+(ngx_log.c ngx_log_set_log, ngx_log_set_levels, ngx_log_open_default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.conf import units
+from ngxstream.core import clock as clocks
+from ngxstream.core import errors, files, log, syslog
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+
+# The classes of debugging messages; there is but one class here.
+DEBUG_CLASSES: Final = frozenset(
+    f"debug_{name}" for name in ("core", "alloc", "mutex", "event", "http", "mail", "stream")
+)
+STDERR: Final = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One error_log directive: a threshold and one of four kinds of target."""
+
+    level: int = log.ERR
+    path: str | None = None  # absolute; "" for standard error
+    syslog: syslog.SyslogConf | None = None
+    memory: int = 0  # bytes of a ring
+    place: str = ""  # FILE:LINE of the directive, for the ring's header
+
+
+def add(scope: Scope, module: Module, st: Statement) -> None:
+    """Judge one error_log directive and append its Spec to given["error_log"].
+
+    raises: ConfError with nginx's words. source: ngx_log.c ngx_log_set_log
+    """
+    value = st.args[0]
+    path: str | None = None
+    server: syslog.SyslogConf | None = None
+    memory = 0
+    if value in (STDERR, ""):
+        path = ""
+    elif value.startswith("memory:"):
+        memory = _memory(value.removeprefix("memory:"), st.file)
+    elif value.startswith("syslog:"):
+        server = syslog.parse(value.removeprefix("syslog:"))
+    else:
+        path = scope.prefix_path(value)
+    spec = Spec(_level(st.args[1:]), path, server, memory, f"{st.file}:{st.line}")
+    scope.given_of(module).setdefault("error_log", []).append(spec)
+
+
+def _memory(text: str, file: str) -> int:
+    try:
+        size = units.parse_size(text)
+    except ValueError:
+        size = 0
+    if size < log.MemoryTarget.least(file):
+        raise errors.ConfError(f'invalid buffer size "{text}"')
+    return size
+
+
+def _level(words: Iterable[str]) -> int:
+    """Return the threshold that the parameters name. source: ngx_log.c ngx_log_set_levels"""
+    level: int | None = None
+    classes = False
+    for word in words:
+        if word in log.LEVELS:
+            if level is not None or classes:
+                raise errors.ConfError(f'duplicate log level "{word}"')
+            level = log.LEVELS[word]
+        elif word in DEBUG_CLASSES and level is None:
+            classes = True
+        else:
+            raise errors.ConfError(f'invalid log level "{word}"')
+    if classes:
+        return log.DEBUG
+    return log.ERR if level is None else level
+
+
+def make_log(
+    specs: Iterable[Spec],
+    open_files: files.OpenFiles,
+    *,
+    clock: clocks.Clock | None = None,
+    console: log.Console | None = None,
+    main: log.Log | None = None,
+) -> log.Log:
+    """Make the Log that error_log directives of one block describe.
+
+    shape: its files are asked of `open_files`, which the cycle opens; `main` hears of syslog
+    servers that do not take messages (by default the log itself)
+    """
+    clock = clock or clocks.Clock()
+    made = log.Log(clock=clock, console=console)
+    targets: list[log.Target] = []
+    for spec in specs:
+        if spec.syslog is not None:
+            peer = syslog.Syslog(spec.syslog, clock=clock)
+            targets.append(syslog.SyslogTarget(peer, spec.level, main or made))
+        elif spec.memory:
+            targets.append(log.MemoryTarget(spec.memory, spec.place, spec.level))
+        else:
+            file = open_files.get(spec.path) if spec.path else open_files.stderr()
+            targets.append(log.FileTarget(file, spec.level, clock))
+    made.set_targets(targets)
+    return made
+
+
+def default_spec(path: str) -> Spec:
+    """Return what logs where nothing is configured. source: ngx_log.c ngx_log_open_default"""
+    return Spec(level=log.ERR, path=path)
