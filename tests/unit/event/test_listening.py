@@ -1,0 +1,472 @@
+"""Listening sockets: opened, adopted, regrouped, refused and closed on real sockets."""
+
+import errno
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ngxstream.core import errors, log
+from ngxstream.event import listening, steering
+from ngxstream.event.listening import ListenOptions
+
+TIMEOUT_S = 10
+
+
+class Lines:
+    """A log target that keeps (level name, message)."""
+
+    level = log.DEBUG
+    on_stderr = False
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+
+    def write(self, level: int, line: bytes) -> None:
+        text = line.decode().rstrip("\n")
+        self.said.append((log.NAMES[level], text.split("#", 1)[1].split(": ", 1)[1]))
+
+    def with_level(self, level: int) -> "Lines":
+        return self
+
+
+@pytest.fixture
+def lines() -> Lines:
+    """Give what the log received."""
+    return Lines()
+
+
+@pytest.fixture
+def to(lines: Lines) -> log.Log:
+    """Give a log that keeps its lines."""
+    return log.Log([lines])
+
+
+def tcp(port: int = 0, host: str = "127.0.0.1", **more) -> ListenOptions:
+    """Return the options of a TCP address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sockaddr = (host, port, 0, 0) if ":" in host else (host, port)
+    wildcard = host in ("0.0.0.0", "::")
+    text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return ListenOptions(family, socket.SOCK_STREAM, sockaddr, text, wildcard, **more)
+
+
+def udp(port: int = 0, host: str = "127.0.0.1", **more) -> ListenOptions:
+    """Return the options of a UDP address."""
+    return replace(tcp(port, host, **more), socktype=socket.SOCK_DGRAM)
+
+
+def unix(path: Path, socktype: int = socket.SOCK_STREAM) -> ListenOptions:
+    """Return the options of a Unix address."""
+    return ListenOptions(socket.AF_UNIX, socktype, str(path), f"unix:{path}")
+
+
+def port_of(one: listening.Listening) -> int:
+    """Return the port a listening has got."""
+    return one.socks[0].getsockname()[1]
+
+
+def close(*sets: list[listening.Listening]) -> None:
+    """Close all sockets of these sets."""
+    for one in sets:
+        listening.close_all(one, unlink=True, log=log.Log())
+
+
+def fds(one: listening.Listening) -> list[int]:
+    """Return the descriptors of a listening."""
+    return [sock.fileno() for sock in one.socks]
+
+
+def test_tcp_is_one_socket_for_all_workers(to: log.Log) -> None:
+    """Without reuseport every worker accepts on the same socket, with the backlog of nginx."""
+    (one,) = found = listening.open_all([tcp()], [], workers=4, log=to)
+    assert 1 == len(one.socks)
+    assert [one.socks] * 4 == [one.for_worker(n, 4) for n in range(4)]
+    assert one.is_shared(one.socks[0])
+    with socket.create_connection(one.socks[0].getsockname(), TIMEOUT_S):
+        one.socks[0].settimeout(TIMEOUT_S)
+        accepted, _ = one.socks[0].accept()
+        accepted.close()
+    assert 511 == one.options.backlog
+    close(found)
+
+
+def test_tcp_reuseport_is_a_socket_for_each_worker(to: log.Log) -> None:
+    """With reuseport each worker has a socket of its own on the same port, even on port 0."""
+    (one,) = found = listening.open_all([tcp(reuseport=True)], [], workers=3, log=to)
+    assert 3 == len(one.socks)
+    assert 1 == len({sock.getsockname() for sock in one.socks})
+    assert [[sock] for sock in one.socks] == [one.for_worker(n, 3) for n in range(3)]
+    assert not one.is_shared(one.socks[0])
+    close(found)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_udp_is_steered_to_a_socket_for_each_worker(host: str, to: log.Log) -> None:
+    """UDP has a socket for each worker without reuseport, and a client has one of them."""
+    (one,) = found = listening.open_all([udp(0, host)], [], workers=3, log=to)
+    listening.configure(found, workers=3, log=to)
+    target = ("::1" if ":" in host else "127.0.0.1", port_of(one))
+    family = one.options.family
+    for sock in one.socks:
+        sock.settimeout(TIMEOUT_S)
+    for _ in range(100):
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.connect(target)
+            client.send(b"1")
+            client.send(b"2")
+            owner = steering.owner_of(family, client.getsockname(), 3)
+            sock = one.for_worker(owner, 3)[0]
+            assert [b"1", b"2"] == [sock.recv(10), sock.recv(10)]
+    close(found)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_udp_address_in_use_is_refused(
+    host: str, workers: int, reuse: bool, to: log.Log, lines: Lines
+) -> None:
+    """A second instance hears nginx's words for an address somebody serves, five times."""
+    (one,) = found = listening.open_all([udp(0, host)], [], workers=workers, log=to)
+    listening.configure(found, workers=workers, log=to)
+    again = udp(port_of(one), host, reuseport=reuse)
+    waits: list[float] = []
+    with pytest.raises(errors.ListenError, match=r"^still could not bind\(\)$"):
+        listening.open_all([again], [], workers=workers, log=to, sleep=waits.append)
+    refusal = ("emerg", f"bind() to {again.text} failed (98: Address already in use)")
+    assert [refusal, ("notice", "try again to bind() after 500ms")] * 5 == lines.said
+    assert [0.5] * 5 == waits
+    close(found)
+
+
+def test_a_tcp_address_in_use_is_refused_and_the_rest_closed(to: log.Log, lines: Lines) -> None:
+    """When one address cannot be had, those that could are closed again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = socket.create_server(("127.0.0.1", 0))
+        wanted = [tcp(free.getsockname()[1]), tcp(taken.getsockname()[1])]
+        free.close()
+        with pytest.raises(errors.ListenError):
+            listening.open_all(wanted, [], workers=1, log=to, sleep=lambda _: None)
+        socket.create_server(wanted[0].sockaddr).close()
+    assert 5 == sum(level == "emerg" for level, _ in lines.said)
+
+
+def test_an_address_freed_meanwhile_is_bound(to: log.Log, lines: Lines) -> None:
+    """A retry after the first refusal succeeds as soon as the address is free."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    wanted = tcp(taken.getsockname()[1])
+    (one,) = found = listening.open_all(
+        [wanted], [], workers=1, log=to, sleep=lambda _: taken.close()
+    )
+    assert wanted.sockaddr == one.socks[0].getsockname()
+    assert ["emerg", "notice"] == [level for level, _ in lines.said]
+    close(found)
+
+
+def test_an_address_nobody_has_is_refused_at_once(to: log.Log) -> None:
+    """What no wait can mend is not retried."""
+    wanted = tcp(1, "203.0.113.77")
+    with pytest.raises(errors.ListenError) as caught:
+        listening.open_all([wanted], [], workers=1, log=to, sleep=lambda _: pytest.fail("waited"))
+    assert "bind() to 203.0.113.77:1 failed (99: Cannot assign requested address)" == str(
+        caught.value
+    )
+
+
+def test_a_test_passes_over_addresses_in_use(to: log.Log, lines: Lines, tmp_path: Path) -> None:
+    """-t binds what is free, says nothing of what is in use, and leaves no Unix socket behind."""
+    path = tmp_path / "s"
+    running = listening.open_all([udp(), tcp()], [], workers=2, log=to)
+    wanted = [udp(port_of(running[0])), tcp(port_of(running[1])), udp(), tcp(), unix(path)]
+    tested = listening.open_all(wanted, [], workers=2, log=to, test=True)
+    assert [0, 0, 1, 1, 1] == [len(one.socks) for one in tested]
+    assert not path.exists()
+    assert [] == lines.said
+    close(running, tested)
+
+
+def test_a_reload_adopts_by_kind_and_address(to: log.Log) -> None:
+    """What both sets have is the same socket; the rest is opened, and closed once released."""
+    old = listening.open_all([tcp(), udp()], [], workers=2, log=to)
+    kept = replace(old[0].options, sockaddr=("127.0.0.1", port_of(old[0])))
+    old[0].options = kept
+    new = listening.open_all([kept, tcp(0, "127.0.0.2")], old, workers=2, log=to)
+    assert old[0].socks == new[0].socks
+    assert [] == new[0].opened
+    listening.configure(new, workers=2, log=to)
+    listening.release(old, new, log=to)
+    assert [-1, -1] == fds(old[1])
+    assert all(fd >= 0 for fd in fds(new[0]) + fds(new[1]))
+    close(new)
+
+
+def test_an_abandoned_set_leaves_the_old_one_whole(to: log.Log, tmp_path: Path) -> None:
+    """Abandoning closes what was opened for the new set only, group members included."""
+    old = listening.open_all([tcp(), udp()], [], workers=2, log=to)
+    listening.configure(old, workers=2, log=to)
+    before = [fds(one) for one in old]
+    path = tmp_path / "s"
+    wanted = [*(one.options for one in old), unix(path)]
+    new = listening.open_all(wanted, old, workers=4, log=to)
+    assert 4 == len(new[1].socks)
+    listening.abandon(new)
+    assert before == [fds(one) for one in old]
+    assert [-1, -1] == fds(new[1])[2:]
+    assert not path.exists()
+    target = old[1].socks[0].getsockname()
+    for sock in old[1].socks:
+        sock.settimeout(TIMEOUT_S)
+    for _ in range(50):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(target)
+            client.send(b"x")
+            owner = steering.owner_of(socket.AF_INET, client.getsockname(), 2)
+            assert b"x" == old[1].socks[owner].recv(10)
+    close(old)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 4), (2, 5), (4, 1), (3, 2)])
+def test_a_udp_group_follows_the_number_of_workers(before: int, after: int, to: log.Log) -> None:
+    """No datagram is lost when workers come or go, and each is where its reader looks."""
+    old = listening.open_all([udp()], [], workers=before, log=to)
+    listening.configure(old, workers=before, log=to)
+    target = old[0].socks[0].getsockname()
+    clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(60)]
+    for client in clients:
+        client.connect(target)
+        client.send(b"early")
+    new = listening.open_all([one.options for one in old], old, workers=after, log=to)
+    for client in clients:
+        client.send(b"between")
+    for one in new[0].socks:
+        assert one.getsockname() == target
+    late = [sock for sock in new[0].socks if sock in new[0].opened]
+    for sock in late:
+        with pytest.raises(BlockingIOError):
+            sock.recv(10)  # nothing reaches it before it is meant
+    listening.configure(new, workers=after, log=to)
+    listening.release(old, new, log=to)
+    for client in clients:
+        client.send(b"late")
+    seen: dict[tuple, list[tuple[int, bytes]]] = {}
+    readers = [new[0].for_worker(worker, after) for worker in range(after)]
+    assert sorted(map(id, new[0].socks)) == sorted(id(s) for socks in readers for s in socks)
+    for worker, socks in enumerate(readers):
+        for sock in socks:
+            while True:
+                try:
+                    data, source = sock.recvfrom(10)
+                except BlockingIOError:
+                    break
+                seen.setdefault(source, []).append((worker, data))
+    for client in clients:
+        got = seen[client.getsockname()]
+        assert sorted([b"early", b"between", b"late"]) == sorted(data for _, data in got)
+        owner = steering.owner_of(socket.AF_INET, client.getsockname(), after)
+        assert owner == next(worker for worker, data in got if data == b"late")
+        client.close()
+    close(new)
+
+
+def test_a_wildcard_and_an_address_of_one_udp_port_live_together(to: log.Log) -> None:
+    """`listen PORT udp` and `listen ADDR:PORT udp bind` of one configuration both get clients."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scout:
+        scout.bind(("127.0.0.1", 0))
+        port = scout.getsockname()[1]
+    wanted = [udp(port, "0.0.0.0"), udp(port, "127.0.0.2", bind=True), udp(port, "::")]
+    found = listening.open_all(wanted, [], workers=2, log=to)
+    listening.configure(found, workers=2, log=to)
+    for host, one in (("127.0.0.1", found[0]), ("127.0.0.2", found[1]), ("::1", found[2])):
+        for _ in range(20):
+            family = one.options.family
+            with socket.socket(family, socket.SOCK_DGRAM) as client:
+                client.connect((host, port))
+                client.send(b"x")
+                owner = steering.owner_of(family, client.getsockname(), 2)
+                one.socks[owner].settimeout(TIMEOUT_S)
+                assert b"x" == one.socks[owner].recv(10)
+    close(found)
+
+
+def test_a_dual_stack_and_an_ipv4_address_of_one_udp_port_live_together(to: log.Log) -> None:
+    """`listen [::]:PORT udp ipv6only=off` beside `listen ADDR:PORT udp` is no conflict."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scout:
+        scout.bind(("127.0.0.1", 0))
+        port = scout.getsockname()[1]
+    wanted = [udp(port, "::", ipv6only=False), udp(port, "127.0.0.1", bind=True)]
+    found = listening.open_all(wanted, [], workers=2, log=to)
+    assert [2, 2] == [len(one.socks) for one in found]
+    close(found)
+
+
+def test_somebody_else_behind_our_own_socket_is_still_seen(to: log.Log) -> None:
+    """An address of ours in the way does not hide that a third one is taken by others."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        foreign.bind(("127.0.0.3", 0))
+        port = foreign.getsockname()[1]
+        wanted = [udp(port, "127.0.0.2"), udp(port, "0.0.0.0")]
+        with pytest.raises(errors.ListenError):
+            listening.open_all(wanted, [], workers=2, log=to, sleep=lambda _: None)
+
+
+def test_reuseport_may_come_and_go(to: log.Log) -> None:
+    """A TCP address keeps its sockets when reuseport is added or taken back at a reload."""
+    first = listening.open_all([tcp()], [], workers=3, log=to)
+    with_it = replace(first[0].options, reuseport=True)
+    second = listening.open_all([with_it], first, workers=3, log=to)
+    listening.release(first, second, log=to)
+    assert 3 == len(second[0].socks)
+    assert first[0].socks[0] is second[0].socks[0]
+    third = listening.open_all([first[0].options], second, workers=2, log=to)
+    listening.release(second, third, log=to)
+    assert second[0].socks == third[0].socks
+    shared, one, two = third[0].socks
+    assert [[shared, one], [shared, two]] == [third[0].for_worker(n, 2) for n in range(2)]
+    assert [True, False, False] == [third[0].is_shared(sock) for sock in third[0].socks]
+    close(third)
+
+
+def test_options_are_set_and_follow_a_reload(to: log.Log, lines: Lines) -> None:
+    """Buffers, keepalive, fast open and deferred accept are on the socket, changes included."""
+    level = socket.IPPROTO_TCP
+    given = tcp(
+        rcvbuf=65536,
+        sndbuf=32768,
+        keepalive=(100, 0, 5),
+        fastopen=16,
+        deferred=True,
+        backlog=7,
+    )
+    old = listening.open_all([given], [], workers=1, log=to)
+    listening.configure(old, workers=1, log=to)
+    sock = old[0].socks[0]
+    assert 2 * 65536 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert 2 * 32768 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert 1 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert 100 == sock.getsockopt(level, socket.TCP_KEEPIDLE)
+    assert 5 == sock.getsockopt(level, socket.TCP_KEEPCNT)
+    assert 16 == sock.getsockopt(level, socket.TCP_FASTOPEN)
+    assert 0 < sock.getsockopt(level, socket.TCP_DEFER_ACCEPT)
+    changed = replace(given, deferred=False, keepalive="off", backlog=9)
+    new = listening.open_all([changed], old, workers=1, log=to)
+    assert 0 < sock.getsockopt(level, socket.TCP_DEFER_ACCEPT)  # not before it is meant
+    listening.configure(new, workers=1, log=to)
+    assert 0 == sock.getsockopt(level, socket.TCP_DEFER_ACCEPT)
+    assert 0 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert 9 == backlog_of(sock)
+    assert [] == lines.said
+    close(new)
+
+
+def backlog_of(sock: socket.socket) -> int:
+    """Return the backlog of a listening TCP socket: tcpi_sacked of TCP_INFO says it."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int.from_bytes(info[28:32], "little")
+
+
+def test_ipv6_is_only_ipv6_unless_told(to: log.Log) -> None:
+    """ipv6only is on by default and can be off."""
+    found = listening.open_all([tcp(0, "::"), tcp(0, "::1")], [], workers=1, log=to)
+    off = listening.open_all([replace(tcp(0, "::"), ipv6only=False)], [], workers=1, log=to)
+    only = [
+        one.socks[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) for one in (*found, *off)
+    ]
+    assert [1, 1, 0] == only
+    close(found, off)
+
+
+@pytest.mark.parametrize(
+    ("host", "option"),
+    [
+        ("0.0.0.0", (socket.IPPROTO_IP, listening.IP_PKTINFO)),
+        ("::", (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)),
+    ],
+)
+def test_wildcard_udp_learns_the_address_used(
+    host: str, option: tuple[int, int], to: log.Log
+) -> None:
+    """The destination of a datagram comes with it on wildcard sockets, all of the group."""
+    found = listening.open_all([udp(0, host)], [], workers=2, log=to)
+    listening.configure(found, workers=2, log=to)
+    assert [1, 1] == [sock.getsockopt(*option) for sock in found[0].socks]
+    close(found)
+
+
+def test_a_unix_socket_is_for_everybody_and_goes_with_its_listening(
+    to: log.Log, lines: Lines, tmp_path: Path
+) -> None:
+    """A Unix socket has mode 0666; released, its path is deleted and the log says so."""
+    path = tmp_path / "s"
+    old = listening.open_all([unix(path)], [], workers=2, log=to)
+    assert 0o666 == os.stat(path).st_mode & 0o777
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    listening.release(old, [], log=to)
+    assert not path.exists()
+    assert [("warn", f"deleting socket {path}")] == lines.said
+
+
+def test_a_unix_path_that_exists_is_in_use(to: log.Log, tmp_path: Path) -> None:
+    """nginx removes no stale socket before bind(), and neither do we."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with pytest.raises(errors.ListenError):
+        listening.open_all([unix(path)], [], workers=1, log=to, sleep=lambda _: None)
+    assert path.exists()
+
+
+def test_unix_datagrams_have_one_owner(to: log.Log, tmp_path: Path) -> None:
+    """A Unix datagram socket is read by worker 0 alone."""
+    path = tmp_path / "s"
+    found = listening.open_all([unix(path, socket.SOCK_DGRAM)], [], workers=3, log=to)
+    assert [1, 0, 0] == [len(found[0].for_worker(n, 3)) for n in range(3)]
+    close(found)
+    assert not path.exists()
+
+
+def mptcp_works() -> bool:
+    """Tell whether this kernel makes MPTCP sockets."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, listening.IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not mptcp_works(), reason="this kernel makes no MPTCP sockets")
+def test_multipath_may_come_and_go(to: log.Log) -> None:
+    """A change of protocol at a reload opens a new socket at the address before the old goes."""
+    with socket.create_server(("127.0.0.1", 0)) as scout:
+        port = scout.getsockname()[1]
+    first = listening.open_all([tcp(port)], [], workers=1, log=to)
+    second = listening.open_all([tcp(port, multipath=True)], first, workers=1, log=to)
+    listening.configure(second, workers=1, log=to)
+    listening.release(first, second, log=to)
+    assert [-1] == fds(first[0])
+    assert listening.IPPROTO_MPTCP == second[0].socks[0].proto
+    socket.create_connection(("127.0.0.1", port), TIMEOUT_S).close()
+    close(second)
+
+
+@pytest.mark.skipif(mptcp_works(), reason="this kernel makes MPTCP sockets")
+def test_multipath_without_kernel_support_is_refused(to: log.Log) -> None:
+    """The message names socket() and the address."""
+    with pytest.raises(errors.ListenError, match=r"^socket\(\) 127.0.0.1:0 failed \(\d+: "):
+        listening.open_all([tcp(multipath=True)], [], workers=1, log=to)
+
+
+def test_an_option_the_kernel_refuses_is_an_alert(to: log.Log, lines: Lines) -> None:
+    """What configure() cannot set is said and lived with."""
+    found = listening.open_all([tcp(keepalive=(1 << 20, 0, 0))], [], workers=1, log=to)
+    listening.configure(found, workers=1, log=to)
+    text = found[0].options.text
+    why = errors.strerror(errno.EINVAL)
+    expected = f"setsockopt(TCP_KEEPIDLE, {1 << 20}) {text} failed, ignored {why}"
+    assert [("alert", expected)] == lines.said
+    close(found)
