@@ -1,0 +1,123 @@
+"""map: a variable whose value is looked up by a string (ngx_stream_map_module.c, and
+ngx_stream_variables.c ngx_stream_map_find)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import items
+from ngxstream.conf.directive import STREAM, Directive
+from ngxstream.core import errors, hostnames
+from ngxstream.core.codes import BUSY, DECLINED
+from ngxstream.stream import captures, values, variables
+from ngxstream.stream.module import StreamModule
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.values import ComplexValue
+    from ngxstream.stream.variables import VariableTable
+
+
+class Map:
+    """The items of one map block; a getter of its variable once the block is read."""
+
+    __slots__ = ("_default", "_hostnames", "_names", "_regexes", "_source", "_table", "_values",
+                 "is_volatile")
+
+    def __init__(self, source: ComplexValue, table: VariableTable) -> None:
+        self._source = source
+        self._table = table
+        self._names: hostnames.HostTable[ComplexValue] = hostnames.HostTable()
+        self._regexes: list[tuple[captures.Pattern, ComplexValue]] = []
+        self._default: ComplexValue | None = None
+        self._hostnames = False
+        self._values: dict[str, ComplexValue] = {}  # long maps repeat few values
+        self.is_volatile = False
+
+    def take(self, st: Statement) -> None:
+        """Take one item of the block. raises: ConfError. source: ngx_stream_map"""
+        key = st.directive
+        args = st.args
+        if len(args) != 1:
+            if not args and key == "hostnames":
+                self._hostnames = True
+            elif not args and key == "volatile":
+                self.is_volatile = True
+            else:
+                raise errors.ConfError("invalid number of the map parameters")
+            return
+        value = self._value(args[0])
+        if key == "default":
+            if self._default is not None:
+                raise errors.ConfError("duplicate default map parameter")
+            self._default = value
+            return
+        if key.startswith("~"):
+            caseless = key.startswith("~*")
+            pattern = captures.Pattern(key[2 if caseless else 1 :], caseless, self._table)
+            self._regexes.append((pattern, value))
+            return
+        if key.startswith("\\"):
+            key = key[1:]
+        code = self._names.add(values.encode(key), value, wildcards=self._hostnames)
+        if code == DECLINED:
+            raise errors.ConfError(f'invalid hostname or wildcard "{key}"')
+        if code == BUSY:
+            raise errors.ConfError(f'conflicting parameter "{key}"')
+
+    def _value(self, text: str) -> ComplexValue:
+        value = self._values.get(text)
+        if value is None:
+            value = self._values[text] = values.compile_value(text, self._table)
+        return value
+
+    def get(self, s: Session) -> bytes:
+        """Return the value of the best item for the session. source: ngx_stream_map_variable"""
+        subject = self._source.get(s)
+        if self._hostnames and subject.endswith(b"."):
+            subject = subject[:-1]
+        value = self._names.find(subject.lower())
+        if value is None:
+            value = self._default
+            if subject:
+                for pattern, candidate in self._regexes:
+                    if pattern.match(s, subject):
+                        value = candidate
+                        break
+        return b"" if value is None else value.get(s)
+
+
+def _block(scope: Scope, module: Module, st: Statement) -> None:
+    given = scope.given_of(module)
+    # nginx settles the tuning of its hashes at the first map: whoever comes later is a duplicate
+    given.setdefault("_hash_max_size", 2048)
+    given.setdefault("_hash_bucket_size", 64)
+    builder = scope.builder
+    table: VariableTable = builder.data["stream"].variables
+    source = values.compile_value(st.args[0], table)
+    name = st.args[1]
+    if not name.startswith("$"):
+        raise errors.ConfError(f'invalid variable name "{name}"')
+    found = Map(source, table)
+    variable = table.add(name[1:], found.get, doc="What a map block found.")
+    items.walk(builder, st, found.take)
+    if found.is_volatile:
+        variable.flags |= variables.NOCACHEABLE
+
+
+MODULE = StreamModule(
+    name="map",
+    directives=(
+        Directive("map", STREAM, d.BLOCK2, _block,
+                  "A variable whose value is looked up by a string.",
+                  syntax="map string $variable { ... }"),
+        Directive("map_hash_max_size", STREAM, d.TAKE1, d.num("_hash_max_size"),
+                  "Accepted; hashes need no tuning here.", default="2048"),
+        Directive("map_hash_bucket_size", STREAM, d.TAKE1, d.num("_hash_bucket_size"),
+                  "Accepted; hashes need no tuning here.", default="64"),
+    ),
+)
