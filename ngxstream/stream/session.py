@@ -12,11 +12,13 @@ Answers for ngx_stream_session_t, ngx_stream_init_connection and ngx_stream_fina
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import inet
+from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
 
 if TYPE_CHECKING:
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.stream.core import AddressConf, ServerConf
     from ngxstream.stream.upstream import UpstreamState
+
+# what a client or the way to it may cause: no fault of ours (ngx_connection_error)
+CLIENT_FAULTS: Final = frozenset(
+    (
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    )
+)
 
 
 class Content(Protocol):
@@ -82,7 +99,7 @@ class Session:
         self.captures: tuple[bytes | None, ...] | None = None
         self.ctx: dict[str, Any] | None = None
         self.cleanups: list[Callable[[], None]] | None = None
-        self.preread: bytes = b""
+        self.preread: bytes = b"" if loop.datagram is None else bytes(loop.datagram)
         self.proxy_protocol = None
 
     def select_server(self, server: ServerConf) -> None:
@@ -142,6 +159,14 @@ class Session:
             if err:
                 message = f"{message} ({err}: {os.strerror(err)})"
             log.write(level, f"*{self.c.number} {message}{self.log_context()}")
+
+    def client_error(self, error: OSError, message: str) -> None:
+        """Log a failed call on the client's socket: info for what a client may cause, else alert.
+
+        source: ngx_connection_error with NGX_ERROR_INFO
+        """
+        level = INFO if error.errno in CLIENT_FAULTS else ALERT
+        self.log_error(level, message, error.errno)
 
     def log_plain(self, level: int, message: str) -> None:
         """Write an error_log line with the session's number and no context (start and end)."""
