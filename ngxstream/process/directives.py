@@ -1,0 +1,432 @@
+"""The directives of the main and events contexts, and the two confs they make (nginx.c,
+ngx_event.c, ngx_regex.c, ngx_thread_pool.c).
+
+What they command lives on this storey: privileges, processes, files, pollers. `MODULES` comes
+first in the builder's list; `finish` is called once all has been read, before anything is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import os
+import pwd
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import error_log, units
+from ngxstream.conf.directive import EVENTS, MAIN, Directive
+from ngxstream.conf.module import Module
+from ngxstream.core import errors, inet, ip
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Builder, Scope
+    from ngxstream.conf.reader import Statement
+
+PID_PATH: Final = "/run/nginx.pid"
+LOCK_PATH: Final = "/var/lock/nginx.lock"
+USER: Final = "nobody"
+GROUPS: Final = ("nobody", "nogroup")  # whichever the system has
+MAX_CPUS: Final = 1024  # CPU_SETSIZE
+SELECT_LIMIT: Final = 1024  # FD_SETSIZE
+TOO_LATE: Final = ("events", "stream")  # blocks after which load_module comes too late
+
+EPOLL: Final = "epoll"
+EVENT_TYPES: Final = (EPOLL, "poll", "select")  # the latter two are ours
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who the workers run as."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Affinity:
+    """The CPUs of the workers. source: ngx_set_cpu_affinity
+
+    shape: masks of sets of CPU numbers, one for each worker, the last for all further ones; with
+    auto, the only mask holds the CPUs that are given out one by one
+    """
+
+    auto: bool
+    masks: tuple[frozenset[int], ...]
+
+    def of(self, worker: int) -> frozenset[int]:
+        """Return the CPUs of a worker (counted from 0), none for "leave it". source: nginx.c"""
+        if not self.auto:
+            return self.masks[min(worker, len(self.masks) - 1)]
+        cpus = sorted(self.masks[-1])
+        return frozenset(cpus[worker % len(cpus):][:1]) if cpus else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class MainConf:
+    """What the main context said. source: ngx_core_conf_t"""
+
+    daemon: bool = True
+    master_process: bool = True
+    timer_resolution: int = 0  # ms
+    worker_processes: int = 1
+    worker_shutdown_timeout: int = 0  # ms, 0 for none
+    debug_points: str = ""
+    user: User | None = None  # None: stay who we are
+    worker_priority: int = 0
+    worker_cpu_affinity: Affinity | None = None
+    worker_rlimit_nofile: int | None = None
+    worker_rlimit_core: int | None = None
+    working_directory: str = ""
+    pid: str = PID_PATH  # absolute
+    lock_file: str = LOCK_PATH  # absolute
+    env: tuple[str, ...] = ()  # NAME or NAME=value, as written
+    error_log: tuple[error_log.Spec, ...] = ()
+
+    @property
+    def oldpid(self) -> str:
+        """Return where the pid of a replaced binary goes. source: ngx_core_conf_t oldpid"""
+        return f"{self.pid}.oldbin"
+
+
+@dataclass(frozen=True, slots=True)
+class DebugConnection:
+    """Clients whose connections are logged at debug level."""
+
+    unix: bool = False
+    cidrs: tuple[ip.Cidr, ...] = ()
+
+    def matches(self, sockaddr: inet.SockAddr) -> bool:
+        """Tell whether a client is meant. source: ngx_event_accept.c"""
+        if inet.family_of(sockaddr) == inet.AF_UNIX:
+            return self.unix
+        packed = inet.packed(sockaddr)
+        return any(packed in cidr for cidr in self.cidrs)
+
+    def __bool__(self) -> bool:
+        return self.unix or bool(self.cidrs)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConf:
+    """What the events block said. source: ngx_event_conf_t, ngx_epoll_conf_t"""
+
+    worker_connections: int = 512
+    use: str = EPOLL
+    multi_accept: bool = False
+    accept_mutex: bool = False
+    accept_mutex_delay: int = 500  # ms
+    epoll_events: int = 512
+    worker_aio_requests: int = 32
+    debug_connection: DebugConnection = DebugConnection()
+
+
+# -- setters of main -------------------------------------------------------------------------------
+
+
+def _worker_processes(scope: Scope, module: Module, st: Statement) -> None:
+    if "worker_processes" in scope.given_of(module):
+        raise errors.ConfError('"worker_processes" directive is duplicate')
+    if st.args[0] == "auto":
+        count = max(os.sysconf("SC_NPROCESSORS_ONLN"), 1)
+    else:
+        try:
+            count = units.parse_number(st.args[0])
+        except ValueError:
+            raise errors.ConfError('"worker_processes" directive invalid value') from None
+    d.put(scope, module, st, "worker_processes", count)
+
+
+def _worker_priority(scope: Scope, module: Module, st: Statement) -> None:
+    if "worker_priority" in scope.given_of(module):
+        raise errors.ConfError('"worker_priority" directive is duplicate')
+    text = st.args[0]
+    sign = -1 if text.startswith("-") else 1
+    try:
+        value = sign * units.parse_number(text[1:] if text[:1] in ("-", "+") else text)
+    except ValueError:
+        raise errors.ConfError('"worker_priority" directive invalid number') from None
+    d.put(scope, module, st, "worker_priority", value)
+
+
+def _worker_cpu_affinity(scope: Scope, module: Module, st: Statement) -> None:
+    if "worker_cpu_affinity" in scope.given_of(module):
+        raise errors.ConfError('"worker_cpu_affinity" directive is duplicate')
+    auto = st.args[0] == "auto"
+    words = st.args[1:] if auto else st.args
+    masks: list[frozenset[int]] = []
+    if auto:
+        if len(st.args) > 2:
+            raise errors.ConfError(
+                'invalid number of arguments in "worker_cpu_affinity" directive'
+            )
+        masks.append(frozenset(range(min(max(os.sysconf("SC_NPROCESSORS_ONLN"), 1), MAX_CPUS))))
+    masks += [_cpu_mask(word) for word in words]
+    d.put(scope, module, st, "worker_cpu_affinity", Affinity(auto, tuple(masks)))
+
+
+def _cpu_mask(word: str) -> frozenset[int]:
+    """Return the CPUs of one mask, read from its right end as nginx does."""
+    if len(word) > MAX_CPUS:
+        raise errors.ConfError(f'"worker_cpu_affinity" supports up to {MAX_CPUS} CPUs only')
+    cpus: set[int] = set()
+    cpu = 0
+    for char in reversed(word):
+        if char == " ":
+            continue
+        if char not in "01":
+            raise errors.ConfError(f'invalid character "{char}" in "worker_cpu_affinity"')
+        if char == "1":
+            cpus.add(cpu)
+        cpu += 1
+    return frozenset(cpus)
+
+
+def _user(scope: Scope, module: Module, st: Statement) -> None:
+    if "user" in scope.given_of(module):
+        raise errors.ConfError('"user" directive is duplicate')
+    if os.geteuid() != 0:
+        scope.warn(
+            'the "user" directive makes sense only if the master process runs with super-user '
+            "privileges, ignored"
+        )
+        return
+    d.put(scope, module, st, "user", _find_user(st.args[0], st.args[-1:]))
+
+
+def _find_user(name: str, groups: Any) -> User:
+    """Look a user and the first of the groups that exists up. raises: ConfError"""
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        raise errors.ConfError(f'getpwnam("{name}") failed') from None
+    for group in groups:
+        try:
+            return User(name, uid, grp.getgrnam(group).gr_gid)
+        except (KeyError, ValueError):
+            continue
+    raise errors.ConfError(f'getgrnam("{groups[-1]}") failed')
+
+
+def _env(scope: Scope, module: Module, st: Statement) -> None:
+    scope.given_of(module).setdefault("env", []).append(st.args[0])
+
+
+def _error_log(scope: Scope, module: Module, st: Statement) -> None:
+    error_log.add(scope, module, st)
+
+
+def _load_module(scope: Scope, module: Module, st: Statement) -> None:
+    if any(name in scope.builder.data for name in TOO_LATE):
+        raise errors.ConfError('"load_module" directive is specified too late')
+
+
+def _thread_pool(scope: Scope, module: Module, st: Statement) -> None:
+    pools = scope.given_of(module).setdefault("_pools", set())
+    if st.args[0] in pools:
+        raise errors.ConfError(f'duplicate thread pool "{st.args[0]}"')
+    pools.add(st.args[0])
+    threads = 0
+    for word in st.args[1:]:
+        name, equals, value = word.partition("=")
+        if not equals or name not in ("threads", "max_queue"):
+            continue  # nginx lets other words pass
+        try:
+            number = units.parse_number(value)
+        except ValueError:
+            number = -1
+        if number < (1 if name == "threads" else 0):
+            raise errors.ConfError(f'invalid {name} value "{word}"')
+        if name == "threads":
+            threads = number
+    if not threads:
+        raise errors.ConfError('"thread_pool" must have "threads" parameter')
+
+
+# -- setters of events -----------------------------------------------------------------------------
+
+
+def _events_block(scope: Scope, module: Module, st: Statement) -> None:
+    builder = scope.builder
+    if "events" in builder.data:
+        raise errors.ConfError('"events" directive is duplicate')
+    inner = type(scope)(builder, EVENTS, scope)
+    builder.data["events"] = inner.given_of(EVENTS_MODULE)
+    builder.walk_block(st, inner)
+
+
+def _worker_connections(scope: Scope, module: Module, st: Statement) -> None:
+    if "worker_connections" in scope.given_of(module):
+        raise errors.ConfError('"worker_connections" directive is duplicate')
+    try:
+        value = units.parse_number(st.args[0])
+    except ValueError:
+        raise errors.ConfError(f'invalid number "{st.args[0]}"') from None
+    d.put(scope, module, st, "worker_connections", value)
+
+
+def _use(scope: Scope, module: Module, st: Statement) -> None:
+    if "use" in scope.given_of(module):
+        raise errors.ConfError('"use" directive is duplicate')
+    if st.args[0] not in EVENT_TYPES:
+        raise errors.ConfError(f'invalid event type "{st.args[0]}"')
+    d.put(scope, module, st, "use", st.args[0])
+
+
+def _debug_connection(scope: Scope, module: Module, st: Statement) -> None:
+    given = scope.given_of(module)
+    before: DebugConnection = given.get("debug_connection", DebugConnection())
+    text = st.args[0]
+    if text == "unix:":
+        given["debug_connection"] = dataclasses.replace(before, unix=True)
+        return
+    try:
+        cidr = ip.parse_cidr(text)
+        found = [cidr]
+        if cidr.low_bits:
+            scope.warn(f"low address bits of {text} are meaningless")
+    except ValueError:
+        try:
+            addrs = inet.resolve_host(text)
+        except inet.UrlError as error:
+            raise errors.ConfError(f'{error.reason} in debug_connection "{text}"') from None
+        found = [
+            ip.parse_cidr(host) for host, family in addrs
+            if family in (socket.AF_INET, socket.AF_INET6)
+        ]
+    given["debug_connection"] = dataclasses.replace(before, cidrs=(*before.cidrs, *found))
+
+
+MAIN_DIRECTIVES: Final = (
+    Directive("daemon", MAIN, d.FLAG, d.flag("daemon"),
+              "Whether to go into the background.", default="on"),
+    Directive("master_process", MAIN, d.FLAG, d.flag("master_process"),
+              "Whether workers are processes of their own; off is for debugging.", default="on"),
+    Directive("timer_resolution", MAIN, d.TAKE1, d.msec("timer_resolution"),
+              "The least time between two looks at the clock."),
+    Directive("pid", MAIN, d.TAKE1, d.string("pid"),
+              "The file that holds the master's process id.", default=PID_PATH),
+    Directive("lock_file", MAIN, d.TAKE1, d.string("lock_file"),
+              "Accepted; locks need no file here.", default=LOCK_PATH),
+    Directive("worker_processes", MAIN, d.TAKE1, _worker_processes,
+              "How many workers serve; auto is one for each CPU.",
+              "worker_processes N | auto;", "1"),
+    Directive("debug_points", MAIN, d.TAKE1,
+              d.enum("debug_points", {"stop": "stop", "abort": "abort"}),
+              "Whether the process stops or aborts where it finds itself in an impossible state."),
+    Directive("user", MAIN, d.TAKE12, _user,
+              "The user and group of the workers.", "user USER [GROUP];", "nobody"),
+    Directive("worker_priority", MAIN, d.TAKE1, _worker_priority,
+              "The scheduling priority of the workers (nice).", default="0"),
+    Directive("worker_cpu_affinity", MAIN, d.ONE_MORE, _worker_cpu_affinity,
+              "The CPUs that each worker may run on.",
+              "worker_cpu_affinity MASK ... | auto [MASK];"),
+    Directive("worker_rlimit_nofile", MAIN, d.TAKE1, d.num("worker_rlimit_nofile"),
+              "The limit of open files of a worker."),
+    Directive("worker_rlimit_core", MAIN, d.TAKE1, d.offset("worker_rlimit_core"),
+              "The limit of the size of a worker's core file."),
+    Directive("worker_shutdown_timeout", MAIN, d.TAKE1, d.msec("worker_shutdown_timeout"),
+              "How long a worker that was told to leave may finish its sessions."),
+    Directive("working_directory", MAIN, d.TAKE1, d.string("working_directory"),
+              "The current directory of the workers."),
+    Directive("env", MAIN, d.TAKE1, _env,
+              "An environment variable that workers keep, or get a value of.",
+              "env NAME[=VALUE];", "TZ"),
+    Directive("load_module", MAIN, d.TAKE1, _load_module,
+              "Accepted; all modules are built in."),
+    Directive("error_log", MAIN, d.ONE_MORE, _error_log,
+              "Where errors are logged: a file, stderr, syslog: or memory:, and from which level.",
+              "error_log FILE [LEVEL];", "/var/log/nginx/error.log error"),
+    Directive("pcre_jit", MAIN, d.FLAG, d.flag("_pcre_jit"),
+              "Accepted; regular expressions are Python's.", default="off"),
+    Directive("thread_pool", MAIN, d.TAKE23, _thread_pool,
+              "Accepted; there are no threads here.",
+              "thread_pool NAME threads=N [max_queue=N];"),
+    d.unsupported("ssl_engine", MAIN, d.TAKE1,
+                  "OpenSSL engines cannot be reached from Python"),
+    Directive("ssl_object_cache_inheritable", MAIN, d.FLAG, d.flag("_ssl_object_cache"),
+              "Accepted; certificates are read anew on a reload.", default="on"),
+    Directive("events", MAIN, d.BLOCK, _events_block, "The block of connection processing."),
+)
+
+EVENTS_DIRECTIVES: Final = (
+    Directive("worker_connections", EVENTS, d.TAKE1, _worker_connections,
+              "How many connections a worker may have, to clients and upstreams together.",
+              default="512"),
+    Directive("use", EVENTS, d.TAKE1, _use,
+              "How the kernel is asked what is ready; poll and select are extensions of ours, "
+              "select knows 1024 descriptors.", "use epoll | poll | select;", "epoll"),
+    Directive("multi_accept", EVENTS, d.FLAG, d.flag("multi_accept"),
+              "Whether all waiting connections are accepted at once.", default="off"),
+    Directive("accept_mutex", EVENTS, d.FLAG, d.flag("accept_mutex"),
+              "Whether workers accept in turn.", default="off"),
+    Directive("accept_mutex_delay", EVENTS, d.TAKE1, d.msec("accept_mutex_delay"),
+              "How long accepting pauses when descriptors have run out.", default="500ms"),
+    Directive("debug_connection", EVENTS, d.TAKE1, _debug_connection,
+              "Clients whose connections are logged at debug level.",
+              "debug_connection ADDRESS | CIDR | unix:;"),
+    Directive("epoll_events", EVENTS, d.TAKE1, d.num("epoll_events"),
+              "How many events the kernel may report at once.", default="512"),
+    Directive("worker_aio_requests", EVENTS, d.TAKE1, d.num("worker_aio_requests"),
+              "Accepted; no file is read asynchronously here.", default="32"),
+)
+
+MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf)
+EVENTS_MODULE: Final = Module("events", EVENTS_DIRECTIVES, EventsConf)
+MODULES: Final = (MAIN_MODULE, EVENTS_MODULE)
+
+
+def main_conf(scope: Scope) -> MainConf:
+    """Make the main conf of what was read so far; enough to find the master for -s.
+
+    raises: UnplacedError. source: nginx.c ngx_core_module_init_conf
+    """
+    builder = scope.builder
+    given = dict(scope.given_of(MAIN_MODULE))
+    if "user" not in given and os.geteuid() == 0:
+        try:
+            given["user"] = _find_user(USER, GROUPS)
+        except errors.ConfError as error:
+            raise errors.UnplacedError(error.message) from None
+    for name in ("env", "error_log"):
+        given[name] = tuple(given.get(name, ()))
+    conf: MainConf = MAIN_MODULE.make_conf({}, given)
+    affinity = conf.worker_cpu_affinity
+    if (affinity is not None and not affinity.auto
+            and len(affinity.masks) not in (1, conf.worker_processes)):
+        builder.warn(
+            "warn",
+            'the number of "worker_processes" is not equal to the number of '
+            '"worker_cpu_affinity" masks, using last mask for remaining worker processes',
+        )
+    return dataclasses.replace(
+        conf,
+        pid=os.path.join(builder.prefix, conf.pid),
+        lock_file=os.path.join(builder.prefix, conf.lock_file),
+    )
+
+
+def events_conf(builder: Builder, listenings: int) -> EventsConf:
+    """Make the events conf. shape: listenings is the number of listening sockets.
+
+    raises: UnplacedError. source: ngx_event.c ngx_event_init_conf, ngx_select_init
+    """
+    given = builder.data.get("events")
+    if given is None:
+        raise errors.UnplacedError('no "events" section in configuration')
+    conf: EventsConf = EVENTS_MODULE.make_conf({}, given)
+    # one for each listening socket, and one for the channel from the master
+    if conf.worker_connections < listenings + 1:
+        raise errors.UnplacedError(
+            f"{conf.worker_connections} worker_connections are not enough "
+            f"for {listenings} listening sockets"
+        )
+    if conf.use == "select" and conf.worker_connections > SELECT_LIMIT:
+        raise errors.UnplacedError(
+            f"the maximum number of files supported by select() is {SELECT_LIMIT}, "
+            f"{conf.worker_connections} worker_connections are too many"
+        )
+    return conf
