@@ -12,7 +12,8 @@ Answers for ngx_stream_upstream_round_robin.c.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ngxstream.core import errors, log
 from ngxstream.stream import upstream
@@ -34,14 +35,24 @@ class Tier:
         "single",  # bool: one peer, and no backup
         "tries",  # int: peers of this tier and its backups that are not down
         "backup",  # Tier | None
+        "lock",  # context manager that guards the peers of a zone, or None
+        "aid",  # what the balancing method keeps for this tier
     )
 
-    def __init__(self, name: str, peers: Iterable[Peer], backup: Tier | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        peers: Iterable[Peer],
+        backup: Tier | None = None,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self.name = name
         self.peers = tuple(peers)
         self.number = len(self.peers)
         self.total_weight = sum(peer.weight for peer in self.peers)
         self.backup = backup
+        self.lock = lock
+        self.aid: Any = None
         self.single = self.number == 1 and backup is None
         live = sum(not peer.down for peer in self.peers)
         self.tries: int = live if backup is None else live + backup.tries
@@ -74,9 +85,10 @@ def make_peers(specs: Iterable[ServerSpec]) -> list[Peer]:
 class SingleSelection:
     """The way of a session to the only peer there is: no failures are counted, one try."""
 
-    __slots__ = ("peer", "tries")
+    __slots__ = ("tier", "peer", "tries")
 
-    def __init__(self, tier: Tier) -> None:
+    def __init__(self, s: Session, tier: Tier) -> None:
+        self.tier = tier
         self.peer = tier.peers[0]
         self.tries = tier.tries
 
@@ -168,6 +180,34 @@ class RoundRobinSelection:
             best.checked_ms = now
         return best
 
+    def take_turn(self, usable: Iterable[tuple[int, Peer]], now: int) -> Peer | None:
+        """Choose among some peers that may be chosen, by turns, and mark the choice as tried.
+
+        shape: usable is (bit, peer) in the order of the configuration; None when there are none
+        """
+        best = None
+        best_bit = best_weight = total = 0
+        for bit, peer in usable:
+            effective = peer.effective_weight
+            weight = peer.current_weight = peer.current_weight + effective
+            total += effective
+            if effective < peer.weight:
+                peer.effective_weight = effective + 1
+            if best is None or weight > best_weight:
+                best = peer
+                best_bit = bit
+                best_weight = weight
+        if best is not None:
+            best.current_weight = best_weight - total
+            self.take(best, best_bit, now)
+        return best
+
+    def take(self, peer: Peer, bit: int, now: int) -> None:
+        """Mark a peer as tried; one that was left alone for long enough is checked by this try."""
+        self.tried |= bit
+        if now - peer.checked_ms > peer.fail_timeout * 1000:
+            peer.checked_ms = now
+
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give a peer back. source: ngx_stream_upstream_free_round_robin_peer"""
         if failed:
@@ -217,20 +257,77 @@ def is_eligible(peer: Peer, now: int) -> bool:
     )
 
 
-class RoundRobin:
-    """The balancer of an upstream that names no method."""
+class Locked:
+    """What a selection over peers in shared memory adds: every step holds the zone's lock.
 
-    __slots__ = ("tier",)
+    Goes in front of the selection class of a method.
+    """
+
+    __slots__ = ()
+
+    def get(self) -> Peer:
+        """Choose under the lock."""
+        with self.tier.lock:  # type: ignore[attr-defined]
+            peer: Peer = super().get()  # type: ignore[misc]
+            return peer
+
+    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
+        """Give back under the lock."""
+        with self.tier.lock:  # type: ignore[attr-defined]
+            super().free(peer, failed, state)  # type: ignore[misc]
+
+    def notify(self, peer: Peer, event: int) -> None:
+        """Take notice under the lock."""
+        with self.tier.lock:  # type: ignore[attr-defined]
+            super().notify(peer, event)  # type: ignore[misc]
+
+
+class LockedSingleSelection(Locked, SingleSelection):
+    """The only peer, in shared memory."""
+
+    __slots__ = ()
+
+
+class LockedRoundRobinSelection(Locked, RoundRobinSelection):
+    """Round robin over peers in shared memory."""
+
+    __slots__ = ()
+
+
+class RoundRobin:
+    """The balancer of an upstream that names no method, and the base of those of the methods.
+
+    A method gives its two classes of selections and may prepare what it needs for a tier.
+    """
+
+    __slots__ = ("tier", "begin")
+
+    plain: ClassVar[type[Any]] = RoundRobinSelection
+    locked: ClassVar[type[Any]] = LockedRoundRobinSelection
 
     def __init__(self, tier: Tier) -> None:
+        self.use(tier)
+
+    def use(self, tier: Tier) -> None:
+        """Balance over these peers from now on; sessions under way go on with theirs."""
+        level: Tier | None = tier
+        while level is not None:
+            self.prepare(level)
+            level = level.backup
+        if tier.single:
+            begin: type[Any] = SingleSelection if tier.lock is None else LockedSingleSelection
+        else:
+            begin = self.plain if tier.lock is None else self.locked
         self.tier = tier
+        self.begin = begin
+
+    def prepare(self, tier: Tier) -> None:
+        """Put what the method knows of a tier into `tier.aid`; called for the backups too."""
 
     def select(self, s: Session) -> Selection:
         """Begin a selection. source: ngx_stream_upstream_init_round_robin_peer"""
-        tier = self.tier
-        if tier.single:
-            return SingleSelection(tier)
-        return RoundRobinSelection(s, tier)
+        selection: Selection = self.begin(s, self.tier)
+        return selection
 
 
 def make(conf: UpstreamConf) -> RoundRobin:

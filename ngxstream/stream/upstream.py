@@ -90,7 +90,7 @@ class Peer:
         "accessed_ms",  # time of the last failure
         "checked_ms",  # time of the last failure or probe
         "down",
-        "stats",  # object of the balancing method (averages of least_time), or None
+        "stats",  # PeerStats, for the methods that go by time, or None
     )
 
     def __init__(self, spec: ServerSpec, family: int, sockaddr: Any, name: str) -> None:
@@ -113,6 +113,32 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.name} w={self.weight} conns={self.conns} fails={self.fails}>"
+
+
+class PeerStats:
+    """How long a peer takes: exponential averages in ms, and the sessions that still wait for it.
+
+    source: the NGX_STREAM_UPSTREAM_LEAST_TIME members of ngx_stream_upstream_rr_peer_t
+    """
+
+    __slots__ = (
+        "connect_ms",
+        "first_byte_ms",
+        "response_ms",
+        "inflight_ms",  # how long the waiting ones have waited, averaged at each choice
+        "waiting",  # sessions whose measured event did not come yet
+        "waited_ms",  # what they had waited, all together, at changed_ms
+        "changed_ms",  # when their number changed last
+    )
+
+    def __init__(self) -> None:
+        self.connect_ms = 0
+        self.first_byte_ms = 0
+        self.response_ms = 0
+        self.inflight_ms = 0
+        self.waiting = 0
+        self.waited_ms = 0
+        self.changed_ms = 0
 
 
 class Selection(Protocol):
