@@ -19,8 +19,16 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors, inet
-from ngxstream.event import listening
-from ngxstream.stream import phases, preread, resolver_conf, servers, session, variables
+from ngxstream.stream import (
+    listen,
+    phases,
+    preread,
+    proxy_protocol,
+    resolver_conf,
+    servers,
+    session,
+    variables,
+)
 from ngxstream.stream.core_variables import VARIABLES
 from ngxstream.stream.module import StreamModule
 
@@ -119,7 +127,9 @@ class AddressConf:
         self.proxy_protocol = draft.options.proxy_protocol
         self.engine = phases.compile_engine(modules, self.servers, preread.check)
         self.log_handlers = phases.log_handlers(modules, self.servers)
-        self.begin: Callable[[Session], None] = session.begin
+        self.begin: Callable[[Session], None] = (
+            proxy_protocol.begin if self.proxy_protocol else session.begin
+        )
 
 
 class ListeningConf:
@@ -335,29 +345,10 @@ def _server_block(scope: Scope, module: Module, st: Statement) -> None:
     servers.default_name(server)
 
 
-UDP_CLASHES = ("fastopen", "backlog", "deferred", "multipath", "ssl", "so_keepalive",
-               "proxy_protocol")
-
-
 def _listen(scope: Scope, module: Module, st: Statement) -> None:
     server: ServerConf = scope.owner
     draft: StreamDraft = scope.builder.data[KEY]
-    try:
-        url = inet.parse_url(st.args[0], listen=True)
-    except inet.UrlError as error:
-        raise errors.ConfError(
-            f'{error.reason} in "{st.args[0]}" of the "listen" directive'
-        ) from None
-    given = listening.parse_parameters(st.args[1:], scope.warn)
-    if given.socktype == socket.SOCK_DGRAM:
-        for word in UDP_CLASHES:
-            if word in given.words:
-                raise errors.ConfError(
-                    f'"listen" directive "{word}" parameter is incompatible with "udp"'
-                )
-    for family, sockaddr, text in url.addrs:
-        wildcard = inet.is_wildcard(family, sockaddr)
-        options = listening.options(given, family, sockaddr, text, wildcard)
+    for options in listen.parse(st.args, scope):
         draft.add_listen(options, server, scope)
 
 

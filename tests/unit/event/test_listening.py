@@ -5,6 +5,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,10 +26,12 @@ class Lines:
         self.said: list[tuple[str, str]] = []
 
     def write(self, level: int, line: bytes) -> None:
+        """Keep one line."""
         text = line.decode().rstrip("\n")
         self.said.append((log.NAMES[level], text.split("#", 1)[1].split(": ", 1)[1]))
 
     def with_level(self, level: int) -> "Lines":
+        """Want everything at any level."""
         return self
 
 
@@ -44,18 +47,18 @@ def to(lines: Lines) -> log.Log:
     return log.Log([lines])
 
 
-def tcp(port: int = 0, host: str = "127.0.0.1", **more) -> ListenOptions:
+def tcp(port: int = 0, host: str = "127.0.0.1", **more: Any) -> ListenOptions:
     """Return the options of a TCP address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sockaddr = (host, port, 0, 0) if ":" in host else (host, port)
     wildcard = host in ("0.0.0.0", "::")
     text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return ListenOptions(family, socket.SOCK_STREAM, sockaddr, text, wildcard, **more)
+    return ListenOptions(family, socket.SOCK_STREAM, sockaddr, text, wildcard, **more: Any)
 
 
-def udp(port: int = 0, host: str = "127.0.0.1", **more) -> ListenOptions:
+def udp(port: int = 0, host: str = "127.0.0.1", **more: Any) -> ListenOptions:
     """Return the options of a UDP address."""
-    return replace(tcp(port, host, **more), socktype=socket.SOCK_DGRAM)
+    return replace(tcp(port, host, **more: Any), socktype=socket.SOCK_DGRAM)
 
 
 def unix(path: Path, socktype: int = socket.SOCK_STREAM) -> ListenOptions:

@@ -4,6 +4,7 @@ import ipaddress
 import random
 import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -47,7 +48,10 @@ def any_loopback4() -> str:
     return str(ipaddress.IPv4Address(random.randrange(0x7F000001, 0x7FFFFFFE)))
 
 
-def misses(socks: list[socket.socket], family: int, clients: int, send) -> int:
+Sender = Callable[[int], tuple[int, tuple]]
+
+
+def misses(socks: list[socket.socket], family: int, clients: int, send: Sender) -> int:
     """Send from many clients; return how many arrived elsewhere than owner_of() says."""
     wrong = 0
     for number in range(clients):
