@@ -20,7 +20,7 @@ class Files(Protocol):
     """Something files can be read from. Paths are full paths."""
 
     def read(self, path: str) -> bytes:
-        """Return a file's bytes. raises: OSError whose filename says open or pread (see Disk)"""
+        """Return a file's bytes. raises: ReadFileError, or another OSError if it cannot be opened."""
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, [] where there is none."""
@@ -34,7 +34,7 @@ class ReadFileError(OSError):
 
 
 class Disk:
-    """The file system."""
+    """The file system. See Files for the contracts."""
 
     __slots__ = ()
 
@@ -52,6 +52,7 @@ class Disk:
         return b"".join(parts)
 
     def names(self, directory: str) -> list[str]:
+        """Return the names in a directory, [] where there is none."""
         try:
             found = os.listdir(directory.encode("utf-8", "surrogateescape"))
         except OSError:
@@ -59,6 +60,7 @@ class Disk:
         return [name.decode("utf-8", "surrogateescape") for name in found]
 
     def exists(self, path: str) -> bool:
+        """Whether there is anything at path, if only a dangling link."""
         return os.path.lexists(path.encode("utf-8", "surrogateescape"))
 
 
@@ -71,17 +73,20 @@ class Memory:
         self.contents = contents
 
     def read(self, path: str) -> bytes:
+        """raises: FileNotFoundError."""
         try:
             return self.contents[path]
         except KeyError:
             raise FileNotFoundError(2, os.strerror(2)) from None
 
     def names(self, directory: str) -> list[str]:
+        """Return the first names under a directory that any path has."""
         start = directory.rstrip("/") + "/"
         return list({path[len(start):].split("/", 1)[0]
                      for path in self.contents if path.startswith(start)})
 
     def exists(self, path: str) -> bool:
+        """Whether path is a file or leads to one."""
         start = path.rstrip("/") + "/"
         return path in self.contents or any(known.startswith(start) for known in self.contents)
 
@@ -103,8 +108,9 @@ def glob(files: Files, pattern: str) -> list[str]:
                 found = [path for path in found if files.exists(path)]
         else:
             match = translate(part).fullmatch
-            found = [f"{base}/{name}" for base in found for name in files.names(base or "/")
-                     if match(name) and (last or files.exists(f"{base}/{name}/."))]
+            found = [f"{base}/{name}" for base in found
+                     for name in (".", "..", *files.names(base or "/"))
+                     if match(name) and files.exists(f"{base}/{name}{'' if last else '/.'}")]
     return sorted(found, key=lambda path: path.encode("utf-8", "surrogateescape"))
 
 

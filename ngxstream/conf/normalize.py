@@ -59,7 +59,10 @@ _STRING: Final = {
 _WORD: Final = re.compile(rf"(?:[^{_S};{{\\$]++|\\.|\$\{{*+|\\\Z)++", re.DOTALL)
 _ODD_WORD: Final = re.compile(r"[\\{}]")
 
-_RUN_LINE: Final = r"[ \t]*+[A-Za-z0-9][\w./:-]{0,255}+(?:[ \t]++[\w./:-]{1,255}+){0,3}+[ \t]*+;[ \t]*+\n"
+_RUN_LINE: Final = (
+    r"[ \t]*+[A-Za-z0-9][\w./:-]{0,255}+"
+    r"(?:[ \t]++[\w./:-]{1,255}+){0,3}+[ \t]*+;[ \t]*+\n"
+)
 _RUNS: Final = re.compile(rf"^(?:{_RUN_LINE}){{{MIN_RUN},}}+", re.MULTILINE | re.ASCII)
 
 _ESCAPE: Final = re.compile(r"\\([\"'\\trn])")
@@ -147,6 +150,7 @@ class _Pass:
         self.cut = len(text)  # where the line of the end is counted
 
     def done(self) -> Normal:
+        """Walk the text. raises: MisplacedRunError"""
         text = self.text
         size = len(text)
         plain = _PLAIN.match
@@ -176,8 +180,8 @@ class _Pass:
         return len(self.text)
 
     def _refuse_long(self, start: int) -> int:
-        return self._refuse(f'too long parameter "{_shown(self.text[start:start + 10])}..." started',
-                            start)
+        shown = _shown(self.text[start:start + 10])
+        return self._refuse(f'too long parameter "{shown}..." started', start)
 
     def _fills_buffer(self, start: int, end: int) -> bool:
         """Whether nginx has no room for what stands between start and end.

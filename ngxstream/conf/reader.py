@@ -26,6 +26,7 @@ from ngxstream.conf import normalize
 from ngxstream.core import errors
 
 _OTHERS_BLOCKS: Final = ("http", "mail")
+_PUNCTUATION: Final = frozenset("{};")
 
 
 class Statement:
@@ -246,44 +247,47 @@ class _Parse:
         start = 0
         lifted = False
         literal = normalize.literal
+        on_command_line = self.on_command_line
         for token, line, is_quoted in tokens:
-            if is_quoted or token not in ("{", "}", ";"):
+            if is_quoted or token not in _PUNCTUATION:
                 if not words:
                     start = line
-                if not token.isascii():
-                    if token[:1] == normalize.END and not is_quoted:
-                        return self._end(words)
-                    if token[:1] == normalize.RUN and not is_quoted:
-                        if words:
-                            raise normalize.MisplacedRunError
-                        self._lifted(block, self.text.runs[int(token[1:])], line)
-                        lifted = True
-                        continue
-                    token = literal(token)
-                words.append(token)
+                if token.isascii():
+                    words.append(token)
+                elif token[0] == normalize.END:
+                    self._end(words)
+                    return
+                elif token[0] == normalize.RUN:
+                    if words:
+                        raise normalize.MisplacedRunError
+                    self._lifted(block, self.text.runs[int(token[1:])], line)
+                    lifted = True
+                    continue
+                else:
+                    words.append(literal(token))
                 quoted.append(is_quoted)
                 continue
 
-            if token == "}":
-                if words:
-                    return self._fault('unexpected "}"', line)
+            if token == "}" and not words:
                 block = self._close(line)
                 continue
+            if lifted:
+                lifted = False  # the ; that stands for those of the run
+                continue
+            if not words or token == "}":
+                self._fault(f'unexpected "{token}"', line)
+                return
 
-            if not words:
-                if lifted and token == ";":
-                    lifted = False
-                    continue
-                return self._fault(f'unexpected "{token}"', line)
-
-            if self.on_command_line:
-                line = start = 0
-            st = Statement(words[0], words[1:], quoted, file, line, start)
+            if on_command_line:
+                st = Statement(words[0], words[1:], quoted, file, 0, 0)
+            else:
+                st = Statement(words[0], words[1:], quoted, file, line, start)
             words = []
             quoted = []
             if token == "{":
-                if self.on_command_line:
-                    return self._fault("block directives are not supported in -g option", line)
+                if on_command_line:
+                    self._fault("block directives are not supported in -g option", line)
+                    return
                 block.append(st)
                 block = st.block = []
                 self.stack.append(st)
@@ -297,7 +301,7 @@ class _Parse:
                     return
 
     def _is_literal(self) -> bool:
-        """Whether an include here names one file: a geo block's do. source: ngx_stream_geo_include"""
+        """Whether includes here are names, as in a geo block. source: ngx_stream_geo_include"""
         return self.stack[-1].directive == "geo" if self.stack else self.literal
 
     def _block(self) -> list[Statement]:

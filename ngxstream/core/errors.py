@@ -133,7 +133,7 @@ class PeerError(NgxError):
         self.retry: bool = retry
 
 
-class NoLivePeers(NgxError):  # noqa: N818 - the name is nginx's message
+class NoLivePeers(NgxError):
     """no live upstreams"""
 
     kind = "no-live-peers"
