@@ -41,6 +41,7 @@ class Connection:
         "table",  # Table | None: of a UDP client while it is listed or can be answered
         "key",  # what the table knows it by
         "closed",  # bool: owned by Loop.close_connection
+        "passes",  # int: how often `pass` has handed it on
     )
 
     def __init__(
@@ -59,6 +60,7 @@ class Connection:
         self.table: Table | None = None
         self.key: Any = None
         self.closed = False
+        self.passes = 0
 
     def local_sockaddr(self) -> Any:
         """Return the address the client connected or sent to. source: ngx_connection_local_sockaddr"""

@@ -5,9 +5,10 @@ Answers for ngx_stream_core_preread_phase, ngx_stream_preread_peek and ngx_strea
 
 1. A handler is first asked without data. If it wants some (AGAIN), it is asked anew whenever more
    has come, with everything so far in `s.preread`.
-2. On a plain TCP or unix connection the bytes are peeked at: they stay in the kernel, are counted
-   nowhere, and `s.preread` is empty again once the phase is over. On a TLS session they are
-   taken, and `s.preread` keeps them for whoever proxies them on.
+2. On a plain TCP or unix connection under epoll the bytes are peeked at: they stay in the
+   kernel, are counted nowhere, and `s.preread` is empty again once the phase is over. On a TLS
+   session, and where readiness is a level (poll, select), they are taken, and `s.preread` keeps
+   them for whoever proxies them on.
 3. preread_timeout is for the whole phase. When it is over, and on EOF or an error, the session
    ends with status 200 and no upstream has been tried; a buffer full of bytes that were not
    enough is a 400.
@@ -42,30 +43,40 @@ KEY = "preread"  # where the session keeps its Preread while it waits
 class Preread:
     """One session's waiting for its first bytes."""
 
-    __slots__ = ("s", "handler", "size", "timer", "peeks", "over")
+    __slots__ = ("s", "handler", "size", "timer", "peeks", "timed_out", "over")
 
     def __init__(self, s: Session, handler: Handler) -> None:
         core = s.server.core
         self.s = s
         self.handler = handler
         self.size: int = core.preread_buffer_size  # bytes
-        self.peeks = isinstance(s.c.sock, socket.SocketType)  # else a TLS transport
-        self.over: int | None = None  # status to end with, set by the timer
+        plain = isinstance(s.c.sock, socket.SocketType)
+        self.peeks = plain and s.loop.poller.name == "epoll"
+        self.timed_out = False
+        self.over = False
         self.timer = s.loop.call_later(core.preread_timeout, self.on_timeout)
         s.set_module_ctx(KEY, self)
         s.loop.register(s.c.fd, self.on_event)
 
     def on_event(self, mask: int) -> None:
         """Go on with the phase: there is something to read."""
-        phases.run(self.s)
+        if not self.over:
+            phases.run(self.s)
 
     def on_timeout(self) -> None:
         """End the session: nothing usable came in time."""
-        self.over = STREAM_OK
+        self.timed_out = True
         phases.run(self.s)
+
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.stop()
+        self.s.finalize(INTERNAL_SERVER_ERROR)
 
     def stop(self) -> None:
         """End the waiting, whatever came of it."""
+        # on_event stays registered until the content registers something else
+        self.over = True
         self.timer.cancel()
         s = self.s
         if self.peeks:
@@ -74,8 +85,8 @@ class Preread:
 
     def look(self) -> int:
         """Read what there is and ask the handler. returns: its code, or a status to end with"""
-        if self.over is not None:
-            return self.over
+        if self.timed_out:
+            return STREAM_OK
         return self._peek() if self.peeks else self._take()
 
     def _peek(self) -> int:

@@ -6,12 +6,14 @@ ngx_stream_find_virtual_server (ngx_stream_core_module.c), ngx_stream_server_nam
 
 from __future__ import annotations
 
+import re
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.core import errors
 from ngxstream.core.codes import BUSY, DECLINED
 from ngxstream.core.hostnames import HostTable
+from ngxstream.core.log import encode
 from ngxstream.stream.captures import Pattern
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import AddressDraft, ServerConf, StreamDraft
     from ngxstream.stream.session import Session
+    from ngxstream.stream.variables import VariableTable
 
 
 class ServerName(NamedTuple):
@@ -49,7 +52,7 @@ def add_names(scope: Scope, st: Statement) -> None:
             server.names.append(ServerName(lower(text)))
 
 
-def _regex_name(text: str, table) -> ServerName:
+def _regex_name(text: str, table: VariableTable) -> ServerName:
     if text == "~":
         raise errors.ConfError(f'empty regex in server name "{text}"')
     pattern = text[1:]
@@ -59,7 +62,7 @@ def _regex_name(text: str, table) -> ServerName:
 
 def lower(text: str) -> str:
     """Lower-case the ASCII letters, as ngx_strlow does."""
-    return text.encode("utf-8", "surrogateescape").lower().decode("utf-8", "surrogateescape")
+    return encode(text).lower().decode("utf-8", "surrogateescape")
 
 
 def default_name(server: ServerConf) -> None:
@@ -103,11 +106,7 @@ def compile_names(address: AddressDraft, draft: StreamDraft) -> Names | None:
 
     raises: UnplacedError. source: ngx_stream_optimize_servers, ngx_stream_server_names
     """
-    only = address.default_server
-    if len(address.servers) == 1 and not (
-        # nginx remembers only whether the last regex of the server captures
-        [name.regex.groups for name in only.names if name.regex is not None][-1:] or [0]
-    )[0]:
+    if len(address.servers) == 1 and not _captures(address.default_server):
         return None
     names = Names()
     for server in address.servers:
@@ -115,7 +114,7 @@ def compile_names(address: AddressDraft, draft: StreamDraft) -> Names | None:
             if name.regex is not None:
                 names.regexes.append((name.regex, server))
                 continue
-            code = names.hosts.add(name.text.encode("utf-8", "surrogateescape"), server)
+            code = names.hosts.add(encode(name.text), server)
             if code == DECLINED:
                 raise errors.UnplacedError(
                     f'invalid server name or wildcard "{name.text}" on {address.options.text}'
@@ -127,28 +126,48 @@ def compile_names(address: AddressDraft, draft: StreamDraft) -> Names | None:
     return names
 
 
-# What nginx 1.29 and later let through (facts on host validation): anything else is no host.
-HOST_BYTES = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%"
-)
+def _captures(server: ServerConf) -> bool:
+    """Tell whether it makes a difference which name of a server matched.
+
+    nginx remembers of a server's regexes only what the last one said.
+    """
+    regexes = [name.regex for name in server.names if name.regex is not None]
+    return bool(regexes) and regexes[-1].groups > 0
+
+
+# RFC 3986: unreserved, sub-delims, and the `%` of an encoded byte
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[A-Za-z0-9._~!$&'()*+,;=%:-]*\]")
+_PORT: Final = re.compile(rb":([0-9]*)")
 
 
 def valid_host(name: bytes) -> bytes | None:
-    """Return the host to look up for a name a client sent, or None where it is not one.
+    """Return the host to look up for a name a client sent, None where it is no host.
 
-    shape: lower case, without a trailing dot or a port
+    shape: lower case, without a port or a trailing dot
     source: ngx_stream_validate_host
     """
-    if name[:1] == b"[":
-        end = name.find(b"]")
-        if end < 0:
-            return None
-        host, rest = name[: end + 1], name[end + 1 :]
-        if rest and rest[:1] != b":":
-            return None
-        return host.lower()
-    host = name.partition(b":")[0]
-    if b".." in name or not HOST_BYTES.issuperset(host):
+    found = _HOST.match(name)
+    if found is None or b".." in found[0]:
         return None
-    host = host.removesuffix(b".")
-    return host.lower() or None
+    rest = name[found.end() :]
+    if rest:
+        port = _PORT.fullmatch(rest)
+        if port is None or len(port[1]) > 5 or int(port[1] or b"0") > 65535:
+            return None
+    return found[0].removesuffix(b".").lower() or None
+
+
+def select(s: Session, name: bytes) -> None:
+    """Go on under the server a client asked for by name, if there is one at its address.
+
+    source: ngx_stream_ssl_preread_servername
+    """
+    names: Names | None = s.address.names
+    if names is None:
+        return
+    host = valid_host(name)
+    if host is None:
+        return
+    server = names.find(s, host)
+    if server is not None:
+        s.select_server(server)

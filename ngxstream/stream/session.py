@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import inet
+from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
 
@@ -145,6 +146,18 @@ class Session:
         self.ctx = None
         self.values = None
         self.loop.close_connection(self.c)
+
+    def abandon(self) -> list[Callable[[], None]]:
+        """Forget the session; its connection goes on as another one's. No access log line.
+
+        returns: the cleanups, to be done when the connection ends
+        """
+        self.status = STREAM_OK
+        cleanups, self.cleanups = self.cleanups or [], None
+        self.content = None
+        self.ctx = None
+        self.values = None
+        return cleanups
 
     # -- error_log -----------------------------------------------------------------------------
 

@@ -1,0 +1,143 @@
+"""set_real_ip_from: whose word on the client's address is taken (ngx_stream_realip_module.c).
+
+The word is the PROXY protocol header. A client whose header is believed goes by the address in
+it from then on: in variables, access rules, logs, hashes and what is told to upstreams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
+from ngxstream.core import errors, inet, ip
+from ngxstream.core.codes import DECLINED
+from ngxstream.core.log import encode
+from ngxstream.stream import phases
+from ngxstream.stream.module import PhaseHandler, StreamModule
+from ngxstream.stream.variables import PURE, Variable
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Given, Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.core.inet import SockAddr
+    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.session import Session
+
+KEY = "realip"
+
+
+@dataclass(frozen=True, slots=True)
+class RealipConf:
+    """Who is believed. shape: `networks` match packed addresses, v4-mapped ones as IPv4"""
+
+    networks: tuple[ip.Cidr, ...] = ()
+    unix: bool = False
+
+    def trusts(self, sockaddr: SockAddr) -> bool:
+        """Tell whether a peer's word is taken. source: ngx_cidr_match"""
+        packed = inet.packed(sockaddr)
+        if not packed:
+            return self.unix
+        packed = ip.unmapped(packed)
+        return any(packed in network for network in self.networks)
+
+
+class Original(NamedTuple):
+    """Where the connection really came from."""
+
+    family: int
+    sockaddr: SockAddr
+
+
+def handle(s: Session) -> int:
+    """Put the address of a trusted header in the place of the peer's.
+
+    source: ngx_stream_realip_handler
+    """
+    header = s.proxy_protocol
+    if header is None or not header.src_addr:
+        return DECLINED
+    c = s.c
+    if not s.server.realip.trusts(c.sockaddr):
+        return DECLINED
+    packed = ip.parse(header.src_addr)
+    if packed is None:
+        return DECLINED
+    s.set_module_ctx(KEY, Original(c.family, c.sockaddr))
+    host = ip.ntop(packed)
+    if len(packed) == 4:
+        c.family, c.sockaddr = inet.AF_INET, (host, header.src_port)
+    else:
+        c.family, c.sockaddr = inet.AF_INET6, (host, header.src_port, 0, 0)
+    return DECLINED
+
+
+def _is_wanted(server: ServerConf) -> bool:
+    conf: RealipConf = server.realip
+    return bool(conf.networks) or conf.unix
+
+
+def original(s: Session) -> SockAddr:
+    """Return where the connection really came from, whatever address it goes by."""
+    kept: Original | None = s.module_ctx(KEY)
+    return s.c.sockaddr if kept is None else kept.sockaddr
+
+
+def _realip_remote_addr(s: Session) -> bytes:
+    return encode(inet.address_text(original(s)))
+
+
+def _realip_remote_port(s: Session) -> bytes:
+    port = inet.port_of(original(s))
+    return b"%d" % port if port else b""
+
+
+def _set_real_ip_from(scope: Scope, module: Module, st: Statement) -> None:
+    text = st.args[0]
+    given = scope.given_of(module)
+    networks: list[ip.Cidr] = given.setdefault("networks", [])
+    if text == "unix:":
+        given["unix"] = True
+        return
+    try:
+        cidr = ip.parse_cidr(text)
+    except ValueError:
+        networks.extend(_resolve(text))
+        return
+    if cidr.low_bits:
+        scope.warn(f"low address bits of {text} are meaningless")
+    networks.append(cidr)
+
+
+def _resolve(host: str) -> list[ip.Cidr]:
+    try:
+        found = inet.resolve_host(host)
+    except inet.UrlError as error:
+        raise errors.ConfError(f'{error.reason} in set_real_ip_from "{host}"') from None
+    return [ip.parse_cidr(address) for _, address in found]
+
+
+def _merge(outer: Given, inner: Given) -> RealipConf:
+    given = inner or outer
+    return RealipConf(tuple(given.get("networks", ())), given.get("unix", False))
+
+
+MODULE = StreamModule(
+    name="realip",
+    directives=(
+        Directive("set_real_ip_from", STREAM | SERVER, TAKE1, _set_real_ip_from,
+                  "Peers whose PROXY protocol header names the client: an address, a network, a "
+                  "host name or unix:.", syntax="set_real_ip_from address | CIDR | unix:"),
+    ),
+    conf=RealipConf,
+    merge=_merge,
+    variables=(
+        Variable("realip_remote_addr", _realip_remote_addr, PURE,
+                 "Address the connection came from, before it was replaced."),
+        Variable("realip_remote_port", _realip_remote_port, PURE,
+                 "Port the connection came from, before it was replaced."),
+    ),
+    handlers=(PhaseHandler(phases.POST_ACCEPT, handle, _is_wanted),),
+)

@@ -1,0 +1,65 @@
+"""set: give a variable a value at the start of each session (ngx_stream_set_module.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ngxstream.conf.directive import SERVER, TAKE2, Directive
+from ngxstream.core import errors
+from ngxstream.core.codes import DECLINED
+from ngxstream.stream import phases, values
+from ngxstream.stream.module import PhaseHandler, StreamModule
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Given, Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.values import ComplexValue
+    from ngxstream.stream.variables import VariableRef, VariableTable
+
+
+@dataclass(frozen=True, slots=True)
+class SetConf:
+    """What a server assigns, in the order of the file."""
+
+    commands: tuple[tuple[VariableRef, ComplexValue], ...] = ()
+
+
+def handle(s: Session) -> int:
+    """Assign. source: ngx_stream_set_handler"""
+    for ref, value in s.server.set.commands:
+        ref.assign(s, value.get(s))
+    return DECLINED
+
+
+def _is_wanted(server: ServerConf) -> bool:
+    return bool(server.set.commands)
+
+
+def _set(scope: Scope, module: Module, st: Statement) -> None:
+    name, text = st.args
+    if not name.startswith("$"):
+        raise errors.ConfError(f'invalid variable name "{name}"')
+    table: VariableTable = scope.builder.data["stream"].variables
+    ref = table.assignable(name[1:])
+    value = values.compile_value(text, table)
+    scope.given_of(module).setdefault("commands", []).append((ref, value))
+
+
+def _merge(outer: Given, inner: Given) -> SetConf:
+    return SetConf(tuple(inner.get("commands", ())))
+
+
+MODULE = StreamModule(
+    name="set",
+    directives=(
+        Directive("set", SERVER, TAKE2, _set, "A variable and the value it gets in each session.",
+                  syntax="set $variable value"),
+    ),
+    conf=SetConf,
+    merge=_merge,
+    handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
+)

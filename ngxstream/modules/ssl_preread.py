@@ -1,0 +1,105 @@
+"""ssl_preread: read what a ClientHello asks for without answering it
+(ngx_stream_ssl_preread_module.c).
+
+The hello itself is wire/client_hello.py's; the bytes are stream/preread.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ngxstream.conf import directive as d
+from ngxstream.conf.directive import SERVER, STREAM, Directive
+from ngxstream.core.codes import AGAIN, DECLINED, OK
+from ngxstream.stream import phases, servers
+from ngxstream.stream.module import PhaseHandler, StreamModule
+from ngxstream.stream.variables import Getter, Variable
+from ngxstream.wire import client_hello, reader
+
+if TYPE_CHECKING:
+    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.session import Session
+
+KEY = "ssl_preread"
+
+
+@dataclass(frozen=True, slots=True)
+class SslPrereadConf:
+    """Whether to look."""
+
+    ssl_preread: bool = False
+
+
+class Look:
+    """What was seen of one session's ClientHello."""
+
+    __slots__ = ("parser", "hello")
+
+    def __init__(self) -> None:
+        self.parser: client_hello.Parser | None = client_hello.Parser()
+        # what the variables tell of until a hello is whole
+        self.hello = client_hello.ClientHello(protocol="")
+
+
+def handle(s: Session) -> int:
+    """Parse what has come. source: ngx_stream_ssl_preread_handler"""
+    if not s.server.ssl_preread.ssl_preread or s.c.is_udp:
+        return DECLINED
+    if not s.preread:
+        return AGAIN
+    look: Look | None = s.module_ctx(KEY)
+    if look is None:
+        look = Look()
+        s.set_module_ctx(KEY, look)
+    parser = look.parser
+    if parser is None:
+        return OK
+    try:
+        hello = parser.feed(s.preread)
+    except client_hello.NotClientHello:
+        s.set_module_ctx(KEY, None)
+        return DECLINED
+    if isinstance(hello, reader.NeedMore):
+        return AGAIN
+    look.hello = hello
+    look.parser = None
+    if hello.server_name:
+        servers.select(s, hello.server_name)
+    return OK
+
+
+def _is_wanted(server: ServerConf) -> bool:
+    enabled: bool = server.ssl_preread.ssl_preread
+    return enabled
+
+
+def _seen(spell: Callable[[client_hello.ClientHello], bytes]) -> Getter:
+    """Make the getter of a variable; not found where there is no ClientHello."""
+
+    def get(s: Session) -> bytes | None:
+        look: Look | None = s.module_ctx(KEY)
+        return None if look is None else spell(look.hello)
+
+    return get
+
+
+MODULE = StreamModule(
+    name="ssl_preread",
+    directives=(
+        Directive("ssl_preread", STREAM | SERVER, d.FLAG, d.flag("ssl_preread"),
+                  "Read the ClientHello before proxying.", syntax="ssl_preread on | off",
+                  default="off"),
+    ),
+    conf=SslPrereadConf,
+    variables=(
+        Variable("ssl_preread_protocol", _seen(lambda hello: hello.protocol.encode("ascii")), 0,
+                 "Highest TLS version the client offers."),
+        Variable("ssl_preread_server_name", _seen(lambda hello: hello.server_name), 0,
+                 "Name of the server the client asks for (SNI)."),
+        Variable("ssl_preread_alpn_protocols", _seen(lambda hello: hello.alpn), 0,
+                 "Protocols the client offers (ALPN), joined by commas."),
+    ),
+    handlers=(PhaseHandler(phases.PREREAD, handle, _is_wanted),),
+)
