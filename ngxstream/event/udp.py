@@ -311,7 +311,8 @@ class UdpGate:
         c.received = len(view)
         loop.datagram = view
         self.begin(c, loop)
-        if not c.closed and key not in self.table:
+        loop.datagram = None
+        if not c.closed and key and key not in self.table:
             self.table[key] = Waiting(c)
 
     def _exhausted(self) -> None:
@@ -332,7 +333,8 @@ class UdpGate:
         returns: what came while the session was not ready.
         """
         before = self.table.get(c.key)
-        self.table[c.key] = sink
+        if c.key:  # an unnamed unix client cannot be told from another
+            self.table[c.key] = sink
         return before.kept if isinstance(before, Waiting) and before.c is c else []
 
     def forget(self, c: Connection) -> None:

@@ -5,13 +5,27 @@ module that knows a directive in a context is the one that gets it.
 """
 
 from ngxstream.conf.module import Module
+from ngxstream.modules import pass_, realip, return_, set_, ssl_preread
+from ngxstream.modules.proxy import module as proxy
+from ngxstream.modules.upstream import hash as upstream_hash
+from ngxstream.modules.upstream import least_conn, least_time, random_
 from ngxstream.stream import core, upstream_block
 
 ALL: tuple[Module, ...] = (
     core.MODULE,
-    # log, proxy,
+    # log,
+    proxy.MODULE,
     upstream_block.MODULE,
-    # ssl, realip, limit_conn, access, geo, geoip, map, split_clients, return_, pass_, set_,
-    # upstream.hash, upstream.least_conn, upstream.least_time, upstream.random, upstream.zone,
-    # ssl_preread
+    # ssl,
+    realip.MODULE,
+    # limit_conn, access, geo, geoip, map, split_clients,
+    return_.MODULE,
+    pass_.MODULE,
+    set_.MODULE,
+    upstream_hash.MODULE,
+    least_conn.MODULE,
+    least_time.MODULE,
+    random_.MODULE,
+    # upstream.zone,
+    ssl_preread.MODULE,
 )

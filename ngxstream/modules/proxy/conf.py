@@ -1,0 +1,181 @@
+"""The proxy's conf and directives. Answers for the directive table of ngx_stream_proxy_module.c."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.conf import directive as d
+from ngxstream.conf.directive import SERVER, STREAM, Directive
+from ngxstream.core import errors, inet
+from ngxstream.event import connect
+from ngxstream.stream import upstream_block, values
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Given, Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.stream.core import ServerConf, StreamDraft
+    from ngxstream.stream.upstream import UpstreamConf
+    from ngxstream.stream.values import ComplexValue
+
+UNLIMITED: Final = 0x7FFFFFFF  # proxy_responses' default: any number
+BOTH: Final = STREAM | SERVER
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """What proxy_bind says. shape: `value` gives address[:port] as text; None is `off`"""
+
+    value: ComplexValue | None = None
+    sockaddr: Any = None  # the address itself when no variable is in it
+    transparent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConf:
+    """Settings of a proxying server. Times are ms, sizes bytes, rates bytes a second.
+
+    source: ngx_stream_proxy_merge_srv_conf
+    """
+
+    upstream: UpstreamConf | None = None  # of a proxy_pass without variables
+    upstream_value: ComplexValue | None = None  # of one with
+    connect_timeout: int = 60_000
+    timeout: int = 600_000
+    buffer_size: int = 16_384
+    upload_rate: ComplexValue | None = None
+    download_rate: ComplexValue | None = None
+    requests: int = 0
+    responses: int = UNLIMITED
+    next_upstream: bool = True
+    next_upstream_tries: int = 0
+    next_upstream_timeout: int = 0
+    proxy_protocol: int = 0  # version, 0 is off
+    half_close: bool = False
+    socket_keepalive: bool = False
+    socket_rcvbuf: int = 0
+    socket_sndbuf: int = 0
+    bind: Bind = Bind()
+    options: connect.PeerOptions = connect.PLAIN
+
+
+def merge(outer: Given, inner: Given) -> ProxyConf:
+    given = {k: v for k, v in {**outer, **inner}.items() if not k.startswith("_")}
+    given["options"] = connect.PeerOptions(
+        given.get("socket_rcvbuf", 0),
+        given.get("socket_sndbuf", 0),
+        given.get("socket_keepalive", False),
+    )
+    return ProxyConf(**given)
+
+
+def _proxy_bind(scope: Scope, module: Module, st: Statement) -> None:
+    """Read proxy_bind. source: ngx_stream_proxy_bind"""
+    given = scope.given_of(module)
+    if "bind" in given:
+        raise errors.ConfError('"proxy_bind" directive is duplicate')
+    text = st.args[0]
+    transparent = False
+    if len(st.args) == 1 and text == "off":
+        given["bind"] = Bind()
+        return
+    value = values.compile_value(text, scope.builder.data["stream"].variables)
+    sockaddr = None
+    if value.constant is not None:
+        found = inet.parse_addr_port(text)
+        if found is None:
+            raise errors.ConfError(f'invalid address "{text}"')
+        sockaddr = found.sockaddr
+    if len(st.args) > 1:
+        if st.args[1] != "transparent":
+            raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
+        transparent = True
+        scope.builder.data["transparent"] = True
+    given["bind"] = Bind(value, sockaddr, transparent)
+
+
+def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
+    if st.directive != "proxy_buffer_size":
+        scope.warn(
+            f'the "{st.directive}" directive is deprecated, '
+            'use the "proxy_buffer_size" directive instead'
+        )
+    d.size("buffer_size")(scope, module, st)
+
+
+def directives(handler: Any) -> tuple[Directive, ...]:
+    """Return the proxy's directives; proxy_pass makes `handler` the content handler."""
+
+    def proxy_pass(scope: Scope, module: Module, st: Statement) -> None:
+        given = scope.given_of(module)
+        if "upstream" in given or "upstream_value" in given:
+            raise errors.ConfError('"proxy_pass" directive is duplicate')
+        server: ServerConf = scope.owner
+        draft: StreamDraft = scope.builder.data["stream"]
+        server.handler = handler
+        text = st.args[0]
+        if values.has_variables(text):
+            given["upstream_value"] = values.compile_value(text, draft.variables)
+        else:
+            given["upstream"] = upstream_block.add_upstream(draft, text)
+
+    return (
+        Directive("proxy_pass", SERVER, d.TAKE1, proxy_pass,
+                  "Where sessions are proxied to: an address, an upstream, or text with variables."),
+        Directive("proxy_bind", BOTH, d.TAKE12, _proxy_bind,
+                  "Local address of the connections to upstream servers.",
+                  syntax="address[:port] [transparent] | off"),
+        Directive("proxy_socket_keepalive", BOTH, d.FLAG, d.flag("socket_keepalive"),
+                  "SO_KEEPALIVE on upstream connections.", default="off"),
+        Directive("proxy_socket_rcvbuf", BOTH, d.TAKE1, d.size("socket_rcvbuf"),
+                  "SO_RCVBUF of upstream sockets."),
+        Directive("proxy_socket_sndbuf", BOTH, d.TAKE1, d.size("socket_sndbuf"),
+                  "SO_SNDBUF of upstream sockets."),
+        Directive("proxy_connect_timeout", BOTH, d.TAKE1, d.msec("connect_timeout"),
+                  "How long connecting to an upstream server may take.", default="60s"),
+        Directive("proxy_timeout", BOTH, d.TAKE1, d.msec("timeout"),
+                  "Idle time between two reads or writes of either side.", default="10m"),
+        Directive("proxy_buffer_size", BOTH, d.TAKE1, _buffer_size,
+                  "Accepted; buffers are shared and datagrams are never cut.", default="16k"),
+        Directive("proxy_downstream_buffer", BOTH, d.TAKE1, _buffer_size,
+                  "Deprecated name of proxy_buffer_size."),
+        Directive("proxy_upstream_buffer", BOTH, d.TAKE1, _buffer_size,
+                  "Deprecated name of proxy_buffer_size."),
+        Directive("proxy_upload_rate", BOTH, d.TAKE1, _rate("upload_rate"),
+                  "Bytes a second read from a client.", default="0"),
+        Directive("proxy_download_rate", BOTH, d.TAKE1, _rate("download_rate"),
+                  "Bytes a second read from an upstream server.", default="0"),
+        Directive("proxy_requests", BOTH, d.TAKE1, d.num("requests"),
+                  "Datagrams of a client after which its session is let go.", default="0"),
+        Directive("proxy_responses", BOTH, d.TAKE1, d.num("responses"),
+                  "Datagrams expected in answer to each of a client's."),
+        Directive("proxy_next_upstream", BOTH, d.FLAG, d.flag("next_upstream"),
+                  "Whether a session that cannot connect goes to the next server.", default="on"),
+        Directive("proxy_next_upstream_tries", BOTH, d.TAKE1, d.num("next_upstream_tries"),
+                  "How many servers a session may try; 0 is all.", default="0"),
+        Directive("proxy_next_upstream_timeout", BOTH, d.TAKE1, d.msec("next_upstream_timeout"),
+                  "For how long a session may go on to next servers; 0 is no limit.",
+                  default="0"),
+        Directive("proxy_protocol", BOTH, d.TAKE1,
+                  d.enum("proxy_protocol", {"off": 0, "on": 1, "v2": 2}),
+                  "Send a PROXY protocol header to upstream servers.",
+                  syntax="on | off | v2", default="off"),
+        Directive("proxy_half_close", BOTH, d.FLAG, d.flag("half_close"),
+                  "Close each direction of a TCP connection by itself.", default="off"),
+    )
+
+
+def _rate(field: str) -> d.Setter:
+    compiled = values.value(field)
+
+    def set_rate(scope: Scope, module: Module, st: Statement) -> None:
+        compiled(scope, module, st)
+        value = scope.given_of(module)[field]
+        if value.constant is not None:
+            try:
+                d.units.parse_size(st.args[0])
+            except ValueError:
+                raise errors.ConfError(f'"{st.directive}" directive invalid value') from None
+
+    return set_rate

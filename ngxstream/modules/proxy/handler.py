@@ -1,0 +1,259 @@
+"""Choosing a server and connecting to it: what TCP and UDP sessions share.
+
+Answers for ngx_stream_proxy_handler, ngx_stream_proxy_connect, ngx_stream_proxy_next_upstream and
+ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
+
+1. A session holds at most one peer, and gives it back in `_free`, once.
+2. What may be retried is decided by the error (PeerError.retry), never here.
+3. An attempt that found no socket, no slot or no local address says nothing of the peer: the
+   session is a 500, and the attempt's $upstream_addr is empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.conf import units
+from ngxstream.core import codes, errors, inet, log
+from ngxstream.event import connect, pump
+from ngxstream.stream.upstream import UpstreamState
+
+if TYPE_CHECKING:
+    from ngxstream.modules.proxy.conf import ProxyConf
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
+
+# errnos of a peer or its path, not of ours. source: ngx_connection_error
+_REMOTE: Final = frozenset(
+    (
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    )
+)
+
+
+def client_level(error: OSError) -> int:
+    """Return the level of an error of the client's side."""
+    return log.INFO if error.errno in _REMOTE else log.ALERT
+
+
+def upstream_level(error: OSError) -> int:
+    """Return the level of an error of the upstream's side."""
+    return log.ERR if error.errno in _REMOTE else log.ALERT
+
+
+class Proxy:
+    """The content of a proxied session. See tcp.py and udp.py for what follows the connect."""
+
+    __slots__ = (
+        "s",
+        "c",  # Connection: the client's
+        "loop",
+        "conf",
+        "upstream",  # UpstreamConf
+        "selection",
+        "peer",  # Peer | None: held
+        "peer_name",  # str: for the log; the upstream's name when no peer was to be had
+        "state",  # UpstreamState of this attempt
+        "pc",  # socket towards the peer, or None
+        "pc_fd",
+        "connected",
+        "started_ms",  # of the first attempt
+        "deadline",  # ms; the loop's wheel reads it
+        "tick",
+        "timeout",  # ms: proxy_timeout
+    )
+
+    kind: int
+
+    def __init__(self, s: Session) -> None:
+        self.s = s
+        self.c = s.c
+        loop = self.loop = s.loop
+        conf: ProxyConf = s.server.proxy
+        self.conf = conf
+        self.upstream: UpstreamConf = conf.upstream  # type: ignore[assignment]
+        self.selection: Selection = None  # type: ignore[assignment]
+        self.peer: Peer | None = None
+        self.peer_name = ""
+        self.state: UpstreamState | None = None
+        self.pc: Any = None
+        self.pc_fd = -1
+        self.connected = False
+        self.started_ms = loop.now_ms
+        self.deadline = 0
+        self.tick = 0
+        self.timeout = conf.timeout
+
+    def start(self) -> None:
+        """Choose among the servers of the upstream and connect."""
+        balancer = self.upstream.balancer
+        assert balancer is not None
+        self.peer_name = self.upstream.name
+        selection = self.selection = balancer.select(self.s)
+        most = self.conf.next_upstream_tries
+        if most and selection.tries > most:
+            selection.tries = most
+        self.connect()
+
+    def connect(self) -> None:
+        """Try servers until one takes the connection or there is none left to try.
+
+        source: ngx_stream_proxy_connect
+        """
+        s, loop, conf = self.s, self.loop, self.conf
+        while True:
+            s.action = "connecting to upstream"
+            self.connected = False
+            state = self.state = UpstreamState(loop.now_ms)
+            if s.states is None:
+                s.states = [state]
+            else:
+                s.states.append(state)
+            try:
+                peer = self.peer = self.selection.get()
+            except errors.NoLivePeers:
+                state.peer_name = self.peer_name = self.upstream.name
+                s.log_error(log.ERR, "no live upstreams")
+                s.finalize(codes.BAD_GATEWAY)
+                return
+            self.peer_name = peer.name
+            if loop.free_connections <= 0:
+                s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
+                s.finalize(codes.INTERNAL_SERVER_ERROR)
+                return
+            bind = conf.bind
+            local = bind.sockaddr
+            if bind.value is not None and local is None:
+                local = self._local(bind.value.get(s))
+            try:
+                pc, ready = connect.connect_peer(
+                    peer.family, self.kind, peer.sockaddr, peer.name, conf.options, local,
+                    bind.transparent,
+                )
+            except errors.PeerError as error:
+                state.peer_name = peer.name
+                s.log_error(log.LEVELS[error.level], error.message, error.errno)
+                if not self._may_go_on():
+                    return
+                continue
+            except errors.InternalError as error:
+                s.log_error(log.LEVELS[error.level], error.message, error.errno)
+                s.finalize(codes.INTERNAL_SERVER_ERROR)
+                return
+            break
+        state.peer_name = peer.name
+        loop.free_connections -= 1
+        loop.next_number()  # upstream connections count in $connection too
+        self.pc = pc
+        self.pc_fd = pc.fileno()
+        self.begin(ready)
+
+    def begin(self, ready: bool) -> None:
+        """Go on with a socket that is connected or about to be."""
+        raise NotImplementedError
+
+    def _local(self, text: bytes) -> Any:
+        """Return the sockaddr to bind to, None for none. source: ngx_stream_proxy_set_local"""
+        if not text:
+            return None
+        found = inet.parse_addr_port(text.decode("latin-1"))
+        if found is None:
+            self.s.log_error(log.ERR, f'invalid local address "{text.decode("latin-1")}"')
+            return None
+        return found.sockaddr
+
+    def next_upstream(self) -> None:
+        """Count a failure against the peer and go on to the next one, if that may be."""
+        self._close_peer()
+        if self._may_go_on():
+            self.connect()
+
+    def _may_go_on(self) -> bool:
+        """Give the failed peer back; finalize with 502 when no other may be tried.
+
+        source: ngx_stream_proxy_next_upstream
+        """
+        s, loop, conf = self.s, self.loop, self.conf
+        self._free(True)
+        elapsed = loop.now_ms - self.started_ms
+        if (
+            self.selection.tries <= 0
+            or not conf.next_upstream
+            or (conf.next_upstream_timeout and elapsed >= conf.next_upstream_timeout)
+        ):
+            s.finalize(codes.BAD_GATEWAY)
+            return False
+        state = self.state
+        if state is not None and state.session_ms < 0:
+            state.session_ms = loop.now_ms - state.start_ms
+        return True
+
+    def _free(self, failed: bool) -> None:
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            self.selection.free(peer, failed, self.state)
+
+    def _close_peer(self) -> None:
+        """Close the connection to the peer, keeping its counts in the record of the attempt."""
+        pc, self.pc = self.pc, None
+        if pc is not None:
+            self.loop.free_connections += 1
+            self.loop.close_later(pc)
+
+    def finish_state(self, sent: int, received: int) -> None:
+        """Complete the record of the attempt."""
+        state = self.state
+        if state is not None:
+            state.session_ms = self.loop.now_ms - state.start_ms
+            state.bytes_sent += sent
+            state.bytes_received += received
+
+    def log_connected(self) -> None:
+        """Say who is connected to whom. source: ngx_stream_proxy_init_upstream"""
+        s = self.s
+        if s.log.level >= log.INFO:
+            try:
+                local = inet.sock_ntop(self.pc.getsockname())
+            except OSError as error:
+                local = os.strerror(error.errno or 0)
+            udp = "udp " if self.c.is_udp else ""
+            s.log_plain(log.INFO, f"{udp}proxy {local} connected to {self.peer_name}")
+
+    def limiter(self, value: Any) -> pump.RateLimiter | None:
+        """Return the rate limit of a direction, None for none.
+
+        source: ngx_stream_complex_value_size
+        """
+        if value is None:
+            return None
+        text = value.get(self.s).decode("latin-1")
+        if not text:
+            return None
+        try:
+            rate = units.parse_size(text)
+        except ValueError:
+            self.s.log_error(log.ERR, f'invalid size "{text}"')
+            return None
+        return pump.RateLimiter(rate, self.loop.now_ms) if rate else None
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return bytes from and to the client, from and to the upstream."""
+        raise NotImplementedError
+
+    def log_suffix(self) -> str:
+        """Return the upstream's part of an error_log line. source: ngx_stream_proxy_log_error"""
+        a, b, c, d = self.counts()
+        return (
+            f', upstream: "{self.peer_name}", bytes from/to client:{a}/{b}, '
+            f"bytes from/to upstream:{c}/{d}"
+        )

@@ -1,0 +1,249 @@
+"""A proxied TCP session: wait for the connect, send what goes first, relay, end.
+
+Answers for ngx_stream_proxy_connect_handler, ngx_stream_proxy_init_upstream and
+ngx_stream_proxy_test_finalize (ngx_stream_proxy_module.c), TCP side.
+
+    start ► connect ► on_connect ► established ► relay ◄──► on_end ► finalize
+               ▲          │ failed, timed out
+               └──────────┘ next_upstream
+
+The client is not read before the upstream connection stands: its bytes wait in the kernel, and
+its FIN does not end the attempt (nginx reads one buffer ahead; nobody can tell).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import pump, splice
+from ngxstream.event.poller import READABLE
+from ngxstream.modules.proxy import handler
+from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
+from ngxstream.wire import proxy_protocol
+
+if TYPE_CHECKING:
+    from ngxstream.stream.session import Session
+
+SO_ERROR: Final = socket.SO_ERROR
+SOL_SOCKET: Final = socket.SOL_SOCKET
+
+
+class TcpProxy(handler.Proxy):
+    """The content of a proxied TCP session."""
+
+    __slots__ = ("up", "down", "half_closed")
+
+    kind = socket.SOCK_STREAM
+
+    def __init__(self, s: Session) -> None:
+        super().__init__(s)
+        self.up: pump.Half | None = None  # client -> upstream
+        self.down: pump.Half | None = None  # upstream -> client
+        self.half_closed = False
+
+    # -- connecting ----------------------------------------------------------------------------
+
+    def begin(self, ready: bool) -> None:
+        """Wait for the connection to stand."""
+        loop = self.loop
+        self.deadline = loop.now_ms + self.conf.connect_timeout
+        loop.timers.add(self)
+        loop.register(self.pc_fd, self.on_connect)
+        if ready:
+            self.established()
+
+    def on_connect(self, mask: int) -> None:
+        """Hear how the connect ended. source: ngx_stream_proxy_connect_handler"""
+        code = self.pc.getsockopt(SOL_SOCKET, SO_ERROR)
+        if code:
+            self.s.log_error(log.ERR, "connect() failed", code)
+            self.next_upstream()
+        else:
+            self.established()
+
+    def established(self) -> None:
+        """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
+        s, state = self.s, self.state
+        assert self.peer is not None and state is not None
+        if s.server.core.tcp_nodelay:
+            for sock, family in ((self.c.sock, self.c.family), (self.pc, self.peer.family)):
+                if family != socket.AF_UNIX:
+                    try:
+                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    except OSError:
+                        pass  # the other end is gone already: reading will say so
+        self.connected = True
+        self.selection.notify(self.peer, CONNECT)
+        state.connect_ms = self.loop.now_ms - state.start_ms
+        if s.log.level >= log.INFO:
+            self.log_connected()
+        self.relay()
+
+    def relay(self) -> None:
+        """Set the two halves going."""
+        s, loop, c, conf = self.s, self.loop, self.c, self.conf
+        s.action = "proxying connection"
+        up = self.up = pump.Half(self, loop, c.sock, c.fd, self.pc, self.pc_fd)
+        down = self.down = pump.Half(self, loop, self.pc, self.pc_fd, c.sock, c.fd)
+        up.twin = down
+        down.twin = up
+        self.deadline = loop.now_ms + self.timeout
+        loop.timers.add(self)
+        if conf.proxy_protocol:
+            up.push(self.proxy_header())
+        preread = s.preread
+        if preread and not s.status:
+            up.received += len(preread)
+            s.preread = b""
+            up.push(preread)
+        if s.status:
+            return
+        from_client = up.on_event
+        if conf.upload_rate is not None:
+            up.limiter = self.limiter(conf.upload_rate)
+            if up.limiter is not None:
+                from_client = up.on_event_rated
+        if conf.download_rate is not None:
+            down.limiter = self.limiter(conf.download_rate)
+        loop.register(self.pc_fd, self.on_first_event)
+        if c.fd in loop.handlers:  # preread has registered it: no new edge would come
+            loop.register(c.fd, from_client)
+            loop.post(up.resume)
+        else:
+            loop.register(c.fd, from_client)
+
+    def proxy_header(self) -> bytes:
+        """Return the PROXY protocol header for the upstream."""
+        src, dst = self.c.sockaddr, self.c.local_sockaddr()
+        if self.conf.proxy_protocol == 1:
+            return proxy_protocol.build_v1(src, dst)
+        return proxy_protocol.build_v2(src, dst)
+
+    # -- relaying ------------------------------------------------------------------------------
+
+    def on_first_event(self, mask: int) -> None:
+        """Note the time of the upstream's first byte, then step out of the way."""
+        down, state = self.down, self.state
+        assert down is not None and state is not None
+        if mask & READABLE:
+            state.first_byte_ms = self.loop.now_ms - state.start_ms
+            if self.peer is not None:
+                self.selection.notify(self.peer, FIRST_BYTE)
+            go_on = down.on_event if down.limiter is None else down.on_event_rated
+            self.loop.register(self.pc_fd, go_on)
+            go_on(mask)
+        elif self.up is not None and self.up.pending is not None:
+            self.up.flush()
+
+    def on_bulky(self, half: pump.Half) -> bool:
+        """Move a flow that proved bulky to the splice road, if both ends are plain sockets."""
+        if isinstance(half, splice.SpliceHalf) or not self._can_splice():
+            return False
+        loop = self.loop
+        fast = splice.SpliceHalf.promote(half)
+        fast.twin.twin = fast
+        if half is self.up:
+            self.up = fast
+        else:
+            self.down = fast
+        loop.register(fast.source_fd, fast.on_event)
+        loop.post(fast.resume)
+        return True
+
+    def _can_splice(self) -> bool:
+        return type(self.c.sock) is socket.SocketType and type(self.pc) is socket.SocketType
+
+    def on_end(self, half: pump.Half) -> None:
+        """A direction is through. source: ngx_stream_proxy_test_finalize"""
+        if not self.conf.half_close:
+            self.finish(half)
+            return
+        other = half.twin
+        if other.eof and other.pending is None:
+            self.finish(half)
+            return
+        if not self.half_closed:
+            self.half_closed = True
+            try:
+                (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self.s.log_error(
+                    handler.upstream_level(error), "shutdown() failed", error.errno
+                )
+                self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+
+    def finish(self, half: pump.Half) -> None:
+        """End a session whose bytes are all through."""
+        s = self.s
+        if s.log.level >= log.INFO:
+            side = "client" if half is self.up else "upstream"
+            a, b, c, d = self.counts()
+            s.log_plain(
+                log.INFO,
+                f"{side} disconnected, bytes from/to client:{a}/{b}, "
+                f"bytes from/to upstream:{c}/{d}",
+            )
+        s.finalize(codes.STREAM_OK)
+
+    def on_read_error(self, half: pump.Half, error: OSError) -> None:
+        """Log a failed read; the direction ends as if with EOF."""
+        if half is self.up:
+            self.s.action = "proxying and reading from client"
+            level = handler.client_level(error)
+        else:
+            self.s.action = "proxying and reading from upstream"
+            level = handler.upstream_level(error)
+        self.s.log_error(level, "recv() failed", error.errno)
+
+    def on_write_error(self, half: pump.Half, error: OSError) -> None:
+        """Log a failed write; it ends the session."""
+        if half is self.up:
+            self.s.action = "proxying and sending to upstream"
+            level = handler.upstream_level(error)
+        else:
+            self.s.action = "proxying and sending to client"
+            level = handler.client_level(error)
+        self.s.log_error(level, "send() failed", error.errno)
+        self.s.finalize(codes.STREAM_OK)
+
+    def on_timeout(self) -> None:
+        """The connect took too long, or nothing moved for proxy_timeout."""
+        if not self.connected:
+            self.s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
+            self.next_upstream()
+            return
+        self.s.log_error(log.INFO, "connection timed out", errno.ETIMEDOUT)
+        self.s.finalize(codes.STREAM_OK)
+
+    def on_fault(self) -> None:
+        """An unexpected exception: end this session only."""
+        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return bytes from and to the client, from and to the upstream."""
+        up, down = self.up, self.down
+        if up is None or down is None:
+            return self.c.received, self.c.sent, 0, 0
+        return up.received, down.sent, down.received, up.sent
+
+    def close(self) -> None:
+        """Let go of the peer and its connection; the counts stay."""
+        self.loop.timers.remove(self)
+        up, down = self.up, self.down
+        if up is not None and down is not None:
+            self.c.received = up.received
+            self.c.sent = down.sent
+            self.finish_state(up.sent, down.received)
+            up.close()
+            down.close()
+        else:
+            self.finish_state(0, 0)
+        self._free(False)
+        self._close_peer()
+
+

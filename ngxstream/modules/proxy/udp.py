@@ -1,0 +1,555 @@
+"""A proxied UDP session: one connected socket to the server, datagrams counted both ways.
+
+Answers for the SOCK_DGRAM branches of ngx_stream_proxy_module.c.
+
+What ends a session (R is proxy_requests, N is proxy_responses):
+    datagrams < R            it goes on
+    datagrams = R            it is taken out of the table: the client's next datagram begins anew
+    responses >= N x datagrams, nothing queued         "udp done", 200
+    idle for proxy_timeout, responses as expected      "udp timed out", 200
+    idle for proxy_timeout, responses missing          "upstream timed out", 502, peer failed
+
+Bursts: what the gate drained for this client in one turn leaves in one GSO message where sizes
+allow, and what the server answered in one turn leaves in one towards the client
+(event/datagram.py). A path that cannot do GSO is found out once and noted at info.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import datagram, poller
+from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy.conf import UNLIMITED
+from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
+from ngxstream.wire import proxy_protocol
+
+if TYPE_CHECKING:
+    from ngxstream.stream.session import Session
+
+QUEUED: Final = 64  # datagrams waiting for room towards the server
+
+
+class UdpProxy(handler.Proxy):
+    """The content of a proxied UDP session."""
+
+    __slots__ = (
+        "inbox",  # list[memoryview]: the gate's, see event/udp.py
+        "gate",  # UdpGate the client came in by
+        "client",  # sockaddr answers go to
+        "control",  # control data answers carry (source address), or None
+        "requests",
+        "responses",
+        "expected",  # int: proxy_responses
+        "failed",  # bool: the peer counts as failed at the end
+        "gso",  # bool: the path to the server takes GSO
+        "client_gso",
+        "queue",  # list[bytes] | None: waiting for room towards the server
+        "dropped",
+        "limit",  # how many answers a drain reads without asking for EAGAIN
+        "first",  # bytes: the first datagram, kept until it is answered
+        "gro_hints",
+        "gro",
+    )
+
+    kind = socket.SOCK_DGRAM
+
+    def __init__(self, s: Session) -> None:
+        super().__init__(s)
+        c = self.c
+        gate: Any = c.table
+        self.inbox: list[memoryview] = []
+        self.gate = gate
+        self.control = gate.control_for(c)
+        self.client = c.key if self.control is None else c.key[0]
+        self.requests = 1
+        self.responses = 0
+        self.expected = self.conf.responses
+        self.failed = False
+        self.gso = True
+        self.client_gso = True
+        self.queue: list[bytes] | None = None
+        self.dropped = 0
+        self.limit = 1
+        self.first = s.preread
+        self.gro_hints = 0
+        self.gro = False
+
+    # -- connecting ----------------------------------------------------------------------------
+
+    def begin(self, ready: bool) -> None:
+        """Send the first datagram: a UDP socket is connected at once."""
+        s, loop, state, conf = self.s, self.loop, self.state, self.conf
+        assert self.peer is not None and state is not None
+        self.connected = True
+        self.selection.notify(self.peer, CONNECT)
+        state.connect_ms = loop.now_ms - state.start_ms
+        if s.log.level >= log.INFO:
+            self.log_connected()
+        s.action = "proxying connection"
+        self.deadline = loop.now_ms + self.timeout
+        loop.timers.add(self)
+        loop.register(self.pc_fd, self.on_first_event, poller.LEVEL)
+        first = self.first
+        if conf.proxy_protocol:
+            first = self.proxy_header() + first
+        self.send(first)
+        if s.status or self.settle():
+            return
+        self.list()
+
+    def list(self) -> None:
+        """Have the client's further datagrams come here."""
+        if self.conf.requests == 1:
+            return
+        for kept in self.gate.enlist(self.c, self):
+            self.inbox.append(memoryview(kept))
+        if self.inbox:
+            self.take()
+
+    def proxy_header(self) -> bytes:
+        """Return the PROXY protocol header that goes in front of the first datagram."""
+        src, dst = self.c.sockaddr, self.c.local_sockaddr()
+        if self.conf.proxy_protocol == 1:
+            return proxy_protocol.build_v1(src, dst)
+        return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
+
+    # -- from the client -----------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Send on what the client sent. # hot: once a client and turn"""
+        inbox = self.inbox
+        count = len(inbox)
+        self.requests += count
+        if count == 1:
+            view = inbox[0]
+            self.c.received += len(view)
+            self.send(view)
+        else:
+            self.c.received += sum(map(len, inbox))
+            self.send_many(inbox)
+        inbox.clear()
+        self.deadline = self.loop.now_ms + self.timeout
+        if not self.expected:
+            self.settle()
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Send on a coalesced message as it came."""
+        count = -(-len(view) // size)
+        self.requests += count
+        self.c.received += len(view)
+        if self.gso and self.queue is None:
+            try:
+                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
+                    (view,), datagram.segment_control(size)
+                )
+            except OSError as error:
+                if not self._burst_failed(error):
+                    return
+                self._send_each(datagram.split(view, size))
+        else:
+            self._send_each(datagram.split(view, size))
+        self.deadline = self.loop.now_ms + self.timeout
+        if not self.expected:
+            self.settle()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send one datagram to the server, or queue it when there is no room."""
+        if self.queue is not None:
+            self._enqueue(data)
+            return
+        try:
+            self.state.bytes_sent += self.pc.send(data)  # type: ignore[union-attr]
+        except BlockingIOError:
+            self._enqueue(data)
+        except OSError as error:
+            self._send_failed(error)
+
+    def send_many(self, views: list[memoryview]) -> None:
+        """Send several datagrams, in as few messages as their sizes allow."""
+        if not self.gso or self.queue is not None:
+            self._send_each(views)
+            return
+        for first, end, size in datagram.runs(views):
+            if end - first == 1:
+                self.send(views[first])
+                continue
+            try:
+                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
+                    views[first:end], datagram.segment_control(size)
+                )
+            except OSError as error:
+                if not self._burst_failed(error):
+                    return
+                self._send_each(views[first:])
+                return
+
+    def _send_each(self, views: list[memoryview]) -> None:
+        for view in views:
+            if self.pc is None:
+                return
+            self.send(view)
+
+    def _burst_failed(self, error: OSError) -> bool:
+        """Tell whether the datagrams of a failed burst should be sent one by one."""
+        if isinstance(error, BlockingIOError):
+            return True
+        if datagram.is_no_gso(error):
+            self.gso = False
+            self.s.log_error(log.INFO, "sending datagrams one by one", error.errno)
+            return True
+        self._send_failed(error)
+        return False
+
+    def _send_failed(self, error: OSError) -> None:
+        """A failed send ends the session and counts against the peer."""
+        s = self.s
+        s.action = "proxying and sending to upstream"
+        s.log_error(handler.upstream_level(error), "send() failed", error.errno)
+        self.failed = True
+        s.finalize(codes.STREAM_OK)
+
+    def _enqueue(self, data: bytes | memoryview) -> None:
+        queue = self.queue
+        if queue is None:
+            queue = self.queue = []
+            loop = self.loop
+            on_event = loop.handlers[self.pc_fd]
+            loop.unregister(self.pc_fd)
+            loop.register(self.pc_fd, _Room(self, on_event).on_event, poller.IN | poller.OUT)
+        if len(queue) >= QUEUED:
+            self.dropped += 1
+        else:
+            queue.append(bytes(data))
+
+    def flush(self) -> bool:
+        """Send what waited for room. returns: whether all of it is gone"""
+        queue = self.queue or []
+        while queue:
+            try:
+                self.state.bytes_sent += self.pc.send(queue[0])  # type: ignore[union-attr]
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._send_failed(error)
+                return False
+            queue.pop(0)
+        self.queue = None
+        return True
+
+    # -- from the server -----------------------------------------------------------------------
+
+    def on_first_event(self, mask: int) -> None:
+        """Note the time of the first answer, then step out of the way."""
+        state = self.state
+        assert state is not None
+        state.first_byte_ms = self.loop.now_ms - state.start_ms
+        if self.peer is not None:
+            self.selection.notify(self.peer, FIRST_BYTE)
+        self.loop.register(self.pc_fd, self.on_event)
+        self.on_event(mask)
+
+    def on_event(self, mask: int) -> None:
+        """Drain the server's answers to the client.
+
+        # hot: once a session and turn; one receive and one send for one answer
+        """
+        slots = self.loop.slots
+        limit = self.limit
+        receive = self.pc.recv_into
+        if limit == 1:
+            try:
+                n = receive(slots[0])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.on_refused(error)
+                return
+            self.responses += 1
+            self.state.bytes_received += n  # type: ignore[union-attr]
+            # more are owed, or worth a look now and then: drain two next time
+            if self.responses < self.requests or not self.responses & 7:
+                self.limit = 2
+            self.answer(slots[0][:n])
+        else:
+            views = []
+            failure = None
+            try:
+                for slot in slots[:limit]:
+                    n = receive(slot)
+                    views.append(slot[:n])
+            except BlockingIOError:
+                self.limit = max(1, len(views))
+            except OSError as error:
+                failure = error
+            else:
+                self.limit = min(len(slots), limit * 2)
+            if views:
+                self.responses += len(views)
+                self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
+                if len(views) == 1:
+                    self.answer(views[0])
+                else:
+                    self.answer_many(views)
+                    if len(views) >= 8:
+                        self._hint(views)
+            if failure is not None and not self.s.status:
+                self.on_refused(failure)
+                return
+        self.deadline = self.loop.now_ms + self.timeout
+        if self.expected != UNLIMITED:
+            self.settle()
+
+    def on_event_gro(self, mask: int) -> None:
+        """Drain the answers of a server that sends with GSO."""
+        slots = self.loop.slots
+        count = 0
+        for slot in slots[:16]:
+            try:
+                n, ancillary, _, _ = self.pc.recvmsg_into((slot,), 64)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self.on_refused(error)
+                return
+            view = slot[:n]
+            size = datagram.gro_size(ancillary)
+            self.state.bytes_received += n  # type: ignore[union-attr]
+            if 0 < size < n:
+                count = -(-n // size)
+                self.responses += count
+                self.gro_hints = 0
+                self.answer_burst(view, size)
+            else:
+                self.responses += 1
+                self.gro_hints += 1
+                self.answer(view)
+            if self.s.status:
+                return
+        if self.gro_hints > 512:
+            self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
+            self.gro = False
+            datagram.set_gro(self.pc, False)
+            self.loop.register(self.pc_fd, self.on_event)
+        self.deadline = self.loop.now_ms + self.timeout
+        if self.expected != UNLIMITED:
+            self.settle()
+
+    def _hint(self, views: list[memoryview]) -> None:
+        """Notice long runs of one size: the server may be sending with GSO."""
+        size = len(views[0])
+        if all(len(view) == size for view in views[1:-1]):
+            self.gro_hints += 1
+            if self.gro_hints == 4 and not self.gro and datagram.set_gro(self.pc, True):
+                self.gro = True
+                self.gro_hints = 0
+                if self.queue is None:
+                    self.loop.register(self.pc_fd, self.on_event_gro)
+
+    def answer(self, view: memoryview) -> None:
+        """Send one datagram to the client. # hot"""
+        try:
+            if self.control is None:
+                self.gate.sock.sendto(view, self.client)
+            else:
+                self.gate.sock.sendmsg((view,), self.control, 0, self.client)
+        except BlockingIOError:
+            self._answer_later((view,))
+            return
+        except OSError as error:
+            self._answer_failed(error)
+            return
+        self.c.sent += len(view)
+
+    def answer_many(self, views: list[memoryview]) -> None:
+        """Send several datagrams to the client, in as few messages as their sizes allow."""
+        if not self.client_gso:
+            for view in views:
+                self.answer(view)
+            return
+        control = self.control or []
+        send = self.gate.sock.sendmsg
+        for first, end, size in datagram.runs(views):
+            if end - first == 1:
+                self.answer(views[first])
+                continue
+            try:
+                self.c.sent += send(
+                    views[first:end], control + datagram.segment_control(size), 0, self.client
+                )
+            except BlockingIOError:
+                self._answer_later(views[first:end])
+            except OSError as error:
+                if not datagram.is_no_gso(error):
+                    self._answer_failed(error)
+                    return
+                self.client_gso = False
+                self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
+                for view in views[first:]:
+                    self.answer(view)
+                return
+
+    def answer_burst(self, view: memoryview, size: int) -> None:
+        """Send a coalesced message on as it came."""
+        if not self.client_gso:
+            self.answer_many(datagram.split(view, size))
+            return
+        try:
+            self.c.sent += self.gate.sock.sendmsg(
+                (view,), (self.control or []) + datagram.segment_control(size), 0, self.client
+            )
+        except BlockingIOError:
+            self._answer_later(datagram.split(view, size))
+        except OSError as error:
+            if not datagram.is_no_gso(error):
+                self._answer_failed(error)
+                return
+            self.client_gso = False
+            self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
+            for part in datagram.split(view, size):
+                self.answer(part)
+
+    def _answer_later(self, views: Any) -> None:
+        for view in views:
+            try:
+                self.c.sent += self.gate.send_to(self.c, bytes(view))
+            except BlockingIOError:
+                self.dropped += 1
+            except OSError as error:
+                self._answer_failed(error)
+                return
+
+    def _answer_failed(self, error: OSError) -> None:
+        s = self.s
+        s.action = "proxying and sending to client"
+        s.log_error(handler.client_level(error), "sendto() failed", error.errno)
+        s.finalize(codes.STREAM_OK)
+
+    def on_refused(self, error: OSError) -> None:
+        """The server's host refused a datagram (ICMP): a response, and a failure of the peer.
+
+        source: ngx_stream_proxy_process (recv error on a datagram socket)
+        """
+        s = self.s
+        s.action = "proxying and reading from upstream"
+        s.log_error(handler.upstream_level(error), "recv() failed", error.errno)
+        s.action = "proxying connection"
+        self.failed = True
+        self.responses += 1
+        self.deadline = self.loop.now_ms + self.timeout
+        self.settle()
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def settle(self) -> bool:
+        """End the session if all that is expected has come. returns: whether it ended
+
+        source: ngx_stream_proxy_test_finalize
+        """
+        conf = self.conf
+        if self.s.status:
+            return True
+        if conf.requests:
+            if self.requests < conf.requests:
+                return False
+            self.gate.forget(self.c)
+        if self.expected == UNLIMITED or self.responses < self.expected * self.requests:
+            return False
+        if self.queue is not None:
+            return False
+        if self.s.log.level >= log.INFO:
+            self.s.log_plain(log.INFO, f"udp done, {self._packets()}")
+        self.s.finalize(codes.STREAM_OK)
+        return True
+
+    def _packets(self) -> str:
+        a, b, c, d = self.counts()
+        return (
+            f"packets from/to client:{self.requests}/{self.responses}, "
+            f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}"
+        )
+
+    def on_timeout(self) -> None:
+        """Nothing moved for proxy_timeout."""
+        s = self.s
+        if self.expected == UNLIMITED or self.responses >= self.expected * self.requests:
+            if s.log.level >= log.INFO:
+                s.log_plain(log.INFO, f"udp timed out, {self._packets()}")
+            s.finalize(codes.STREAM_OK)
+            return
+        s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
+        self.failed = True
+        s.finalize(codes.BAD_GATEWAY)
+
+    def on_fault(self) -> None:
+        """An unexpected exception: end this session only."""
+        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return bytes from and to the client, from and to the upstream."""
+        state = self.state
+        if state is None:
+            return self.c.received, self.c.sent, 0, 0
+        return self.c.received, self.c.sent, state.bytes_received, state.bytes_sent
+
+    def close(self) -> None:
+        """Let go of the peer and its socket."""
+        self.loop.timers.remove(self)
+        self.finish_state(0, 0)
+        self._free(self.failed)
+        self._close_peer()
+        self.inbox.clear()
+
+
+class CountedUdpProxy(UdpProxy):
+    """A session that takes only so many datagrams: what comes after begins a new one."""
+
+    __slots__ = ()
+
+    def take(self) -> None:
+        """Send on as many datagrams as the session may take; the gate begins anew with the rest."""
+        room = self.conf.requests - self.requests
+        rest = self.inbox[room:]
+        del self.inbox[room:]
+        super().take()
+        if not self.s.status:
+            self.settle()
+        c, gate = self.c, self.gate
+        for view in rest:
+            sink = gate.table.get(c.key)
+            if sink is None:
+                local = c.key[1] if self.control is not None else None
+                gate.accept(c.key, self.client, local, view)
+            else:
+                sink.inbox.append(view)
+                sink.take()
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Cut a burst at the quota."""
+        self.inbox.extend(datagram.split(view, size))
+        self.take()
+
+
+class _Room:
+    """Waits, in a session's place, for room towards its server."""
+
+    __slots__ = ("proxy", "go_on")
+
+    def __init__(self, proxy: UdpProxy, go_on: Any) -> None:
+        self.proxy = proxy
+        self.go_on = go_on
+
+    def on_event(self, mask: int) -> None:
+        """Send what waits, then let the session's own handler have the socket back."""
+        proxy = self.proxy
+        if mask & poller.OUT and proxy.flush():
+            loop = proxy.loop
+            loop.unregister(proxy.pc_fd)
+            loop.register(proxy.pc_fd, self.go_on, poller.LEVEL)
+            if proxy.settle():
+                return
+        if mask & poller.READABLE and not proxy.s.status:
+            self.go_on(mask)
