@@ -53,12 +53,12 @@ def tcp(port: int = 0, host: str = "127.0.0.1", **more: Any) -> ListenOptions:
     sockaddr = (host, port, 0, 0) if ":" in host else (host, port)
     wildcard = host in ("0.0.0.0", "::")
     text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return ListenOptions(family, socket.SOCK_STREAM, sockaddr, text, wildcard, **more: Any)
+    return ListenOptions(family, socket.SOCK_STREAM, sockaddr, text, wildcard, **more)
 
 
 def udp(port: int = 0, host: str = "127.0.0.1", **more: Any) -> ListenOptions:
     """Return the options of a UDP address."""
-    return replace(tcp(port, host, **more: Any), socktype=socket.SOCK_DGRAM)
+    return replace(tcp(port, host, **more), socktype=socket.SOCK_DGRAM)
 
 
 def unix(path: Path, socktype: int = socket.SOCK_STREAM) -> ListenOptions:
