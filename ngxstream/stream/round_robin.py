@@ -295,7 +295,7 @@ class LockedRoundRobinSelection(Locked, RoundRobinSelection):
 
 
 class RoundRobin:
-    """The balancer of an upstream that names no method, and the base of those of the methods.
+    """Plain round robin, and the base of every balancing method.
 
     A method gives its two classes of selections and may prepare what it needs for a tier.
     """
@@ -328,8 +328,3 @@ class RoundRobin:
         """Begin a selection. source: ngx_stream_upstream_init_round_robin_peer"""
         selection: Selection = self.begin(s, self.tier)
         return selection
-
-
-def make(conf: UpstreamConf) -> RoundRobin:
-    """Make the balancer of a complete upstream. raises: ConfError"""
-    return RoundRobin(make_tier(conf))

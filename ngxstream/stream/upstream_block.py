@@ -18,7 +18,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import STREAM, UPSTREAM, Directive
 from ngxstream.core import errors, inet
-from ngxstream.stream import round_robin, upstream
+from ngxstream.stream import rotation, upstream
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf
 
@@ -80,16 +80,17 @@ def finish(draft: StreamDraft) -> None:
         if not conf.explicit and not conf.servers:
             _resolve(conf)
         _check_resolving(conf)
-        make = conf.method or round_robin.make
+        make = conf.method or rotation.make
         conf.balancer = make(conf)
 
 
 def set_method(
-    scope: Scope, may: int, make: Callable[[UpstreamConf], Balancer]
+    scope: Scope, may: int, make: Callable[[UpstreamConf], Balancer] = rotation.make
 ) -> UpstreamConf:
     """Give the upstream being read a balancing method; the last one named wins.
 
-    shape: may is what the servers that follow may say (upstream.MAY_*)
+    shape: may is what the servers that follow may say (upstream.MAY_*); returns the upstream,
+    whose `method` may still be set when its parameters turn out well
     """
     conf: UpstreamConf = scope.owner
     if conf.method is not None:

@@ -220,7 +220,7 @@ _set_mode = d.enum("mode", {name: name for name in MODES})
 
 
 def _least_time(scope: Scope, module: Module, st: Statement) -> None:
-    conf = upstream_block.set_method(scope, upstream.MAY_ALL, round_robin.make)
+    conf = upstream_block.set_method(scope, upstream.MAY_ALL)
     given = scope.given_of(module)
     if len(st.args) == 2:
         if st.args[1] != "inflight":
