@@ -5,7 +5,20 @@ module that knows a directive in a context is the one that gets it.
 """
 
 from ngxstream.conf.module import Module
-from ngxstream.modules import pass_, realip, return_, set_, ssl_preread
+from ngxstream.modules import (
+    access,
+    geo,
+    geoip,
+    limit_conn,
+    map,  # noqa: A004 - the module is named after its directive
+    pass_,
+    realip,
+    return_,
+    set_,
+    split_clients,
+    ssl_preread,
+)
+from ngxstream.modules.log import conf as log
 from ngxstream.modules.proxy import module as proxy
 from ngxstream.modules.upstream import hash as upstream_hash
 from ngxstream.modules.upstream import least_conn, least_time, random_
@@ -13,12 +26,17 @@ from ngxstream.stream import core, upstream_block
 
 ALL: tuple[Module, ...] = (
     core.MODULE,
-    # log,
+    log.MODULE,
     proxy.MODULE,
     upstream_block.MODULE,
     # ssl,
     realip.MODULE,
-    # limit_conn, access, geo, geoip, map, split_clients,
+    limit_conn.MODULE,
+    access.MODULE,
+    geo.MODULE,
+    geoip.MODULE,
+    map.MODULE,
+    split_clients.MODULE,
     return_.MODULE,
     pass_.MODULE,
     set_.MODULE,

@@ -361,7 +361,8 @@ def _error_log(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _resolver(scope: Scope, module: Module, st: Statement) -> None:
-    d.put(scope, module, st, "resolver", resolver_conf.parse(scope, st))
+    d.put(scope, module, st, "resolver", None)  # a second one is refused before it is looked at
+    scope.given_of(module)["resolver"] = resolver_conf.parse(scope, st)
 
 
 BOTH = STREAM | SERVER

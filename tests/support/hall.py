@@ -1,0 +1,157 @@
+"""A stream block built and served inside the test's own process: no program, no worker.
+
+``build`` judges a configuration and gives what nginx would say; ``Hall`` serves one on a Loop that
+the test turns by hand.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ngxstream import modules
+from ngxstream.conf import reader
+from ngxstream.conf.builder import Builder
+from ngxstream.conf.files import Memory
+from ngxstream.core import errors
+from ngxstream.core.log import DEBUG, Log
+from ngxstream.core.log import NAMES as LEVELS
+from ngxstream.event import accept, listening
+from ngxstream.event.loop import Loop
+from ngxstream.stream.core import StreamConf
+from ngxstream.stream.session import Session
+from tests.support import ports
+from tests.support.proxies import PLACEHOLDER
+from tests.support.waiting import PATIENCE, wait_until
+
+CONF = "/p/conf/nginx.conf"
+
+
+@dataclass
+class Built:
+    """What came of a configuration: a StreamConf or an error, and the warnings on the way."""
+
+    conf: StreamConf | None
+    error: str
+    warnings: list[str]
+
+
+def build(text: str) -> Built:
+    """Judge the text of a configuration (the events block may be missing)."""
+    warnings: list[str] = []
+    builder = Builder(
+        modules.ALL,
+        prefix="/p/",
+        conf_prefix="/p/conf/",
+        warn=lambda level, message: warnings.append(f"[{level}] {message}"),
+    )
+    raw = text.encode("utf-8", "surrogateescape")
+    files = Memory({CONF: raw})
+    tree = reader.read(CONF, conf_prefix="/p/conf/", files=files)
+    # the events block is judged by the process storey, which is not here
+    statements = [st for st in tree.main.statements if st.directive != "events"]
+    try:
+        builder.build(statements)
+    except errors.ConfError as error:
+        return Built(None, str(error), warnings)
+    return Built(builder.data.get("stream_conf"), "", warnings)
+
+
+@dataclass
+class LogTarget:
+    """A log target that keeps its lines as (level, message)."""
+
+    level: int = DEBUG
+    on_stderr: bool = False
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    def write(self, level: int, line: bytes) -> None:
+        """Keep a line, without its time."""
+        message = line.decode(errors="surrogateescape").split(": ", 1)[1].rstrip("\n")
+        self.lines.append((LEVELS[level], message))
+
+    def with_level(self, level: int) -> Self:
+        """Return the same: every level is kept anyway."""
+        return self
+
+
+class Hall:
+    """A stream block served on a Loop in this process; TCP only."""
+
+    def __init__(self, text: str) -> None:
+        """Build and listen. ``@name@`` stands for a free port, one per name."""
+        self.ports: dict[str, int] = {}
+        built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text))
+        assert built.conf is not None, built.error
+        self.conf = built.conf
+        self.target = LogTarget()
+        self.log = Log([self.target])
+        self.loop = Loop(self.log)
+        self.conf.use_main_log(self.log, lambda specs: self.log)
+        self.sessions: list[Session] = []
+        self.socks: list[socket.socket] = []
+        for conf in self.conf.listenings:
+            options = conf.options
+            sock = socket.socket(options.family, options.socktype)
+            sock.bind(options.sockaddr)
+            sock.listen()
+            sock.setblocking(False)
+            self.socks.append(sock)
+            opened = listening.Listening(options)
+            accept.TcpGate(self.loop, opened, sock, self._beginner(conf.begin))
+
+    def _beginner(self, begin: Callable[..., Session]) -> Callable[..., Session]:
+        def begin_and_note(c: Any, loop: Loop) -> Session:
+            s = begin(c, loop)
+            self.sessions.append(s)
+            return s
+
+        return begin_and_note
+
+    def port(self, name: str) -> int:
+        """Return the port that ``@name@`` stands for."""
+        if name not in self.ports:
+            self.ports[name] = ports.free_port()
+        return self.ports[name]
+
+    def address(self, number: int = 0) -> Any:
+        """Return the address of the listening socket of that number."""
+        return self.socks[number].getsockname()
+
+    def turn_until(self, condition: Callable[[], Any], what: str = "the condition") -> Any:
+        """Turn the loop until the condition holds; return its value."""
+
+        def turn() -> Any:
+            self.loop.turn(wait_ms=5)
+            return condition()
+
+        return wait_until(turn, PATIENCE, what)
+
+    def connect(self, number: int = 0) -> socket.socket:
+        """Connect a client whose receives do not wait."""
+        client = socket.socket(self.socks[number].family)
+        client.connect(self.address(number))
+        client.setblocking(False)
+        return client
+
+    def read(self, client: socket.socket) -> bytes:
+        """Turn until the client's stream ends; return all of it."""
+        data = bytearray()
+
+        def is_over() -> bool:
+            try:
+                while piece := client.recv(65536):
+                    data.extend(piece)
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                pass
+            return True
+
+        self.turn_until(is_over, "the end of the stream")
+        return bytes(data)
+
+    def close(self) -> None:
+        """Close what listens."""
+        for sock in self.socks:
+            sock.close()
