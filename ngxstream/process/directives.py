@@ -20,13 +20,12 @@ from ngxstream.conf import error_log, units
 from ngxstream.conf.directive import EVENTS, MAIN, Directive
 from ngxstream.conf.module import Module
 from ngxstream.core import errors, inet, ip
+from ngxstream.process.options import LOCK_PATH, PID_PATH
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder, Scope
     from ngxstream.conf.reader import Statement
 
-PID_PATH: Final = "/run/nginx.pid"
-LOCK_PATH: Final = "/var/lock/nginx.lock"
 USER: Final = "nobody"
 GROUPS: Final = ("nobody", "nogroup")  # whichever the system has
 MAX_CPUS: Final = 1024  # CPU_SETSIZE

@@ -1,0 +1,260 @@
+"""What a process asks of the system about itself: background, title, limits, rights, environment
+(ngx_daemon.c, ngx_setproctitle.c, ngx_process_cycle.c ngx_worker_process_init, ngx_posix_init.c).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import errors, log
+
+if TYPE_CHECKING:
+    from ngxstream.core.files import OpenFiles
+    from ngxstream.core.log import Log
+    from ngxstream.process.directives import Affinity, MainConf, User
+
+PR_SET_DUMPABLE: Final = 4
+PR_SET_KEEPCAPS: Final = 8
+PR_SET_NAME: Final = 15
+CAP_NET_RAW: Final = 13
+CAP_VERSION_3: Final = 0x20080522
+
+FATAL: Final = 2  # exit code of a worker that could not begin and must not be started again
+
+
+class WorkerInitError(errors.NgxError):
+    """A worker that cannot begin: it exits with FATAL."""
+
+    kind = "worker"
+    level = "alert"
+
+
+# -- background ------------------------------------------------------------------------------------
+
+
+def daemonize() -> None:
+    """Go on in a child of its own session; the parent exits with 0 at once.
+
+    Standard error stays: see redirect_stderr.
+    raises: OSError. source: ngx_daemon.c ngx_daemon
+    """
+    if os.fork() != 0:
+        os._exit(0)
+    os.setsid()
+    os.umask(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    if null > log.STDERR_FD:
+        os.close(null)
+
+
+def redirect_stderr(main_log: Log, files: OpenFiles) -> None:
+    """Have standard error lead into the error log, unless somebody logs to standard error.
+
+    source: ngx_log.c ngx_log_redirect_stderr
+    """
+    file = main_log.first_file()
+    if files.uses_stderr or file is None:
+        return
+    try:
+        os.dup2(file.fd, log.STDERR_FD)
+    except OSError as error:
+        main_log.error(log.ALERT, "dup2() failed", error)
+
+
+# -- title -----------------------------------------------------------------------------------------
+
+
+class Title:
+    """The command line that ps shows, written over the process's own.
+
+    The kernel keeps arguments and environment side by side; a longer title runs on into the
+    environment, whose strings are moved away first. source: ngx_setproctitle.c
+    """
+
+    __slots__ = ("program", "_start", "_size")
+
+    def __init__(self, program: str) -> None:
+        """shape: program precedes every title, `nginx: worker process`. Make it before a fork."""
+        self.program = program
+        self._start, self._size = _title_area()
+        for name, value in os.environb.items():
+            os.putenv(name, value)  # libc copies the string to its heap
+
+    def set(self, title: str) -> None:
+        """Show `PROGRAM: TITLE`, and PROGRAM as the short name (ps -C, pgrep, killall)."""
+        _prctl(PR_SET_NAME, self.program.encode()[:15])
+        if self._size > 1:
+            data = log.encode(f"{self.program}: {title}")[:self._size - 1]
+            ctypes.memset(self._start, 0, self._size)
+            ctypes.memmove(self._start, data, len(data))
+
+
+def _title_area() -> tuple[int, int]:
+    """Return address and size of the memory that /proc/PID/cmdline shows, (0, 0) for unknown."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0
+    if len(fields) < 49:
+        return 0, 0
+    # man proc_pid_stat: (48) arg_start, (49) arg_end, (50) env_start, (51) env_end
+    arg_start, arg_end, env_start, env_end = (int(field) for field in fields[45:49])
+    if not arg_start < arg_end:
+        return 0, 0
+    end = env_end if env_start == arg_end and env_end > env_start else arg_end
+    return arg_start, end - arg_start
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    """Call prctl(2). raises: OSError"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    if libc.prctl(ctypes.c_int(option), value, *(ctypes.c_ulong(0) for _ in range(3))) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+# -- environment -----------------------------------------------------------------------------------
+
+
+def environment(wanted: Iterable[str], inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that `env` directives leave: TZ, and what they name or set.
+
+    shape: wanted is NAME or NAME=value as written. source: nginx.c ngx_set_environment
+    """
+    kept: dict[str, str] = {}
+    words = list(wanted)
+    if not any(word == "TZ" or word.startswith("TZ=") for word in words):
+        words.append("TZ")
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals:
+            kept.setdefault(name, value)  # of two, the first is found
+        elif name in inherited:
+            kept.setdefault(name, inherited[name])
+    kept.pop("", None)
+    return kept
+
+
+def set_environment(wanted: Iterable[str]) -> None:
+    """Leave this process what `env` directives say."""
+    kept = environment(wanted, os.environ)
+    for name in list(os.environ):
+        if name not in kept:
+            del os.environ[name]
+    os.environ.update(kept)
+
+
+# -- limits and rights -----------------------------------------------------------------------------
+
+
+def init_worker(conf: MainConf, number: int, main_log: Log, *, keep_net_raw: bool = False) -> None:
+    """Turn a forked child into a worker: environment, priority, limits, user, CPUs, directory.
+
+    shape: number counts workers from 0, negative for none that is bound to CPUs; keep_net_raw
+    leaves CAP_NET_RAW to a worker that loses root (transparent proxying)
+    raises: WorkerInitError
+    source: ngx_process_cycle.c ngx_worker_process_init
+    """
+    set_environment(conf.env)
+    if conf.worker_priority and number >= 0:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, conf.worker_priority)
+        except OSError as error:
+            main_log.error(log.ALERT, f"setpriority({conf.worker_priority}) failed", error)
+    for limit, name, value in (
+        (resource.RLIMIT_NOFILE, "RLIMIT_NOFILE", conf.worker_rlimit_nofile),
+        (resource.RLIMIT_CORE, "RLIMIT_CORE", conf.worker_rlimit_core),
+    ):
+        if value is not None:
+            _set_limit(limit, name, value, main_log)
+    if conf.user is not None and os.geteuid() == 0:
+        _become(conf.user, main_log, keep_net_raw=keep_net_raw)
+    if number >= 0 and conf.worker_cpu_affinity is not None:
+        _set_affinity(conf.worker_cpu_affinity, number, main_log)
+    try:
+        _prctl(PR_SET_DUMPABLE, 1)  # lost with the user id; core files and /proc need it
+    except OSError as error:
+        main_log.error(log.ALERT, "prctl(PR_SET_DUMPABLE) failed", error)
+    if conf.working_directory:
+        try:
+            os.chdir(conf.working_directory)
+        except OSError as error:
+            raise WorkerInitError(f'chdir("{conf.working_directory}") failed',
+                                  errno=error) from None
+
+
+def _set_limit(limit: int, name: str, value: int, main_log: Log) -> None:
+    try:
+        resource.setrlimit(limit, (value, value))
+    except (OSError, ValueError, OverflowError) as error:
+        # a ValueError is how Python says EPERM and EINVAL here
+        shown = error if isinstance(error, OSError) else None
+        main_log.error(log.ALERT, f"setrlimit({name}, {value}) failed", shown)
+
+
+def _become(user: User, main_log: Log, *, keep_net_raw: bool) -> None:
+    """Give root up for good; in this order, for the last step takes the right to the others."""
+    step = f"setgid({user.gid})"
+    try:
+        os.setgid(user.gid)
+        try:
+            os.initgroups(user.name, user.gid)
+        except OSError as error:
+            main_log.error(log.EMERG, f"initgroups({user.name}, {user.gid}) failed", error)
+        if keep_net_raw:
+            step = "prctl(PR_SET_KEEPCAPS, 1)"
+            _prctl(PR_SET_KEEPCAPS, 1)
+        step = f"setuid({user.uid})"
+        os.setuid(user.uid)
+        if keep_net_raw:
+            step = "capset()"
+            _keep_net_raw()
+    except OSError as error:
+        failed = WorkerInitError(f"{step} failed", errno=error)
+        failed.level = "emerg"
+        raise failed from None
+
+
+def _keep_net_raw() -> None:
+    """Have CAP_NET_RAW, and nothing else, permitted and effective. raises: OSError"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAP_VERSION_3, 0)
+    bit = 1 << CAP_NET_RAW
+    data = (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0)  # effective, permitted, inheritable; twice
+    if libc.capset(header, data) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _set_affinity(affinity: Affinity, number: int, main_log: Log) -> None:
+    cpus = affinity.of(number)
+    if not cpus:
+        return
+    for cpu in sorted(cpus):
+        main_log.error(log.NOTICE, f"sched_setaffinity(): using cpu #{cpu}")
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError) as error:
+        shown = error if isinstance(error, OSError) else None
+        main_log.error(log.ALERT, "sched_setaffinity() failed", shown)
+
+
+def os_status(main_log: Log, version: str) -> None:
+    """Say at start what runs on what. source: ngx_posix_init.c ngx_os_status"""
+    if main_log.level < log.NOTICE:
+        return
+    main_log.write(log.NOTICE, version)
+    main_log.write(log.NOTICE,
+                   f"built by {platform.python_implementation()} {platform.python_version()}")
+    main_log.write(log.NOTICE, f"OS: {platform.system()} {platform.release()}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    main_log.write(log.NOTICE, f"getrlimit(RLIMIT_NOFILE): {soft}:{hard}")
