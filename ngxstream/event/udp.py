@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
 ALERT: Final = 2
+IP_PKTINFO: Final = 8  # socket has no name for it
 GRO_HINTS: Final = 8
 GRO_RUN: Final = 8  # datagrams of one size from one client in one drain
 GRO_IDLE: Final = 512
@@ -352,7 +353,7 @@ class UdpGate:
         host = c.key[1]
         if len(host) == 4:
             return [
-                (socket.IPPROTO_IP, socket.IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
+                (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
             ]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16sI", host, 0))]
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ngxstream.core import inet
+from ngxstream.core import inet, log
 from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
@@ -206,6 +206,10 @@ def start(c: Connection, loop: Loop, address: AddressConf) -> Session:
     source: ngx_stream_init_connection
     """
     s = Session(c, loop, address)
+    if s.log.level >= log.INFO:
+        udp = "udp " if c.is_udp else ""
+        client = inet.sock_ntop(c.sockaddr) or "unix:"
+        s.log_plain(log.INFO, f"{udp}client {client} connected to {address.text}")
     address.begin(s)
     return s
 
