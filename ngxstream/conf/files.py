@@ -20,7 +20,7 @@ class Files(Protocol):
     """Something files can be read from. Paths are full paths."""
 
     def read(self, path: str) -> bytes:
-        """Return a file's bytes. raises: ReadFileError, or another OSError if it cannot be opened."""
+        """Return a file's bytes. raises: ReadFileError, another OSError where opening fails."""
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, [] where there is none."""
@@ -110,7 +110,7 @@ def glob(files: Files, pattern: str) -> list[str]:
             match = translate(part).fullmatch
             found = [f"{base}/{name}" for base in found
                      for name in (".", "..", *files.names(base or "/"))
-                     if match(name) and files.exists(f"{base}/{name}{'' if last else '/.'}")]
+                     if match(name) and (not last or files.exists(f"{base}/{name}"))]
     return sorted(found, key=lambda path: path.encode("utf-8", "surrogateescape"))
 
 

@@ -53,7 +53,7 @@ def test_size_counts_bytes(text: str, expected: int) -> None:
 )
 def test_bad_size_is_refused(text: str) -> None:
     """Anything else, and what does not fit 63 bits, is no size."""
-    with pytest.raises(ValueError, match="^"):
+    with pytest.raises(ValueError):
         units.parse_size(text)
 
 
@@ -61,7 +61,7 @@ def test_offset_knows_gigabytes() -> None:
     """An offset is a size that may end in g."""
     assert 3 << 30 == units.parse_offset("3g")
     assert 3 << 10 == units.parse_offset("3K")
-    with pytest.raises(ValueError, match="^"):
+    with pytest.raises(ValueError):
         units.parse_offset("8589934592g")
 
 
@@ -114,7 +114,7 @@ def test_milliseconds(text: str, expected: int) -> None:
 )
 def test_bad_milliseconds_are_refused(text: str) -> None:
     """Rising or repeated units, months and years, and what overflows are no time."""
-    with pytest.raises(ValueError, match="^"):
+    with pytest.raises(ValueError):
         units.parse_time_msec(text)
 
 
@@ -137,7 +137,7 @@ def test_seconds(text: str, expected: int) -> None:
 @pytest.mark.parametrize("text", ["", "10ms", "1M1y", "1y1y", "s", "292471208678y"])
 def test_bad_seconds_are_refused(text: str) -> None:
     """Milliseconds are no unit of a time in seconds."""
-    with pytest.raises(ValueError, match="^"):
+    with pytest.raises(ValueError):
         units.parse_time_sec(text)
 
 
@@ -160,7 +160,7 @@ def test_fixed_point(text: str, point: int, expected: int) -> None:
 @pytest.mark.parametrize("text", ["", "1.234", "1..2", "1.2.3", "-1", "1e2", str(MAX)])
 def test_bad_fixed_point_is_refused(text: str) -> None:
     """More decimals than asked for, a second dot and other characters are refused."""
-    with pytest.raises(ValueError, match="^"):
+    with pytest.raises(ValueError):
         units.parse_fixed(text, 2)
 
 
@@ -171,7 +171,7 @@ def test_size_is_the_product_or_refused(number: int, unit: str) -> None:
     if product <= MAX:
         assert product == units.parse_size(f"{number}{unit}")
     else:
-        with pytest.raises(ValueError, match="^"):
+        with pytest.raises(ValueError):
             units.parse_size(f"{number}{unit}")
 
 
@@ -229,5 +229,6 @@ def test_nginx_agrees(text: str, tmp_path: Path) -> None:
         expected = 'unknown directive "end"'
     except ValueError:
         expected = f'invalid parameter "fail_timeout={text}"'
-    conf = f'{nginx.load_stream()}stream {{ upstream u {{ server 127.0.0.1:1 "fail_timeout={text}"; end; }} }}'
+    server = f'server 127.0.0.1:1 "fail_timeout={text}"; end;'
+    conf = f"{nginx.load_stream()}stream {{ upstream u {{ {server} }} }}"
     assert expected + where == nginx.of(conf.encode())
