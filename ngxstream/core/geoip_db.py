@@ -135,19 +135,20 @@ class Database:
             return None
         country = geoip_countries.COUNTRIES[data[at]]
         at += 1
-        words = []
+        words: list[bytes] = []
         for _ in range(3):
             end = data.find(b"\0", at)
             end = len(data) if end < 0 else end
             words.append(self._text(data[at:end]))
             at = end + 1
+        region, city, postal_code = words
         latitude = _degrees(data[at : at + 3])
         longitude = _degrees(data[at + 3 : at + 6])
         codes = 0
         if self.edition not in _COARSE and country.code == "US":
             codes = int.from_bytes(data[at + 6 : at + 9], "little")
-        return City(country, self.country_name(country), *words, latitude, longitude,
-                    *divmod(codes, 1000))
+        return City(country, self.country_name(country), region, city, postal_code,
+                    latitude, longitude, codes // 1000, codes % 1000)
 
     def _record(self, packed: bytes) -> int | None:
         """Return where the record of an address begins, None when there is none."""

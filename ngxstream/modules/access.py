@@ -78,17 +78,14 @@ class AccessConf:
 def handle(s: Session) -> int:
     """Let a client in or turn it away. source: ngx_stream_access_handler"""
     conf: AccessConf = s.server.access
-    family = s.c.family
-    if family == inet.AF_UNIX:
+    packed = inet.packed(s.c.sockaddr)
+    if not packed:
         denied = conf.unix
     else:
-        packed = inet.packed_addr(family, s.c.sockaddr)
+        if conf.inet is not None:
+            packed = ip.unmapped(packed)
         rules = conf.inet if len(packed) == 4 else conf.inet6
-        if conf.inet is not None and len(packed) == 16:
-            plain = ip.unmapped(packed)
-            if plain is not packed:
-                packed, rules = plain, conf.inet
-        denied = rules.denies(int.from_bytes(packed, "big")) if rules is not None else None
+        denied = None if rules is None else rules.denies(int.from_bytes(packed, "big"))
     if denied is None:
         return codes.DECLINED
     if not denied:

@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import items
 from ngxstream.conf.directive import BLOCK12, STREAM, Directive
 from ngxstream.core import errors, inet, ip, prefixes, ranges
-from ngxstream.stream import values, variables
+from ngxstream.core.log import encode
+from ngxstream.stream import variables
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Geo:
     def _value(self, text: str) -> bytes:
         value = self._values.get(text)
         if value is None:
-            value = self._values[text] = values.encode(text)
+            value = self._values[text] = encode(text)
         return value
 
     def _take_network(self, key: str, text: str) -> None:
@@ -164,7 +164,7 @@ class Geo:
             known.add(first, last, value, replaced)
         except ranges.OverlapError as other:
             ends = (n.to_bytes(4, "big") for n in (other.low, other.high))
-            there = "-".join(map(ip.inet_ntop, ends))
+            there = "-".join(map(ip.ntop, ends))
             raise errors.ConfError(f'range "{key}" overlaps "{there}"') from None
 
     # -- looking up ----------------------------------------------------------------------------
@@ -196,17 +196,15 @@ class Geo:
 
 def _client_address(s: Session) -> bytes:
     """Return the packed address of the client. source: ngx_stream_geo_addr"""
-    c = s.c
-    return NOWHERE if c.family == socket.AF_UNIX else inet.packed_addr(c.family, c.sockaddr)
+    return inet.packed(s.c.sockaddr) or NOWHERE
 
 
-def _parsed_address(get: variables.Getter) -> Callable[[Session], bytes]:
+def _parsed_address(ref: variables.VariableRef) -> Callable[[Session], bytes]:
     """Make the getter of the address in a variable. source: ngx_stream_geo_addr"""
 
     def address(s: Session) -> bytes:
-        text = get(s)
-        found = ip.parse_addr(text.decode("latin-1")) if text is not None else None
-        return NOWHERE if found is None else found[1]
+        text = ref.get(s)  # asked now: it has no getter of its own before the block is linked
+        return (None if text is None else ip.parse(text.decode("latin-1"))) or NOWHERE
 
     return address
 
@@ -221,11 +219,9 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
     builder = scope.builder
     table: variables.VariableTable = builder.data["stream"].variables
     name = _name(st.args[0])
-    address = _client_address
+    address: Callable[[Session], bytes] = _client_address
     if len(st.args) == 2:
-        ref = table.ref(name)
-        # the reference has no getter of its own before the block is linked
-        address = _parsed_address(lambda s: ref.get(s))
+        address = _parsed_address(table.ref(name))
         name = _name(st.args[1])
     geo = Geo(scope)
     variable = table.add(name, _client_address, doc="What a geo block found.")

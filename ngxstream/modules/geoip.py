@@ -1,9 +1,10 @@
-"""geoip_country, geoip_org, geoip_city: variables from the legacy GeoIP databases
-(ngx_stream_geoip_module.c), read without libGeoIP by core/geoip_db.py."""
+"""geoip_country, geoip_org, geoip_city: variables from legacy GeoIP databases.
+
+Answers for ngx_stream_geoip_module.c; the files are read by core/geoip_db.py, without libGeoIP.
+"""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -33,12 +34,9 @@ def _address(s: Session, database: geoip_db.Database) -> bytes:
 
     source: ngx_stream_geoip_addr, ngx_stream_geoip_addr_v6
     """
-    family = s.c.family
-    if family == socket.AF_UNIX:
-        return bytes(16) if database.is_v6 else _NOWHERE
-    packed = inet.packed_addr(family, s.c.sockaddr)
+    packed = inet.packed(s.c.sockaddr)
     if database.is_v6:
-        return packed if len(packed) == 16 else _MAPPED + packed
+        return _MAPPED + packed if len(packed) == 4 else packed or bytes(16)
     packed = ip.unmapped(packed)
     return packed if len(packed) == 4 else _NOWHERE
 
@@ -132,8 +130,8 @@ def _database(kind: str, editions: frozenset[int], words: str) -> Setter:
         try:
             with open(path.encode("utf-8", "surrogateescape"), "rb") as file:
                 database = geoip_db.Database(file.read(), utf8=st.args[1:] == ["utf8"])
-        except OSError as error:
-            raise errors.ConfError(f'GeoIP_open("{path}") failed', errno=error) from None
+        except OSError:
+            raise errors.ConfError(f'GeoIP_open("{path}") failed') from None
         except geoip_db.DatabaseError as error:
             raise errors.ConfError(f'GeoIP_open("{path}") failed: {error}') from None
         if st.args[1:] not in ([], ["utf8"]):

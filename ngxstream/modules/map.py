@@ -1,5 +1,4 @@
-"""map: a variable whose value is looked up by a string (ngx_stream_map_module.c, and
-ngx_stream_variables.c ngx_stream_map_find)."""
+"""map: a variable whose value is looked up by a string (ngx_stream_map_module.c)."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from ngxstream.conf import items
 from ngxstream.conf.directive import STREAM, Directive
 from ngxstream.core import errors, hostnames
 from ngxstream.core.codes import BUSY, DECLINED
+from ngxstream.core.log import encode
 from ngxstream.stream import captures, values, variables
 from ngxstream.stream.module import StreamModule
 
@@ -61,9 +61,8 @@ class Map:
             pattern = captures.Pattern(key[2 if caseless else 1 :], caseless, self._table)
             self._regexes.append((pattern, value))
             return
-        if key.startswith("\\"):
-            key = key[1:]
-        code = self._names.add(values.encode(key), value, wildcards=self._hostnames)
+        key = key.removeprefix("\\")
+        code = self._names.add(encode(key), value, wildcards=self._hostnames)
         if code == DECLINED:
             raise errors.ConfError(f'invalid hostname or wildcard "{key}"')
         if code == BUSY:
@@ -76,7 +75,10 @@ class Map:
         return value
 
     def get(self, s: Session) -> bytes:
-        """Return the value of the best item for the session. source: ngx_stream_map_variable"""
+        """Return the value of the best item for the session.
+
+        source: ngx_stream_map_variable, ngx_stream_variables.c ngx_stream_map_find
+        """
         subject = self._source.get(s)
         if self._hostnames and subject.endswith(b"."):
             subject = subject[:-1]

@@ -1,5 +1,4 @@
-"""split_clients: a variable whose value is chosen by the hash of a string
-(ngx_stream_split_clients_module.c)."""
+"""split_clients: a variable chosen by the hash of a string (ngx_stream_split_clients_module.c)."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.conf import items, units
 from ngxstream.conf.directive import BLOCK2, STREAM, Directive
 from ngxstream.core import errors, hashing
+from ngxstream.core.log import encode
 from ngxstream.stream import values
 from ngxstream.stream.module import StreamModule
 
@@ -63,12 +63,10 @@ def parse_percent(text: str) -> int:
     """
     if text == "*":
         return 0
-    percent = 0
-    if text.endswith("%"):
-        try:
-            percent = units.parse_fixed(text[:-1], 2)
-        except ValueError:
-            pass  # said below, as of 0%
+    try:
+        percent = units.parse_fixed(text[:-1], 2) if text.endswith("%") else 0
+    except ValueError:
+        percent = 0
     if not percent:
         raise errors.ConfError(f'invalid percent value "{text}"')
     return percent
@@ -93,7 +91,7 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
         percent = parse_percent(item.directive)
         if len(item.args) != 1:
             raise errors.ConfError("invalid number of the split_clients parameters")
-        shares.append((percent, values.encode(item.args[0])))
+        shares.append((percent, encode(item.args[0])))
 
     items.walk(builder, st, take, includes=False)
     for share in shares:  # the sum is judged at the end of the block

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from ngxstream.core import errors
 from ngxstream.core.log import ERR
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
-    from ngxstream.stream.values import ComplexValue
 
 Getter = Callable[["Session"], bytes | None]
 PrefixGetter = Callable[["Session", str], bytes | None]
@@ -93,6 +92,13 @@ class VariableRef:
         self._table.values_of(s)[self.index] = value
 
 
+class Linkable(Protocol):
+    """Something that is compiled once all variables are known: a value, a log format."""
+
+    def link(self) -> None:
+        """Compile."""
+
+
 class VariableTable:
     """All variables of one stream block, and the references to them in use."""
 
@@ -100,7 +106,7 @@ class VariableTable:
         self.known: dict[str, Variable] = {}
         self.prefixes: dict[str, Variable] = {}
         self.refs: dict[str, VariableRef] = {}
-        self.values: list[ComplexValue] = []  # to be linked after the references
+        self.values: list[Linkable] = []  # to be linked after the references
         self.size = 0  # references so far
         self.depth = 0  # variables being evaluated, each for the sake of the one before
         for variable in builtin:

@@ -1,0 +1,225 @@
+"""limit_conn: how many sessions of a key may go on at a time (ngx_stream_limit_conn_module.c).
+
+1. Sessions are counted in a zone that all workers share. A count belongs to the worker that took
+   it: it comes back when the session ends, or when the master reaps the worker.
+2. Limits are tried in order. The one that refuses gives back what the session took before it.
+3. A zone is kept over a reload while its size stays; its key must stay too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import units
+from ngxstream.conf.directive import SERVER, STREAM, Directive
+from ngxstream.core import codes, errors, log, shm
+from ngxstream.stream import phases, values
+from ngxstream.stream.module import PhaseHandler, StreamModule
+from ngxstream.stream.variables import NOCACHEABLE, Variable
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.stream.core import ServerConf, StreamDraft
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.values import ComplexValue
+
+NAME: Final = "limit_conn"
+BOTH: Final = STREAM | SERVER
+
+PASSED: Final = b"PASSED"
+REJECTED: Final = b"REJECTED"
+REJECTED_DRY_RUN: Final = b"REJECTED_DRY_RUN"
+
+LEVELS: Final = {"info": log.INFO, "notice": log.NOTICE, "warn": log.WARN, "error": log.ERR}
+
+
+class LimitZone:
+    """A zone of counts as one configuration sees it."""
+
+    __slots__ = ("key", "name", "table")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key: ComplexValue | None = None  # until its limit_conn_zone is read
+        self.table: shm.KeyTable | None = None  # until the cycle has made the zone
+
+    def attach(self, zone: shm.Zone, fresh: bool) -> None:
+        """Take a zone the cycle has made or adopted. source: ngx_stream_limit_conn_init_zone"""
+        assert self.key is not None
+        key = self.key.text
+        if fresh:
+            zone.data = (key, zone.key_table())
+        former, self.table = zone.data
+        if former != key:
+            raise errors.UnplacedError(
+                f'limit_conn_zone "{self.name}" uses the "{key}" key '
+                f'while previously it used the "{former}" key'
+            )
+
+
+class Limit(NamedTuple):
+    """One limit_conn."""
+
+    zone: LimitZone
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitConnConf:
+    """The limits of a server."""
+
+    limits: tuple[Limit, ...] = ()
+    log_level: int = log.ERR
+    dry_run: bool = False
+
+
+class _Taken:
+    """What a session has taken; calling it gives everything back."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[shm.KeyTable, bytes]] = []
+
+    def __call__(self) -> None:
+        counts = self.counts
+        while counts:
+            table, key = counts.pop()
+            table.release(key)
+
+
+def handle(s: Session) -> int:
+    """Count a session, or refuse it. source: ngx_stream_limit_conn_handler"""
+    conf: LimitConnConf = s.server.limit_conn
+    taken = _Taken()
+    for zone, most in conf.limits:
+        assert zone.key is not None
+        assert zone.table is not None
+        key = zone.key.get(s)
+        if not key:
+            continue
+        if len(key) > shm.MAX_KEY:
+            s.log_error(log.ERR, f'the value of the "{zone.key.text}" key is more than '
+                                 f'{shm.MAX_KEY} bytes: "{_shown(key)}"')
+            continue
+        s.set_module_ctx(NAME, PASSED)
+        counted = zone.table.acquire(key, most)
+        if counted:
+            taken.counts.append((zone.table, key))
+            continue
+        taken()
+        if counted is None:
+            s.loop.log.error(log.CRIT, "ngx_slab_alloc() failed: no memory in limit_conn_zone "
+                                       f'"{zone.name}"')
+        else:
+            dry = ", dry run," if conf.dry_run else ""
+            s.log_error(conf.log_level, f'limiting connections{dry} by zone "{zone.name}"')
+        if conf.dry_run:
+            s.set_module_ctx(NAME, REJECTED_DRY_RUN)
+            return codes.DECLINED
+        s.set_module_ctx(NAME, REJECTED)
+        return codes.SERVICE_UNAVAILABLE
+    if taken.counts:
+        s.add_cleanup(taken)
+    return codes.DECLINED
+
+
+def _shown(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _status(s: Session) -> bytes | None:
+    found: bytes | None = s.module_ctx(NAME)
+    return found
+
+
+def _is_wanted(server: ServerConf) -> bool:
+    return bool(server.limit_conn.limits)
+
+
+# -- directives ------------------------------------------------------------------------------
+
+
+def _zone(scope: Scope, name: str) -> LimitZone:
+    """Return a zone by name, known from either directive."""
+    draft: StreamDraft = scope.builder.data["stream"]
+    zones: dict[str, LimitZone] = draft.data.setdefault(NAME, {})
+    zone = zones.get(name)
+    if zone is None:
+        zone = zones[name] = LimitZone(name)
+    return zone
+
+
+def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
+    """source: ngx_stream_limit_conn_zone"""
+    builder = scope.builder
+    key = values.compile_value(st.args[0], builder.data["stream"].variables)
+    word = st.args[1]
+    if not word.startswith("zone="):
+        raise errors.ConfError(f'invalid parameter "{word}"')
+    name, _, size_text = word.removeprefix("zone=").partition(":")
+    try:
+        size = units.parse_size(size_text)  # an empty text is no size either
+    except ValueError:
+        raise errors.ConfError(f'invalid zone size "{word}"') from None
+    if size < shm.LEAST:
+        raise errors.ConfError(f'zone "{word}" is too small')
+    if not name:
+        raise errors.ConfError(f'"{st.directive}" must have "zone" parameter')
+    request = builder.data["zones"].request(name, size, NAME)
+    zone = _zone(scope, name)
+    if zone.key is not None:
+        raise errors.ConfError(
+            f'{st.directive} "{name}" is already bound to key "{zone.key.text}"'
+        )
+    zone.key = key
+    request.init = zone.attach
+
+
+def _limit_conn(scope: Scope, module: Module, st: Statement) -> None:
+    """source: ngx_stream_limit_conn"""
+    name, text = st.args
+    scope.builder.data["zones"].request(name, 0, NAME)
+    given = scope.given_of(module)
+    limits: tuple[Limit, ...] = given.get("limits", ())
+    zone = _zone(scope, name)
+    if any(limit.zone is zone for limit in limits):
+        raise errors.ConfError(f'"{st.directive}" directive is duplicate')
+    try:
+        most = units.parse_number(text)
+    except ValueError:
+        most = 0
+    if most == 0:
+        raise errors.ConfError(f'invalid number of connections "{text}"')
+    if most > 65535:
+        raise errors.ConfError("connection limit must be less 65536")
+    given["limits"] = (*limits, Limit(zone, most))
+
+
+DIRECTIVES: Final[tuple[Any, ...]] = (
+    Directive("limit_conn_zone", STREAM, d.TAKE2, _limit_conn_zone,
+              "A shared memory zone that counts sessions by a key.",
+              syntax="limit_conn_zone key zone=name:size"),
+    Directive("limit_conn", BOTH, d.TAKE2, _limit_conn,
+              "How many sessions of one key may go on at a time.", syntax="limit_conn zone number"),
+    Directive("limit_conn_log_level", BOTH, d.TAKE1, d.enum("log_level", LEVELS),
+              "The level of a refusal in error_log.", default="error",
+              syntax="limit_conn_log_level info | notice | warn | error"),
+    Directive("limit_conn_dry_run", BOTH, d.FLAG, d.flag("dry_run"),
+              "Count and log, but refuse nobody.", default="off"),
+)
+
+MODULE = StreamModule(
+    name=NAME,
+    directives=DIRECTIVES,
+    conf=LimitConnConf,
+    variables=(
+        Variable("limit_conn_status", _status, NOCACHEABLE,
+                 "`PASSED`, `REJECTED` or `REJECTED_DRY_RUN`."),
+    ),
+    handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
+)

@@ -1,0 +1,1 @@
+"""The access log: formats, the places lines go to, and their directives."""

@@ -1,0 +1,277 @@
+"""Where access log lines go: a file, a buffer before a file, a path made of variables, syslog.
+
+Answers for ngx_stream_log_handler, ngx_stream_log_write, ngx_stream_log_script_write,
+ngx_stream_log_gzip and ngx_stream_log_flush (ngx_stream_log_module.c).
+
+1. A line, or a buffer of whole lines, is one write(2) to a file opened for appending: lines of
+   several workers are never mixed.
+2. After ENOSPC a log is left alone for the rest of the second; what else goes wrong is said once
+   a minute.
+3. The value of a variable cannot lead out of the directory that the text around it names: a path
+   with a `..` that no literal wrote, or with a NUL, is not opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import errors, log
+from ngxstream.modules.log import open_cache
+
+if TYPE_CHECKING:
+    from ngxstream.core.files import OpenFile
+    from ngxstream.core.log import Log
+    from ngxstream.core.syslog import Syslog
+    from ngxstream.event.loop import Loop
+    from ngxstream.event.timers import Timer
+    from ngxstream.modules.log.formats import Format
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.values import ComplexValue
+
+Take = Callable[["Session"], None]
+
+MINUTE_MS: Final = 60_000
+GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
+
+
+class Complaints:
+    """What one log has to say of writes that failed. source: ngx_stream_log_write"""
+
+    __slots__ = ("_full_second", "_said_ms")
+
+    def __init__(self) -> None:
+        self._full_second = -1
+        self._said_ms: int | None = None
+
+    def is_full(self, now_ms: int) -> bool:
+        """Tell whether the disk was found full in this second."""
+        return now_ms // 1000 == self._full_second
+
+    def failed(self, s: Session, path: str, error: OSError) -> None:
+        """A write failed."""
+        now_ms = s.loop.now_ms
+        if error.errno == errno.ENOSPC:
+            self._full_second = now_ms // 1000
+        if self._may_speak(now_ms):
+            s.log_error(log.ALERT, f'write() to "{path}" failed', error.errno)
+
+    def incomplete(self, s: Session, path: str, written: int, size: int) -> None:
+        """A write took only part of what it was given."""
+        if self._may_speak(s.loop.now_ms):
+            s.log_error(log.ALERT, f'write() to "{path}" was incomplete: {written} of {size}')
+
+    def _may_speak(self, now_ms: int) -> bool:
+        if self._said_ms is not None and now_ms - self._said_ms < MINUTE_MS:
+            return False
+        self._said_ms = now_ms
+        return True
+
+
+class Buffer:
+    """Lines on their way to one file, in one worker; all logs to that file share it.
+
+    shape: size in bytes, flush_ms 0 for no timer, gzip a level or 0
+    """
+
+    __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
+
+    def __init__(self, file: OpenFile, size: int, flush_ms: int, gzip: int) -> None:
+        self.file = file
+        self.size = size
+        self.flush_ms = flush_ms
+        self.gzip = gzip
+        self._lines: list[bytes] = []
+        self._used = 0
+        self._timer: Timer | None = None
+
+    @property
+    def settings(self) -> tuple[int, int, int]:
+        """What two logs to one file have to agree on."""
+        return self.size, self.flush_ms, self.gzip
+
+    def add(self, line: bytes, loop: Loop) -> bool:
+        """Take a line if there is room for it."""
+        used = self._used + len(line)
+        if used > self.size:
+            return False
+        if not self._lines and self.flush_ms:
+            # the loop's log takes what the timer cannot write: there is no session then
+            self._timer = loop.call_later(
+                self.flush_ms, lambda: self.flush(loop.log), cancelable=True
+            )
+        self._lines.append(line)
+        self._used = used
+        return True
+
+    def drain(self) -> bytes:
+        """Return all lines and forget them; the timer is off."""
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._used = 0
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        return data
+
+    def write(self, data: bytes) -> int:
+        """Write whole lines; returns how many bytes of them went. raises: OSError"""
+        if not self.gzip:
+            return os.write(self.file.fd, data)
+        packed = zlib.compress(data, self.gzip, GZIP_WINDOW)
+        written = os.write(self.file.fd, packed)
+        # half a member cannot be read: all or nothing
+        return len(data) if written == len(packed) else 0
+
+    def flush(self, complaints: Log | None = None) -> None:
+        """Write everything now: the time is up, the file is reopened, the worker leaves.
+
+        source: ngx_stream_log_flush
+        """
+        data = self.drain()
+        if not data:
+            return
+        try:
+            written = self.write(data)
+        except OSError as error:
+            text = f'write() to "{self.file.path}" failed {errors.strerror(error.errno or 0)}'
+        else:
+            if written == len(data):
+                return
+            text = f'write() to "{self.file.path}" was incomplete: {written} of {len(data)}'
+        if complaints is not None and complaints.level >= log.ALERT:
+            complaints.write(log.ALERT, text)
+
+
+class FileSink:
+    """A log that is written to its file line by line."""
+
+    __slots__ = ("_complaints", "_file", "_line")
+
+    def __init__(self, file: OpenFile, made: Format) -> None:
+        self._file = file
+        self._complaints = Complaints()
+        self._line = made
+
+    def take(self, s: Session) -> None:
+        """Write the line of a session."""
+        complaints = self._complaints
+        if complaints.is_full(s.loop.now_ms):
+            return
+        line = self._line.line(s)
+        try:
+            written = os.write(self._file.fd, line)
+        except OSError as error:
+            complaints.failed(s, self._file.path, error)
+            return
+        if written != len(line):
+            complaints.incomplete(s, self._file.path, written, len(line))
+
+
+class BufferedSink:
+    """A log whose lines wait in a buffer."""
+
+    __slots__ = ("_buffer", "_complaints", "_line")
+
+    def __init__(self, buffer: Buffer, made: Format) -> None:
+        self._buffer = buffer
+        self._complaints = Complaints()
+        self._line = made
+
+    def take(self, s: Session) -> None:
+        """Keep the line of a session, writing what stands before it if there is no room."""
+        loop = s.loop
+        if self._complaints.is_full(loop.now_ms):
+            return
+        line = self._line.line(s)
+        buffer = self._buffer
+        if buffer.add(line, loop):
+            return
+        self._write(s, buffer.drain())
+        if not buffer.add(line, loop):
+            self._write(s, line)  # longer than the whole buffer
+
+    def _write(self, s: Session, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            written = self._buffer.write(data)
+        except OSError as error:
+            self._complaints.failed(s, self._buffer.file.path, error)
+            return
+        if written != len(data):
+            self._complaints.incomplete(s, self._buffer.file.path, written, len(data))
+
+
+class PathSink:
+    """A log whose path holds variables: opened for every line, or out of a cache."""
+
+    __slots__ = ("_complaints", "_line", "_parents", "_path")
+
+    def __init__(self, path: ComplexValue, made: Format, parents: int) -> None:
+        """shape: parents is how many `..` the configuration itself has in the path"""
+        self._path = path
+        self._complaints = Complaints()
+        self._line = made
+        self._parents = parents
+
+    def taker(self, cache: open_cache.OpenLogCache | None) -> Take:
+        """Return what writes the line of a session, with a server's own cache."""
+        if cache is None:
+            return lambda s: self._take(s, open_cache.write_once)
+        return lambda s: self._take(s, cache.write)
+
+    def _take(self, s: Session, write: Callable[[bytes, bytes, int], int]) -> None:
+        now_ms = s.loop.now_ms
+        complaints = self._complaints
+        if complaints.is_full(now_ms):
+            return
+        line = self._line.line(s)
+        path = self._path.get(s)
+        if b"\0" in path or (
+            b".." in path and path.split(b"/").count(b"..") > self._parents
+        ):
+            s.log_error(log.ERR, f'access log path "{_shown(path)}" is not taken from a variable')
+            return
+        try:
+            written = write(path, line, now_ms)
+        except open_cache.OpenError as error:
+            s.log_error(log.CRIT, f'open() "{_shown(path)}" failed', error.errno)
+            return
+        except OSError as error:
+            complaints.failed(s, _shown(path), error)
+            return
+        if written != len(line):
+            complaints.incomplete(s, _shown(path), written, len(line))
+
+
+class SyslogSink:
+    """A log that is sent to a syslog server."""
+
+    __slots__ = ("_peer", "_text")
+
+    def __init__(self, peer: Syslog, made: Format) -> None:
+        self._peer = peer
+        self._text = made
+
+    def take(self, s: Session) -> None:
+        """Send the line of a session, without its line feed."""
+        if not self._peer.send(self._text.text(s), None, s.log):
+            s.log_error(log.WARN, "send() to syslog failed")
+
+
+def filtered(condition: ComplexValue, take: Take) -> Take:
+    """Have a line taken only when a value is neither empty nor `0`."""
+
+    def take_if(s: Session) -> None:
+        if condition.get(s) not in (b"", b"0"):
+            take(s)
+
+    return take_if
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
