@@ -6,10 +6,10 @@ language itself is core/regex.py's.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from ngxstream.core import errors
+from ngxstream.core import errors, regex
+from ngxstream.core.log import ERR
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -17,30 +17,39 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """One regular expression. shape: `groups` counts its captures, named ones included."""
+    """One regular expression. shape: `groups` counts its captures, named ones included"""
 
     __slots__ = ("text", "groups", "_search", "_named")
 
     def __init__(self, text: str, caseless: bool, table: VariableTable) -> None:
         """Compile, and define a variable for each named capture. raises: ConfError"""
         try:
-            regex = re.compile(text.encode("utf-8", "surrogateescape"),
-                               re.IGNORECASE if caseless else 0)
-        except re.error as error:
-            raise errors.ConfError(f'pcre2_compile() failed: {error.msg} in "{text}"') from None
+            compiled = regex.compile(text, caseless=caseless)
+        except regex.RegexError as error:
+            raise errors.ConfError(str(error)) from None
         self.text = text
-        self.groups = regex.groups
-        self._search = regex.search
+        self.groups = compiled.groups
+        self._search = compiled.search
         self._named = tuple(
-            (number, table.capture(name)) for name, number in regex.groupindex.items()
+            (number, table.capture(name)) for name, number in compiled.names.items()
         )
 
     def match(self, s: Session, subject: bytes) -> bool:
-        """Search a subject and keep what was captured. source: ngx_stream_regex_exec"""
-        found = self._search(subject)
+        """Search a subject; keep what was captured, in place of what was before.
+
+        A subject that would take too long counts as none that matches.
+        source: ngx_stream_regex_exec
+        """
+        try:
+            found = self._search(subject)
+        except regex.MatchLimitError as error:
+            # nginx's [alert]; but it is the client's doing, and nothing of ours is wrong
+            shown = subject[:256].decode("utf-8", "backslashreplace")
+            s.log_error(ERR, f'{error} on "{shown}" using "{self.text}"')
+            return False
         if found is None:
             return False
-        s.captures = (found[0], *found.groups())
+        s.captures = found
         for number, ref in self._named:
             ref.assign(s, found[number] or b"")
         return True
