@@ -1,0 +1,238 @@
+"""A cycle: one configuration and everything it owns, built beside the old one and then committed
+or abandoned whole.
+
+Answers for ngx_init_cycle (src/core/ngx_cycle.c). The order of its steps is the order in which
+nginx finds fault:
+
+1. -g and the file are read and judged; -t says "syntax is ok".
+2. The main and events contexts are completed ("no events section", too few connections).
+3. The pid file, if its name is new; the logs are opened; zones are made or adopted; addresses
+   are bound or adopted. Whatever fails here undoes all of it and leaves the old cycle as it was.
+4. commit() takes what cannot fail any more: socket options, steering, standard error.
+
+What only the old cycle had is let go of in two steps: its addresses when the new one is committed,
+its logs and zones by retire(), when the last worker that uses them has left.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream import modules
+from ngxstream.conf import builder, error_log, reader
+from ngxstream.core import errors, files, log, shm
+from ngxstream.event import listening
+from ngxstream.process import directives, elsewhere, pidfile, system
+
+if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
+    from ngxstream.process.options import Options
+    from ngxstream.stream.core import StreamConf
+
+MODULES: Final = (*directives.MODULES, *modules.ALL)
+
+
+class Reading:
+    """A configuration that was read and judged, nothing of it opened: enough for -s and -T.
+
+    raises: ConfError with nginx's words
+    """
+
+    __slots__ = (
+        "sources",  # list[reader.Source]: of -g, if given, and of the file
+        "main",  # directives.MainConf
+        "events",  # directives.EventsConf
+        "stream",  # StreamConf | None
+        "zones",  # shm.ZoneTable, not built
+        "files",  # files.OpenFiles, not opened
+        "transparent",  # bool: some proxy_bind wants to send from any address
+    )
+
+    def __init__(self, options: Options, to: log.Log) -> None:
+        """shape: warnings go to the log at once."""
+
+        def warn(level: str, message: str) -> None:
+            to.error(log.LEVELS[level], message)
+
+        judge = builder.Builder(
+            MODULES,
+            prefix=options.prefix,
+            conf_prefix=options.conf_prefix,
+            warn=warn,
+            elsewhere=elsewhere.NAMES,
+        )
+        self.zones = judge.data["zones"] = shm.ZoneTable()
+        self.files = judge.data["files"] = files.OpenFiles()
+        self.sources: list[reader.Source] = []
+        scope = builder.Scope(judge, directives.MAIN)
+        if options.directives:
+            given = reader.read_text(options.directives, conf_prefix=options.conf_prefix)
+            self.sources.append(given)
+            judge.build(given.main.statements, scope)
+        source = reader.read(options.conf_file, conf_prefix=options.conf_prefix)
+        self.sources.append(source)
+        judge.build(source.main.statements, scope)
+        if options.test and not options.quiet and to.console is not None:
+            to.console.say(f"the configuration file {options.conf_file} syntax is ok")
+        self.main = directives.main_conf(scope)
+        self.stream: StreamConf | None = judge.data.get("stream_conf")
+        listenings = self.stream.listenings if self.stream is not None else ()
+        self.events = directives.events_conf(judge, len(listenings))
+        self.transparent = bool(judge.data.get("transparent"))
+
+
+class Cycle:
+    """One configuration being served. Old ones stay referenced while their workers live."""
+
+    __slots__ = (
+        "generation",  # int: 1 for the first of a master, then counted up
+        "options",  # Options
+        "reading",  # Reading
+        "main",  # directives.MainConf
+        "events",  # directives.EventsConf
+        "stream",  # StreamConf | None
+        "log",  # log.Log: the main error_log
+        "files",  # files.OpenFiles
+        "zones",  # shm.ZoneTable
+        "listenings",  # list[Listening], in the order of stream.listenings
+        "inherited",  # Sequence[Listening]: what came with the process; only the first cycle's
+        "serial",  # shm.Serial: connection numbers, one for all cycles of a master
+        "workers",  # int: processes that serve (1 without a master)
+        "_new_pid",  # str: pid file made for this cycle, "" for none
+    )
+
+    def __init__(
+        self,
+        options: Options,
+        to: log.Log,
+        old: Cycle | None = None,
+        inherited: Sequence[Listening] = (),
+    ) -> None:
+        """Build a cycle beside `old` (or out of nothing) in the order of ngx_init_cycle.
+
+        shape: `to` hears of warnings and of bind(); `inherited` are sockets that came with the
+        process. raises: ConfError, ListenError; nothing is left of the new cycle then
+        """
+        self.generation = old.generation + 1 if old is not None else 1
+        self.options = options
+        reading = self.reading = Reading(options, to)
+        self.main = reading.main
+        self.events = reading.events
+        self.stream = reading.stream
+        self.zones = reading.zones
+        self.files = reading.files
+        self.serial = old.serial if old is not None else shm.Serial()
+        self.workers = max(1, self.main.worker_processes) if self.main.master_process else 1
+        self.inherited = inherited
+        self.listenings: list[Listening] = []
+        self._new_pid = ""
+        self.log = self._make_logs(to)
+        try:
+            self._make_pid_file(old)
+            self.files.open_all()
+            self.zones.build(old.zones if old is not None else None)
+            self.listenings = listening.open_all(
+                [conf.options for conf in self.stream.listenings] if self.stream else [],
+                old.listenings if old is not None else inherited,
+                workers=self.workers,
+                log=self.log if old is None else to,
+                test=options.test,
+            )
+        except errors.NgxError:
+            self.abandon(old)
+            raise
+
+    def _make_logs(self, to: log.Log) -> log.Log:
+        """Make the logs of the main context and of the servers; their files are opened later."""
+        clock, console = to.clock, to.console
+        specs = self.main.error_log or (error_log.default_spec(self.options.error_log),)
+        main = error_log.make_log(specs, self.files, clock=clock, console=console)
+        if self.stream is not None:
+
+            def make(own: tuple[Any, ...]) -> log.Log:
+                return error_log.make_log(own, self.files, clock=clock, console=console, main=main)
+
+            self.stream.use_main_log(main, make)
+        return main
+
+    def _make_pid_file(self, old: Cycle | None) -> None:
+        """Create the pid file where -t and a reload that renames it do. raises: UnplacedError
+
+        source: ngx_create_pidfile
+        """
+        path = self.main.pid
+        if self.options.test:
+            pidfile.create(path, None)
+        elif old is not None and old.main.pid != path:
+            pidfile.check(path)
+            pidfile.create(path, os.getpid())
+            self._new_pid = path
+
+    def commit(self, old: Cycle | None) -> None:
+        """Make this the cycle that serves; what only the old one listened at is closed."""
+        listening.configure(self.listenings, workers=self.workers, log=self.log)
+        self._redirect_stderr()
+        self._announce()
+        listening.release(
+            old.listenings if old is not None else self.inherited, self.listenings, log=self.log
+        )
+        self.inherited = ()
+        if old is not None and self._new_pid:
+            self._remove_pid_file(old.main.pid)
+        self._new_pid = ""
+
+    def check(self) -> None:
+        """Do what is left for -t once the build succeeded. source: ngx_event_module_init"""
+        self._check_limit()
+
+    def abandon(self, old: Cycle | None) -> None:
+        """Undo the build; the old cycle has everything it had."""
+        listening.abandon(self.listenings)
+        self.zones.close(keep=old.zones if old is not None else None)
+        self.files.close_all()
+        if self._new_pid:
+            self._remove_pid_file(self._new_pid)
+            self._new_pid = ""
+
+    def retire(self, current: Cycle) -> None:
+        """Let go of logs and zones: no worker of this cycle is left."""
+        self.zones.close(keep=current.zones)
+        self.files.close_all()
+
+    def reopen(self, to: log.Log, owner: int | None) -> None:
+        """Open all logs anew. shape: owner is the uid they are given to, if any"""
+        self.files.reopen_all(to, owner)
+        self._redirect_stderr()
+
+    def _announce(self) -> None:
+        self.log.error(log.NOTICE, f'using the "{self.events.use}" event method')
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        """Warn of more connections than there may be descriptors. source: ngx_event_module_init"""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        connections = self.events.worker_connections
+        own = self.main.worker_rlimit_nofile
+        if (
+            limit not in (-1, resource.RLIM_INFINITY)
+            and connections > limit
+            and (own is None or connections > own)
+        ):
+            self.log.error(
+                log.WARN,
+                f"{connections} worker_connections exceed open file resource limit: {limit}",
+            )
+
+    def _redirect_stderr(self) -> None:
+        """Let standard error be the error log, unless somebody is watching it still."""
+        console = self.log.console
+        if console is None or not console.is_open:
+            system.redirect_stderr(self.log, self.files)
+
+    def _remove_pid_file(self, path: str) -> None:
+        error = pidfile.remove(path)
+        if error is not None:
+            self.log.error(log.ALERT, f'unlink() "{path}" failed', error)
