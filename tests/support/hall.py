@@ -14,8 +14,10 @@ from ngxstream.conf import reader
 from ngxstream.conf.builder import Builder
 from ngxstream.conf.files import Memory
 from ngxstream.core import errors
+from ngxstream.core.files import OpenFiles
 from ngxstream.core.log import DEBUG, Log
 from ngxstream.core.log import NAMES as LEVELS
+from ngxstream.core.shm import ZoneTable
 from ngxstream.event import accept, listening
 from ngxstream.event.loop import Loop
 from ngxstream.stream.core import StreamConf
@@ -34,27 +36,37 @@ class Built:
     conf: StreamConf | None
     error: str
     warnings: list[str]
+    zones: ZoneTable = field(default_factory=ZoneTable)
+    files: OpenFiles = field(default_factory=OpenFiles)
 
 
-def build(text: str) -> Built:
-    """Judge the text of a configuration (the events block may be missing)."""
+def build(text: str, *, prefix: str = "/p/", others: dict[str, bytes] | None = None) -> Built:
+    """Judge the text of a configuration (the events block may be missing).
+
+    shape: prefix is where logs go; others are files to include, by full path below /p/conf/
+    """
     warnings: list[str] = []
+    made = Built(None, "", warnings)
     builder = Builder(
         modules.ALL,
-        prefix="/p/",
+        prefix=prefix,
         conf_prefix="/p/conf/",
         warn=lambda level, message: warnings.append(f"[{level}] {message}"),
     )
+    builder.data["zones"] = made.zones
+    builder.data["files"] = made.files
     raw = text.encode("utf-8", "surrogateescape")
-    files = Memory({CONF: raw})
+    files = Memory({CONF: raw, **(others or {})})
     tree = reader.read(CONF, conf_prefix="/p/conf/", files=files)
     # the events block is judged by the process storey, which is not here
     statements = [st for st in tree.main.statements if st.directive != "events"]
     try:
         builder.build(statements)
     except errors.ConfError as error:
-        return Built(None, str(error), warnings)
-    return Built(builder.data.get("stream_conf"), "", warnings)
+        made.error = str(error)
+    else:
+        made.conf = builder.data.get("stream_conf")
+    return made
 
 
 @dataclass
@@ -78,11 +90,14 @@ class LogTarget:
 class Hall:
     """A stream block served on a Loop in this process; TCP only."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, **options: Any) -> None:
         """Build and listen. ``@name@`` stands for a free port, one per name."""
         self.ports: dict[str, int] = {}
-        built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text))
+        built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **options)
         assert built.conf is not None, built.error
+        built.zones.build()
+        built.files.open_all()
+        self.built = built
         self.conf = built.conf
         self.target = LogTarget()
         self.log = Log([self.target])
@@ -155,3 +170,5 @@ class Hall:
         """Close what listens."""
         for sock in self.socks:
             sock.close()
+        self.built.files.close_all()
+        self.built.zones.close()
