@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream import modules
-from ngxstream.conf import builder, error_log, reader
+from ngxstream.conf import builder, directive, error_log, reader
 from ngxstream.core import errors, files, log, shm
 from ngxstream.event import listening
 from ngxstream.process import directives, elsewhere, pidfile, system
@@ -67,7 +67,7 @@ class Reading:
         self.zones = judge.data["zones"] = shm.ZoneTable()
         self.files = judge.data["files"] = files.OpenFiles()
         self.sources: list[reader.Source] = []
-        scope = builder.Scope(judge, directives.MAIN)
+        scope = builder.Scope(judge, directive.MAIN)
         if options.directives:
             given = reader.read_text(options.directives, conf_prefix=options.conf_prefix)
             self.sources.append(given)
@@ -116,7 +116,7 @@ class Cycle:
         shape: `to` hears of warnings and of bind(); `inherited` are sockets that came with the
         process. raises: ConfError, ListenError; nothing is left of the new cycle then
         """
-        self.generation = old.generation + 1 if old is not None else 1
+        self.generation: int = old.generation + 1 if old is not None else 1
         self.options = options
         reading = self.reading = Reading(options, to)
         self.main = reading.main
@@ -124,7 +124,7 @@ class Cycle:
         self.stream = reading.stream
         self.zones = reading.zones
         self.files = reading.files
-        self.serial = old.serial if old is not None else shm.Serial()
+        self.serial: shm.Serial = old.serial if old is not None else shm.Serial()
         self.workers = max(1, self.main.worker_processes) if self.main.master_process else 1
         self.inherited = inherited
         self.listenings: list[Listening] = []
