@@ -1,0 +1,83 @@
+"""Channels carry commands, bytes and descriptors, and tell of the other end's death."""
+
+import os
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxstream.process import channel
+
+
+def test_a_message_comes_whole_and_in_order() -> None:
+    """Messages keep their borders and their order, empty ones included."""
+    ours, theirs = channel.Channel.pair()
+    sent = [(channel.QUIT, b""), (7, b"x" * 5000), (channel.REOPEN, b"\0")]
+    assert [True] * 3 == [ours.send(command, payload) for command, payload in sent]
+    assert [(*message, []) for message in sent] == [tuple(theirs.receive()) for _ in sent]
+    ours.close()
+    theirs.close()
+
+
+@given(st.integers(min_value=1, max_value=255), st.binary(max_size=2000))
+def test_any_payload_passes_either_way(command: int, payload: bytes) -> None:
+    """Both ends speak and hear."""
+    ours, theirs = channel.Channel.pair()
+    for here, there in ((ours, theirs), (theirs, ours)):
+        assert here.send(command, payload)
+        assert (command, payload, []) == there.receive()
+    ours.close()
+    theirs.close()
+
+
+def test_descriptors_travel() -> None:
+    """As many descriptors as one message may have arrive as open sockets, closed on exec."""
+    ours, theirs = channel.Channel.pair()
+    here, there = socket.socketpair()
+    assert ours.send(9, b"p", [there.fileno()] * channel.MAX_FDS)
+    there.close()
+    message = theirs.receive()
+    assert channel.MAX_FDS == len(message.fds)
+    with socket.socket(fileno=message.fds[-1]) as same:
+        here.send(b"hello")
+        assert b"hello" == same.recv(10)
+    for fd in message.fds[:-1]:
+        assert not os.get_inheritable(fd)
+        os.close(fd)
+    here.close()
+    ours.close()
+    theirs.close()
+
+
+def test_an_empty_channel_would_block() -> None:
+    """Nothing to receive is no end of file."""
+    ours, theirs = channel.Channel.pair()
+    with pytest.raises(BlockingIOError):
+        theirs.receive()
+    ours.close()
+    theirs.close()
+
+
+def test_the_end_of_the_other_side_is_an_end_of_file() -> None:
+    """What was sent before is received first; sending to a closed end fails politely."""
+    ours, theirs = channel.Channel.pair()
+    ours.send(channel.QUIT)
+    ours.close()
+    assert channel.QUIT == theirs.receive().command
+    with pytest.raises(EOFError):
+        theirs.receive()
+    assert not theirs.send(1)
+    theirs.close()
+
+
+def test_an_end_that_does_not_read_blocks_nobody() -> None:
+    """A full channel refuses a message instead of waiting."""
+    ours, theirs = channel.Channel.pair()
+    accepted = 0
+    while ours.send(5, b"x" * 1000):
+        accepted += 1
+        assert accepted < 100_000
+    assert accepted > 0
+    ours.close()
+    theirs.close()
