@@ -62,11 +62,13 @@ class Map:
             self._regexes.append((pattern, value))
             return
         key = key.removeprefix("\\")
-        code = self._names.add(encode(key), value, wildcards=self._hostnames)
+        name = encode(key)
+        code = self._names.add(name, value, wildcards=self._hostnames)
         if code == DECLINED:
             raise errors.ConfError(f'invalid hostname or wildcard "{key}"')
         if code == BUSY:
-            raise errors.ConfError(f'conflicting parameter "{key}"')
+            shown = name.lower().decode("utf-8", "surrogateescape")
+            raise errors.ConfError(f'conflicting parameter "{shown}"')
 
     def _value(self, text: str) -> ComplexValue:
         value = self._values.get(text)
