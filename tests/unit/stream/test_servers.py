@@ -1,0 +1,203 @@
+"""server_name: what it takes, what it warns of, which server a name selects."""
+
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxstream.stream import servers
+from tests.support import hall
+from tests.support.sessions import FakeSession
+
+
+def block(*servers_: str) -> hall.Built:
+    """Build a stream block of servers that listen at one address and return their own text."""
+    inner = "\n".join(f"server {{ listen 127.0.0.1:9; {text} }}" for text in servers_)
+    return hall.build(f"stream {{ {inner} }}")
+
+
+def selected(built: hall.Built, name: bytes) -> tuple[str, FakeSession]:
+    """Return what the server for a name would return, and the session it was selected for."""
+    assert built.conf is not None, built.error
+    address = built.conf.listenings[0].default
+    s = FakeSession(server=address.default_server, address=address)
+    servers.select(s, name)  # type: ignore[arg-type]
+    return s.server.return_.text.text, s
+
+
+ALL_KINDS = (
+    "return default;",
+    "server_name example.com; return exact;",
+    "server_name *.example.com; return front;",
+    "server_name .example.org; return dotted;",
+    "server_name www.*; return behind;",
+    r"server_name ~^(?<user>[a-z]+)\.users$ ~^other; return regex;",
+    r"server_name ~^UPPER; return caseless;",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"example.com", "exact"),
+        (b"EXAMPLE.com", "exact"),
+        (b"example.com.", "exact"),
+        (b"example.com:443", "exact"),
+        (b"a.example.com", "front"),
+        (b"www.example.com", "front"),
+        (b"example.org", "dotted"),
+        (b"a.example.org", "dotted"),
+        (b"www.test", "behind"),
+        (b"joe.users", "regex"),
+        (b"other", "regex"),
+        (b"upper.case", "caseless"),
+        (b"nobody", "default"),
+        (b"", "default"),
+        (b"exa mple.com", "default"),
+        (b"example..com", "default"),
+        (b"example.com/", "default"),
+        (b"[::1]", "default"),
+    ],
+)
+def test_a_name_selects_a_server(name: bytes, expected: str) -> None:
+    """Exact, wildcard in front, wildcard behind, regex; else the default server stays."""
+    assert expected == selected(block(*ALL_KINDS), name)[0]
+
+
+def test_a_regex_leaves_captures() -> None:
+    """What a server_name captured is there for the session."""
+    built = block(*ALL_KINDS)
+    assert built.conf is not None
+    _, s = selected(built, b"joe.users")
+    assert (b"joe.users", b"joe") == s.captures
+    assert b"joe" == built.conf.variables.refs["user"].get(s)  # type: ignore[arg-type]
+
+
+def test_default_server_is_the_one_that_says_so() -> None:
+    """`default_server` goes before the order of the file."""
+    built = hall.build(
+        """stream { server { listen 127.0.0.1:9; return one; }
+        server { listen 127.0.0.1:9 default_server; server_name two; return two; } }"""
+    )
+    assert "two" == selected(built, b"unknown")[0]
+
+
+def test_one_server_needs_no_table() -> None:
+    """With a single server a name makes no difference, unless a regex captures from it."""
+    for names, wanted in (("a b", False), ("~a", False), ("~(a)", True), ("~(a) ~b", False)):
+        built = block(f"server_name {names}; return x;")
+        assert built.conf is not None, built.error
+        assert wanted == (built.conf.listenings[0].default.names is not None)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("", ""),
+        ("Example.COM b", "example.com"),
+        (".example.com", "example.com"),
+        ("*.example.com", "*.example.com"),
+        ("~^A(b)", "~^A(b)"),
+        ("$Hostname", socket.gethostname().lower()),
+        ('""', ""),
+    ],
+)
+def test_first_name_is_the_variable(names: str, expected: str) -> None:
+    """$server_name is the first name, lower-cased, a regex with its tilde."""
+    built = block(f"server_name {names}; return x;" if names else "return x;")
+    assert built.conf is not None, built.error
+    assert expected == built.conf.servers[0].server_name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("server_name *;", 'server name "*" is invalid in FILE:1'),
+        ("server_name *x.com;", 'server name "*x.com" is invalid in FILE:1'),
+        ("server_name *.;", 'server name "*." is invalid in FILE:1'),
+        ("server_name .;", 'server name "." is invalid in FILE:1'),
+        ("server_name ~;", 'empty regex in server name "~" in FILE:1'),
+        ("server_name;", 'invalid number of arguments in "server_name" directive in FILE:1'),
+    ],
+)
+def test_odd_names_are_refused(text: str, expected: str) -> None:
+    """nginx's words."""
+    assert expected.replace("FILE", hall.CONF) == block(f"{text} return x;").error
+
+
+def test_a_bad_regex_is_refused() -> None:
+    """The message is PCRE's, as nginx prints it."""
+    assert block("server_name ~(; return x;").error.startswith("pcre2_compile() failed: ")
+
+
+def test_a_wildcard_in_the_middle_is_found_when_names_are_compared() -> None:
+    """Only where several servers share the address, and without a place, as in nginx."""
+    assert "" == block("server_name a.*.b; return x;").error
+    both = block("server_name a.*.b; return x;", "return y;")
+    assert 'invalid server name or wildcard "a.*.b" on 127.0.0.1:9' == both.error
+
+
+def test_conflicting_names_are_warned_of() -> None:
+    """The first server keeps the name."""
+    built = block("server_name a b; return one;", "server_name b c; return two;")
+    assert [
+        '[warn] conflicting server name "b" on 127.0.0.1:9, ignored'
+    ] == built.warnings
+    assert "one" == selected(built, b"b")[0]
+    assert "two" == selected(built, b"c")[0]
+
+
+def test_nameless_servers_conflict() -> None:
+    """Two servers without names at one address: the first wins and nginx warns."""
+    built = block("return one;", "return two;")
+    assert ['[warn] conflicting server name "" on 127.0.0.1:9, ignored'] == built.warnings
+
+
+def test_a_slash_is_suspicious() -> None:
+    """A warning with the place."""
+    built = block("server_name a/b; return one;")
+    expected = f'[warn] server name "a/b" has suspicious symbols in {hall.CONF}:1'
+    assert [expected] == built.warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"a", b"a"),
+        (b"A.B", b"a.b"),
+        (b"a.", b"a"),
+        (b".", None),
+        (b"", None),
+        (b"a:1", b"a"),
+        (b"a.:1", b"a"),
+        (b"a:", b"a"),
+        (b"a:65535", b"a"),
+        (b"a:65536", None),
+        (b"a:x", None),
+        (b":1", None),
+        (b"a..b", None),
+        (b"[::1]", b"[::1]"),
+        (b"[::1]:443", b"[::1]"),
+        (b"[::1", None),
+        (b"[::1]x", None),
+        (b"a b", None),
+        (b"a\0", None),
+        (b"\xff", None),
+        (b"a/b", None),
+        (b"a_b-c~d%20!$&'()*+,;=", b"a_b-c~d%20!$&'()*+,;="),
+    ],
+)
+def test_a_host_is_validated(name: bytes, expected: bytes | None) -> None:
+    """What a client sends is a host only in the characters of one."""
+    assert expected == servers.valid_host(name)
+
+
+@given(st.binary(max_size=40))
+def test_a_valid_host_is_clean(name: bytes) -> None:
+    """Whatever is sent, a valid host is lower case, of printable ASCII, and valid again."""
+    host = servers.valid_host(name)
+    if host is not None:
+        assert host == host.lower()
+        assert all(0x21 <= byte < 0x7F and byte != ord("/") for byte in host)
+        assert servers.valid_host(host) in (host, host.removesuffix(b".") or None)
