@@ -132,6 +132,9 @@ class Builder:
     def _judge_unplaced(self, st: reader.Statement, scope: Scope) -> None:
         name = st.directive
         if scope.context == d.MAIN and st.block is not None and name in SKIPPED_BLOCKS:
+            fault = reader.fault_in(st.block)
+            if fault is not None:
+                raise fault
             scope.warn(f'"{name}" block is skipped: only "stream" is served')
             return
         known = False

@@ -125,8 +125,8 @@ def translate(part: str) -> re.Pattern[str]:
             out.append(".*")
         elif c == "?":
             out.append(".")
-        elif c == "\\" and pos < len(part):
-            out.append(re.escape(part[pos]))
+        elif c == "\\":  # nothing matches where it hides nothing
+            out.append(re.escape(part[pos]) if pos < len(part) else "(?!)")
             pos += 1
         elif c == "[":
             cls, pos = _bracket(part, pos)

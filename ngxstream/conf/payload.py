@@ -8,9 +8,9 @@
 `config`, and only there on an include. Comments are not kept. A Fault becomes an entry of `errors`.
 
 crossplane keeps escapes as they were written, where our words have them undone. So a backslash that
-would be read as the beginning of one is doubled: what `crossplane.build` makes of the payload reads
-as the same words. Beyond its power are words that begin with `#`, characters that do not print, and
-bytes that are no UTF-8.
+would be read as the beginning of one, or come to stand before one, is doubled: what
+`crossplane.build` makes of the payload reads as the same words. Beyond its power are words that
+begin with `#`, characters that do not print, and bytes that are no UTF-8.
 """
 
 import re
@@ -20,7 +20,7 @@ from ngxstream.conf import reader
 
 Payload = dict[str, Any]
 
-_ESCAPING: Final = re.compile(r"\\(?=[\"'\\trn]|\Z)")
+_ESCAPING: Final = re.compile(r"\\(?=[\"'\\trn\t\r\n]|\Z)")
 
 
 def payload(source: reader.Source) -> Payload:
