@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ngxstream.core import codes, log
 from ngxstream.event import pump, splice
-from ngxstream.event.poller import READABLE
+from ngxstream.event.poller import ERR, HUP, OUT, READABLE
 from ngxstream.modules.proxy import handler
 from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
-
-SO_ERROR: Final = socket.SO_ERROR
-SOL_SOCKET: Final = socket.SOL_SOCKET
 
 
 class TcpProxy(handler.Proxy):
@@ -57,12 +54,15 @@ class TcpProxy(handler.Proxy):
 
     def on_connect(self, mask: int) -> None:
         """Hear how the connect ended. source: ngx_stream_proxy_connect_handler"""
-        code = self.pc.getsockopt(SOL_SOCKET, SO_ERROR)
-        if code:
-            self.s.log_error(log.ERR, "connect() failed", code)
-            self.next_upstream()
-        else:
-            self.established()
+        if mask & (ERR | HUP) or not mask & OUT:
+            code = self.pc.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self.s.log_error(log.ERR, "connect() failed", code)
+                self.next_upstream()
+                return
+            if not mask & OUT:
+                return
+        self.established()
 
     def established(self) -> None:
         """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
