@@ -24,17 +24,20 @@ second per 100 000 lines of a geo block. So runs of at least MIN_RUN lines of th
 (words of letters, digits and `./:_-`, then `;`) are lifted out and leave a RUN word and their
 newlines behind. If such a line turns out to be no statement of its own, because a quoted string or
 an unfinished directive surrounds it, the RUN word stands where it must not, and the file is read
-again without that shortcut.
+again without that shortcut. The code of Lua blocks (conf/lua.py) is lifted out likewise.
 """
 
 import re
 from typing import Final
+
+from ngxstream.conf import lua
 
 MIN_RUN: Final = 64
 BUFFER: Final = 4096  # NGX_CONF_BUFFER: no parameter may fill it
 
 END: Final = "\ue200"
 RUN: Final = "\ue201"
+LUA: Final = "\ue202"
 
 _PRIVATE: Final = 0xE000
 _NOT_OURS: Final = "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0"  # str.isspace(), yet words to nginx
@@ -51,6 +54,7 @@ _PLAIN: Final = re.compile(
     rf"|(?:[^{_S};{{}}\\\"'#$]|\$(?!\{{))[^{_S};{{}}\\$]{{0,2000}}+"
     rf"(?:\$(?!\{{)[^{_S};{{}}\\$]{{0,60}}+){{0,8}}+(?=[{_S};{{]))*+"
 )
+_LIFTED: Final = re.compile(f"[{RUN}{LUA}]")
 _COMMENT: Final = re.compile(r"#[^\n]*+")
 _STRING: Final = {
     '"': re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL),
@@ -70,7 +74,7 @@ _ESCAPED: Final = {'"': '"', "'": "'", "\\": "\\", "t": "\t", "r": "\r", "n": "\
 
 
 class MisplacedRunError(Exception):
-    """A lifted run of lines was not a run of statements; the text must be read with lift=False."""
+    """What was lifted out was not what it seemed; the text must be read with lift=False."""
 
 
 class Normal:
@@ -79,15 +83,15 @@ class Normal:
     __slots__ = (
         "end_line",  # int: line at the end of the text, or where fault was met
         "fault",     # str | None: what nginx says of the place where the text was cut short
-        "runs",      # list[str]: lifted lines; the word RUN + N stands for runs[N]
+        "lifted",    # list[str]: what RUN + N (lines) or LUA + N (the code of a block) stands for
         "text",      # str: ends with the word END
     )
 
-    def __init__(self, text: str, fault: str | None, end_line: int, runs: list[str]) -> None:
+    def __init__(self, text: str, fault: str | None, end_line: int, lifted: list[str]) -> None:
         self.text = text
         self.fault = fault
         self.end_line = end_line
-        self.runs = runs
+        self.lifted = lifted
 
 
 def words_of(raw: bytes) -> str:
@@ -95,13 +99,13 @@ def words_of(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def literal(token: str) -> str:
+def literal(token: str, *, escapes: bool = True) -> str:
     """Return the word nginx reads where crossplane reads token: respelling and escapes undone.
 
     source: ngx_conf_file.c ngx_conf_read_token (the copy loop)
     """
     word = token.translate(_LITERAL)
-    if "\\" in word:
+    if escapes and "\\" in word:
         word = _ESCAPE.sub(lambda m: _ESCAPED[m[1]], word)
     if word.isascii():
         return word
@@ -112,39 +116,39 @@ def normalize(raw: bytes, *, limit: bool = True, lift: bool = True) -> Normal:
     """Respell a configuration text for crossplane.
 
     shape: limit refuses parameters nginx's 4096-byte buffer cannot hold (it does not for -g);
-    lift allows runs of plain lines to be taken out.
+    lift allows runs of plain lines, and Lua blocks, to be taken out.
     raises: MisplacedRunError, only with lift.
     """
     text = raw.decode("latin-1")
     if _ODD_BYTES.search(text):
         text = text.translate(_BYTES)
-    if "_by_lua_block" in text:
-        # crossplane has a lexer of its own behind these names
-        text = text.replace("_by_lua_block", chr(_PRIVATE + ord("_")) + "by_lua_block")
-
-    runs: list[str] = []
+    lifted: list[str] = []
     if lift:
-        text = _RUNS.sub(lambda m: _lift(m[0], runs), text)
-    return _Pass(text, limit, runs).done()
+        if limit and "_by_lua_block" in text:
+            text = lua.lift(text, LUA, lifted)
+        text = _RUNS.sub(lambda m: _lift(m[0], lifted), text)
+    # crossplane has a lexer of its own behind the names of these directives
+    text = text.replace("_by_lua_block", chr(_PRIVATE + ord("_")) + "by_lua_block")
+    return _Pass(text, limit, lifted).done()
 
 
-def _lift(lines: str, runs: list[str]) -> str:
-    """Put lines into runs and return what stands in their place."""
+def _lift(lines: str, lifted: list[str]) -> str:
+    """Put lines into lifted and return what stands in their place."""
     if "include" in lines:
         return lines
-    runs.append(lines)
-    return f"{RUN}{len(runs) - 1};" + "\n" * lines.count("\n")
+    lifted.append(lines)
+    return f"{RUN}{len(lifted) - 1};" + "\n" * lines.count("\n")
 
 
 class _Pass:
     """One walk over a text, gathering its respelled pieces."""
 
-    __slots__ = ("cut", "fault", "limit", "parts", "runs", "text")
+    __slots__ = ("cut", "fault", "lifted", "limit", "parts", "text")
 
-    def __init__(self, text: str, limit: bool, runs: list[str]) -> None:
+    def __init__(self, text: str, limit: bool, lifted: list[str]) -> None:
         self.text = text
         self.limit = limit
-        self.runs = runs
+        self.lifted = lifted
         self.parts: list[str] = []
         self.fault: str | None = None
         self.cut = len(text)  # where the line of the end is counted
@@ -171,7 +175,7 @@ class _Pass:
                 pos = self._word(pos)
         self.parts.append(f"\n{END}\n")
         line = text.count("\n", 0, self.cut) + 1
-        return Normal("".join(self.parts), self.fault, line, self.runs)
+        return Normal("".join(self.parts), self.fault, line, self.lifted)
 
     def _refuse(self, fault: str, pos: int) -> int:
         """End the text, with what nginx says of the line pos is in."""
@@ -190,13 +194,15 @@ class _Pass:
         """
         if end - start < BUFFER or not self.limit:
             return False
-        if self.runs:
-            raise MisplacedRunError  # distances are not the file's while runs are out
+        if self.lifted:
+            raise MisplacedRunError  # distances are not the file's while lines are out
         return len(self.text) > start + BUFFER
 
     def _comment(self, pos: int) -> int:
         m = _COMMENT.match(self.text, pos)
         end = m.end() if m is not None else pos
+        if self.lifted and _LIFTED.search(self.text, pos, end):
+            raise MisplacedRunError
         if self._fills_buffer(pos, end):  # a comment is a parameter to the buffer
             return self._refuse_long(pos)
         return end
@@ -206,7 +212,7 @@ class _Pass:
         start = pos + 1
         m = _STRING[quote].match(text, pos)
         close = len(text) if m is None else m.end(1)
-        if text.find(RUN, start, close) >= 0:
+        if self.lifted and _LIFTED.search(text, start, close):
             raise MisplacedRunError
         if self._fills_buffer(start, close):
             return self._refuse("too long parameter, probably missing terminating "
@@ -230,7 +236,7 @@ class _Pass:
         m = _WORD.match(text, pos)
         word = text[pos] if m is None else m[0]
         end = pos + len(word)
-        if RUN in word:
+        if self.lifted and _LIFTED.search(word, 1):
             raise MisplacedRunError
         if self._fills_buffer(pos, end + (text[end:end + 1] in _SPACES)):
             return self._refuse_long(pos)

@@ -260,9 +260,13 @@ class _Parse:
                 elif token[0] == normalize.RUN:
                     if words:
                         raise normalize.MisplacedRunError
-                    self._lifted(block, self.text.runs[int(token[1:])], line)
+                    self._lifted(block, self.text.lifted[int(token[1:])], line)
                     lifted = True
                     continue
+                elif token[0] == normalize.LUA:
+                    if not words or not words[0].endswith("_by_lua_block"):
+                        raise normalize.MisplacedRunError
+                    words.append(literal(self.text.lifted[int(token[1:])], escapes=False))
                 else:
                     words.append(literal(token))
                 quoted.append(is_quoted)

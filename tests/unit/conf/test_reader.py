@@ -330,6 +330,51 @@ def test_blocks_of_others_open_nothing() -> None:
     assert f'unexpected "}}" in {MAIN}:1' == str(error)
 
 
+LUA = """http { server {
+   # access_by_lua_block { don't
+   content_by_lua_block {
+     -- don't { open
+     local s = "}" .. '{' .. [[ } ]] .. "\\""  --[[ } ]]
+     if s then return { a = 1 } end
+   }
+   set_by_lua_block $x{return "it's"}
+   deny all;
+} }
+stream {
+}
+"""
+
+
+def test_lua_blocks_are_words_by_lua_s_rules() -> None:
+    """The code of a Lua block is one word, whatever braces and quotes it holds; lines go on."""
+    http, stream = read(LUA).main.statements
+    assert (12, 11) == (stream.end_line, stream.start_line)
+    assert http.block is not None
+    block = http.block[0].block
+    assert block is not None
+    assert ["content_by_lua_block", "set_by_lua_block", "deny"] == [st.directive for st in block]
+    assert [3, 8, 9] == [st.line for st in block]
+    code = LUA[LUA.index("\n     -- don't") : LUA.index("}\n   set_")]
+    assert [[code], ["$x", 'return "it\'s"'], ["all"]] == [st.args for st in block]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a 'content_by_lua_block { x }' y;",
+        "a x_by_lua_block { b; }",
+        "x_by_lua_block { b;",
+        "# x\n; x_by_lua_block {\n b\n }",
+        "a '\n# x_by_lua_block { b; }\n';",
+        "x_by_lua_block;",
+    ],
+)
+def test_what_only_looks_like_lua_is_read_as_words(text: str) -> None:
+    """A name inside a string, or a block without end, is what nginx takes it for."""
+    plain = outline(read(text.replace("_by_lua_block", "_by_lua_blocc")).main.statements)
+    assert repr(plain).replace("blocc", "block") == repr(top(text))
+
+
 def test_a_geo_block_includes_one_file_by_name() -> None:
     """The include of a geo block is no pattern, nor is one in the file it names."""
     assert [
