@@ -79,7 +79,8 @@ class Zone:
         "lock",     # Lock
         "data",     # Any: what the owner module built upon it
         "_owners",  # memoryview "q"[OWNERS + 1]: pids; the last cell is how far it was ever used
-        "_column",  # int: this process's place among the owners, -1 before it has claimed one
+        "_pid",     # int: the process that has claimed the next slot's place; forks differ
+        "_column",  # int: its place among the owners
         "_parts",   # list of everything that can be reclaimed
     )
 
@@ -91,6 +92,7 @@ class Zone:
         self.lock = Lock(f"zone {name}")
         self.data: Any = None
         self._owners = self.ints(OWNERS + 1)
+        self._pid = 0
         self._column = -1
         self._parts: list[Tally | KeyTable] = []
 
@@ -118,12 +120,10 @@ class Zone:
     def column(self) -> int:
         """The place of this process among the owners; it is claimed when first asked for.
 
-        A process that has one must not fork: the child would count in its name. The master never
-        counts, and workers do not fork.
         raises: InternalError when OWNERS processes hold places
         """
-        if self._column < 0:
-            pid = os.getpid()
+        pid = os.getpid()
+        if pid != self._pid:  # at first, and in a child whose parent has counted
             with self.lock:
                 owners = self._owners
                 free = -1
@@ -142,6 +142,7 @@ class Zone:
                     owners[OWNERS] = free + 1
                 owners[free] = pid
             self._column = free
+            self._pid = pid
         return self._column
 
     @property
