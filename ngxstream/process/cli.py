@@ -1,0 +1,104 @@
+"""The program: what the options ask for is said here, or handed to process/start
+(nginx.c main, ngx_show_version_info).
+
+Only what a call needs is imported for it: -v and -h answer without the proxy's modules, which is
+why `main` fetches process/start by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import ngxstream
+from ngxstream.process import options as opts
+
+USAGE: Final = """\
+Usage: {program} [-?hvVtTq] [-s signal] [-p prefix]
+       {blank} [-e filename] [-c filename] [-g directives]
+
+Options:
+  -?,-h         : this help
+  -v            : show version and exit
+  -V            : show version and configure options then exit
+  -t            : test configuration and exit
+  -T            : test configuration, dump it and exit
+  -q            : suppress non-error messages during configuration testing
+  -s signal     : send signal to a master process: stop, quit, reopen, reload
+  -p prefix     : set prefix path (default: {prefix})
+  -e filename   : set error log file (default: {error_log})
+  -c filename   : set configuration file (default: {conf})
+  -g directives : set global directives out of configuration file
+"""
+
+# What scripts search in `nginx -V` to know what a build can do.
+CONFIGURE: Final = (
+    f"--prefix={opts.PREFIX.rstrip('/')}",
+    f"--conf-path={opts.CONF_PATH}",
+    f"--error-log-path={opts.ERROR_LOG_PATH}",
+    f"--pid-path={opts.PID_PATH}",
+    f"--lock-path={opts.LOCK_PATH}",
+    "--with-debug",
+    "--with-stream",
+    "--with-stream_geoip_module",
+    "--with-stream_realip_module",
+    "--with-stream_ssl_module",
+    "--with-stream_ssl_preread_module",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code. shape: argv defaults to sys.argv"""
+    argv = sys.argv if argv is None else argv
+    try:
+        options = opts.Options(argv)
+    except opts.OptionError as error:
+        _say(f"{opts.program_name(argv[0] if argv else '')}: {error}\n")
+        return 1
+    if options.show_version:
+        _say(version_info(options))
+        if not options.test:
+            return 0
+    start = importlib.import_module("ngxstream.process.start")
+    code: int = start.run(options)
+    return code
+
+
+def version(program: str) -> str:
+    """Return `nginx/1.31.5`, or our own name and version."""
+    number = ngxstream.NGINX_VERSION if program == opts.NGINX else ngxstream.VERSION
+    return f"{program}/{number}"
+
+
+def version_info(options: opts.Options) -> str:
+    """Return what -v, -h and -V print. source: nginx.c ngx_show_version_info"""
+    program = options.program
+    text = f"{program} version: {version(program)}\n"
+    if options.show_help:
+        text += USAGE.format(
+            program=program,
+            blank=" " * len(program),
+            prefix=opts.PREFIX,
+            error_log=opts.ERROR_LOG_PATH,
+            conf=opts.CONF_PATH,
+        ) + "\n"
+    if options.show_configure:
+        ssl = importlib.import_module("ssl")
+        text += (
+            f"built by {sys.implementation.name} {sys.version}\n".replace("\n", " ").rstrip() + "\n"
+            f"built with {ssl.OPENSSL_VERSION}\n"
+            "TLS SNI support enabled\n"
+            f"configure arguments: {' '.join(CONFIGURE)}\n"
+        )
+    return text
+
+
+def _say(text: str) -> None:
+    """Write to standard error at once, as nginx does for versions too."""
+    try:
+        os.write(2, text.encode("utf-8", "surrogateescape"))
+    except OSError:
+        return  # nobody is listening
