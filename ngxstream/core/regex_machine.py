@@ -1,0 +1,275 @@
+"""A matcher that takes time linear in the subject: backtracking that never tries a place twice.
+
+It finds what PCRE finds (leftmost, first branch first, the last repetition's captures) without
+PCRE's worst case.  Whether the rest of a pattern matches depends only on where in the program
+and in the subject it is tried, as long as the pattern refers to nothing it matched; so each such
+pair is tried once (the BitState idea of RE2).  What does depend on more, lookarounds, atomic
+groups and references, is not for this machine.
+"""
+
+from typing import Final, NamedTuple
+
+from ngxstream.core import regex_chars, regex_tree
+
+MAX_PROGRAM: Final = 20_000  # instructions; counted repeats are written out
+MAX_TRIES: Final = 250_000  # about 0.1 s of a worker; PCRE has a limit of its own, 10 million
+
+_CHAR: Final = 0  # one byte of the set ``table``
+_SPLIT: Final = 1  # go on at ``first``; if that fails, at ``second``
+_JUMP: Final = 2  # go on at ``first``
+_SAVE: Final = 3  # keep the position in slot ``first``
+_AT: Final = 4  # go on if the place is right
+_ENTER: Final = 5  # keep the position in which a repetition began, in slot ``first``
+_ENOUGH: Final = 6  # go on at ``second`` if nothing has matched since slot ``first`` was entered
+_MATCH: Final = 7
+
+_WORD: Final = bytes(regex_chars.WORD >> byte & 1 for byte in range(256))
+
+
+class MatchLimitError(Exception):
+    """A match given up because it takes too long; nginx would say pcre2_match() failed: -47."""
+
+
+class ProgramSizeError(ValueError):
+    """A pattern whose counted repeats are too large to be written out."""
+
+
+class _Instruction(NamedTuple):
+    op: int
+    first: int = 0
+    second: int = 0
+    table: bytes = b""
+    place: regex_tree.Place | None = None
+
+
+def can_run(node: regex_tree.Node) -> bool:
+    """Tell whether the machine knows everything in a tree."""
+    return not any(
+        isinstance(part, regex_tree.Look | regex_tree.Atomic | regex_tree.Backref)
+        or (isinstance(part, regex_tree.Repeat) and part.mode is regex_tree.Mode.POSSESSIVE)
+        for part in regex_tree.walk(node)
+    )
+
+
+class Machine:
+    """One compiled pattern.
+
+    raises: ProgramSizeError when made from a tree that needs over MAX_PROGRAM instructions.
+    """
+
+    __slots__ = ("_anchored", "_loops", "_program", "_slots", "_starts")
+
+    def __init__(self, tree: regex_tree.Node, groups: int) -> None:
+        compiler = _Compiler(2 * (groups + 1))
+        compiler.add(regex_tree.Capture(0, tree))
+        compiler.emit(_Instruction(_MATCH))
+        self._program = compiler.program
+        self._slots = compiler.slots
+        self._loops = range(2 * (groups + 1), compiler.slots)
+        self._anchored = regex_tree.anchored(tree)
+        self._starts = None if regex_tree.nullable(tree) else _table(_first(tree))
+
+    def search(self, subject: bytes) -> tuple[int, ...] | None:
+        """Find the leftmost match.
+
+        returns: start and end of the whole and of each group, -1 for a group that took no part;
+        None if there is no match.
+        raises: MatchLimitError after MAX_TRIES choices.
+        """
+        tried: set[tuple[int, int]] = set()
+        left = MAX_TRIES
+        for start in range(1 if self._anchored else len(subject) + 1):
+            starts = self._starts
+            if starts is not None and (start == len(subject) or not starts[subject[start]]):
+                continue
+            slots, left = self._run(subject, start, tried, left)
+            if slots is not None:
+                return tuple(slots[: self._loops.start])
+        return None
+
+    def _run(
+        self, subject: bytes, position: int, tried: set[tuple[int, int]], left: int
+    ) -> tuple[list[int] | None, int]:
+        """Try to match from one position; returns the slots, and how many tries are left.
+
+        ``stack`` holds what to go back to: (instruction, position), or (~slot, old value) for a
+        slot to be restored on the way.
+        """
+        program, end = self._program, len(subject)
+        slots = [-1] * self._slots
+        stack: list[tuple[int, int]] = []
+        at = 0
+        while True:
+            op, first, second, table, place = program[at]
+            if op == _CHAR:
+                if position < end and table[subject[position]]:
+                    position += 1
+                    at += 1
+                    continue
+            elif op == _SPLIT:
+                key = (at, position) if not self._loops else self._key(at, position, slots)
+                if key not in tried:
+                    tried.add(key)
+                    left -= 1
+                    if left < 0:
+                        raise MatchLimitError("pcre2_match() failed: -47")
+                    stack.append((second, position))
+                    at = first
+                    continue
+            elif op == _JUMP:
+                at = first
+                continue
+            elif op in (_SAVE, _ENTER):
+                stack.append((~first, slots[first]))
+                slots[first] = position
+                at += 1
+                continue
+            elif op == _ENOUGH:
+                at = second if slots[first] == position else at + 1
+                continue
+            elif op == _MATCH:
+                return slots, left
+            elif place is not None and _holds(place, subject, position):
+                at += 1
+                continue
+            while stack:
+                at, position = stack.pop()
+                if at >= 0:
+                    break
+                slots[~at] = position
+            else:
+                return None, left
+
+    def _key(self, at: int, position: int, slots: list[int]) -> tuple[int, int]:
+        """Tell places apart also by which repetitions have matched nothing so far."""
+        for bit, slot in enumerate(self._loops):
+            if slots[slot] == position:
+                at |= 1 << 32 + bit
+        return at, position
+
+
+def _holds(place: regex_tree.Place, subject: bytes, position: int) -> bool:
+    end = len(subject)
+    if place is regex_tree.Place.START:
+        return position == 0
+    if place is regex_tree.Place.END:
+        return position == end
+    if place is regex_tree.Place.LAST_LINE:
+        return position == end or (position == end - 1 and subject[position] == 0x0A)
+    if place is regex_tree.Place.LINE_START:
+        return position == 0 or (position < end and subject[position - 1] == 0x0A)
+    if place is regex_tree.Place.LINE_END:
+        return position == end or subject[position] == 0x0A
+    before = position > 0 and _WORD[subject[position - 1]]
+    after = position < end and _WORD[subject[position]]
+    return (before != after) == (place is regex_tree.Place.WORD_EDGE)
+
+
+def _table(mask: int) -> bytes:
+    return bytes(mask >> byte & 1 for byte in range(256))
+
+
+def _first(node: regex_tree.Node) -> int:
+    """Make the set of the bytes a match of a node can begin with."""
+    if isinstance(node, regex_tree.Chars):
+        return node.mask
+    if isinstance(node, regex_tree.Sequence):
+        mask = 0
+        for item in node.items:
+            mask |= _first(item)
+            if not regex_tree.nullable(item):
+                break
+        return mask
+    mask = 0
+    for part in regex_tree.parts(node):
+        mask |= _first(part)
+    return mask
+
+
+class _Compiler:
+    """Writes the program of a tree, one instruction after another."""
+
+    __slots__ = ("program", "slots")
+
+    def __init__(self, slots: int) -> None:
+        self.program: list[_Instruction] = []
+        self.slots = slots
+
+    def emit(self, instruction: _Instruction) -> int:
+        """Add an instruction and return where it stands."""
+        if len(self.program) >= MAX_PROGRAM:
+            raise ProgramSizeError("regular expression is too large")
+        self.program.append(instruction)
+        return len(self.program) - 1
+
+    def add(self, node: regex_tree.Node) -> None:
+        """Add the instructions of a node; they end where the next node's begin."""
+        if isinstance(node, regex_tree.Chars):
+            self.emit(_Instruction(_CHAR, table=_table(node.mask)))
+        elif isinstance(node, regex_tree.Sequence):
+            for item in node.items:
+                self.add(item)
+        elif isinstance(node, regex_tree.Choice):
+            self._add_choice(node.branches)
+        elif isinstance(node, regex_tree.Repeat):
+            self._add_repeat(node)
+        elif isinstance(node, regex_tree.Capture):
+            self.emit(_Instruction(_SAVE, 2 * node.index))
+            self.add(node.body)
+            self.emit(_Instruction(_SAVE, 2 * node.index + 1))
+        elif isinstance(node, regex_tree.At):
+            self.emit(_Instruction(_AT, place=node.place))
+
+    def _add_choice(self, branches: tuple[regex_tree.Node, ...]) -> None:
+        jumps = []
+        for branch in branches[:-1]:
+            split = self.emit(_Instruction(_SPLIT))
+            self.add(branch)
+            jumps.append(self.emit(_Instruction(_JUMP)))
+            self.program[split] = _Instruction(_SPLIT, split + 1, len(self.program))
+        self.add(branches[-1])
+        for jump in jumps:
+            self.program[jump] = _Instruction(_JUMP, len(self.program))
+
+    def _add_repeat(self, node: regex_tree.Repeat) -> None:
+        if node.high is None:
+            for _ in range(node.low - 1):
+                self.add(node.body)
+            self._add_loop(node)
+            return
+        for _ in range(node.low):
+            self.add(node.body)
+        splits = []
+        for _ in range(node.high - node.low):
+            splits.append(self.emit(_Instruction(_SPLIT)))
+            self.add(node.body)
+        for split in splits:
+            self.program[split] = self._split(node, split + 1, len(self.program))
+
+    def _add_loop(self, node: regex_tree.Repeat) -> None:
+        """Repeat without end, once at least if so asked; matching nothing ends it."""
+        split = self.emit(_Instruction(_SPLIT)) if node.low == 0 else None
+        start = len(self.program)
+        enough = None
+        if regex_tree.nullable(node.body):
+            slot = self.slots
+            self.slots += 1
+            self.emit(_Instruction(_ENTER, slot))
+            self.add(node.body)
+            enough = self.emit(_Instruction(_ENOUGH))
+        else:
+            self.add(node.body)
+        if split is None:
+            split = self.emit(_Instruction(_SPLIT))
+        else:
+            self.emit(_Instruction(_JUMP, split))
+        after = len(self.program)
+        self.program[split] = self._split(node, start, after)
+        if enough is not None:
+            self.program[enough] = _Instruction(_ENOUGH, slot, after)
+
+    @staticmethod
+    def _split(node: regex_tree.Repeat, body: int, after: int) -> _Instruction:
+        if node.mode is regex_tree.Mode.LAZY:
+            return _Instruction(_SPLIT, after, body)
+        return _Instruction(_SPLIT, body, after)

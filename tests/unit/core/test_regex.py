@@ -1,0 +1,301 @@
+"""Patterns are read as PCRE reads them, matched in bounded time, or refused by name."""
+
+import pytest
+
+from ngxstream.core import regex
+
+
+def search(pattern: str, subject: bytes, *, caseless: bool = False) -> regex.Captures | None:
+    """Compile and search at once."""
+    return regex.compile(pattern, caseless=caseless).search(subject)
+
+
+def refusal(pattern: str) -> str:
+    """Compile what must be refused and return the message."""
+    with pytest.raises(regex.RegexError) as refused:
+        regex.compile(pattern)
+    return str(refused.value)
+
+
+# --- what a caller gets ---------------------------------------------------------------------
+
+
+def test_a_match_gives_its_text_and_its_groups() -> None:
+    """Number 0 is the whole match; a group that took no part is None."""
+    assert (b"b.c", b"b", None, b"c") == search(r"(b)(x)?\.(c)", b"a.b.c")
+
+
+def test_no_match_gives_none() -> None:
+    """A search without a match is None, not an empty match."""
+    assert search("x", b"abc") is None
+
+
+def test_names_and_numbers_of_groups_are_known() -> None:
+    """All three spellings of a named group give its number; plain groups count too."""
+    compiled = regex.compile(r"(?<one>a)(b)(?P<three>c)(?'four'd)(?:e)")
+    assert ({"one": 1, "three": 3, "four": 4}, 4) == (compiled.names, compiled.groups)
+    assert (b"abcde", b"a", b"b", b"c", b"d") == compiled.search(b"abcde")
+
+
+def test_caseless_means_ascii_letters() -> None:
+    """Case is folded for letters of ASCII, in sets and their complements too."""
+    assert (b"WWW.K",) == search(r"www\.[k-m]", b"WWW.K", caseless=True)
+    assert search("[^k]", b"K", caseless=True) is None
+    assert search("é", "É".encode(), caseless=True) is None
+
+
+def test_patterns_and_subjects_are_bytes() -> None:
+    """A letter outside ASCII is the bytes that spell it; a dot is one byte."""
+    assert ("é".encode(),) == search("^é$", "é".encode())
+    assert ("é".encode(),) == search("^..$", "é".encode())
+    assert (b"\xff",) == search("\udcff", b"\xff")
+
+
+# --- spelling -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        (r"\h+", b"x\t \xa0\n", b"\t \xa0"),
+        (r"\H+", b" ab ", b"ab"),
+        (r"\v+", b"a\n\x0b\x0c\r\x85b", b"\n\x0b\x0c\r\x85"),
+        (r"\V+", b"\nab\n", b"ab"),
+        (r"a\Rb", b"a\r\nb", b"a\r\nb"),
+        (r"\R", b"\r\n", b"\r\n"),
+        (r"\N+", b"ab\n", b"ab"),
+        (r"[[:alpha:]]+", b"1ab2", b"ab"),
+        (r"[[:^alpha:][:upper:]]+", b"a1B2c", b"1B2"),
+        (r"[[:punct:]]+", b"a-._b", b"-._"),
+        (r"[]a]+", b"x]a]x", b"]a]"),
+        (r"[^]a]+", b"]xya", b"xy"),
+        (r"[a\]b]+", b"xa]bx", b"a]b"),
+        (r"[\d.-]+", b"a1.2-3b", b"1.2-3"),
+        (r"[\Qa-c]\E]+", b"b-]ac", b"-]ac"),
+        (r"[a-\x63]+", b"xabcx", b"abc"),
+        (r"[\b]", b"\x08", b"\x08"),
+        (r"\Qa.b*\E+", b"a.b**", b"a.b**"),
+        (r"\Q(", b"(", b"("),
+        (r"a\Eb", b"ab", b"ab"),
+        (r"\x41\x{42}\103\o{104}\e\cA\a\f\t", b"ABCD\x1b\x01\x07\x0c\t", b"ABCD\x1b\x01\x07\x0c\t"),
+        (r"\xg", b"\x00g", b"\x00g"),
+        (r"\0\01\18", b"\x00\x01\x018", b"\x00\x01\x018"),
+        (r"\<\_\-\/", b"<_-/", b"<_-/"),
+        (r"a{1,x}b{,c]}", b"a{1,x}b{,c]}", b"a{1,x}b{,c]}"),
+        (r"^ab$", b"ab\n", b"ab"),
+        (r"^ab\Z", b"ab\n", b"ab"),
+        (r"\Aab\z", b"ab", b"ab"),
+        (r"(?m)^b$", b"a\nb\nc", b"b"),
+        (r"(?s)a.b", b"a\nb", b"a\nb"),
+        (r"a(?i)b|c", b"C", b"C"),
+        (r"(?:(?i)a)b", b"Ab", b"Ab"),
+        (r"(?i:a)b", b"Ab", b"Ab"),
+        (r"(?i)a(?-i)b", b"Ab", b"Ab"),
+        (r"(?x) a \  b # comment", b"a b", b"a b"),
+        (r"(?x) a + ? b", b"aab", b"aab"),
+        (r"a(?#comment)+", b"aaa", b"aaa"),
+        (r"(?U)a+", b"aaa", b"a"),
+        (r"(?U)a+?", b"aaa", b"aaa"),
+        (r"(?n)(a)(?<n>b)", b"ab", b"ab"),
+        (r"(?^)a", b"a", b"a"),
+        (r"a++b", b"aab", b"aab"),
+        (r"(?>a|ab)c", b"abc", None),
+        (r"(?=ab)a", b"acab", b"a"),
+        (r"(?<=a|bc)d", b"bcd", b"d"),
+        (r"(?<!a|bc)d", b"ad.d", b"d"),
+        (r"(a)\1", b"aa", b"aa"),
+        (r"(?<n>a)\k<n>\k{n}\k'n'\g{n}(?P=n)", b"aaaaaa", b"aaaaaa"),
+        (r"(a)(b)\g1\g{2}\g{-1}", b"ababb", b"ababb"),
+        (r"(?i)(a)\1", b"aA", b"aA"),
+        (r"\B", b"", b""),
+        (r"\bab\b", b"x ab", b"ab"),
+        (r"a{2}", b"aaa", b"aa"),
+        (r"(?:^)*a", b"ba", b"a"),
+    ],
+)
+def test_pcre_spelling_keeps_its_meaning(
+    pattern: str, subject: bytes, expected: bytes | None
+) -> None:
+    """Each spelling matches what PCRE matches with it."""
+    found = search(pattern, subject)
+    assert expected == (None if found is None else found[0])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject"),
+    [
+        (r"^ab\z", b"ab\n"),
+        (r"a.b", b"a\nb"),
+        (r"(?m)^$", b"a\n"),
+        (r"(?i)a(?-i)b", b"AB"),
+        (r"\w", "é".encode()),
+        (r"\d", "٣".encode()),
+        (r"a++a", b"aaa"),
+        (r"(?n)(a)\x62", b"a"),
+    ],
+)
+def test_pcre_spelling_matches_no_more(pattern: str, subject: bytes) -> None:
+    """What PCRE does not match does not match."""
+    assert search(pattern, subject) is None
+
+
+def test_a_literal_space_outside_class_ends_extended_comments() -> None:
+    """Under (?x) a comment ends with its line."""
+    assert (b"ab",) == search("(?x)a # no b here\nb", b"ab")
+
+
+# --- refusals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason", "rest"),
+    [
+        ("(", "missing closing parenthesis", ""),
+        ("a)b", "unmatched closing parenthesis", ")b"),
+        ("[a", "missing terminating ] for character class", ""),
+        ("[z-a]", "range out of order in character class", "a]"),
+        (r"[a-\d]", "invalid range in character class", "]"),
+        ("[[:foo:]]", "unknown POSIX class name", "foo:]]"),
+        ("[:alpha:]", "POSIX named classes are supported only within a class", "[:alpha:]"),
+        ("[[.a.]]", "POSIX collating elements are not supported", "[.a.]]"),
+        ("*a", "quantifier does not follow a repeatable item", "*a"),
+        ("a**", "quantifier does not follow a repeatable item", "*"),
+        ("^*", "quantifier does not follow a repeatable item", "*"),
+        ("a{3,2}", "numbers out of order in {} quantifier", "}"),
+        ("a{65536}", "number too big in {} quantifier", "}"),
+        ("\\", "\\ at end of pattern", ""),
+        (r"\j", "unrecognized character follows \\", "j"),
+        (r"a\u", "PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or \\u", ""),
+        (r"\x{100}", "character code point value in \\x{} or \\o{} is too large", "}"),
+        (r"(a)\2", "reference to non-existent subpattern", "2"),
+        (r"(?<n>a)\k<m>", "reference to non-existent subpattern", "m>"),
+        ("(?<1a>b)", "subpattern name must start with a non-digit", "1a>b)"),
+        ("(?<n>a)(?<n>b)",
+         "two named subpatterns have the same name (PCRE2_DUPNAMES not set)", "b)"),
+        ("(?<=a*)b", "lookbehind assertion is not fixed length", "(?<=a*)b"),
+        ("(?z)", "unrecognized character after (? or (?-", "z)"),
+        ("(?#a", "missing ) after (?# comment", ""),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_as_nginx_tells_it(pattern: str, reason: str, rest: str) -> None:
+    """Reason, pattern and the place in it, in nginx's words and PCRE's."""
+    where = f' in "{pattern}" at "{rest}"' if rest else f' in "{pattern}"'
+    assert f"pcre2_compile() failed: {reason}{where}" == refusal(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (r"a\Kb", r"\K"),
+        (r"\Ga", r"\G"),
+        (r"\X", r"\X"),
+        (r"\p{L}", r"\p"),
+        (r"[\PL]", r"\P"),
+        (r"\N{U+41}", r"\N{"),
+        ("(?R)", "recursion (?R"),
+        ("(a)(?1)", "recursion (?1"),
+        ("(a)(?-1)", "recursion (?-"),
+        ("(?<n>a)(?&n)", "recursion (?&"),
+        ("(?<n>a)(?P>n)", "recursion (?P>"),
+        (r"(?<n>a)\g<n>", r"recursion \g<"),
+        ("(?|a|b)", "(?|"),
+        ("(a)(?(1)b)", "conditional (?("),
+        ("(?C1)a", "callout (?C"),
+        ("(?J)a", "(?J)"),
+        ("(?xx)a", "(?xx)"),
+        ("(*UTF)a", "(*UTF)"),
+        ("a(*SKIP)b", "(*SKIP)"),
+        ("a{,3}", "{,3}"),
+        ("(?=a)*b", "a quantifier after a lookaround"),
+        (r"\1(a)", "a reference to a group that is not closed"),
+        (r"(a\1)", "a reference to a group that is not closed"),
+        (r"(a)(?<=\1)", "a back reference in a lookbehind"),
+    ],
+)
+def test_what_only_pcre_can_do_is_refused_by_name(pattern: str, what: str) -> None:
+    """Nothing is taken with another meaning: it is named and refused."""
+    assert refusal(pattern).startswith(f"pcre2_compile() failed: {what} is not supported in ")
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+\1$", r"(?=b)(\w+\s?)*$", r"(?>(a|a)*)b"])
+def test_a_pattern_that_no_matcher_can_bound_is_refused(pattern: str) -> None:
+    """Exponential, and with something the linear matcher does not know: not in this server."""
+    assert "could take exponential time is not supported" in refusal(pattern)
+
+
+def test_deep_nesting_is_refused_and_not_a_crash() -> None:
+    """A hundred groups in each other compile, more are refused as PCRE words it."""
+    assert (b"a",) == search("(?:" * 100 + "a" + ")" * 100, b"a")
+    assert "parentheses are too deeply nested" in refusal("(?:" * 3000 + "a" + ")" * 3000)
+
+
+def test_a_pattern_too_large_for_the_linear_matcher_is_refused() -> None:
+    """Counted repeats are written out, within limits."""
+    assert "regular expression is too large" in refusal("(?:(?:a|a){200}){200}")
+
+
+# --- bounded time ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "engine"),
+    [
+        (r"^(?<sub>.+)\.example\.(com|net)$", "re"),
+        (r"^([a-z0-9-]+\.)+example\.com$", "re"),
+        (r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$", "re"),
+        (r"^(?!www\.)(.+)\.example\.com$", "re"),
+        (r"^(\d{1,3}\.){3}\d{1,3}$", "re"),
+        (r"^([^.]+)\.\1\.example\.com$", "re"),
+        (r"^(a|b)*$", "re"),
+        (r"\.example\.com$", "re"),
+        (r"foo.*bar", "re, then machine"),
+        (r"^.*foo.*bar.*baz$", "re, then machine"),
+        (r"(a+)+$", "machine"),
+        (r"(.*a){20}$", "machine"),
+        (r"^(\w+\s?)*$", "machine"),
+        (r"^(a|a)*$", "machine"),
+        (r"(x+x+)+y", "machine"),
+        (r"^(?:(?:|)a)*b", "machine"),
+        (r"((a?)*b)*c", "machine"),
+        ("a?" * 30 + "a" * 30, "machine"),
+        (".{0,8}" * 8 + "x", "machine"),
+    ],
+)
+def test_the_matcher_is_chosen_by_what_a_subject_could_do(pattern: str, engine: str) -> None:
+    """Ordinary patterns go to re; those that can run away go to the linear matcher."""
+    assert engine == regex.compile(pattern).engine
+
+
+@pytest.mark.parametrize("size", [30, 253, 1000])
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(a+)+$", r"(.*a){20}$", r"^(\w+\s?)*$", r"(a|a)*$", r"(a*)*$", "a?" * 30 + "a" * 30 + "$"],
+)
+def test_a_hostile_subject_ends(pattern: str, size: int) -> None:
+    """What would keep a backtracking matcher busy for ages finds no match and comes back."""
+    compiled = regex.compile("^" + pattern if pattern[0] == "(" else pattern)
+    assert compiled.search(b"a" * size + b"!") is None
+    assert compiled.search(b"a" * size) is not None
+
+
+def test_a_long_subject_of_a_square_pattern_goes_to_the_linear_matcher() -> None:
+    """re is not asked to try a long subject from every place."""
+    compiled = regex.compile("foo(.*)bar")
+    assert compiled.search(b"foo" * 3000) is None
+    assert (b"foo1bar", b"1") == compiled.search(b"-" * 3000 + b"foo1bar" + b"-" * 3000)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [("a", 65537), ("(a+)+$", 65537), ("(?=a)a*b", 5000)],
+)
+def test_a_subject_beyond_all_limits_is_not_tried(pattern: str, size: int) -> None:
+    """The match is given up with the words nginx has for PCRE's own limit."""
+    with pytest.raises(regex.MatchLimitError, match=r"pcre2_match\(\) failed: -47"):
+        regex.compile(pattern).search(b"a" * size)
+
+
+def test_the_linear_matcher_gives_up_before_it_takes_long() -> None:
+    """Even linear time is bounded: a large program on a large subject is given up."""
+    with pytest.raises(regex.MatchLimitError):
+        regex.compile("(.*a){20}$").search(b"a" * 60000 + b"!")
