@@ -90,7 +90,9 @@ class ConfError(NgxError):
         """Return this error with a location, unless it already names one."""
         if self.file is not None:
             return self
-        return type(self)(self.message, file, line, errno=self.errno)
+        placed = type(self)(self.message, file, line, errno=self.errno)
+        placed.level = self.level
+        return placed
 
 
 class UnplacedError(ConfError):

@@ -41,6 +41,9 @@ def test_a_place_is_given_once() -> None:
     error = errors.ConfError("bad", errno=2).at("/f", 3)
     assert "bad (2: No such file or directory) in /f:3" == str(error)
     assert error is error.at("/g", 4)
+    error = errors.ConfError("bad")
+    error.level = "crit"
+    assert "crit" == error.at("/f", 3).level
     assert "bad" == str(errors.UnplacedError("bad").at("/f", 3))
 
 
