@@ -407,3 +407,8 @@ class UdpGate:
             self.open = False
             if not self._queue:
                 self.loop.unregister(self.fd)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the socket of a closed gate must stay: somebody is answered through it."""
+        return bool(self.table or self._queue)

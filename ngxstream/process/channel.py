@@ -19,7 +19,7 @@ REOPEN: Final = 3
 
 MAX_FDS: Final = 253  # SCM_MAX_FD
 MAX_MESSAGE: Final = 65536
-_FD: Final = array.array("i")
+_INT: Final = array.array("i").itemsize
 
 
 class Message(NamedTuple):
@@ -65,13 +65,13 @@ class Channel:
         """Return the next message. raises: BlockingIOError for none, EOFError for never again"""
         # socket.recv_fds() forgets its flags, and these descriptors must not survive an exec
         data, ancillary, _, _ = self.sock.recvmsg(
-            MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * _FD.itemsize), socket.MSG_CMSG_CLOEXEC
+            MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * _INT), socket.MSG_CMSG_CLOEXEC
         )
         fds = [
             fd
             for level, kind, packed in ancillary
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-            for fd in array.array("i", packed[: len(packed) - len(packed) % _FD.itemsize])
+            for fd in array.array("i", packed[: len(packed) - len(packed) % _INT])
         ]
         if not data:
             raise EOFError("the other end of the channel is gone")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream import modules
@@ -197,9 +197,15 @@ class Cycle:
             self._remove_pid_file(self._new_pid)
             self._new_pid = ""
 
-    def retire(self, current: Cycle) -> None:
-        """Let go of logs and zones: no worker of this cycle is left."""
-        self.zones.close(keep=current.zones)
+    def retire(self, others: Iterable[Cycle]) -> None:
+        """Let go of logs and zones: no worker of this cycle is left.
+
+        shape: others are all cycles that still have workers
+        """
+        kept = {id(zone) for other in others for zone in other.zones.zones()}
+        for zone in self.zones.zones():
+            if id(zone) not in kept:
+                zone.close()
         self.files.close_all()
 
     def reopen(self, to: log.Log, owner: int | None) -> None:
@@ -236,3 +242,18 @@ class Cycle:
         error = pidfile.remove(path)
         if error is not None:
             self.log.error(log.ALERT, f'unlink() "{path}" failed', error)
+
+
+def reconfigure(old: Cycle) -> Cycle | None:
+    """Build the next cycle and commit it; None when the old one has to go on.
+
+    A refusal is in the old cycle's log, in nginx's words and at its level.
+    """
+    old.log.error(log.NOTICE, "reconfiguring")
+    try:
+        new = Cycle(old.options, old.log, old)
+    except errors.NgxError as error:
+        old.log.error(log.LEVELS[error.level], str(error))
+        return None
+    new.commit(old)
+    return new

@@ -102,6 +102,7 @@ class Session:
         self.cleanups: list[Callable[[], None]] | None = None
         self.preread: bytes = b"" if loop.datagram is None else bytes(loop.datagram)
         self.proxy_protocol = None
+        loop.sessions.add(self)
 
     def select_server(self, server: ServerConf) -> None:
         """Go on under another virtual server of the same address."""
@@ -145,7 +146,9 @@ class Session:
         self.content = None
         self.ctx = None
         self.values = None
-        self.loop.close_connection(self.c)
+        loop = self.loop
+        loop.sessions.discard(self)
+        loop.close_connection(self.c)
 
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.
@@ -153,6 +156,7 @@ class Session:
         returns: the cleanups, to be done when the connection ends
         """
         self.status = STREAM_OK
+        self.loop.sessions.discard(self)
         cleanups, self.cleanups = self.cleanups or [], None
         self.content = None
         self.ctx = None

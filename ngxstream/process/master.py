@@ -1,0 +1,368 @@
+"""The master: it serves nobody. It starts workers, replaces them, and obeys signals, one at a time.
+
+Answers for ngx_master_process_cycle and ngx_reap_children (src/os/unix/ngx_process_cycle.c) and
+ngx_process.c. All signals are blocked and fetched with sigwaitinfo(2): there are no handlers, so
+nothing happens in between.
+
+1. A worker of the current cycle that dies is started anew: at once, or after a pause that grows
+   when the ones before it died at once too. One that says it cannot begin (code 2) is not.
+2. A reload starts the new workers, waits RELOAD_PAUSE_S, then tells the old ones to leave in grace.
+3. TERM is repeated with growing waits and becomes KILL; QUIT waits as long as it takes.
+4. An old cycle stays referenced, its logs and zones open, while a worker of it lives.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import log
+from ngxstream.event import listening
+from ngxstream.event.loop import monotonic_ms
+from ngxstream.process import channel as channels
+from ngxstream.process import pidfile, signals, system
+from ngxstream.process.cycle import Cycle, reconfigure
+from ngxstream.process.single import SingleProcess
+from ngxstream.process.worker import Worker
+
+if TYPE_CHECKING:
+    from ngxstream.process.channel import Channel
+
+RELOAD_PAUSE_S: Final = 0.1
+FIRST_WAIT_MS: Final = 50  # after the first TERM; then twice as long each time
+LAST_WAIT_MS: Final = 1000  # a longer one means KILL
+AT_ONCE_MS: Final = 5000  # a worker that lived less has died at once
+PAUSE_MS: Final = 100  # before the third worker in a row that dies at once; then twice as long
+LONGEST_PAUSE_MS: Final = 10_000
+
+
+class Child:
+    """A worker as the master knows it. source: ngx_process_t"""
+
+    __slots__ = ("pid", "number", "cycle", "channel", "started_ms", "leaving")
+
+    def __init__(self, pid: int, number: int, cycle: Cycle, channel: Channel) -> None:
+        """shape: number is its place among the workers of its cycle"""
+        self.pid = pid
+        self.number = number
+        self.cycle = cycle
+        self.channel = channel
+        self.started_ms = monotonic_ms()
+        self.leaving = False  # it was told to
+
+    def tell(self, command: int, number: int, to: log.Log) -> None:
+        """Say it through the channel, or by a signal where that fails."""
+        if self.channel.send(command):
+            return
+        try:
+            os.kill(self.pid, number)
+        except OSError as error:
+            to.error(log.ALERT, f"kill({self.pid}, {int(number)}) failed", error)
+
+
+class Master:
+    """The master process."""
+
+    __slots__ = (
+        "cycle",  # the one that serves
+        "old",  # list[Cycle]: replaced, with workers still
+        "children",  # dict[int, Child] by pid
+        "title",
+        "daemonized",
+        "terminating",
+        "quitting",
+        "not_accepting",
+        "_due",  # list[(ms, callable)]: what the master does later
+        "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
+    )
+
+    def __init__(self, cycle: Cycle, title: system.Title, *, daemonized: bool) -> None:
+        """shape: the cycle is committed, its pid file written, signals are blocked."""
+        self.cycle = cycle
+        self.old: list[Cycle] = []
+        self.children: dict[int, Child] = {}
+        self.title = title
+        self.daemonized = daemonized
+        self.terminating = False
+        self.quitting = False
+        self.not_accepting = False
+        self._due: list[tuple[int, Callable[[], None]]] = []
+        self._deaths: dict[int, int] = {}
+
+    def run(self) -> int:
+        """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
+        self.title.set(" ".join(["master process", *self.cycle.options.argv]))
+        self.start_workers()
+        while self.children or not (self.terminating or self.quitting):
+            self._wait()
+        return self._exit()
+
+    def _exit(self) -> int:
+        path = self.cycle.main.pid
+        error = pidfile.remove(path)
+        if error is not None:
+            self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
+        self.cycle.log.error(log.NOTICE, "exit")
+        listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
+        return 0
+
+    # -- waiting -------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Wait for a signal or for what is due, and do it."""
+        due = min((at for at, _ in self._due), default=None)
+        if due is None:
+            self._obey(signal.sigwaitinfo(signals.HEARD))
+            return
+        wait_s = max(0, due - monotonic_ms()) / 1000
+        info = signal.sigtimedwait(signals.HEARD, wait_s)
+        if info is not None:
+            self._obey(info)
+            return
+        now = monotonic_ms()
+        ripe = [do for at, do in self._due if at <= now]
+        self._due = [(at, do) for at, do in self._due if at > now]
+        for do in ripe:
+            do()
+
+    def _later(self, delay_ms: int, do: Callable[[], None]) -> None:
+        self._due.append((monotonic_ms() + delay_ms, do))
+
+    def _obey(self, info: signal.struct_siginfo) -> None:
+        """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_MASTER"""
+        number = info.si_signo
+        action = ""
+        do: Callable[[], None] | None = None
+        if number in signals.TERMINATE:
+            action, do = "exiting", self.terminate
+        elif number == signals.SHUTDOWN:
+            action, do = "shutting down", self.quit
+        elif number == signals.RECONFIGURE:
+            action, do = "reconfiguring", self.reload
+        elif number == signals.REOPEN:
+            action, do = "reopening logs", self.reopen
+        elif number == signals.NO_ACCEPT:
+            # a terminal that changes its size sends it too, and must not stop the service
+            if self.daemonized or info.si_pid:
+                action, do = "stop accepting connections", self.stop_accepting
+        elif number == signals.CHANGE_BINARY:
+            action = "ignoring"
+        elif number == signal.SIGCHLD:
+            do = self.reap
+        self.cycle.log.error(log.NOTICE, signals.received(number, info.si_pid, action))
+        if do is not None:
+            do()
+
+    # -- workers -------------------------------------------------------------------------------
+
+    def start_workers(self) -> None:
+        """Start all workers of the cycle. source: ngx_start_worker_processes"""
+        self.cycle.log.error(log.NOTICE, "start worker processes")
+        self._deaths.clear()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # what the workers share stays shared: their collector does not touch it
+        for number in range(self.cycle.main.worker_processes):
+            self.spawn(number)
+
+    def spawn(self, number: int) -> None:
+        """Start one worker. source: ngx_spawn_process"""
+        cycle = self.cycle
+        try:
+            ours, theirs = channels.Channel.pair()
+        except OSError as error:
+            cycle.log.error(log.ALERT, 'socketpair() failed while spawning "worker process"', error)
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            cycle.log.error(log.ALERT, 'fork() failed while spawning "worker process"', error)
+            ours.close()
+            theirs.close()
+            return
+        if pid == 0:
+            self._become_worker(number, ours, theirs)
+        theirs.close()
+        cycle.log.error(log.NOTICE, f"start worker process {pid}")
+        self.children[pid] = Child(pid, number, cycle, ours)
+
+    def _become_worker(self, number: int, ours: Channel, theirs: Channel) -> None:
+        """Be a worker in the forked child; never returns."""
+        code = 1
+        cycle = self.cycle
+        try:
+            ours.close()
+            for child in self.children.values():
+                child.channel.close()  # or nobody would see the master's end
+            self.children.clear()
+            worker = Worker(cycle, number, theirs, self.title, daemonized=self.daemonized)
+            code = worker.run()
+        except system.WorkerInitError as error:
+            cycle.log.error(log.LEVELS[error.level], str(error))
+            code = system.FATAL
+        except BaseException:  # noqa: BLE001 - a forked child must never run the master's code
+            text = traceback.format_exc().strip().replace("\n", " | ")
+            cycle.log.error(log.ALERT, f"unexpected exception: {text}")
+        finally:
+            os._exit(code)
+
+    def reap(self) -> None:
+        """See who has died, give back what they held, and start anew whom we need.
+
+        source: ngx_process_get_status, ngx_reap_children
+        """
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            child = self.children.pop(pid, None)
+            name = "worker process" if child is not None else "unknown process"
+            self._log_end(f"{name} {pid}", status)
+            for cycle in (self.cycle, *self.old):
+                cycle.zones.reclaim(pid)
+            if child is not None:
+                child.channel.close()
+                self._replace(child, status)
+        self._retire()
+
+    def _log_end(self, who: str, status: int) -> None:
+        to = self.cycle.log
+        if os.WIFSIGNALED(status):
+            core = " (core dumped)" if os.WCOREDUMP(status) else ""
+            to.error(log.ALERT, f"{who} exited on signal {os.WTERMSIG(status)}{core}")
+        else:
+            to.error(log.NOTICE, f"{who} exited with code {os.WEXITSTATUS(status)}")
+
+    def _replace(self, child: Child, status: int) -> None:
+        """Start another worker in the place of one that was not to leave."""
+        if child.leaving or self.terminating or self.quitting or child.cycle is not self.cycle:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        if code == system.FATAL:
+            self.cycle.log.error(
+                log.ALERT,
+                f"worker process {child.pid} exited with fatal code {code} and cannot be respawned",
+            )
+            return
+        number = child.number
+        if code == 0 or monotonic_ms() - child.started_ms >= AT_ONCE_MS:
+            self._deaths.pop(number, None)
+            self.spawn(number)
+            return
+        deaths = self._deaths[number] = self._deaths.get(number, 0) + 1
+        if deaths == 1:
+            self.spawn(number)
+            return
+        pause_ms = min(PAUSE_MS << min(deaths - 2, 16), LONGEST_PAUSE_MS)
+        self.cycle.log.error(
+            log.ALERT,
+            f"worker process {number} died at once {deaths} times in a row, "
+            f"starting it again in {pause_ms}ms",
+        )
+        cycle = self.cycle
+        self._later(pause_ms, lambda: self._spawn_again(number, cycle))
+
+    def _spawn_again(self, number: int, cycle: Cycle) -> None:
+        stopped = self.terminating or self.quitting or self.not_accepting
+        if cycle is self.cycle and not stopped:
+            self.spawn(number)
+
+    def _retire(self) -> None:
+        """Let go of old cycles without workers."""
+        used = {id(child.cycle) for child in self.children.values()}
+        gone = [cycle for cycle in self.old if id(cycle) not in used]
+        self.old = [cycle for cycle in self.old if id(cycle) in used]
+        for cycle in gone:
+            cycle.retire([self.cycle, *self.old])
+
+    # -- commands ------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        """Leave now: TERM to the workers, again and again, then KILL."""
+        if not self.terminating:
+            self.terminating = True
+            self._terminate_workers(FIRST_WAIT_MS)
+
+    def _terminate_workers(self, wait_ms: int) -> None:
+        to = self.cycle.log
+        for child in self.children.values():
+            if wait_ms > LAST_WAIT_MS:
+                os.kill(child.pid, signal.SIGKILL)
+            elif wait_ms == FIRST_WAIT_MS:
+                child.tell(channels.TERMINATE, signal.SIGTERM, to)
+            else:
+                os.kill(child.pid, signal.SIGTERM)
+            child.leaving = True
+        if self.children:
+            self._later(wait_ms, lambda: self._terminate_workers(min(wait_ms * 2, 1600)))
+
+    def quit(self) -> None:
+        """Leave when the workers have finished their sessions."""
+        self.quitting = True
+        self._quit_workers(list(self.children.values()))
+        listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
+
+    def _quit_workers(self, whom: list[Child]) -> None:
+        for child in whom:
+            if not child.leaving:
+                child.leaving = True
+                child.tell(channels.QUIT, signal.SIGQUIT, self.cycle.log)
+
+    def stop_accepting(self) -> None:
+        """Have the workers leave, and start no others."""
+        self.not_accepting = True
+        self._quit_workers(list(self.children.values()))
+
+    def reload(self) -> None:
+        """Serve by a new configuration, or go on with the old one where it is refused."""
+        if self.terminating or self.quitting:
+            return
+        before = self.cycle
+        try:
+            new = reconfigure(before)
+        except Exception:  # noqa: BLE001 - a fault of ours must not take the service with it
+            text = traceback.format_exc().strip().replace("\n", " | ")
+            before.log.error(log.ALERT, f"unexpected exception: {text}")
+            return
+        if new is None:
+            return
+        old_workers = list(self.children.values())
+        self.old.append(before)
+        self.cycle = new
+        self.not_accepting = False
+        self.start_workers()
+        time.sleep(RELOAD_PAUSE_S)  # the new ones begin before the old ones end
+        self._quit_workers(old_workers)
+        self._retire()
+
+    def reopen(self) -> None:
+        """Open all logs anew, here and in the workers."""
+        to = self.cycle.log
+        to.error(log.NOTICE, "reopening logs")
+        for cycle in (*self.old, self.cycle):
+            user = cycle.main.user
+            cycle.reopen(to, None if user is None else user.uid)
+        for child in self.children.values():
+            child.tell(channels.REOPEN, signal.SIGUSR1, to)
+
+
+def block_signals() -> None:
+    """Keep signals for the master's loop. Before the pid file is written: then they may come."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.HEARD)
+    for number in signals.IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def serve(cycle: Cycle, title: system.Title, *, daemonized: bool) -> int:
+    """Serve a committed cycle until told otherwise; return the exit code."""
+    if cycle.main.master_process:
+        return Master(cycle, title, daemonized=daemonized).run()
+    return SingleProcess(cycle).run()

@@ -1,0 +1,109 @@
+"""One process that does everything: `master_process off`, for debugging.
+
+Answers for ngx_single_process_cycle (src/os/unix/ngx_process_cycle.c). It keeps the rights it has,
+leaves at once whichever way it is told to, and reloads in place: old sessions go on beside the
+new, and what only their configuration needed is kept until none is left.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+from ngxstream.core import log
+from ngxstream.event import listening, poller
+from ngxstream.process import pidfile, signals, worker
+from ngxstream.process.cycle import Cycle, reconfigure
+
+SWEEP_MS: Final = (
+    30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
+)
+
+
+class SingleProcess:
+    """The only process of a `master_process off`."""
+
+    __slots__ = ("service", "loop", "old")
+
+    def __init__(self, cycle: Cycle) -> None:
+        """shape: the cycle is committed, its pid file written."""
+        loop = self.loop = worker.make_loop(cycle, 0)
+        self.service = worker.Service(cycle, loop, 0)
+        self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
+
+    @property
+    def cycle(self) -> Cycle:
+        """The configuration that serves."""
+        return self.service.cycle
+
+    def run(self) -> int:
+        """Serve until a signal says otherwise; return the exit code."""
+        heard = worker.Signals(signals.HEARD, self._obey)
+        self.loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
+        self.loop.free_connections -= self.service.count()
+        self.loop.run()
+        for service in (*self.old, self.service):
+            service.stop()
+        error = pidfile.remove(self.cycle.main.pid)
+        if error is not None:
+            path = self.cycle.main.pid
+            self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
+        self.cycle.log.error(log.NOTICE, "exit")
+        listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
+        return 0
+
+    def _obey(self, number: int) -> None:
+        """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_SINGLE"""
+        action = ""
+        if number in signals.TERMINATE:
+            action, do = "exiting", self.loop.stop
+        elif number == signals.SHUTDOWN:
+            action, do = "shutting down", self.loop.stop
+        elif number == signals.RECONFIGURE:
+            action, do = "reconfiguring", self.reload
+        elif number == signals.REOPEN:
+            action, do = "reopening logs", self._reopen
+        else:
+            do = None
+            if number in (signals.CHANGE_BINARY, signal.SIGIO):
+                action = "ignoring"
+        self.cycle.log.error(log.NOTICE, signals.received(number, action=action))
+        if do is not None:
+            do()
+
+    def _reopen(self) -> None:
+        self.service.reopen()
+        for service in self.old:
+            service.cycle.reopen(self.cycle.log, None)
+
+    def reload(self) -> None:
+        """Put a new configuration in the place of the old one, or keep that."""
+        before = self.service
+        new = reconfigure(before.cycle)
+        if new is None:
+            return
+        before.close_gates()
+        loop = self.loop
+        loop.log = new.log
+        loop.free_connections += before.count()
+        self.service = worker.Service(new, loop, 0)
+        loop.free_connections -= self.service.count()
+        if not self.old:
+            loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
+        self.old.append(before)
+
+    def _sweep(self) -> None:
+        """Let go of configurations without sessions."""
+        in_use = {id(session.server) for session in self.loop.sessions}
+        kept = []
+        for service in self.old:
+            stream = service.cycle.stream
+            if stream is not None and any(id(server) in in_use for server in stream.servers):
+                kept.append(service)
+        for service in self.old:
+            if service not in kept:
+                service.stop()
+                service.cycle.retire([self.cycle, *(one.cycle for one in kept)])
+        self.old = kept
+        if kept:
+            self.loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
