@@ -105,6 +105,7 @@ class Hall:
         self.conf.use_main_log(self.log, lambda specs: self.log)
         self.sessions: list[Session] = []
         self.socks: list[socket.socket] = []
+        self.clients: list[socket.socket] = []
         for conf in self.conf.listenings:
             options = conf.options
             sock = socket.socket(options.family, options.socktype)
@@ -147,6 +148,7 @@ class Hall:
         client = socket.socket(self.socks[number].family)
         client.connect(self.address(number))
         client.setblocking(False)
+        self.clients.append(client)
         return client
 
     def read(self, client: socket.socket) -> bytes:
@@ -167,8 +169,20 @@ class Hall:
         return bytes(data)
 
     def close(self) -> None:
-        """Close what listens."""
+        """Close clients, what is left of their sessions, and what listens."""
+        for sock in self.clients:
+            sock.close()
+        for s in self.sessions:
+            s.finalize(200)
+        self.loop.turn(wait_ms=0)
         for sock in self.socks:
             sock.close()
+        self.loop.poller.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
         self.built.files.close_all()
         self.built.zones.close()
