@@ -1,0 +1,309 @@
+"""Cycles: built in nginx's order, beside the old one, committed or abandoned whole."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ngxstream.core import clock, errors, files, log
+from ngxstream.process import cycle
+from ngxstream.process.options import Options
+
+HEAD = "pid @@/p.pid; error_log @@/error.log notice;\n"
+EVENTS = "events {}\n"
+
+
+class World:
+    """A prefix folder, and the cycles a test has made there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.console = log.Console("nginx")
+        self.made: list[cycle.Cycle] = []
+
+    def write(self, text: str) -> None:
+        """Write the configuration; @@ stands for the folder."""
+        (self.folder / "nginx.conf").write_text(text.replace("@@", str(self.folder)))
+
+    def options(self, *words: str) -> Options:
+        """Return the options of a call in this folder."""
+        return Options(["nginx", "-p", str(self.folder), "-c", "nginx.conf", "-e", "e.log", *words])
+
+    def builtin(self) -> log.Log:
+        """Return the log of start-up."""
+        file = files.OpenFile(str(self.folder / "e.log"))
+        file.open()
+        return log.Log([log.FileTarget(file, log.NOTICE, clock.Clock())], console=self.console)
+
+    def build(self, text: str, *words: str) -> cycle.Cycle:
+        """Build and commit a first cycle."""
+        self.write(text)
+        made = cycle.Cycle(self.options(*words), self.builtin())
+        made.commit(None)
+        self.console.close()
+        self.made.append(made)
+        return made
+
+    def reload(self, old: cycle.Cycle, text: str) -> cycle.Cycle | None:
+        """Build the next cycle of another text, as on HUP."""
+        self.write(text)
+        made = cycle.reconfigure(old)
+        if made is not None:
+            self.made.append(made)
+        return made
+
+    def said(self, name: str = "error.log") -> list[str]:
+        """Return the lines of a log without time and process."""
+        lines = (self.folder / name).read_text().splitlines()
+        return [line.partition("[")[2].replace("] ", " ", 1).split(" ", 2) for line in lines]
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for made in self.made:
+            for one in made.listenings:
+                for sock in one.socks:
+                    sock.close()
+            made.retire([])
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a folder to configure in; standard error is not redirected for the tests after."""
+    saved = os.dup(2)
+    made = World(tmp_path)
+    yield made
+    made.close()
+    os.dup2(saved, 2)
+    os.close(saved)
+
+
+def stream(*listens: str) -> str:
+    """Return a stream block whose servers listen at these addresses."""
+    servers = "".join(f"server {{ listen {listen}; return x; }}\n" for listen in listens)
+    return f"stream {{\n{servers}}}\n"
+
+
+def ports(count: int = 1) -> list[int]:
+    """Return ports that are free for TCP and UDP right now."""
+    found = []
+    held = []
+    while len(found) < count:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        held.append(tcp)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        held.append(udp)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            continue
+        found.append(tcp.getsockname()[1])
+    for sock in held:
+        sock.close()
+    return found
+
+
+def fds(one: cycle.Cycle) -> list[list[int]]:
+    """Return the descriptors of every listening."""
+    return [[sock.fileno() for sock in listening.socks] for listening in one.listenings]
+
+
+def test_a_first_cycle_opens_what_it_says(world: World) -> None:
+    """Addresses, logs and the number of processes are those of the configuration."""
+    made = world.build(HEAD + "worker_processes 3;" + EVENTS + stream("127.0.0.1", "127.0.0.1 udp"))
+    assert (1, 3) == (made.generation, made.workers)
+    assert [1, 3] == [len(one.socks) for one in made.listenings]
+    assert [["notice", 'using the "epoll" event method']] == [
+        [level, text] for level, _, text in world.said()
+    ]
+    assert not (world.folder / "p.pid").exists()  # written by who daemonizes, not by the cycle
+
+
+def test_without_a_master_one_process_serves(world: World) -> None:
+    """`master_process off` is one socket for each address, whatever worker_processes says."""
+    made = world.build(
+        HEAD + "worker_processes 3; master_process off;" + EVENTS + stream("127.0.0.1 udp")
+    )
+    assert 1 == made.workers
+    assert [1] == [len(one.socks) for one in made.listenings]
+
+
+def test_a_configuration_without_stream_serves_nothing(world: World) -> None:
+    """Only the events block is needed, as in nginx."""
+    made = world.build(HEAD + EVENTS)
+    assert made.stream is None
+    assert [] == made.listenings
+
+
+def test_directives_of_the_command_line_come_first(world: World) -> None:
+    """-g is read before the file; a second one there is the duplicate."""
+    world.write(HEAD + EVENTS + "worker_processes 2;")
+    with pytest.raises(errors.ConfError) as caught:
+        cycle.Cycle(world.options("-g", "worker_processes 5;"), world.builtin())
+    assert '"worker_processes" directive is duplicate' == caught.value.message
+    assert 3 == caught.value.line
+    made = world.build(HEAD + EVENTS, "-g", "worker_processes 5;")
+    assert 5 == made.workers
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "after_syntax"),
+    [
+        (HEAD + "nonsense;", 'unknown directive "nonsense" in @@/nginx.conf:2', False),
+        (HEAD, 'no "events" section in configuration', True),
+        (
+            HEAD + "events { worker_connections 2; }" + stream("127.0.0.1", "127.0.0.2"),
+            "2 worker_connections are not enough for 2 listening sockets",
+            True,
+        ),
+        (
+            "pid @@/no/p.pid; error_log @@/no/error.log; events {}",
+            'open() "@@/no/p.pid" failed (2: No such file or directory)',
+            True,
+        ),
+        (
+            "pid @@/p.pid; error_log @@/no/error.log; events {}" + stream("203.0.113.9:1"),
+            'open() "@@/no/error.log" failed (2: No such file or directory)',
+            True,
+        ),
+        (
+            HEAD + EVENTS + stream("203.0.113.9:1"),
+            "bind() to 203.0.113.9:1 failed (99: Cannot assign requested address)",
+            True,
+        ),
+    ],
+)
+def test_faults_are_found_in_nginx_order(
+    text: str, message: str, after_syntax: bool, world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of fault ends the build, after `syntax is ok` if the reading was."""
+    world.write(text)
+    with pytest.raises(errors.NgxError) as caught:
+        cycle.Cycle(world.options("-t"), world.builtin())
+    assert message.replace("@@", str(world.folder)) == str(caught.value)
+    ok = f"nginx: the configuration file {world.folder}/nginx.conf syntax is ok\n"
+    assert (ok if after_syntax else "") == capfd.readouterr().err
+
+
+def test_a_test_leaves_the_pid_file_as_it_is(world: World) -> None:
+    """-t creates the pid file if there is none and never empties it."""
+    path = world.folder / "p.pid"
+    path.write_text("123\n")
+    world.write(HEAD + EVENTS)
+    cycle.Cycle(world.options("-tq"), world.builtin()).abandon(None)
+    assert "123\n" == path.read_text()
+    path.unlink()
+    cycle.Cycle(world.options("-tq"), world.builtin()).abandon(None)
+    assert "" == path.read_text()
+
+
+def test_a_reload_keeps_what_both_have(world: World) -> None:
+    """Shared addresses keep their sockets, removed ones are closed, numbers count on."""
+    one, two, three = ports(3)
+    first = world.build(HEAD + EVENTS + stream(f"127.0.0.1:{one}", f"127.0.0.1:{two} udp"))
+    tcp, udp = (one.socks[0] for one in first.listenings)
+    serial = first.serial.next()
+    text = HEAD + EVENTS + stream(f"127.0.0.1:{three}", f"127.0.0.1:{one}")
+    second = world.reload(first, text)
+    assert second is not None
+    assert 2 == second.generation
+    assert tcp is second.listenings[1].socks[0]
+    assert -1 == udp.fileno()
+    assert serial < second.serial.next()
+
+
+REFUSED: list[tuple[str, Callable[[int], str]]] = [
+    ("syntax", lambda taken: "nonsense"),
+    ("no file", lambda taken: "include /no/such/file;"),
+    ("log", lambda taken: EVENTS + stream("127.0.0.1") + "error_log /no/such/folder/x;"),
+    (
+        "zone",
+        lambda taken: EVENTS + "stream { server { listen 127.0.0.1; limit_conn z 1; return x; } }",
+    ),
+    ("address", lambda taken: EVENTS + stream("127.0.0.1", "203.0.113.9:1", "127.0.0.2 udp")),
+    ("pid file", lambda taken: "pid /no/such/folder/p; " + EVENTS),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), REFUSED, ids=[kind for kind, _ in REFUSED])
+def test_a_refused_reload_changes_nothing(
+    kind: str, text: Callable[[int], str], world: World
+) -> None:
+    """One [emerg] line in the old log; every descriptor that was open is, and no other."""
+    (port,) = ports()
+    before_text = HEAD + EVENTS + stream(f"127.0.0.1:{port}", f"127.0.0.1:{port} udp")
+    first = world.build(before_text)
+    seen = len(world.said())
+    open_before = sorted(os.listdir("/proc/self/fd"))
+    sockets = fds(first)
+    head = "" if kind == "pid file" else "pid @@/p.pid;"
+    assert world.reload(first, head + text(port)) is None
+    assert open_before == sorted(os.listdir("/proc/self/fd"))
+    assert sockets == fds(first)
+    levels = [level for level, *_ in world.said()[seen:]]
+    assert ["notice", "emerg"] == levels
+
+
+def test_a_new_pid_file_replaces_the_old_one(world: World) -> None:
+    """A reload that renames the pid file writes the new one and removes the old one."""
+    first = world.build(HEAD + EVENTS)
+    (world.folder / "p.pid").write_text(f"{os.getpid()}\n")
+    text = HEAD.replace("p.pid", "q.pid") + EVENTS
+    assert world.reload(first, text) is not None
+    assert f"{os.getpid()}\n" == (world.folder / "q.pid").read_text()
+    assert not (world.folder / "p.pid").exists()
+
+
+def test_an_abandoned_reload_takes_its_pid_file_back(world: World) -> None:
+    """When a later step fails, the new pid file goes and the old one stays."""
+    first = world.build(HEAD + EVENTS)
+    (world.folder / "p.pid").write_text(f"{os.getpid()}\n")
+    text = HEAD.replace("p.pid", "q.pid") + EVENTS + stream("203.0.113.9:1")
+    assert world.reload(first, text) is None
+    assert not (world.folder / "q.pid").exists()
+    assert (world.folder / "p.pid").exists()
+
+
+def test_zones_are_adopted_by_name_size_and_owner(world: World) -> None:
+    """The same zone goes on; one of another size begins anew."""
+    text = """
+        stream {
+            limit_conn_zone $remote_addr zone=same:64k;
+            limit_conn_zone $remote_addr zone=grows:SIZE;
+        }
+    """
+    first = world.build(HEAD + EVENTS + text.replace("SIZE", "64k"))
+    before = {name: one.zone for name, one in first.zones.requests.items()}
+    second = world.reload(first, HEAD + EVENTS + text.replace("SIZE", "128k"))
+    assert second is not None
+    after = {name: one.zone for name, one in second.zones.requests.items()}
+    assert before["same"] is after["same"]
+    assert before["grows"] is not after["grows"]
+    assert before["grows"].lock.fd >= 0  # its workers live still
+    first.retire([second])
+    assert -1 == before["grows"].lock.fd
+    assert after["same"].lock.fd >= 0
+
+
+def test_logs_of_an_old_cycle_stay_open_until_it_retires(world: World) -> None:
+    """Old workers' sessions go on logging; reopening concerns every cycle's files."""
+    first = world.build(HEAD + EVENTS)
+    second = world.reload(first, HEAD.replace("error.log", "other.log") + EVENTS)
+    assert second is not None
+    assert all(file.fd >= 0 for file in first.files)
+    os.rename(world.folder / "error.log", world.folder / "error.log.1")
+    first.reopen(second.log, None)
+    first.log.error(log.NOTICE, "still here")
+    assert ["still here"] == [text for _, _, text in world.said()]
+    first.retire([second])
+    assert all(file.fd == files.CLOSED for file in first.files)
+
+
+def test_more_connections_than_descriptors_are_warned_of(world: World) -> None:
+    """The limit of open files is compared with worker_connections, as nginx does."""
+    text = HEAD + "events { worker_connections 99999999; }"
+    world.build(text)
+    limit = os.sysconf("SC_OPEN_MAX")
+    expected = f"99999999 worker_connections exceed open file resource limit: {limit}"
+    assert ["warn", expected] == [[a, c] for a, _, c in world.said()][-1]
