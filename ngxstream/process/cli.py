@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-import ngxstream
 from ngxstream.process import options as opts
 
 USAGE: Final = """\
@@ -67,16 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def version(program: str) -> str:
-    """Return `nginx/1.31.5`, or our own name and version."""
-    number = ngxstream.NGINX_VERSION if program == opts.NGINX else ngxstream.VERSION
-    return f"{program}/{number}"
-
-
 def version_info(options: opts.Options) -> str:
     """Return what -v, -h and -V print. source: nginx.c ngx_show_version_info"""
     program = options.program
-    text = f"{program} version: {version(program)}\n"
+    text = f"{program} version: {options.version}\n"
     if options.show_help:
         text += USAGE.format(
             program=program,

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import ngxstream
+
 # Where the packages of nginx.org put things.
 PREFIX: Final = "/etc/nginx/"
 CONF_PATH: Final = "/etc/nginx/nginx.conf"
@@ -131,6 +133,12 @@ class Options:
         self.conf_prefix = self.conf_file[:self.conf_file.rfind("/") + 1]
         if self.error_log:
             self.error_log = os.path.join(self.prefix, self.error_log)
+
+    @property
+    def version(self) -> str:
+        """Return `nginx/1.31.5`, or our own name and version."""
+        number = ngxstream.NGINX_VERSION if self.program == NGINX else ngxstream.VERSION
+        return f"{self.program}/{number}"
 
     @property
     def command(self) -> list[str]:

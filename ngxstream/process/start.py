@@ -1,0 +1,134 @@
+"""From the command line to a tested, signalled or serving configuration (nginx.c main).
+
+Every error up to here ends the program with exit code 1; it is said on standard error under the
+program's name, and in the log that was given with -e.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from ngxstream.conf import dump
+from ngxstream.core import clock as clocks
+from ngxstream.core import errors, files, log
+from ngxstream.process import cycle, pidfile, signals, system
+
+if TYPE_CHECKING:
+    from ngxstream.process.options import Options
+
+
+def run(options: Options) -> int:
+    """Do what the options say; return the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an impatient ^C is no traceback
+    builtin = builtin_log(options, log.Console(options.program))
+    try:
+        if options.test:
+            return test(options, builtin)
+        if options.signal:
+            return send_signal(options, builtin)
+        return serve(options, builtin)
+    except errors.NgxError as error:
+        complain(error, builtin)
+    except Exception:  # noqa: BLE001 - a fault of ours is a log line too
+        text = traceback.format_exc().strip().replace("\n", " | ")
+        builtin.write(log.ALERT, f"unexpected exception: {text}")
+    return 1
+
+
+def builtin_log(options: Options, console: log.Console) -> log.Log:
+    """Open the log of start-up: that of -e, or standard error where it cannot be opened.
+
+    source: ngx_log.c ngx_log_init
+    """
+    clock = clocks.Clock()
+    table = files.OpenFiles()
+    file = table.stderr()
+    if options.error_log:
+        file = table.get(options.error_log)
+        try:
+            file.open()
+        except errors.ConfError as error:
+            console.say(f"[alert] could not open error log file: {error}")
+            file = table.stderr()
+    target = log.FileTarget(file, log.NOTICE, clock)
+    return log.Log([target], clock=clock, console=console)
+
+
+def complain(error: errors.NgxError, to: log.Log) -> None:
+    """Log what ended the start, at the level it deserves."""
+    to.write(log.LEVELS[error.level], str(error))
+
+
+def test(options: Options, builtin: log.Log) -> int:
+    """Build the configuration and let it go: -t, -T."""
+    console = builtin.console
+    assert console is not None
+    try:
+        built = cycle.Cycle(options, builtin)
+    except errors.NgxError as error:
+        complain(error, builtin)
+        console.say(f"configuration file {options.conf_file} test failed")
+        return 1
+    built.check()
+    if not options.quiet:
+        console.say(f"configuration file {options.conf_file} test is successful")
+    if options.dump:
+        _write_out(dump.dump(*built.reading.sources))
+    built.abandon(None)
+    return 0
+
+
+def send_signal(options: Options, builtin: log.Log) -> int:
+    """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
+
+    raises: NgxError. source: ngx_cycle.c ngx_signal_process
+    """
+    reading = cycle.Reading(options, builtin)
+    builtin.write(log.NOTICE, "signal process started")
+    pid = pidfile.find(reading.main.pid)
+    pidfile.send(pid, signals.COMMANDS[options.signal])
+    return 0
+
+
+def serve(options: Options, builtin: log.Log) -> int:
+    """Build the configuration and serve by it, in the background if it says so.
+
+    raises: NgxError, while somebody still watches. source: nginx.c main
+    """
+    # by name: testing and signalling need neither master nor worker
+    master = importlib.import_module("ngxstream.process.master")
+    title = system.Title(options.program)
+    built = cycle.Cycle(options, builtin)
+    try:
+        pidfile.check(built.main.pid)
+    except errors.NgxError:
+        built.abandon(None)
+        raise
+    built.commit(None)
+    system.os_status(built.log, options.version)
+    master.block_signals()
+    if built.main.daemon:
+        system.daemonize()
+    pidfile.create(built.main.pid, os.getpid())
+    system.redirect_stderr(built.log, built.files)
+    for target in builtin.targets:
+        if isinstance(target, log.FileTarget):
+            target.file.close()
+    assert builtin.console is not None
+    builtin.console.close()
+    code: int = master.serve(built, title, daemonized=built.main.daemon)
+    return code
+
+
+def _write_out(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # the reader has seen enough; nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
