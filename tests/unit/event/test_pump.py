@@ -1,0 +1,207 @@
+"""The roads of a TCP relay: every byte, in order, whatever the sizes, over each road and poller."""
+
+import socket
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ngxstream.event import pump, splice
+from tests.support.engine import engine, run_until
+
+POLLERS = ("epoll", "poll", "select")
+ROADS = ("copy", "splice", "no pipes")
+
+
+class Relay:
+    """An owner with two halves between two socket pairs: near client, far server."""
+
+    def __init__(self, loop, stack: ExitStack, road: str, buffer: int = 0) -> None:
+        self.loop = loop
+        self.road = road
+        self.deadline = 0
+        self.tick = 0
+        self.timeout = 60_000
+        self.ended: list[str] = []
+        self.errors: list[str] = []
+        self.client, near = self.pair(stack, buffer)
+        far, self.server = self.pair(stack, buffer)
+        self.near, self.far = near, far
+        self.up = pump.Half(self, loop, near, near.fileno(), far, far.fileno())
+        self.down = pump.Half(self, loop, far, far.fileno(), near, near.fileno())
+        self.up.twin, self.down.twin = self.down, self.up
+        if road == "no pipes":
+            loop.pipes.limit = 0
+        loop.register(near.fileno(), self.up.on_event)
+        loop.register(far.fileno(), self.down.on_event)
+
+    def pair(self, stack: ExitStack, buffer: int):
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        if buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        one = stack.enter_context(socket.create_connection(listener.getsockname()))
+        if buffer:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        two, _ = listener.accept()
+        stack.enter_context(two)
+        for sock in (one, two):
+            sock.setblocking(False)
+        return one, two
+
+    def on_end(self, half) -> None:
+        self.ended.append("up" if half is self.up else "down")
+        (self.far if half is self.up else self.near).shutdown(socket.SHUT_WR)
+
+    def on_read_error(self, half, error: OSError) -> None:
+        self.errors.append(f"read {error.errno}")
+
+    def on_write_error(self, half, error: OSError) -> None:
+        self.errors.append(f"write {error.errno}")
+
+    def on_bulky(self, half) -> bool:
+        if self.road == "copy" or isinstance(half, splice.SpliceHalf):
+            return False
+        fast = splice.SpliceHalf.promote(half)
+        fast.twin.twin = fast
+        if half is self.up:
+            self.up = fast
+        else:
+            self.down = fast
+        self.loop.register(fast.source_fd, fast.on_event)
+        self.loop.post(fast.resume)
+        return True
+
+    def close(self) -> None:
+        for sock in (self.near, self.far):
+            self.loop.unregister(sock.fileno())
+        self.up.close()
+        self.down.close()
+
+
+class Stream:
+    """One end: sends what it has, reads what comes, a bit at a time."""
+
+    def __init__(self, sock: socket.socket, data: bytes) -> None:
+        self.sock = sock
+        self.left = memoryview(data)
+        self.got = bytearray()
+        self.eof = False
+        self.shut = False
+
+    def step(self, read: int = 1 << 18) -> None:
+        try:
+            if self.left:
+                self.left = self.left[self.sock.send(self.left[: 1 << 18]):]
+            if not self.left and not self.shut:
+                self.shut = True
+                self.sock.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            pass
+        try:
+            data = self.sock.recv(read)
+            self.got += data
+            self.eof = self.eof or not data
+        except BlockingIOError:
+            pass
+
+
+def play(poller_name: str, road: str, up: bytes, down: bytes, buffer: int = 0, read: int = 1 << 18):
+    """Relay two streams against each other; returns the relay's ends as seen from outside."""
+    with ExitStack() as stack, engine(poller_name) as loop:
+        relay = Relay(loop, stack, road, buffer)
+        client, server = Stream(relay.client, up), Stream(relay.server, down)
+
+        def done() -> bool:
+            client.step(read)
+            server.step(read)
+            return client.eof and server.eof
+
+        run_until(loop, done, 60)
+        counts = relay.up.received, relay.up.sent, relay.down.received, relay.down.sent
+        spliced = isinstance(relay.up, splice.SpliceHalf)
+        relay.close()
+        assert [] == relay.errors
+        return bytes(server.got), bytes(client.got), counts, spliced
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("poller_name", POLLERS)
+def test_every_byte_arrives_in_order_both_ways(poller_name: str, road: str) -> None:
+    """Megabytes cross at once in both directions and nothing is lost, doubled or moved."""
+    up = bytes(range(256)) * 12_000
+    down = bytes(reversed(range(256))) * 12_000
+    at_server, at_client, counts, spliced = play(poller_name, road, up, down)
+    assert up == at_server
+    assert down == at_client
+    assert (len(up), len(up), len(down), len(down)) == counts
+    assert spliced == (road != "copy")
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(POLLERS),
+    st.sampled_from(ROADS),
+    st.integers(0, 400_000),
+    st.integers(0, 400_000),
+    st.sampled_from((0, 4096)),
+    st.sampled_from((1000, 1 << 18)),
+)
+def test_any_amount_crosses_any_road(poller_name, road, up, down, buffer, read) -> None:
+    """Sizes, small socket buffers and slow readers change nothing about the bytes."""
+    one = (bytes(range(251)) * (up // 251 + 1))[:up]
+    two = (bytes(range(241)) * (down // 241 + 1))[:down]
+    at_server, at_client, counts, _ = play(poller_name, road, one, two, buffer, read)
+    assert one == at_server
+    assert two == at_client
+    assert (up, up, down, down) == counts
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
+    """With one end not reading, the relay holds a bounded amount and leaves the rest unread."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, road, 65536)
+        data = memoryview(bytes(1 << 20))
+        total = 0
+        quiet = 0
+        while quiet < 50:
+            try:
+                total += relay.client.send(data)
+                quiet = 0
+            except BlockingIOError:
+                quiet += 1
+            loop.turn(0)
+        held = relay.up.received - relay.up.sent
+        assert relay.up.pending is not None
+        assert held <= splice.PIPE_SIZE
+        assert total < 64 << 20
+        relay.close()
+
+
+def test_a_reset_source_ends_its_direction_only() -> None:
+    """A reset is told as a read error and then as the end of that direction."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, "copy")
+        relay.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        relay.client.close()
+        run_until(loop, lambda: "up" in relay.ended)
+        assert ["read 104"] == relay.errors
+        relay.close()
+
+
+@given(st.integers(1, 10**6), st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 10**6))))
+def test_a_rate_is_never_passed(rate: int, steps) -> None:
+    """However the clock moves, no more is allowed than rate times the seconds begun."""
+    now = 5_000
+    limiter = pump.RateLimiter(rate, now)
+    moved = 0
+    start = now // 1000
+    for step, want in steps:
+        now += step
+        allowance = limiter.allowance(now, moved)
+        if allowance > 0:
+            moved += min(want, allowance)
+        else:
+            assert limiter.allowance(now + limiter.wait_ms(allowance), moved) >= 0
+        assert moved <= rate * (now // 1000 - start + 1)
