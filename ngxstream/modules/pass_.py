@@ -86,7 +86,7 @@ def handle(s: Session) -> None:
     _hand_over(s, listening)
 
 
-class _Refused(Exception):  # noqa: N818 - it never leaves this file
+class _Refused(Exception):
     """A connection that cannot be passed; the text is nginx's."""
 
 

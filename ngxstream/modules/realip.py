@@ -116,7 +116,7 @@ def _resolve(host: str) -> list[ip.Cidr]:
         found = inet.resolve_host(host)
     except inet.UrlError as error:
         raise errors.ConfError(f'{error.reason} in set_real_ip_from "{host}"') from None
-    return [ip.parse_cidr(address) for _, address in found]
+    return [ip.parse_cidr(address) for address, _ in found]
 
 
 def _merge(outer: Given, inner: Given) -> RealipConf:

@@ -20,6 +20,7 @@ from ngxstream.stream import session
 from ngxstream.wire import proxy_protocol, reader
 
 if TYPE_CHECKING:
+    from ngxstream.event.timers import Timer
     from ngxstream.stream.session import Session
 
 
@@ -37,7 +38,7 @@ class HeaderReader:
     def __init__(self, s: Session) -> None:
         self.s = s
         self.taken = b""  # what was taken out of the kernel so far: part of a header, no more
-        self.timer = None
+        self.timer: Timer | None = None
 
     def on_event(self, mask: int) -> None:
         """Go on reading."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.stream.core import AddressConf, ServerConf
     from ngxstream.stream.upstream import UpstreamState
+    from ngxstream.wire.proxy_protocol import ProxyHeader
 
 # what a client or the way to it may cause: no fault of ours (ngx_connection_error)
 CLIENT_FAULTS: Final = frozenset(
@@ -101,7 +102,7 @@ class Session:
         self.ctx: dict[str, Any] | None = None
         self.cleanups: list[Callable[[], None]] | None = None
         self.preread: bytes = b"" if loop.datagram is None else bytes(loop.datagram)
-        self.proxy_protocol = None
+        self.proxy_protocol: ProxyHeader | None = None
         loop.sessions.add(self)
 
     def select_server(self, server: ServerConf) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ngxstream.conf.directive import Setter
 from ngxstream.core import errors
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.variables import Getter, VariableRef, VariableTable
 
-    Part = bytes | Capture | VariableRef
+    Part: TypeAlias = "bytes | Capture | VariableRef"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]*")
 

@@ -88,7 +88,7 @@ class VariableRef:
         self._table = table
 
     def assign(self, s: Session, value: bytes | None) -> None:
-        """Give the variable a value for the rest of the session. shape: None is "not found" """
+        """Give the variable a value for the rest of the session; None is "not found"."""
         self._table.values_of(s)[self.index] = value
 
 
@@ -195,11 +195,11 @@ class VariableTable:
             if family is not None:
                 variable = self.prefixes[family]
                 rest = name[len(family) :]
-                prefix_get = cast(PrefixGetter, variable.get)
+                prefix_get = cast("PrefixGetter", variable.get)
                 return lambda s: prefix_get(s, rest), variable.flags & ~PREFIX
         if variable is None:
             raise errors.UnplacedError(f'unknown "{name}" variable')
-        return cast(Getter, variable.get), variable.flags
+        return cast("Getter", variable.get), variable.flags
 
     def _access(self, ref: VariableRef, get: Getter) -> Getter:
         """Wrap a getter in what its flags ask for."""
@@ -212,7 +212,7 @@ class VariableTable:
         if flags & NOCACHEABLE:
 
             def assigned_or_fresh(s: Session) -> bytes | None:
-                value: bytes | None = values_of(s)[index]
+                value = values_of(s)[index]
                 return get(s) if value is UNSET else value
 
             return assigned_or_fresh
@@ -221,10 +221,10 @@ class VariableTable:
             values = s.values
             if values is None:
                 values = values_of(s)
-            value: bytes | None = values[index]
+            value = values[index]
             if value is UNSET:
                 value = values[index] = get(s)
-            return value
+            return value  # type: ignore[no-any-return]  # hot: no second name for a typed value
 
         return cached
 

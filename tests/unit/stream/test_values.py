@@ -46,7 +46,7 @@ def test_captures_are_digits_after_a_dollar() -> None:
     """`$1`..`$9` are captures of the latest match, `$12` is `$1` and a 2; `${1}` is a name."""
     s = FakeSession(captures=(b"whole", b"one", None, b"three"))
     assert b"one-one2--three-" == value_of("$1-$12-$2-$3-$9", s)
-    with pytest.raises(errors.UnplacedError, match='^unknown "1" variable$'):
+    with pytest.raises(errors.UnplacedError, match=r'^unknown "1" variable$'):
         value_of("${1}")
 
 
@@ -74,8 +74,12 @@ def test_cutting_loses_nothing(text: str) -> None:
     try:
         pieces = values.split(text)
     except errors.ConfError as error:
+        said = str(error)
+    else:
+        said = ""
+    if said:
         assert "$" in text
-        assert str(error).startswith(("invalid variable name", "the closing bracket in"))
+        assert said.startswith(("invalid variable name", "the closing bracket in"))
         return
     braced = {"": "{}", "$": "${}", "1": "${}"}
     plain = "".join(braced[mark].format(piece) for mark, piece in pieces)

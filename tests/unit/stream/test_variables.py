@@ -57,7 +57,7 @@ def test_an_uncached_variable_is_asked_at_every_use(flag: int) -> None:
 def test_not_found_is_cached_too() -> None:
     """A getter that found nothing is not asked again."""
     calls = []
-    (value,) = linked(table_of(Variable("x", lambda s: calls.append(s))), "[$x]")
+    (value,) = linked(table_of(Variable("x", calls.append)), "[$x]")
     s = FakeSession()
     assert b"[]" == value.get(s) == value.get(s)
     assert 1 == len(calls)
@@ -73,7 +73,7 @@ def test_names_are_caseless() -> None:
 def test_a_builtin_is_not_redefined() -> None:
     """A variable that is not changeable stays; the message names it as written."""
     table = table_of(Variable("x", lambda s: b""))
-    with pytest.raises(errors.ConfError, match='^the duplicate "X" variable$'):
+    with pytest.raises(errors.ConfError, match=r'^the duplicate "X" variable$'):
         table.add("X", lambda s: b"")
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_variable_is_found_at_the_end() -> None:
     """A reference to a name that nobody defines fails when the block is complete."""
     table = table_of()
     compile_value("$nobody", table)
-    with pytest.raises(errors.UnplacedError, match='^unknown "nobody" variable$'):
+    with pytest.raises(errors.UnplacedError, match=r'^unknown "nobody" variable$'):
         table.link()
 
 
@@ -160,7 +160,7 @@ def test_assignment_overrides_even_a_volatile_variable() -> None:
 def test_a_builtin_cannot_be_assigned() -> None:
     """`set` refuses what only the program itself may say."""
     table = table_of(Variable("x", lambda s: b"", NOCACHEABLE))
-    with pytest.raises(errors.ConfError, match='^the duplicate "x" variable$'):
+    with pytest.raises(errors.ConfError, match=r'^the duplicate "x" variable$'):
         table.assignable("x")
 
 
@@ -175,14 +175,15 @@ def test_a_named_capture_is_not_found_before_its_match() -> None:
 def test_a_cycle_ends_and_is_logged_once() -> None:
     """Two variables that need each other are empty at the bottom; one line names the cycle."""
     table = table_of()
-    one = compile_value("1$two", table)
-    two = compile_value("2$one", table)
-    table.add("one", lambda s: one.get(s))
-    table.add("two", lambda s: two.get(s))
-    (value,) = linked(table, "$one")
+    one = compile_value("a$b", table)
+    two = compile_value("b$a", table)
+    for value in (one, two):
+        # a value's get is another function once it is linked
+        table.add(value.text[0], lambda s, value=value: value.get(s))
+    (value,) = linked(table, "$a")
     s = FakeSession()
-    assert b"12" * 50 == value.get(s)
-    assert [("error", 'cycle while evaluating variable "one"')] == s.target.lines
+    assert b"ab" * 50 == value.get(s)
+    assert [("error", 'cycle while evaluating variable "a"')] == s.target.lines
     assert 0 == table.depth
 
 

@@ -1,0 +1,135 @@
+"""pass: an accepted connection goes on at another listening socket."""
+
+import pytest
+
+from tests.support import hall as halls
+from tests.support.hall import Hall
+
+
+def served(text: str) -> Hall:
+    """Serve some servers."""
+    return Hall(f"stream {{ {text} }}")
+
+
+def errors(hall: Hall) -> list[str]:
+    """Return the messages of level error without their context."""
+    lines = [text for level, text in hall.target.lines if level == "error"]
+    return [line.split(" while ")[0].split(" ", 1)[1] for line in lines]
+
+
+TARGET = 'server { listen 127.0.0.1:@there@; return "there $server_port"; }'
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:@there@", "127.0.0.1:$port"])
+def test_the_connection_goes_on_there(address: str) -> None:
+    """The other server answers, at its own address; constants and variables will do."""
+    text = f"""map $protocol $port {{ default @there@; }}
+        server {{ listen 127.0.0.1:@main@; pass {address}; }} {TARGET}"""
+    with served(text) as hall:
+        assert f"there {hall.port('there')}".encode() == hall.read(hall.connect())
+        assert [] == errors(hall)
+        assert 0 == hall.loop.live
+
+
+def test_a_wildcard_socket_takes_any_address_of_its_port() -> None:
+    """The address chosen is the local one from then on."""
+    text = """server { listen 127.0.0.1:@main@; pass 127.0.0.9:@there@; }
+        server { listen 0.0.0.0:@there@; return $server_addr; }"""
+    with served(text) as hall:
+        assert b"127.0.0.9" == hall.read(hall.connect())
+
+
+def test_an_exact_socket_takes_its_own_address_only() -> None:
+    """Another address of the port is not found; the client is let go with 200."""
+    text = f"server {{ listen 127.0.0.1:@main@; pass 127.0.0.9:@there@; }} {TARGET}"
+    with served(text) as hall:
+        assert b"" == hall.read(hall.connect())
+        assert [f'port not found for "127.0.0.9:{hall.port("there")}"'] == errors(hall)
+        assert 200 == hall.sessions[0].status
+
+
+def test_the_address_picks_the_server_of_a_shared_socket() -> None:
+    """Of several addresses on one wildcard socket the one passed to has the word."""
+    text = """server { listen 127.0.0.1:@main@; pass 127.0.0.9:@there@; }
+        server { listen 127.0.0.9:@there@; return nine; }
+        server { listen 0.0.0.0:@there@; return any; }"""
+    with served(text) as hall:
+        assert b"nine" == hall.read(hall.connect())
+
+
+def test_the_peeked_hello_is_there_for_the_next() -> None:
+    """ssl_preread looks without taking: the socket passed to sees the bytes again."""
+    text = """server { listen 127.0.0.1:@main@; ssl_preread on; pass 127.0.0.1:@there@; }
+        server { listen 127.0.0.1:@there@; ssl_preread on; return $ssl_preread_protocol; }"""
+    with served(text) as hall:
+        client = hall.connect()
+        hall.turn_until(lambda: hall.sessions, "the session")
+        client.send(b"\x80\x2e\x01\x03\x01" + bytes(20))
+        assert b"TLSv1" == hall.read(client)
+
+
+def test_a_circle_ends() -> None:
+    """After ten passes the connection is dropped with 500."""
+    with served("server { listen 127.0.0.1:@main@; pass 127.0.0.1:@main@; }") as hall:
+        assert b"" == hall.read(hall.connect())
+        assert ["stream pass cycle"] == errors(hall)
+
+
+def test_every_pass_is_told_but_once_ended() -> None:
+    """Each session says that the client connected; nothing is left of those passed on."""
+    text = f"server {{ listen 127.0.0.1:@main@; pass 127.0.0.1:@there@; }} {TARGET}"
+    with served(text) as hall:
+        hall.read(hall.connect())
+        told = [text for level, text in hall.target.lines if "connected to" in text]
+        assert 2 == len(told)
+
+
+def test_cleanups_wait_for_the_end_of_the_connection() -> None:
+    """A place in a limit_conn zone is held by the connection, not by the session passed on."""
+    text = """limit_conn_zone $binary_remote_addr zone=z:1m;
+        server { listen 127.0.0.1:@main@; limit_conn z 1; pass 127.0.0.1:@there@; }
+        server { listen 127.0.0.1:@there@; ssl_preread on; return there; }"""
+    with served(text) as hall:
+        first, second = hall.connect(), hall.connect()
+        assert b"" == hall.read(second)
+        first.send(b"hello, no TLS")
+        assert b"there" == hall.read(first)
+        third = hall.connect()
+        third.send(b"hello, no TLS")
+        assert b"there" == hall.read(third)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("localhost:80", 'no addresses in pass "localhost:80"'),
+        ("127.0.0.1", 'no port in pass "127.0.0.1"'),
+        ("127.0.0.1:x", 'invalid port in pass "127.0.0.1:x"'),
+        ("", 'no host in pass ""'),
+    ],
+)
+def test_a_variable_that_is_no_address(value: str, message: str) -> None:
+    """The session ends with 500 and nginx's words."""
+    text = f"""map $protocol $to {{ default "{value}"; }}
+        server {{ listen 127.0.0.1:@main@; pass $to; }}"""
+    with served(text) as hall:
+        assert b"" == hall.read(hall.connect())
+        assert [message] == errors(hall)
+        assert 500 == hall.sessions[0].status
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pass 127.0.0.1;", '"pass" directive has no port'),
+        ("pass localhost:80;", '"pass" directive has no addresses'),
+        ("pass 127.0.0.1:x;", 'invalid port in "127.0.0.1:x" of the "pass" directive'),
+        ("pass 127.0.0.1:1; pass 127.0.0.1:2;", '"pass" directive is duplicate'),
+        ("pass $;", "invalid variable name"),
+        ("pass a b;", 'invalid number of arguments in "pass" directive'),
+    ],
+)
+def test_odd_addresses_are_refused(text: str, expected: str) -> None:
+    """nginx's words."""
+    built = halls.build(f"stream {{ server {{ listen 9; {text} }} }}")
+    assert f"{expected} in {halls.CONF}:1" == built.error

@@ -1,0 +1,122 @@
+"""ssl_preread: what a ClientHello asks for, and the server it selects."""
+
+import ssl
+
+import pytest
+
+from tests.support.hall import Hall
+
+SAY = '"$ssl_preread_protocol|$ssl_preread_server_name|$ssl_preread_alpn_protocols|$server_name"'
+
+
+def client_hello(name: str = "", alpn: tuple[str, ...] = (), highest: str = "") -> bytes:
+    """Return the first flight of a real TLS client."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if highest:
+        context.maximum_version = ssl.TLSVersion[highest]
+    sent = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name or None)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return sent.read()
+
+
+def said(data: bytes, pieces: int = 1, half_close: bool = False, conf: str = "") -> str:
+    """Return what the server says to a client that sends something in pieces."""
+    text = f"""stream {{ ssl_preread on; preread_timeout 20s; {conf}
+        server {{ listen 127.0.0.1:@main@; return {SAY}; }}
+        server {{ listen 127.0.0.1:@main@; server_name one.test; return {SAY}; }}
+        server {{ listen 127.0.0.1:@main@; server_name *.two.test; return {SAY}; }} }}"""
+    with Hall(text) as hall:
+        client = hall.connect()
+        hall.turn_until(lambda: hall.sessions, "the session")
+        size = -(-len(data) // pieces)
+        for at in range(0, len(data), size):
+            client.send(data[at : at + size])
+            for _ in range(2):
+                hall.loop.turn(wait_ms=1)
+        if half_close:
+            client.shutdown(1)
+        return hall.read(client).decode()
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize(
+    ("name", "server"),
+    [("one.test", "one.test"), ("ONE.test", "one.test"), ("a.two.test", "*.two.test"), ("x", "")],
+)
+def test_the_name_selects_a_server(name: str, server: str, pieces: int) -> None:
+    """SNI selects among the servers of the address, whole or in pieces; else the default."""
+    expected = f"TLSv1.3|{name.lower() if name == 'ONE.test' else name}||{server}"
+    answer = said(client_hello(name), pieces)
+    assert expected.lower() == answer.lower()
+
+
+def test_alpn_is_listed() -> None:
+    """The client's protocols, joined by commas."""
+    assert "TLSv1.3||h2,http/1.1|" == said(client_hello(alpn=("h2", "http/1.1")))
+
+
+def test_protocol_is_the_highest_offered() -> None:
+    """Without supported_versions the record's own version counts."""
+    assert "TLSv1.2|||" == said(client_hello(highest="TLSv1_2"))
+
+
+@pytest.mark.parametrize("data", [b"hello", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x02\x00\x00\x00"])
+def test_what_is_no_hello_goes_on(data: bytes) -> None:
+    """Five bytes that begin no ClientHello decide: the default server, variables not found."""
+    assert "|||" == said(data)
+
+
+def test_too_few_bytes_wait_for_the_end() -> None:
+    """Four bytes decide nothing; when the client closes the session is over."""
+    assert "" == said(b"hell", half_close=True)
+
+
+def test_a_hello_may_be_large() -> None:
+    """Up to preread_buffer_size, in many segments."""
+    data = client_hello("one.test")
+    grown = (
+        data[:3]
+        + (len(data) - 5 + 9000).to_bytes(2, "big")
+        + b"\x01"
+        + (len(data) - 9 + 9000).to_bytes(3, "big")
+    )
+    # a large extension nobody knows, as post-quantum key shares are
+    session_id = 43
+    ciphers_at = session_id + 1 + data[session_id]
+    ciphers = int.from_bytes(data[ciphers_at : ciphers_at + 2], "big")
+    extensions_at = ciphers_at + 2 + ciphers + 2
+    body = data[9:extensions_at]
+    extensions = data[extensions_at + 2 :] + b"\xfa\xfa" + (8996).to_bytes(2, "big") + bytes(8996)
+    grown += body + len(extensions).to_bytes(2, "big") + extensions
+    assert "TLSv1.3|one.test||one.test" == said(grown, pieces=9)
+
+
+def test_a_hello_larger_than_the_buffer_is_refused() -> None:
+    """preread_buffer_size is the limit."""
+    assert "" == said(client_hello("one.test"), conf="preread_buffer_size 100;")
+
+
+def test_a_server_that_does_not_preread_asks_nothing() -> None:
+    """`off` in the default server: no bytes are waited for."""
+    text = f"stream {{ server {{ listen 127.0.0.1:@main@; return {SAY}; }} }}"
+    with Hall(text) as hall:
+        assert b"|||" == hall.read(hall.connect())
+
+
+def test_the_log_follows_the_server() -> None:
+    """After the choice a session logs where its server does."""
+    text = """stream { ssl_preread on;
+        server { listen 127.0.0.1:@main@; return x; }
+        server { listen 127.0.0.1:@main@; server_name one.test; return y; } }"""
+    with Hall(text) as hall:
+        client = hall.connect()
+        client.send(client_hello("one.test"))
+        assert b"y" == hall.read(client)
+        s = hall.sessions[0]
+        assert s.server is hall.conf.servers[1]
+        assert s.log is hall.conf.servers[1].log
