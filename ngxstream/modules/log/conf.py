@@ -42,12 +42,13 @@ class LogFile:
 class LogData:
     """What the logs of one stream block share."""
 
-    __slots__ = ("caches", "files", "formats")
+    __slots__ = ("caches", "files", "formats", "peers")
 
     def __init__(self) -> None:
         self.formats: list[formats.Format] = []
         self.files: dict[str, LogFile] = {}
         self.caches: list[open_cache.OpenLogCache] = []
+        self.peers: list[syslog.Syslog] = []
 
 
 class Spec:
@@ -160,7 +161,9 @@ def _access_log(scope: Scope, module: Module, st: Statement) -> None:
 def _spec(scope: Scope, data: LogData, word: str) -> Spec:
     """Tell where a log goes to."""
     if word.startswith("syslog:"):
-        return Spec(syslog.Syslog(syslog.parse(word.removeprefix("syslog:"))))
+        peer = syslog.Syslog(syslog.parse(word.removeprefix("syslog:")))
+        data.peers.append(peer)
+        return Spec(peer)
     builder = scope.builder
     path = scope.prefix_path(word) if word else ""
     if values.has_variables(word):
@@ -268,6 +271,8 @@ def _flush(stream: StreamConf, loop: Loop) -> None:
             known.buffer.flush(loop.log)
     for cache in data.caches:
         cache.clear()
+    for peer in data.peers:
+        peer.close()  # the next line connects it again
 
 
 DIRECTIVES: Final = (

@@ -1,0 +1,84 @@
+"""Sinks of the access log, with a session made of what they ask of one."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngxstream.core.files import OpenFile
+from ngxstream.modules.log import formats, sinks
+
+
+class Clock:
+    """The part of a loop that sinks use."""
+
+    def __init__(self) -> None:
+        self.now_ms = 5_000
+
+    def call_later(self, delay_ms: int, callback: Any, cancelable: bool = False) -> Any:
+        """Never call."""
+        raise AssertionError
+
+
+class Visit:
+    """The part of a session that sinks use."""
+
+    def __init__(self) -> None:
+        self.loop = Clock()
+        self.errors: list[str] = []
+
+    def log_error(self, level: int, message: str, err: int | None = None) -> None:
+        """Keep the message."""
+        self.errors.append(message)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[OpenFile]:
+    """Give a file whose disk is full."""
+    file = OpenFile(f"{tmp_path}/a.log")
+    file.fd = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    yield file
+    file.close()
+
+
+def made_format() -> formats.Format:
+    """Return a format of one letter."""
+    made = formats.Format("f", formats.ESCAPINGS["default"], ["x"])
+    made.link()
+    return made
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_full_disk_is_left_alone_until_the_next_second(
+    size: int, full: OpenFile, tmp_path: Path
+) -> None:
+    """In the second that found no space nothing is tried; in the next one lines are written."""
+    visit: Any = Visit()
+    made = made_format()
+    sink: sinks.FileSink | sinks.BufferedSink = sinks.FileSink(full, made)
+    if size:
+        sink = sinks.BufferedSink(sinks.Buffer(full, size, 0, 0), made)
+        sink.take(visit)  # waits in the buffer
+    sink.take(visit)
+    full.close()
+    full.open()  # there is room again
+    visit.loop.now_ms += 999
+    sink.take(visit)
+    assert 0 == (tmp_path / "a.log").stat().st_size
+    visit.loop.now_ms += 1
+    sink.take(visit)
+    sink.take(visit)
+    assert b"x\nx\n" == (tmp_path / "a.log").read_bytes()
+    assert 1 == len(visit.errors)
+
+
+def test_complaints_come_once_a_minute(full: OpenFile) -> None:
+    """A log that keeps failing is said again after sixty seconds."""
+    visit: Any = Visit()
+    sink = sinks.FileSink(full, made_format())
+    for now_ms in (5_000, 6_000, 64_999, 65_000, 66_000):
+        visit.loop.now_ms = now_ms
+        sink.take(visit)
+    assert 2 == len(visit.errors)

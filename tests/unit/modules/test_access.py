@@ -1,0 +1,55 @@
+"""allow and deny: lists, clients, the log."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxstream.core import ip
+from ngxstream.modules.access import Rule, RuleList
+from tests.support.hall import Hall
+
+NETWORKS = st.tuples(st.integers(0, 15), st.integers(28, 32), st.booleans())
+
+
+@given(st.lists(NETWORKS, max_size=12), st.integers(0, 15))
+def test_the_first_rule_that_fits_decides(rules: list[tuple[int, int, bool]], host: int) -> None:
+    """The table by prefix length says what a walk through the rules says."""
+    base = 0x0A000000
+    cidrs = [ip.parse_cidr(f"10.0.0.{low}/{prefix}") for low, prefix, _ in rules]
+    made = [
+        Rule(ip.AF_INET, cidr.packed, cidr.prefix, deny)
+        for cidr, (_, _, deny) in zip(cidrs, rules, strict=True)
+    ]
+    address = base + host
+    packed = address.to_bytes(4, "big")
+    expected = next((rule.deny for cidr, rule in zip(cidrs, made, strict=True) if packed in cidr),
+                    None)
+    assert expected == RuleList(made, 32).denies(address)
+
+
+def test_a_client_that_is_turned_away_is_logged() -> None:
+    """The connection is closed, status 403, and the error log says why."""
+    served = Hall("stream { server { listen 127.0.0.1:@a@; deny 127.0.0.1; return hi; } }")
+    assert b"" == served.read(served.connect())
+    assert 403 == served.sessions[0].status
+    message = "*1 access forbidden by rule while initializing session, client: 127.0.0.1, "
+    assert ("error", f"{message}server: 127.0.0.1:{served.port('a')}") in served.target.lines
+    served.close()
+
+
+def test_a_server_with_a_rule_of_its_own_inherits_none() -> None:
+    """The rules of stream count where the server has none, and all of them or none do."""
+    served = Hall(
+        "stream { deny 127.0.0.1; "
+        "server { listen 127.0.0.1:@a@; return a; } "
+        "server { listen 127.0.0.1:@b@; allow unix:; return b; } }"
+    )
+    assert [b"", b"b"] == [served.read(served.connect(n)) for n in range(2)]
+    served.close()
+
+
+def test_a_server_without_rules_has_no_handler() -> None:
+    """Where nothing is allowed or denied the access phase is empty."""
+    served = Hall("stream { server { listen 127.0.0.1:@a@; return a; } }")
+    handlers = [entry[1].__module__ for entry in served.conf.listenings[0].default.engine]
+    assert "ngxstream.modules.access" not in handlers
+    served.close()
