@@ -21,7 +21,7 @@ from ngxstream.modules import (
 from ngxstream.modules.log import conf as log
 from ngxstream.modules.proxy import module as proxy
 from ngxstream.modules.upstream import hash as upstream_hash
-from ngxstream.modules.upstream import least_conn, least_time, random_
+from ngxstream.modules.upstream import least_conn, least_time, random_, zone
 from ngxstream.stream import core, upstream_block
 
 ALL: tuple[Module, ...] = (
@@ -44,6 +44,6 @@ ALL: tuple[Module, ...] = (
     least_conn.MODULE,
     least_time.MODULE,
     random_.MODULE,
-    # upstream.zone,
+    zone.MODULE,
     ssl_preread.MODULE,
 )

@@ -103,7 +103,8 @@ class SingleSelection:
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give the peer back; there is no other to try."""
         peer.conns -= 1
-        peer.fails = 0
+        if peer.fails:  # there were more servers once
+            peer.fails = 0
         self.tries = 0
 
     def notify(self, peer: Peer, event: int) -> None:
@@ -258,12 +259,15 @@ def is_eligible(peer: Peer, now: int) -> bool:
 
 
 class Locked:
-    """What a selection over peers in shared memory adds: every step holds the zone's lock.
+    """What a selection over peers in shared memory adds: its steps hold the zone's lock.
 
-    Goes in front of the selection class of a method.
+    Goes in front of the selection class of a method. Giving back a peer that had no failures needs
+    no lock: sessions are counted for each worker apart.
     """
 
     __slots__ = ()
+
+    learns: ClassVar[bool] = False  # whether successes change more than counts
 
     def get(self) -> Peer:
         """Choose under the lock."""
@@ -272,20 +276,34 @@ class Locked:
             return peer
 
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
-        """Give back under the lock."""
-        with self.tier.lock:  # type: ignore[attr-defined]
-            super().free(peer, failed, state)  # type: ignore[misc]
+        """Give back, under the lock if more than a count changes."""
+        if failed or self.learns or peer.fails:
+            with self.tier.lock:  # type: ignore[attr-defined]
+                super().free(peer, failed, state)  # type: ignore[misc]
+        else:
+            peer.hold(-1)
+            if self.tries:  # type: ignore[attr-defined]
+                self.tries -= 1  # type: ignore[attr-defined]
 
     def notify(self, peer: Peer, event: int) -> None:
-        """Take notice under the lock."""
-        with self.tier.lock:  # type: ignore[attr-defined]
-            super().notify(peer, event)  # type: ignore[misc]
+        """Take notice, under the lock if anything may change."""
+        if self.learns or peer.fails:
+            with self.tier.lock:  # type: ignore[attr-defined]
+                super().notify(peer, event)  # type: ignore[misc]
 
 
 class LockedSingleSelection(Locked, SingleSelection):
     """The only peer, in shared memory."""
 
     __slots__ = ()
+
+    def get(self) -> Peer:
+        """Take the peer, under the lock if it can be full. raises: NoLivePeers"""
+        peer = self.peer
+        if peer.max_conns or peer.down:
+            return super().get()
+        peer.hold(1)
+        return peer
 
 
 class LockedRoundRobinSelection(Locked, RoundRobinSelection):

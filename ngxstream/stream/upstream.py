@@ -111,6 +111,10 @@ class Peer:
         self.down = spec.down
         self.stats: Any = None
 
+    def hold(self, sessions: int) -> None:
+        """Count sessions on this peer, or give some back: what `conns += 1` does, unread."""
+        self.conns += sessions
+
     def __repr__(self) -> str:
         return f"<Peer {self.name} w={self.weight} conns={self.conns} fails={self.fails}>"
 

@@ -10,7 +10,7 @@ Answers for ngx_stream_upstream_least_time_module.c.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import UPSTREAM, Directive
@@ -158,6 +158,8 @@ class LockedLeastTimeSelection(round_robin.Locked, LeastTimeSelection):
     """least_time over peers in shared memory."""
 
     __slots__ = ()
+
+    learns: ClassVar[bool] = True
 
 
 EVENTS: Final = {"connect": upstream.CONNECT, "first_byte": upstream.FIRST_BYTE, "last_byte": 0}

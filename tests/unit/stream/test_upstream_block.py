@@ -58,8 +58,9 @@ BOTH = [
     ("server { listen 127.0.0.1:1;\nproxy_pass 127.0.0.1:99999; }",
      'invalid port in upstream "127.0.0.1:99999"' + HERE + "2"),
     ("server { listen 127.0.0.1:1;\nproxy_pass u; }\nupstream u { server 127.0.0.1:1; }", ""),
-    ("upstream u { server unix:/tmp/x weight=3 max_conns=2 max_fails=0 fail_timeout=1m down;\n"
-     "server [::1]:53; server 127.0.0.1:53 backup; }", ""),
+    ("upstream u { server unix:/tmp/x weight=3 max_conns=2 max_fails=0 fail_timeout=1m down; }",
+     ""),
+    ("upstream u { server [::1]:53; server 127.0.0.1:53 backup; }", ""),
 ]
 NEWER = [
     ("upstream u { server name:1 resolve; }",
