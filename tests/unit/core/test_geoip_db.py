@@ -11,36 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.core import geoip_db
-from tests.support import tools
+from tests.support import geoip, tools
 
 FILE = Path("/usr/share/GeoIP/GeoIP.dat")
 FILE_V6 = Path("/usr/share/GeoIP/GeoIPv6.dat")
-
-
-def made(edition: int, size: int, answers: dict[str, bytes], info: bytes = b"") -> bytes:
-    """Make a database. shape: answers maps the first bits of an address to a record's bytes"""
-    nodes: list[list[int | str]] = [["", ""]]
-    for bits in answers:
-        node = 0
-        for bit in map(int, bits[:-1]):
-            child = nodes[node][bit]
-            if not isinstance(child, int):
-                nodes.append(["", ""])
-                child = nodes[node][bit] = len(nodes) - 1
-            node = child
-        nodes[node][int(bits[-1])] = bits
-    count = len(nodes)
-    data = b"\0"  # what an offset of 0 points at
-    places: dict[str, int] = {"": count}
-    for bits, record in answers.items():
-        places[bits] = count + len(data)
-        data += record
-    tree = b"".join(
-        (child if isinstance(child, int) else places[child]).to_bytes(size, "little")
-        for node in nodes
-        for child in node
-    )
-    return tree + data + info + b"\xff\xff\xff" + bytes((edition,)) + count.to_bytes(3, "little")
 
 
 def geoip_library() -> ctypes.CDLL:
@@ -95,10 +69,8 @@ def test_countries_are_those_of_the_library(family: str) -> None:
 
 def test_a_city_is_read_field_by_field() -> None:
     """A record holds country, region, city, postal code, degrees and the two codes."""
-    place = b"".join(n.to_bytes(3, "little") for n in (int((37.386 + 180) * 10000),
-                                                      int((-122.0838 + 180) * 10000), 807650))
-    record = bytes((225,)) + b"CA\0Mountain View\x0094040\0" + place
-    database = geoip_db.Database(made(geoip_db.CITY_REV1, 3, {"00001010": record}))
+    record = b"\xe1CA\0Mountain View\x0094040\0" + geoip.CALIFORNIA
+    database = geoip_db.Database(geoip.database(geoip_db.CITY_REV1, 3, {"00001010": record}))
     found = database.city(b"\x0a\x01\x02\x03")
     assert found is not None
     assert ("US", b"United States", b"CA", b"Mountain View", b"94040", 807, 650) == (
@@ -111,7 +83,7 @@ def test_a_city_is_read_field_by_field() -> None:
 
 def test_names_are_in_the_charset_asked_for() -> None:
     """Files are in Latin-1; with utf8 the same name is UTF-8."""
-    data = made(geoip_db.CITY_REV0, 3, {"1": bytes((49,)) + b"\0Z\xfcrich\0\0" + bytes(6)})
+    data = geoip.database(geoip_db.CITY_REV0, 3, {"1": bytes((49,)) + b"\0Z\xfcrich\0\0" + bytes(6)})
     plain, utf8 = geoip_db.Database(data), geoip_db.Database(data, utf8=True)
     found = [database.city(b"\xff\0\0\0") for database in (plain, utf8)]
     assert [b"Z\xfcrich", "Zürich".encode()] == [f.city for f in found if f is not None]
@@ -120,8 +92,8 @@ def test_names_are_in_the_charset_asked_for() -> None:
 def test_an_organisation_has_wide_records() -> None:
     """Databases of names have records of four bytes, those of AS numbers of three."""
     answers = {"01": b"Example Ltd\0", "1": b"Other\0"}
-    wide = geoip_db.Database(made(geoip_db.ORG, 4, answers))
-    narrow = geoip_db.Database(made(geoip_db.ASNUM, 3, answers))
+    wide = geoip_db.Database(geoip.database(geoip_db.ORG, 4, answers))
+    narrow = geoip_db.Database(geoip.database(geoip_db.ASNUM, 3, answers))
     addresses = (b"\x7f\0\0\1", b"\x80\0\0\1", b"\0\0\0\1")
     expected = [b"Example Ltd", b"Other", None]
     assert expected == [wide.name(a) for a in addresses]
