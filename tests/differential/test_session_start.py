@@ -92,7 +92,8 @@ def test_whole_headers_are_read_alike(both: Both) -> None:
     pair = both(
         """events {} stream {
         log_format f "$status $proxy_protocol_addr $proxy_protocol_port "
-            "$proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr $realip_remote_addr $bytes_received";
+            "$proxy_protocol_server_addr $proxy_protocol_server_port $remote_addr "
+            "$realip_remote_addr $bytes_received";
         access_log logs/access.log f;
         server { listen 127.0.0.1:@main@ proxy_protocol; set_real_ip_from 127.0.0.0/8;
             return "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr "; }
