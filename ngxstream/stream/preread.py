@@ -55,6 +55,7 @@ class Preread:
         self.timed_out = False
         self.over = False
         self.timer = s.loop.call_later(core.preread_timeout, self.on_timeout)
+        s.add_cleanup(self.timer.cancel)  # the session may be ended from outside
         s.set_module_ctx(KEY, self)
         s.loop.register(s.c.fd, self.on_event)
 

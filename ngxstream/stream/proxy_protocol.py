@@ -96,6 +96,7 @@ class HeaderReader:
         if self.timer is None:
             s = self.s
             self.timer = s.loop.call_later(s.server.core.proxy_protocol_timeout, self.on_timeout)
+            s.add_cleanup(self.timer.cancel)  # the session may be ended from outside
             s.loop.register(s.c.fd, self.on_event)
 
     def _stop(self) -> None:

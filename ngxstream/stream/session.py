@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import inet, log
-from ngxstream.core.codes import STREAM_OK
+from ngxstream.core.codes import INTERNAL_SERVER_ERROR, STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
 
@@ -215,7 +215,12 @@ def start(c: Connection, loop: Loop, address: AddressConf) -> Session:
         udp = "udp " if c.is_udp else ""
         client = inet.sock_ntop(c.sockaddr) or "unix:"
         s.log_plain(log.INFO, f"{udp}client {client} connected to {address.text}")
-    address.begin(s)
+    try:
+        address.begin(s)
+    except Exception:
+        # the loop's guard would blame the gate, which cannot end the session
+        s.finalize(INTERNAL_SERVER_ERROR)
+        raise
     return s
 
 

@@ -207,6 +207,30 @@ def test_events_after_the_phase_change_nothing(serve: Serve) -> None:
     assert 1 == len(begun)
 
 
+def test_a_session_ended_from_outside_leaves_no_timer(serve: Serve) -> None:
+    """worker_shutdown_timeout ends sessions that still wait for their first bytes."""
+    hall = serve(Handler(2))
+    client = hall.connect()
+    hall.turn_until(lambda: hall.sessions, "the session")
+    hall.sessions[0].finalize(200)
+    client.send(b"ab")
+    hall.loop.turn(wait_ms=1)
+    assert 0 == hall.loop.live
+
+
+def test_a_handler_that_fails_at_once_ends_its_session(serve: Serve) -> None:
+    """An exception before the first wait closes the client, too."""
+
+    class Broken(Handler):
+        def __call__(self, s: Any) -> int:
+            raise ZeroDivisionError
+
+    hall = serve(Broken(0))
+    assert b"" == hall.read(hall.connect())
+    assert ["alert"] == [level for level, _ in hall.target.lines if level == "alert"]
+    assert 0 == hall.loop.live
+
+
 def test_a_failing_handler_ends_its_own_session_only(serve: Serve) -> None:
     """An exception nobody expected is an alert and a 500."""
 

@@ -150,6 +150,16 @@ def test_bytes_behind_the_header_stay_for_the_session() -> None:
     assert b"192.0.2.1 TLSv1|0" == answer
 
 
+def test_a_session_ended_from_outside_leaves_no_timer() -> None:
+    """worker_shutdown_timeout ends sessions that still wait for their header."""
+    with Hall(TEXT.format("")) as served:
+        served.connect()
+        served.turn_until(lambda: served.sessions, "the session")
+        served.sessions[0].finalize(200)
+        served.loop.turn(wait_ms=1)
+        assert 0 == served.loop.live
+
+
 def test_no_timer_is_left_behind(hall: Hall) -> None:
     """However sessions end, nothing of theirs keeps the loop waiting."""
     exchange(hall, V1[:5], V1[5:])
