@@ -1,4 +1,9 @@
-"""Makes small GeoIP databases in the legacy format."""
+"""The GeoIP databases of the system, and small ones made here, in the legacy format."""
+
+from pathlib import Path
+
+FILE = Path("/usr/share/GeoIP/GeoIP.dat")
+FILE_V6 = Path("/usr/share/GeoIP/GeoIPv6.dat")
 
 CALIFORNIA = b"".join(
     n.to_bytes(3, "little") for n in (int((37.386 + 180) * 10000), int((-122.0838 + 180) * 10000))

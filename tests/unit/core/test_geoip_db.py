@@ -4,7 +4,6 @@ import ctypes
 import ctypes.util
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +11,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import geoip_db
 from tests.support import geoip, tools
-
-FILE = Path("/usr/share/GeoIP/GeoIP.dat")
-FILE_V6 = Path("/usr/share/GeoIP/GeoIPv6.dat")
+from tests.support.geoip import FILE, FILE_V6
 
 
 def geoip_library() -> ctypes.CDLL:
@@ -70,7 +67,8 @@ def test_countries_are_those_of_the_library(family: str) -> None:
 def test_a_city_is_read_field_by_field() -> None:
     """A record holds country, region, city, postal code, degrees and the two codes."""
     record = b"\xe1CA\0Mountain View\x0094040\0" + geoip.CALIFORNIA
-    database = geoip_db.Database(geoip.database(geoip_db.CITY_REV1, 3, {"00001010": record}))
+    data = geoip.database(geoip_db.CITY_REV1, 3, {"00001010": record})
+    database = geoip_db.Database(data)
     found = database.city(b"\x0a\x01\x02\x03")
     assert found is not None
     assert ("US", b"United States", b"CA", b"Mountain View", b"94040", 807, 650) == (
@@ -83,7 +81,8 @@ def test_a_city_is_read_field_by_field() -> None:
 
 def test_names_are_in_the_charset_asked_for() -> None:
     """Files are in Latin-1; with utf8 the same name is UTF-8."""
-    data = geoip.database(geoip_db.CITY_REV0, 3, {"1": bytes((49,)) + b"\0Z\xfcrich\0\0" + bytes(6)})
+    record = b"\x31\0Z\xfcrich\0\0" + bytes(6)
+    data = geoip.database(geoip_db.CITY_REV0, 3, {"1": record})
     plain, utf8 = geoip_db.Database(data), geoip_db.Database(data, utf8=True)
     found = [database.city(b"\xff\0\0\0") for database in (plain, utf8)]
     assert [b"Z\xfcrich", "Zürich".encode()] == [f.city for f in found if f is not None]

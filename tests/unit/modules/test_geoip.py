@@ -8,7 +8,7 @@ import pytest
 from ngxstream.core import geoip_db
 from tests.support import geoip, hall, proxies, tools, verdicts
 from tests.support.clients import tcp_exchange
-from tests.unit.core.test_geoip_db import FILE, FILE_V6
+from tests.support.geoip import FILE, FILE_V6
 
 SERVER = "set_real_ip_from 127.0.0.0/8; server { listen 127.0.0.1:@a@ proxy_protocol; %s }"
 COUNTRY = "$geoip_country_code|$geoip_country_code3|$geoip_country_name"
