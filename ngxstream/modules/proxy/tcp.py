@@ -63,6 +63,10 @@ class TcpProxy(handler.Proxy):
             if not mask & OUT:
                 return
         self.established()
+        if mask & READABLE:  # told by the same edge: a server that speaks first, or left again
+            go_on = self.loop.handlers.get(self.pc_fd)
+            if go_on is not None:
+                go_on(mask)
 
     def established(self) -> None:
         """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
