@@ -5,12 +5,12 @@ nginx 1.22 stands beside; what is newer than it is left to the unit tests.
 
 import contextlib
 import re
-import ssl
 from collections.abc import Callable
 
 from ngxstream.wire import proxy_protocol
 from tests.support import clients
 from tests.support.backends import BackendFactory
+from tests.support.hellos import client_hello, in_records
 from tests.support.proxies import Proxy
 
 Pair = tuple[Proxy, Proxy]
@@ -161,27 +161,8 @@ def test_trust_is_given_alike(both: Both) -> None:
             assert answers[0] == answers[1], (name, header)
 
 
-def client_hello(name: str, alpn: tuple[str, ...] = (), highest: str = "TLSv1_3") -> bytes:
-    """Return the first flight of a real TLS client."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.maximum_version = ssl.TLSVersion[highest]
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    sent = ssl.MemoryBIO()
-    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name or None)
-    try:
-        tls.do_handshake()
-    except ssl.SSLWantReadError:
-        return sent.read()
-    raise AssertionError("nobody answered the hello")
-
-
 HELLO = client_hello("www.example.com", ("h2", "http/1.1"))
-SPLIT = b"".join(
-    b"\x16\x03\x01" + len(HELLO[at : at + 50]).to_bytes(2, "big") + HELLO[at : at + 50]
-    for at in range(5, len(HELLO), 50)
-)
+SPLIT = in_records(HELLO, 50)
 FLIGHTS = {
     "a hello": HELLO,
     "a hello without SNI": client_hello(""),

@@ -1,27 +1,11 @@
 """ssl_preread: what a ClientHello asks for, and the server it selects."""
 
-import ssl
-
 import pytest
 
 from tests.support.hall import Hall
+from tests.support.hellos import client_hello
 
 SAY = '"$ssl_preread_protocol|$ssl_preread_server_name|$ssl_preread_alpn_protocols|$server_name"'
-
-
-def client_hello(name: str = "", alpn: tuple[str, ...] = (), highest: str = "") -> bytes:
-    """Return the first flight of a real TLS client."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    if highest:
-        context.maximum_version = ssl.TLSVersion[highest]
-    sent = ssl.MemoryBIO()
-    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name or None)
-    with pytest.raises(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return sent.read()
 
 
 def said(data: bytes, pieces: int = 1, half_close: bool = False, conf: str = "") -> str:
