@@ -244,16 +244,14 @@ class Cycle:
             self.log.error(log.ALERT, f'unlink() "{path}" failed', error)
 
 
-def reconfigure(old: Cycle) -> Cycle | None:
-    """Build the next cycle and commit it; None when the old one has to go on.
+def rebuild(old: Cycle) -> Cycle | None:
+    """Build the next cycle, to be committed; None when the old one has to go on.
 
     A refusal is in the old cycle's log, in nginx's words and at its level.
     """
     old.log.error(log.NOTICE, "reconfiguring")
     try:
-        new = Cycle(old.options, old.log, old)
+        return Cycle(old.options, old.log, old)
     except errors.NgxError as error:
         old.log.error(log.LEVELS[error.level], str(error))
         return None
-    new.commit(old)
-    return new

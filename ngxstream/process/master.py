@@ -26,7 +26,7 @@ from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
 from ngxstream.process import pidfile, signals, system
-from ngxstream.process.cycle import Cycle, reconfigure
+from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.worker import Worker
 
@@ -327,12 +327,13 @@ class Master:
             return
         before = self.cycle
         try:
-            new = reconfigure(before)
+            new = rebuild(before)
+            if new is None:
+                return
+            new.commit(before)
         except Exception:  # noqa: BLE001 - a fault of ours must not take the service with it
             text = traceback.format_exc().strip().replace("\n", " | ")
             before.log.error(log.ALERT, f"unexpected exception: {text}")
-            return
-        if new is None:
             return
         old_workers = list(self.children.values())
         self.old.append(before)

@@ -13,7 +13,7 @@ from typing import Final
 from ngxstream.core import log
 from ngxstream.event import listening, poller
 from ngxstream.process import pidfile, signals, worker
-from ngxstream.process.cycle import Cycle, reconfigure
+from ngxstream.process.cycle import Cycle, rebuild
 
 SWEEP_MS: Final = (
     30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
@@ -79,10 +79,11 @@ class SingleProcess:
     def reload(self) -> None:
         """Put a new configuration in the place of the old one, or keep that."""
         before = self.service
-        new = reconfigure(before.cycle)
+        new = rebuild(before.cycle)
         if new is None:
             return
         before.close_gates()
+        new.commit(before.cycle)
         loop = self.loop
         loop.log = new.log
         loop.free_connections += before.count()

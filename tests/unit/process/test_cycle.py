@@ -49,8 +49,9 @@ class World:
     def reload(self, old: cycle.Cycle, text: str) -> cycle.Cycle | None:
         """Build the next cycle of another text, as on HUP."""
         self.write(text)
-        made = cycle.reconfigure(old)
+        made = cycle.rebuild(old)
         if made is not None:
+            made.commit(old)
             self.made.append(made)
         return made
 

@@ -1,0 +1,81 @@
+"""One process that does everything, as nginx's `master_process off` does."""
+
+import os
+import signal
+
+import pytest
+
+from tests.support import clients, processes
+from tests.support.backends import BackendFactory
+from tests.support.proxies import ProxyFactory
+from tests.support.waiting import wait_until
+
+HEAD = "master_process off; worker_processes 4; events {}"
+RETURNS = HEAD + " stream { server { listen 127.0.0.1:@main@; return old; } }"
+
+
+def test_one_process_serves(proxy: ProxyFactory) -> None:
+    """There are no workers, and the pid file names the process that answers."""
+    running = proxy(
+        HEAD + " stream { server { listen 127.0.0.1:@main@; return $pid; }"
+        " server { listen 127.0.0.1:@main@ udp; return $pid; } }"
+    )
+    assert [] == running.all_worker_pids()
+    pid = str(running.pid).encode()
+    assert pid == clients.tcp_exchange(running.address("main"))
+    assert pid == clients.udp_exchange(running.address("main"), b"x")
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_it_leaves_at_once(
+    sig: signal.Signals, proxy: ProxyFactory, backends: BackendFactory
+) -> None:
+    """TERM, INT and QUIT alike end it without waiting for sessions; the pid file goes."""
+    running = proxy(
+        HEAD + " stream { server { listen 127.0.0.1:@main@;"
+        f" proxy_pass {backends.tcp().text}; }} }}",
+        expected=(r"open socket", r"aborting") if proxy.name == "nginx" else (),
+    )
+    with clients.TcpClient(running.address("main")) as client:
+        client.exchange(b"ping")
+        assert 0 == running.stop(sig)
+        assert b"" == client.recv()
+    assert not (running.prefix / "logs/nginx.pid").exists()
+    running.wait_log(r"\[notice\] .*: exit$")
+
+
+def test_it_reloads_in_place(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """HUP puts the new configuration in place; the session of the old one goes on."""
+    backend = backends.tcp().text
+    running = ngxstream(
+        HEAD + " stream { server { listen 127.0.0.1:@main@; return old; }"
+        f" server {{ listen 127.0.0.1:@relay@; proxy_pass {backend}; }} }}"
+    )
+    assert b"old" == clients.tcp_exchange(running.address("main"))
+    with clients.TcpClient(running.address("relay")) as client:
+        client.exchange(b"ping")
+        running.write(RETURNS.replace("old", "new"))
+        running.signal(signal.SIGHUP)
+        wait_until(lambda: b"new" == clients.tcp_exchange(running.address("main")))
+        assert b"still" == client.exchange(b"still")
+    with pytest.raises(ConnectionRefusedError):
+        clients.TcpClient(running.address("relay"))
+    assert [running.pid] == processes.session_members(os.getsid(running.pid))
+
+
+def test_a_bad_configuration_leaves_the_old_serving(proxy: ProxyFactory) -> None:
+    """The [emerg] line is all that happens."""
+    running = proxy(RETURNS)
+    running.reload_refused("nonsense;")
+    assert b"old" == clients.tcp_exchange(running.address("main"))
+
+
+def test_logs_are_reopened(proxy: ProxyFactory) -> None:
+    """USR1 opens a new file in the place of the one that was moved away."""
+    running = proxy(RETURNS)
+    log = running.prefix / "logs/error.log"
+    log.rename(log.with_name("error.log.1"))
+    running.signal(signal.SIGUSR1)
+    wait_until(log.exists)
+    clients.tcp_exchange(running.address("main"))
+    running.wait_log(r"client 127\.0\.0\.1:\d+ connected to")

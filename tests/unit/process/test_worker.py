@@ -1,0 +1,152 @@
+"""Workers: signals they obey themselves, and what they hold on to while they leave."""
+
+import grp
+import os
+import pwd
+import re
+import signal
+import socket
+
+import pytest
+
+from tests.support import clients, processes
+from tests.support.backends import BackendFactory
+from tests.support.proxies import ProxyFactory
+from tests.support.waiting import wait_until
+
+RETURNS = "events {} stream { server { listen 127.0.0.1:@main@; return TEXT; } }"
+
+
+@pytest.mark.parametrize("sig", [signal.SIGHUP, signal.SIGUSR2])
+def test_signals_for_the_master_are_ignored(sig: signal.Signals, proxy: ProxyFactory) -> None:
+    """HUP and USR2 sent to a worker are logged and do nothing."""
+    running = proxy(RETURNS)
+    (worker,) = running.worker_pids()
+    os.kill(worker, sig)
+    running.wait_log(rf"{worker}#{worker}: signal {sig:d} \({sig.name}\) received.*, ignoring$")
+    assert b"TEXT" == clients.tcp_exchange(running.address("main"))
+    assert [worker] == running.worker_pids()
+
+
+def test_winch_does_nothing_in_the_foreground(proxy: ProxyFactory) -> None:
+    """Without a daemon a worker takes WINCH for a terminal that changed its size."""
+    running = proxy(RETURNS)
+    (worker,) = running.worker_pids()
+    os.kill(worker, signal.SIGWINCH)
+    running.wait_log(rf"{worker}#{worker}: signal 28 \(SIGWINCH\) received")
+    assert b"TEXT" == clients.tcp_exchange(running.address("main"))
+    assert [worker] == running.worker_pids()
+
+
+def test_a_worker_reopens_its_logs_by_itself(proxy: ProxyFactory) -> None:
+    """USR1 sent to one worker concerns that worker alone."""
+    running = proxy(RETURNS)
+    (worker,) = running.worker_pids()
+    clients.tcp_exchange(running.address("main"))  # nginx forgets a signal that comes too early
+    log = running.prefix / "logs/error.log"
+    log.rename(log.with_name("moved.log"))
+    os.kill(worker, signal.SIGUSR1)
+    wait_until(log.exists)
+    clients.tcp_exchange(running.address("main"))
+    running.wait_log(rf"{worker}#{worker}: .*connected to")
+    assert not any(record.pid == running.pid for record in running.records())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_rights_are_dropped_and_limits_set(proxy: ProxyFactory) -> None:
+    """The worker runs as its user, with its limit of files and its priority."""
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    running = proxy(
+        f"user nobody {group}; worker_rlimit_nofile 777; worker_priority 5;" + RETURNS,
+        log_level="notice",
+    )
+    (worker,) = running.worker_pids()
+    clients.tcp_exchange(running.address("main"))
+    with open(f"/proc/{worker}/status", encoding="ascii") as status:
+        text = status.read()
+    assert ["65534"] * 4 == re.search(r"Uid:\s+(.*)", text)[1].split()
+    with open(f"/proc/{worker}/limits", encoding="ascii") as limits:
+        assert re.search(r"Max open files\s+777\s+777", limits.read())
+    assert 5 == os.getpriority(os.PRIO_PROCESS, worker)
+
+
+@pytest.mark.parametrize("method", ["epoll", "poll", "select"])
+def test_every_event_method_serves(
+    method: str, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """TCP and UDP pass under each of the pollers, and the log names it."""
+    tcp, udp = backends.tcp(), backends.udp()
+    running = ngxstream(
+        f"events {{ use {method}; }} stream {{"
+        f" server {{ listen 127.0.0.1:@main@; proxy_pass {tcp.text}; }}"
+        f" server {{ listen 127.0.0.1:@main@ udp; proxy_pass {udp.text}; }} }}"
+    )
+    running.wait_log(rf'using the "{method}" event method')
+    assert b"hello" == clients.tcp_exchange(running.address("main"), b"hello", size=5)
+    assert b"hello" == clients.udp_exchange(running.address("main"), b"hello")
+
+
+def test_listening_sockets_take_connection_slots(
+    proxy: ProxyFactory, backends: BackendFactory
+) -> None:
+    """As in nginx, 8 slots less two listeners and the channel are two proxied sessions."""
+    running = proxy(
+        "events { worker_connections 8; } stream {"
+        f" server {{ listen 127.0.0.1:@main@; proxy_pass {backends.tcp().text}; }}"
+        " server { listen 127.0.0.1:@other@; return x; } }",
+        expected=(r"worker_connections are not enough",),
+    )
+    held = [clients.TcpClient(running.address("main")) for _ in range(2)]
+    for client in held:
+        client.exchange(b"x")
+    third = clients.TcpClient(running.address("main"))
+    running.wait_log(r"\[alert\] .*8 worker_connections are not enough")
+    for client in (*held, third):
+        client.close()
+
+
+def udp_is_free(port: int) -> bool:
+    """Tell whether a UDP port can be bound."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_a_leaving_worker_gives_a_removed_udp_address_up(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """A TCP session keeps the old worker, but not the UDP address that nobody needs any more."""
+    tcp = f"server {{ listen 127.0.0.1:@main@; proxy_pass {backends.tcp().text}; }}"
+    udp = "server { listen 127.0.0.1:@udp@ udp; return x; }"
+    running = ngxstream(f"events {{}} stream {{ {tcp} {udp} }}")
+    assert b"x" == clients.udp_exchange(running.address("udp"), b"?")
+    with clients.TcpClient(running.address("main")) as client:
+        client.exchange(b"ping")
+        (old,) = running.worker_pids()
+        running.reload(f"events {{}} stream {{ {tcp} }}")
+        wait_until(lambda: udp_is_free(running.port("udp")))
+        assert processes.is_alive(old)
+        running.reload(f"events {{}} stream {{ {tcp} {udp} }}")
+        assert b"x" == clients.udp_exchange(running.address("udp"), b"?")
+        assert b"pong" == client.exchange(b"pong")
+
+
+def test_a_leaving_worker_keeps_answering_its_udp_clients(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Replies of the backend reach the client through the old worker, from the right address."""
+    backend = backends.udp(lambda data, source: [])
+    running = ngxstream(
+        "worker_shutdown_timeout 30s; events {} stream { server {"
+        f" listen 127.0.0.1:@main@ udp; proxy_pass {backend.text}; }} }}"
+    )
+    with clients.UdpClient(running.address("main")) as client:
+        client.send(b"hello")
+        backend.wait_seen(1)
+        (source,) = backend.sources
+        running.reload()
+        backend.send(b"late", source)
+        assert b"late" == client.recv()
