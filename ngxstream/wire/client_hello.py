@@ -1,8 +1,8 @@
 """The TLS ClientHello at the beginning of a stream: what it asks for, without answering it.
 
 Answers for the parser in stream/ngx_stream_ssl_preread_module.c, judging the same bytes the same
-way: whole records are read before their contents, a hello may span records, extensions are
-believed as far as nginx believes them, and bytes that are no hello are refused, not repaired.
+way: whole records are read before their contents, a hello may span records, extensions must add
+up as far as nginx adds them up, and bytes that are no hello are refused, not repaired.
 """
 
 from collections.abc import Callable, Generator
@@ -111,9 +111,9 @@ class Parser:
     def _read_hello(self) -> Generator[None, None, ClientHello]:
         """Read the handshake message, suspended wherever its bytes have not come yet.
 
-        source: ngx_stream_ssl_preread_parse_record.  The three extensions that nginx reads are
-        measured by the lists inside them, not by the extension's own length, and the length of
-        all extensions is not looked at: a hello that lies about them ends here as it does there.
+        source: ngx_stream_ssl_preread_parse_record, as it stands since the lengths of extensions
+        are checked against each other (CVE-2026-123640): a hello in which two readers could find
+        two different names is declined.
         """
         head = yield from self._take(4)
         if head[0] != 1:
@@ -125,24 +125,31 @@ class Parser:
         yield from left.take((yield from left.take(1))[0])  # session id
         ciphers = yield from left.take(int.from_bytes((yield from left.take(2)), "big"))
         yield from left.take((yield from left.take(1))[0])  # compression methods
-        if left.size:
-            yield from left.take(2)  # the length of all extensions
+        if left.size and int.from_bytes((yield from left.take(2)), "big") != left.size:
+            raise NotClientHello("extensions length error")
 
         server_name: bytes | None = None
         alpn: bytes | None = None
         lists: dict[int, tuple[int, ...]] = {}
         while left.size:
             head = yield from left.take(4)
-            kind = head[0] << 8 | head[1]
-            if kind == _SERVER_NAME and server_name is None:
-                server_name = yield from left.server_name()
-            elif kind == _ALPN and alpn is None:
-                alpn = yield from left.alpn()
+            kind, size = head[0] << 8 | head[1], head[2] << 8 | head[3]
+            if kind == _SERVER_NAME:
+                if server_name is not None:
+                    raise NotClientHello("duplicate SNI")
+                server_name = yield from left.server_name(size)
+            elif kind == _ALPN:
+                if alpn is not None:
+                    raise NotClientHello("duplicate ALPN")
+                alpn = yield from left.alpn(size)
             elif kind == _SUPPORTED_VERSIONS:
+                listed = (yield from left.take(1))[0]
+                if listed < 2 or 1 + listed != size:
+                    raise NotClientHello("supported_versions format error")
+                yield from left.take(listed)
                 version = b"\x03\x04"  # whatever versions it lists
-                yield from left.take((yield from left.take(1))[0])
             else:
-                body = yield from left.take(head[2] << 8 | head[3])
+                body = yield from left.take(size)
                 if kind in (_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS):
                     lists.setdefault(kind, _listed_codes(body))
         return ClientHello(
@@ -171,9 +178,11 @@ class _Left:
         self.size -= size
         return self._take(size)
 
-    def server_name(self) -> _Bytes:
+    def server_name(self, extension: int) -> _Bytes:
         """Read the first name of a server_name extension, which must be a DNS name."""
         listed = int.from_bytes((yield from self.take(2)), "big")
+        if 2 + listed != extension:
+            raise NotClientHello("SNI format error")
         head = yield from self.take(3)
         if head[0] != 0:
             raise NotClientHello("SNI hostname type is not DNS")
@@ -181,14 +190,16 @@ class _Left:
         if listed < 3 + size:
             raise NotClientHello("SNI format error")
         name = yield from self.take(size)
-        yield from self.take(listed - 3 - size)
+        yield from self.take(listed - 3 - size)  # more names, of other types to come
         return name
 
-    def alpn(self) -> _Bytes:
+    def alpn(self, extension: int) -> _Bytes:
         """Read all protocol names of an ALPN extension, joined by commas."""
         listed = int.from_bytes((yield from self.take(2)), "big")
+        if not listed or 2 + listed != extension:
+            raise NotClientHello("ALPN format error")
         names: list[bytes] = []
-        while not names or listed:
+        while listed:
             size = (yield from self.take(1))[0]
             if size == 0:
                 raise NotClientHello("ALPN empty protocol")

@@ -4,7 +4,7 @@ import ctypes
 import ctypes.util
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ngxstream.core import regex, regex_machine, regex_syntax
@@ -105,7 +105,6 @@ regular = patterns(PLAIN, ["(", "(?:"], ["", "", "?"])
 subjects = st.lists(
     st.text("aaabbcAB.\n 1#\u00e9", max_size=9).map(str.encode), min_size=4, max_size=8
 )
-slow = settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 
 
 def refusal(pattern: str, *, caseless: bool = False) -> str | None:
@@ -117,7 +116,6 @@ def refusal(pattern: str, *, caseless: bool = False) -> str | None:
     return None
 
 
-@slow
 @given(anything, subjects, st.booleans())
 def test_patterns_match_as_in_pcre(
     pcre: Pcre, pattern: str, texts: list[bytes], caseless: bool
@@ -133,7 +131,6 @@ def test_patterns_match_as_in_pcre(
     assert expected == [compiled.search(text) for text in texts]
 
 
-@slow
 @given(st.text("ab.*+?{}()[]|^$\\-:<>=!#,0123QERxkgPdwnzAZi'&", max_size=14))
 def test_what_pcre_refuses_is_refused(pcre: Pcre, pattern: str) -> None:
     """Any text is compiled only if PCRE compiles it, and refused only if PCRE does, or by name."""
@@ -150,7 +147,6 @@ def cut(text: bytes, slots: tuple[int, ...] | None) -> regex.Captures | None:
     return tuple(None if start < 0 else text[start:end] for start, end in pairs)
 
 
-@slow
 @given(regular, subjects)
 def test_the_linear_matcher_finds_what_re_finds(pattern: str, texts: list[bytes]) -> None:
     """On any regular pattern both matchers give the same match and the same groups."""
@@ -163,7 +159,6 @@ def test_the_linear_matcher_finds_what_re_finds(pattern: str, texts: list[bytes]
         assert compiled.search(text) == cut(text, slots)
 
 
-@slow
 @given(regular, st.sampled_from([b"a", b"b", b"ab", b"aab", b"1", b"\n"]), st.sampled_from(b"!1a"))
 def test_no_repetitive_subject_takes_long(pattern: str, unit: bytes, last: int) -> None:
     """Whatever the pattern, a thousand bytes made to confuse it end, or are given up."""
@@ -175,7 +170,6 @@ def test_no_repetitive_subject_takes_long(pattern: str, unit: bytes, last: int) 
     assert found is None or isinstance(found[0], bytes)
 
 
-@slow
 @given(st.text(max_size=20), st.booleans())
 def test_any_text_is_compiled_or_refused(pattern: str, caseless: bool) -> None:
     """No text makes the compiler fail in another way than its own error."""

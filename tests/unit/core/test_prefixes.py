@@ -4,7 +4,7 @@ import ipaddress
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.core import prefixes
@@ -87,7 +87,6 @@ def test_a_length_no_address_has_is_refused(length: int) -> None:
 networks = st.tuples(st.integers(0, 255), st.integers(0, 8))
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(networks, max_size=25), st.lists(networks, max_size=10))
 def test_every_address_finds_what_a_full_search_finds(
     inserted: list[tuple[int, int]], deleted: list[tuple[int, int]]
