@@ -305,7 +305,7 @@ MAIN_DIRECTIVES: Final = (
     Directive("master_process", MAIN, d.FLAG, d.flag("master_process"),
               "Whether workers are processes of their own; off is for debugging.", default="on"),
     Directive("timer_resolution", MAIN, d.TAKE1, d.msec("timer_resolution"),
-              "The least time between two looks at the clock."),
+              "Accepted; the clock is looked at once a turn of the loop."),
     Directive("pid", MAIN, d.TAKE1, d.string("pid"),
               "The file that holds the master's process id.", default=PID_PATH),
     Directive("lock_file", MAIN, d.TAKE1, d.string("lock_file"),
@@ -315,7 +315,7 @@ MAIN_DIRECTIVES: Final = (
               "worker_processes N | auto;", "1"),
     Directive("debug_points", MAIN, d.TAKE1,
               d.enum("debug_points", {"stop": "stop", "abort": "abort"}),
-              "Whether the process stops or aborts where it finds itself in an impossible state."),
+              "Accepted; an impossible state is an [alert] here and ends one session."),
     Directive("user", MAIN, d.TAKE12, _user,
               "The user and group of the workers.", "user USER [GROUP];", "nobody"),
     Directive("worker_priority", MAIN, d.TAKE1, _worker_priority,
@@ -361,7 +361,8 @@ EVENTS_DIRECTIVES: Final = (
     Directive("multi_accept", EVENTS, d.FLAG, d.flag("multi_accept"),
               "Whether all waiting connections are accepted at once.", default="off"),
     Directive("accept_mutex", EVENTS, d.FLAG, d.flag("accept_mutex"),
-              "Whether workers accept in turn.", default="off"),
+              "Accepted; of the workers that wait for a client only one is woken anyway.",
+              default="off"),
     Directive("accept_mutex_delay", EVENTS, d.TAKE1, d.msec("accept_mutex_delay"),
               "How long accepting pauses when descriptors have run out.", default="500ms"),
     Directive("debug_connection", EVENTS, d.TAKE1, _debug_connection,
@@ -428,4 +429,7 @@ def events_conf(builder: Builder, listenings: int) -> EventsConf:
             f"the maximum number of files supported by select() is {SELECT_LIMIT}, "
             f"{conf.worker_connections} worker_connections are too many"
         )
+    stream = builder.data.get("stream_conf")
+    if stream is not None and conf.debug_connection:
+        stream.use_debug_connection(conf.debug_connection.matches)
     return conf

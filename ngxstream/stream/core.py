@@ -136,15 +136,17 @@ class ListeningConf:
     """One listening socket to open: its options and the addresses that share it.
 
     shape: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
-    serves several; `default` is the address of the socket itself.
+    serves several; `default` is the address of the socket itself; `is_debugged(sockaddr)` tells
+    the clients of debug_connection, None where there are none.
     """
 
-    __slots__ = ("options", "default", "addresses")
+    __slots__ = ("options", "default", "addresses", "is_debugged")
 
     def __init__(self, options: ListenOptions, default: AddressConf) -> None:
         self.options = options
         self.default = default
         self.addresses: dict[Any, AddressConf] | None = None
+        self.is_debugged: Callable[[Any], bool] | None = None
 
     def begin(self, c: Connection, loop: Loop) -> Session:
         """Begin the session of an accepted connection. source: ngx_stream_init_connection"""
@@ -152,6 +154,8 @@ class ListeningConf:
         if self.addresses is not None:
             local = c.local_sockaddr()
             address = self.addresses.get(inet.host_of(local), address)
+        if self.is_debugged is not None and self.is_debugged(c.sockaddr):
+            return session.start(c, loop, address, debug=True)
         return session.start(c, loop, address)
 
 
@@ -269,6 +273,11 @@ class StreamConf:
         for server in self.servers:
             specs = server.core.error_log
             server.log = make(specs) if specs else log
+
+    def use_debug_connection(self, is_debugged: Callable[[Any], bool]) -> None:
+        """Log everything about some clients. source: ngx_debug_accepted_connection"""
+        for listening_conf in self.listenings:
+            listening_conf.is_debugged = is_debugged
 
     def start_worker(self, loop: Loop) -> None:
         """Start the modules' own work in a worker (timers, resolvers, log flushing)."""

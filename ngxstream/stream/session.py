@@ -45,6 +45,8 @@ CLIENT_FAULTS: Final = frozenset(
     )
 )
 
+DEBUG_CONNECTION: Final = "debug_connection"  # set in ctx: log everything
+
 
 class Content(Protocol):
     """What holds a session while its content handler works (a relay, a text being returned)."""
@@ -109,6 +111,13 @@ class Session:
         """Go on under another virtual server of the same address."""
         self.server = server
         self.log = server.log
+        if self.module_ctx(DEBUG_CONNECTION):
+            self.debug()
+
+    def debug(self) -> None:
+        """Log everything from now on, whatever the server's level (debug_connection)."""
+        self.set_module_ctx(DEBUG_CONNECTION, True)
+        self.log = self.log.with_level(log.DEBUG)
 
     def add_cleanup(self, cleanup: Callable[[], None]) -> None:
         """Have something done when the session ends."""
@@ -205,12 +214,14 @@ class Session:
         )
 
 
-def start(c: Connection, loop: Loop, address: AddressConf) -> Session:
+def start(c: Connection, loop: Loop, address: AddressConf, *, debug: bool = False) -> Session:
     """Begin a session for a client that was just accepted and run its phases.
 
     source: ngx_stream_init_connection
     """
     s = Session(c, loop, address)
+    if debug:
+        s.debug()
     if s.log.level >= log.INFO:
         udp = "udp " if c.is_udp else ""
         client = inet.sock_ntop(c.sockaddr) or "unix:"
