@@ -53,7 +53,7 @@ def test_caseless() -> None:
 
 def test_a_bad_pattern_is_refused() -> None:
     """With PCRE's message."""
-    with pytest.raises(errors.ConfError, match="^pcre2_compile"):
+    with pytest.raises(errors.ConfError, match=r"^pcre2_compile"):
         pattern("(")
 
 
