@@ -65,7 +65,7 @@ def test_no_line_is_lost_over_reopening_reload_and_quit(
     try:
         for step in range(3):
             seen = len(answered)
-            wait_until(lambda n=seen: len(answered) > n, PATIENCE, "more sessions")
+            wait_until(lambda: len(answered) > seen, PATIENCE, "more sessions")  # noqa: B023
             if step == 1:
                 program.reload(text)
                 continue

@@ -90,10 +90,10 @@ class LogTarget:
 class Hall:
     """A stream block served on a Loop in this process; TCP only."""
 
-    def __init__(self, text: str, **options: Any) -> None:
+    def __init__(self, text: str, **settings: Any) -> None:
         """Build and listen. ``@name@`` stands for a free port, one per name."""
         self.ports: dict[str, int] = {}
-        built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **options)
+        built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **settings)
         assert built.conf is not None, built.error
         built.zones.build()
         built.files.open_all()

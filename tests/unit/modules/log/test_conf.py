@@ -181,7 +181,7 @@ def test_a_buffer_is_written_when_its_time_is_up(serve: Serve, tmp_path: Path) -
     for count in (1, 2):
         visit(served)
         served.turn_until(lambda: served.loop.live == 0, "the session is over")
-        served.turn_until(lambda n=count: len(lines(path)) == n, "the flush")
+        served.turn_until(lambda: len(lines(path)) == count, "the flush")  # noqa: B023
 
 
 def test_a_reopening_writes_to_the_old_file_first(serve: Serve, tmp_path: Path) -> None:
