@@ -192,8 +192,11 @@ class Session:
 
         source: ngx_connection_error with NGX_ERROR_INFO
         """
-        level = INFO if error.errno in CLIENT_FAULTS else ALERT
-        self.log_error(level, message, error.errno)
+        # a TLS transport has its own words, and no errno where the fault is TLS's
+        code = getattr(error, "code", error.errno)
+        message = getattr(error, "message", message)
+        level = INFO if code is None or code in CLIENT_FAULTS else ALERT
+        self.log_error(level, message, code)
 
     def log_plain(self, level: int, message: str) -> None:
         """Write an error_log line with the session's number and no context (start and end)."""
