@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ngxstream.conf import dump
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
+from ngxstream.event import inherited
 from ngxstream.process import cycle, pidfile, signals, system
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def serve(options: Options, builtin: log.Log) -> int:
     # by name: testing and signalling need neither master nor worker
     master = importlib.import_module("ngxstream.process.master")
     title = system.Title(options.program)
-    built = cycle.Cycle(options, builtin)
+    value = os.environ.get(inherited.VARIABLE)
+    came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
+    built = cycle.Cycle(options, builtin, inherited=came)
     try:
         pidfile.check(built.main.pid)
     except errors.NgxError:
@@ -112,7 +115,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     built.commit(None)
     system.os_status(built.log, options.version)
     master.block_signals()
-    if built.main.daemon:
+    if built.main.daemon and value is None:  # who was given sockets is in the background already
         system.daemonize()
     pidfile.create(built.main.pid, os.getpid())
     system.redirect_stderr(built.log, built.files)
@@ -121,7 +124,7 @@ def serve(options: Options, builtin: log.Log) -> int:
             target.file.close()
     assert builtin.console is not None
     builtin.console.close()
-    code: int = master.serve(built, title, daemonized=built.main.daemon)
+    code: int = master.serve(built, title, daemonized=built.main.daemon or value is not None)
     return code
 
 

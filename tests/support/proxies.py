@@ -102,12 +102,14 @@ class Proxy:
         env: dict[str, str] | None = None,
         args: tuple[str, ...] = (),
         expected: tuple[str, ...] = (),
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         """Write the configuration; start nothing yet.
 
         shape: log_level of the error log that is added; netns the name of a namespace to run in;
         env is added to the environment; args to the command line of start(); expected are regular
-        expressions for lines of level alert that the test provokes.
+        expressions for lines of level alert that the test provokes; pass_fds are descriptors that
+        start() leaves to the program.
         """
         number = 1 + sum(1 for _ in tmp_path.glob(f"{self.name}-*"))
         self.prefix = tmp_path / f"{self.name}-{number}"
@@ -117,6 +119,7 @@ class Proxy:
         self._netns = netns
         self._env = env or {}
         self._args = args
+        self._pass_fds = pass_fds
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._scanned = 0  # bytes of the error log that were searched for leaving workers
@@ -218,6 +221,7 @@ class Proxy:
                 cwd=self.prefix,
                 env=self._environment(),
                 start_new_session=True,
+                pass_fds=self._pass_fds,
             )
         atexit.register(self.kill)
         try:

@@ -500,3 +500,42 @@ def test_reloads_may_follow_each_other_at_once(ngxstream: ProxyFactory) -> None:
     said(running, r"SIGHUP\) received")
     wait_until(lambda: 2 == len(running.all_worker_pids()) and 2 == len(running.worker_pids()))
     assert b"TEXT" == ask(running)
+
+
+def test_inherited_sockets_are_served(ngxstream: ProxyFactory) -> None:
+    """Sockets named in NGINX are used instead of bound; one nobody listens at is closed."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as kept,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        fds = (kept.fileno(), other.fileno())
+        port = kept.getsockname()[1]
+        running = ngxstream(
+            RETURNS.replace("@main@", str(port)),
+            env={"NGINX": f"{fds[0]};{fds[1]};"},
+            pass_fds=fds,
+            log_level="notice",
+        )
+        assert b"TEXT" == clients.tcp_exchange(("127.0.0.1", port))
+        links = [f"socket:[{os.fstat(fd).st_ino}]" for fd in fds]
+        open_there = processes.open_files(running.pid)
+        assert [True, False] == [link in open_there for link in links]
+
+
+def test_counts_of_a_killed_worker_are_given_back(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """What a dead worker held in a zone is free again: its client's place is not lost."""
+    running = ngxstream(
+        "events {} stream { limit_conn_zone $remote_addr zone=one:64k; limit_conn one 1;"
+        f" server {{ listen 127.0.0.1:@main@; proxy_pass {backends.tcp().text}; }} }}",
+        expected=(r"exited on signal 9",),
+    )
+    with long_lived(running) as client:
+        with clients.TcpClient(running.address("main")) as refused:
+            assert b"" == refused.recv()
+        (worker,) = running.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        said(running, rf"start {WORKER}", 2)
+    with long_lived(running) as client:
+        assert b"again" == client.exchange(b"again")

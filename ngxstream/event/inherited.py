@@ -1,0 +1,98 @@
+"""Listening sockets that came with the process: numbers in an environment variable to Listenings.
+
+Answers for ngx_add_inherited_sockets (src/core/nginx.c) and ngx_set_inherited_sockets
+(src/core/ngx_connection.c).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ngxstream.core import inet, ip
+from ngxstream.core import log as logs
+from ngxstream.event.listening import Listening, ListenOptions
+
+VARIABLE: Final = "NGINX"
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+def numbers(value: str, log: logs.Log) -> list[int]:
+    """Return the descriptors that the variable names, up to the first bad one.
+
+    shape: value is decimal numbers, each followed by `;` or `:`
+    """
+    log.error(logs.NOTICE, f'using inherited sockets from "{value}"')
+    found: list[int] = []
+    at = 0
+    for match in re.finditer("[:;]", value):
+        number = ip.atoi(value[at : match.start()])
+        if number < 0:
+            log.error(
+                logs.EMERG,
+                f'invalid socket number "{value[at:]}" in {VARIABLE} environment variable, '
+                "ignoring the rest of the variable",
+            )
+            return found
+        found.append(number)
+        at = match.end()
+    if at < len(value):
+        log.error(
+            logs.EMERG,
+            f'invalid socket number "{value[at:]}" in {VARIABLE} environment variable, ignoring',
+        )
+    return found
+
+
+def value_of(listenings: Iterable[Listening]) -> str:
+    """Return what the variable says of these sockets; groups in the order of their numbers."""
+    return "".join(f"{sock.fileno()};" for one in listenings for sock in one.socks)
+
+
+def adopt(fds: Iterable[int], log: logs.Log) -> list[Listening]:
+    """Make a Listening of every address; sockets of one address are its group, in order.
+
+    What is no listening socket of ours to have is said and left alone.
+    """
+    found: dict[Any, Listening] = {}
+    for fd in fds:
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            log.error(logs.CRIT, f"getsockname() of the inherited socket #{fd} failed", error)
+            continue
+        if sock.family not in _FAMILIES:
+            log.error(logs.CRIT, f"the inherited socket #{fd} has an unsupported protocol family")
+            sock.detach()
+            continue
+        sock.setblocking(False)
+        options = _options(sock)
+        listening = found.setdefault(options.key, Listening(options))
+        listening.socks.append(sock)
+    return list(found.values())
+
+
+def _options(sock: socket.socket) -> ListenOptions:
+    """Tell the options of an open socket as far as a reload compares them."""
+    sockaddr = sock.getsockname()
+    family = int(sock.family)
+    if family == socket.AF_INET6:
+        sockaddr = (ip.ntop(inet.packed(sockaddr)), sockaddr[1], 0, 0)
+    reuseport = deferred = False
+    if family != socket.AF_UNIX:
+        reuseport = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+        if sock.type == socket.SOCK_STREAM:
+            deferred = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
+    return ListenOptions(
+        family=family,
+        socktype=int(sock.type),
+        sockaddr=sockaddr,
+        text=inet.sock_ntop(sockaddr),
+        wildcard=inet.is_wildcard(sockaddr),
+        reuseport=reuseport,
+        deferred=deferred,
+    )
