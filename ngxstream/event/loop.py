@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import splice, timers
+from ngxstream.event import recycle, splice, timers
 from ngxstream.event.poller import EpollPoller, Handler, Poller
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Loop:
         cuts = range(0, (SLOTS + 1) * BUFFER_SIZE, BUFFER_SIZE)
         self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
         self.pipes = splice.PipePool()
+        self.udp_sockets = recycle.SocketPool(self)
         self.register = self.poller.add
         self.unregister = self.poller.remove
 

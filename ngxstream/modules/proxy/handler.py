@@ -136,10 +136,7 @@ class Proxy:
             if bind.value is not None and local is None:
                 local = self._local(bind.value.get(s))
             try:
-                pc, ready = connect.connect_peer(
-                    peer.family, self.kind, peer.sockaddr, peer.name, conf.options, local,
-                    bind.transparent,
-                )
+                pc, ready = self.open(peer, local, bind.transparent)
             except errors.PeerError as error:
                 state.peer_name = peer.name
                 s.log_error(log.LEVELS[error.level], error.message, error.errno)
@@ -157,6 +154,12 @@ class Proxy:
         self.pc = pc
         self.pc_fd = pc.fileno()
         self.begin(ready)
+
+    def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
+        """Open a socket towards a peer. See connect.connect_peer"""
+        return connect.connect_peer(
+            peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
+        )
 
     def begin(self, ready: bool) -> None:
         """Go on with a socket that is connected or about to be."""

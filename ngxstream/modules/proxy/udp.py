@@ -29,6 +29,7 @@ from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import Peer
 
 QUEUED: Final = 64  # datagrams waiting for room towards the server
 
@@ -53,6 +54,7 @@ class UdpProxy(handler.Proxy):
         "first",  # bytes: the first datagram, kept until it is answered
         "gro_hints",
         "gro",
+        "family",  # of a socket that may be recycled at the end, or 0
     )
 
     kind = socket.SOCK_DGRAM
@@ -77,8 +79,21 @@ class UdpProxy(handler.Proxy):
         self.first = s.preread
         self.gro_hints = 0
         self.gro = False
+        self.family = 0
 
     # -- connecting ----------------------------------------------------------------------------
+
+    def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
+        """Connect a socket that rested, if there is one like we need, or a new one."""
+        self.family = 0
+        if local is None and self.conf.options.plain and peer.family != socket.AF_UNIX:
+            self.family = peer.family
+            sock = self.loop.udp_sockets.take(peer.family)
+            if sock is not None:
+                if not sock.connect_ex(peer.sockaddr):
+                    return sock, True
+                self.loop.close_later(sock)
+        return super().open(peer, local, transparent)
 
     def begin(self, ready: bool) -> None:
         """Send the first datagram: a UDP socket is connected at once."""
@@ -92,7 +107,7 @@ class UdpProxy(handler.Proxy):
         s.action = "proxying connection"
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
-        loop.register(self.pc_fd, self.on_first_event, poller.LEVEL)
+        loop.register(self.pc_fd, self.on_event, poller.LEVEL)
         first = self.first
         if conf.proxy_protocol:
             first = self.proxy_header() + first
@@ -242,16 +257,6 @@ class UdpProxy(handler.Proxy):
 
     # -- from the server -----------------------------------------------------------------------
 
-    def on_first_event(self, mask: int) -> None:
-        """Note the time of the first answer, then step out of the way."""
-        state = self.state
-        assert state is not None
-        state.first_byte_ms = self.loop.now_ms - state.start_ms
-        if self.peer is not None:
-            self.selection.notify(self.peer, FIRST_BYTE)
-        self.loop.register(self.pc_fd, self.on_event)
-        self.on_event(mask)
-
     def on_event(self, mask: int) -> None:
         """Drain the server's answers to the client.
 
@@ -269,7 +274,10 @@ class UdpProxy(handler.Proxy):
                 self.on_refused(error)
                 return
             self.responses += 1
-            self.state.bytes_received += n  # type: ignore[union-attr]
+            state: Any = self.state
+            if state.first_byte_ms < 0:
+                self.first_byte()
+            state.bytes_received += n
             # more are owed, or worth a look now and then: drain two next time
             if self.responses < self.requests or not self.responses & 7:
                 self.limit = 2
@@ -288,6 +296,8 @@ class UdpProxy(handler.Proxy):
             else:
                 self.limit = min(len(slots), limit * 2)
             if views:
+                if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
+                    self.first_byte()
                 self.responses += len(views)
                 self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
                 if len(views) == 1:
@@ -302,6 +312,14 @@ class UdpProxy(handler.Proxy):
         self.deadline = self.loop.now_ms + self.timeout
         if self.expected != UNLIMITED:
             self.settle()
+
+    def first_byte(self) -> None:
+        """Note the time of the first answer, or of the first refusal."""
+        state = self.state
+        assert state is not None
+        state.first_byte_ms = self.loop.now_ms - state.start_ms
+        if self.peer is not None:
+            self.selection.notify(self.peer, FIRST_BYTE)
 
     def on_event_gro(self, mask: int) -> None:
         """Drain the answers of a server that sends with GSO."""
@@ -434,6 +452,8 @@ class UdpProxy(handler.Proxy):
         source: ngx_stream_proxy_process (recv error on a datagram socket)
         """
         s = self.s
+        if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
+            self.first_byte()
         s.action = "proxying and reading from upstream"
         s.log_error(handler.upstream_level(error), "recv() failed", error.errno)
         s.action = "proxying connection"
@@ -500,7 +520,18 @@ class UdpProxy(handler.Proxy):
         self.loop.timers.remove(self)
         self.finish_state(0, 0)
         self._free(self.failed)
-        self._close_peer()
+        pc = self.pc
+        if (
+            pc is not None
+            and self.family
+            and not self.gro
+            and self.queue is None
+            and self.loop.udp_sockets.give(pc, self.pc_fd, self.family)
+        ):
+            self.pc = None
+            self.loop.free_connections += 1
+        else:
+            self._close_peer()
         self.inbox.clear()
 
 

@@ -1,0 +1,71 @@
+"""Recycled sockets: a new port each time, and never a former session's answer."""
+
+import socket
+from contextlib import ExitStack
+
+from ngxstream.event.connection import raw_socket
+from tests.support.engine import engine
+
+UDP = socket.SOCK_DGRAM
+
+
+def test_a_recycled_socket_has_a_new_port_and_an_empty_queue() -> None:
+    """Answers to the former session, early, late and doubled, are never read by the next one."""
+    with ExitStack() as stack, engine() as loop:
+        server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        server.bind(("127.0.0.1", 0))
+        pool = loop.udp_sockets
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        loop.register(sock.fileno(), lambda mask: None)
+        ports = set()
+        for turn in range(50):
+            assert 0 == sock.connect_ex(server.getsockname())
+            port = sock.getsockname()
+            ports.add(port)
+            server.sendto(b"answer %d" % turn, port)
+            server.sendto(b"doubled", port)
+            assert b"answer %d" % turn == sock.recv(100)
+            assert pool.give(sock, sock.fileno(), socket.AF_INET)
+            server.sendto(b"late", port)
+            again = pool.take(socket.AF_INET)
+            assert again is sock
+            try:
+                assert not again.recv(100), "the queue is not empty"
+            except BlockingIOError:
+                pass
+        assert len(ports) > 40
+
+
+def test_a_pending_icmp_error_does_not_reach_the_next_session() -> None:
+    """A refusal of the former session's datagram is read away with its answers."""
+    with ExitStack() as stack, engine() as loop:
+        closed = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        closed.bind(("127.0.0.1", 0))
+        address = closed.getsockname()
+        closed.close()
+        pool = loop.udp_sockets
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        loop.register(sock.fileno(), lambda mask: None)
+        sock.connect_ex(address)
+        sock.send(b"x")
+        assert pool.give(sock, sock.fileno(), socket.AF_INET)
+        again = pool.take(socket.AF_INET)
+        assert 0 == again.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def test_no_more_rest_than_the_limit() -> None:
+    """A pool that is full leaves the closing to its caller."""
+    with engine() as loop:
+        pool = loop.udp_sockets
+        pool.limit = 1
+        socks = [raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK) for _ in range(2)]
+        for sock in socks:
+            loop.register(sock.fileno(), lambda mask: None)
+        assert [True, False] == [pool.give(s, s.fileno(), socket.AF_INET) for s in socks]
+        assert 1 == len(pool)
+        pool.close()
+        socks[1].close()
