@@ -16,7 +16,6 @@ and the listening part of ngx_init_cycle (src/core/ngx_cycle.c).
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import stat
@@ -27,16 +26,11 @@ from typing import Any, Final
 
 from ngxstream.core import errors
 from ngxstream.core import log as logs
-from ngxstream.event import bound, steering
+from ngxstream.event import listen_socket, steering
 
 BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
 RETRY_S: Final = 0.5
-IPPROTO_MPTCP: Final = 262
-IP_PKTINFO: Final = 8
-
-SO_REUSEADDR = (socket.SOL_SOCKET, socket.SO_REUSEADDR)
-SO_REUSEPORT = (socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +97,7 @@ class Listening:
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
         self.options = options
         self.socks: list[socket.socket] = list(previous.socks) if previous else []
-        self.opened: list[socket.socket] = []  # those of socks that this cycle opened
+        self.opened: list[socket.socket] = []  # those of socks it opened itself, until configure()
         self.previous = previous  # the adopted one, until configure()
 
     def __repr__(self) -> str:
@@ -191,18 +185,19 @@ def _open(
     wanted = workers if options.is_group and not test else 1
     if replaced or (len(listening.socks) < wanted and listening.socks):
         for sock in listening.socks:
-            _set_reuseport(sock, options)
+            listen_socket.allow_joining(sock, options)
     if replaced:
         listening.socks = []
         listening.previous = None
     while len(listening.socks) < wanted:
-        sock = _socket(options)
+        sock = listen_socket.make(options)
         try:
+            first = listening.socks[0] if listening.socks else None
             own = [sock for other in (*found, *old) for sock in other.socks]
-            _bind(sock, listening, replaced, own, test)
+            listen_socket.bind(sock, options, first, own, replaces=replaced, test=test)
             if not options.is_udp:
-                _listen(sock, options)
-        except _InUseError as error:
+                listen_socket.listen(sock, options)
+        except listen_socket.InUseError as error:
             sock.close()
             if test:
                 return True
@@ -214,7 +209,7 @@ def _open(
         listening.socks.append(sock)
         listening.opened.append(sock)
         if options.is_group and options.is_udp and not test:
-            _found_group(listening)
+            listen_socket.found_group(listening.socks, options)
     return True
 
 
@@ -224,140 +219,8 @@ def _protocol_change(listening: Listening) -> bool:
         return False
     if listening.options.family == socket.AF_UNIX:
         return False
-    now = listening.previous.socks[0].proto == IPPROTO_MPTCP
+    now = listening.previous.socks[0].proto == listen_socket.IPPROTO_MPTCP
     return now != listening.options.multipath
-
-
-class _InUseError(OSError):
-    """The address is in use."""
-
-
-def _failed(what: str, options: ListenOptions, error: OSError) -> errors.ListenError:
-    return errors.ListenError(f"{what} {options.text} failed", errno=error)
-
-
-def _socket(options: ListenOptions) -> socket.socket:
-    """Make an unbound socket. raises: ListenError"""
-    protocol = IPPROTO_MPTCP if options.multipath else 0
-    try:
-        sock = socket.socket(options.family, options.socktype | socket.SOCK_NONBLOCK, protocol)
-    except OSError as error:
-        raise _failed("socket()", options, error) from None
-    sock.set_inheritable(False)
-    return sock
-
-
-def _bind(
-    sock: socket.socket,
-    listening: Listening,
-    replaces: bool,
-    own: Sequence[socket.socket],
-    test: bool,
-) -> None:
-    """Bind by the rules of the address's kind. raises: _InUseError, ListenError"""
-    options = listening.options
-    joins = bool(listening.socks)
-    sockaddr = listening.socks[0].getsockname() if joins else options.sockaddr
-    exclusive = options.is_udp and not joins
-    if not options.is_udp:
-        _set(sock, SO_REUSEADDR, 1, "setsockopt(SO_REUSEADDR)", options)
-    if replaces or (options.is_group and not exclusive and not test):
-        _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
-    if options.family == socket.AF_INET6:
-        only = options.ipv6only is not False
-        _set(
-            sock,
-            (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
-            only,
-            "setsockopt(IPV6_V6ONLY)",
-            options,
-        )
-    try:
-        _bind_to(sock, options, sockaddr)
-    except _InUseError:
-        if test or not exclusive or not options.is_group or not bound.only_by(own, sockaddr):
-            raise
-        # nobody but ourselves is in the way: a wildcard and an address of one port
-        _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
-        _bind_to(sock, options, sockaddr)
-    if options.family == socket.AF_UNIX:
-        _open_path(options, test)
-    elif exclusive and not test:
-        _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
-
-
-def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: Any) -> None:
-    try:
-        sock.bind(sockaddr)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _InUseError(error.errno, error.strerror) from None
-        raise _failed("bind() to", options, error) from None
-
-
-def _open_path(options: ListenOptions, test: bool) -> None:
-    """Let everybody connect to a Unix socket; a test leaves none behind."""
-    path = options.sockaddr
-    if _is_abstract(path):
-        return
-    try:
-        os.chmod(path, 0o666)
-    except OSError as error:
-        raise errors.ListenError(f'chmod() "{os.fsdecode(path)}" failed', errno=error) from None
-    if test:
-        try:
-            os.unlink(path)
-        except OSError as error:
-            raise errors.ListenError(f"unlink() {os.fsdecode(path)} failed", errno=error) from None
-
-
-def _is_abstract(path: str | bytes) -> bool:
-    return path[:1] in ("\0", b"\0")
-
-
-def _listen(sock: socket.socket, options: ListenOptions) -> None:
-    try:
-        sock.listen(options.backlog)
-    except OSError as error:
-        raise errors.ListenError(
-            f"listen() to {options.text}, backlog {options.backlog} failed", errno=error
-        ) from None
-
-
-def _set(
-    sock: socket.socket, option: tuple[int, int], value: int, what: str, options: ListenOptions
-) -> None:
-    try:
-        sock.setsockopt(*option, value)
-    except OSError as error:
-        raise _failed(what, options, error) from None
-
-
-def _set_reuseport(sock: socket.socket, options: ListenOptions) -> None:
-    """Let others join the address of an open socket."""
-    if not sock.getsockopt(*SO_REUSEPORT):
-        _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
-
-
-def _found_group(listening: Listening) -> None:
-    """Make the group of a UDP address and steer everything to its first socket.
-
-    Sockets that join later get nothing before steer() says so. A lone socket has no group that a
-    program could be attached to: a passing second one founds it.
-    """
-    if len(listening.socks) != 1:
-        return
-    options, first = listening.options, listening.socks[0]
-    with _socket(options) as second:
-        _set(second, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
-        if options.family == socket.AF_INET6:
-            only = first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            second.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-        try:
-            second.bind(first.getsockname())
-            steering.attach(first, 1)
-        except OSError:
-            return  # a kernel without the option: steer() will say so
 
 
 # -- once the new set is meant -----------------------------------------------------------------
@@ -372,63 +235,14 @@ def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log) -
     for listening in listenings:
         previous = listening.previous
         for sock in listening.socks:
-            fresh = sock in listening.opened
-            _configure(sock, listening.options, None if fresh else previous, fresh, log)
+            if previous is None or sock in listening.opened:
+                before = None
+            else:
+                before = previous.options
+            listen_socket.tune(sock, listening.options, before, log)
         listening.steer(workers, log)
-
-
-def _configure(
-    sock: socket.socket,
-    options: ListenOptions,
-    previous: Listening | None,
-    fresh: bool,
-    log: logs.Log,
-) -> None:
-    def attempt(level: int, name: int, value: int, what: str) -> None:
-        try:
-            sock.setsockopt(level, name, value)
-        except OSError as error:
-            log.error(logs.ALERT, f"setsockopt({what}) {options.text} failed, ignored", error)
-
-    if options.rcvbuf is not None:
-        attempt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.rcvbuf, f"SO_RCVBUF, {options.rcvbuf}")
-    if options.sndbuf is not None:
-        attempt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.sndbuf, f"SO_SNDBUF, {options.sndbuf}")
-    if options.is_udp:
-        if options.wildcard and options.family == socket.AF_INET:
-            attempt(socket.IPPROTO_IP, IP_PKTINFO, 1, "IP_PKTINFO")
-        elif options.wildcard and options.family == socket.AF_INET6:
-            attempt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")
-        return
-    keepalive = options.keepalive
-    if keepalive is not None:
-        on = keepalive != "off"
-        attempt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on, f"SO_KEEPALIVE, {on:d}")
-        if isinstance(keepalive, tuple):
-            for word, value in zip(("IDLE", "INTVL", "CNT"), keepalive, strict=True):
-                if value:
-                    name = getattr(socket, f"TCP_KEEP{word}")
-                    attempt(socket.IPPROTO_TCP, name, value, f"TCP_KEEP{word}, {value}")
-    if options.fastopen is not None:
-        attempt(
-            socket.IPPROTO_TCP,
-            socket.TCP_FASTOPEN,
-            options.fastopen,
-            f"TCP_FASTOPEN, {options.fastopen}",
-        )
-    if previous is not None and previous.options.backlog != options.backlog:
-        try:
-            sock.listen(options.backlog)
-        except OSError as error:
-            log.error(
-                logs.ALERT,
-                f"listen() to {options.text}, backlog {options.backlog} failed, ignored",
-                error,
-            )
-    was_deferred = previous is not None and previous.options.deferred
-    if options.deferred != was_deferred and (options.deferred or not fresh):
-        value = int(options.deferred)
-        attempt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, value, f"TCP_DEFER_ACCEPT, {value}")
+        listening.previous = None
+        listening.opened.clear()
 
 
 def abandon(listenings: Iterable[Listening]) -> None:
@@ -438,7 +252,9 @@ def abandon(listenings: Iterable[Listening]) -> None:
     """
     for listening in listenings:
         for sock in reversed(listening.opened):
-            is_path = sock.family == socket.AF_UNIX and not _is_abstract(sock.getsockname())
+            is_path = sock.family == socket.AF_UNIX and not listen_socket.is_abstract(
+                sock.getsockname()
+            )
             if is_path:
                 _unlink(sock.getsockname())
             sock.close()
@@ -457,7 +273,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
                 paths.append(listening.options.sockaddr)
             sock.close()
         for path in paths:
-            if not _is_abstract(path):
+            if not listen_socket.is_abstract(path):
                 log.error(logs.WARN, f"deleting socket {os.fsdecode(path)}")
                 error = _unlink(path)
                 if error is not None:
@@ -475,7 +291,7 @@ def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -
             sock.close()
         path = listening.options.sockaddr
         if unlink and is_open and listening.options.family == socket.AF_UNIX:
-            error = None if _is_abstract(path) else _unlink(path)
+            error = None if listen_socket.is_abstract(path) else _unlink(path)
             if error is not None:
                 log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
 

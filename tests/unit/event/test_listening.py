@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ngxstream.core import errors, log
-from ngxstream.event import listening, steering
+from ngxstream.event import listen_socket, listening, steering
 from ngxstream.event.listening import ListenOptions
 
 TIMEOUT_S = 10
@@ -386,7 +386,7 @@ def test_ipv6_is_only_ipv6_unless_told(to: log.Log) -> None:
 @pytest.mark.parametrize(
     ("host", "option"),
     [
-        ("0.0.0.0", (socket.IPPROTO_IP, listening.IP_PKTINFO)),
+        ("0.0.0.0", (socket.IPPROTO_IP, listen_socket.IP_PKTINFO)),
         ("::", (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)),
     ],
 )
@@ -436,7 +436,7 @@ def test_unix_datagrams_have_one_owner(to: log.Log, tmp_path: Path) -> None:
 def mptcp_works() -> bool:
     """Tell whether this kernel makes MPTCP sockets."""
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, listening.IPPROTO_MPTCP).close()
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, listen_socket.IPPROTO_MPTCP).close()
     except OSError:
         return False
     return True
@@ -452,7 +452,7 @@ def test_multipath_may_come_and_go(to: log.Log) -> None:
     listening.configure(second, workers=1, log=to)
     listening.release(first, second, log=to)
     assert [-1] == fds(first[0])
-    assert listening.IPPROTO_MPTCP == second[0].socks[0].proto
+    assert listen_socket.IPPROTO_MPTCP == second[0].socks[0].proto
     socket.create_connection(("127.0.0.1", port), TIMEOUT_S).close()
     close(second)
 
