@@ -233,13 +233,10 @@ def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log) -
     source: ngx_configure_listening_sockets
     """
     for listening in listenings:
-        previous = listening.previous
+        before = None if listening.previous is None else listening.previous.options
         for sock in listening.socks:
-            if previous is None or sock in listening.opened:
-                before = None
-            else:
-                before = previous.options
-            listen_socket.tune(sock, listening.options, before, log)
+            known = None if sock in listening.opened else before
+            listen_socket.tune(sock, listening.options, known, log)
         listening.steer(workers, log)
         listening.previous = None
         listening.opened.clear()

@@ -347,6 +347,17 @@ def test_winch_stops_accepting_in_the_background(proxy: ProxyFactory) -> None:
     assert b"TEXT" == ask(running)
 
 
+def test_winch_stops_accepting_in_the_foreground(ngxstream: ProxyFactory) -> None:
+    """In the foreground a process may say WINCH as well; only a terminal's does not count."""
+    running = ngxstream(RETURNS)
+    running.signal(signal.SIGWINCH)
+    said(running, r"signal 28 \(SIGWINCH\) received from \d+, stop accepting connections$")
+    said(running, rf"{WORKER} exited with code 0")
+    running.signal(signal.SIGHUP)
+    wait_until(running.worker_pids)
+    assert b"TEXT" == ask(running)
+
+
 def test_workers_outlive_their_master(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
     """When the master is killed, its workers say so and go on serving, new clients too."""
     text = "worker_processes 2;" + PROXIES.replace("BACKEND", backends.tcp().text)
