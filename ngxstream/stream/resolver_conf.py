@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from ngxstream.conf import units
 from ngxstream.core import errors, inet
+from ngxstream.event import resolver
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.reader import Statement
+    from ngxstream.event.loop import Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,15 @@ class ResolverConf:
     valid_s: int | None = None
     ipv4: bool = True
     ipv6: bool = True
+
+    def on(self, loop: Loop) -> resolver.Resolver:
+        """Return the resolver that a worker has for this; equal directives share one."""
+        found: resolver.Resolver | None = loop.resolvers.get(self)
+        if found is None:
+            found = loop.resolvers[self] = resolver.Resolver(
+                loop, self.servers, self.valid_s, self.ipv4, self.ipv6
+            )
+        return found
 
 
 def parse(scope: Scope, st: Statement) -> ResolverConf:

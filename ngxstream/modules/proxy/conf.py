@@ -9,6 +9,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors, inet
 from ngxstream.event import connect
+from ngxstream.modules.proxy import target
 from ngxstream.stream import upstream_block, values
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ProxyConf:
     """
 
     upstream: UpstreamConf | None = None  # of a proxy_pass without variables
-    upstream_value: ComplexValue | None = None  # of one with
+    target: target.Target | None = None  # of one with
     connect_timeout: int = 60_000
     timeout: int = 600_000
     buffer_size: int = 16_384
@@ -104,20 +105,25 @@ def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
     d.size("buffer_size")(scope, module, st)
 
 
-def directives(handler: Any) -> tuple[Directive, ...]:
-    """Return the proxy's directives; proxy_pass makes `handler` the content handler."""
+def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
+    """Return the proxy's directives.
+
+    shape: proxy_pass makes `handler` the content handler, or `target_handler` with variables
+    """
 
     def proxy_pass(scope: Scope, module: Module, st: Statement) -> None:
         given = scope.given_of(module)
-        if "upstream" in given or "upstream_value" in given:
+        if "upstream" in given or "target" in given:
             raise errors.ConfError('"proxy_pass" directive is duplicate')
         server: ServerConf = scope.owner
         draft: StreamDraft = scope.builder.data["stream"]
-        server.handler = handler
         text = st.args[0]
         if values.has_variables(text):
-            given["upstream_value"] = values.compile_value(text, draft.variables)
+            server.handler = target_handler
+            value = values.compile_value(text, draft.variables)
+            given["target"] = target.Target(value, draft.upstreams)
         else:
+            server.handler = handler
             given["upstream"] = upstream_block.add_upstream(draft, text)
 
     return (

@@ -99,11 +99,15 @@ class Proxy:
         balancer = self.upstream.balancer
         assert balancer is not None
         self.peer_name = self.upstream.name
-        selection = self.selection = balancer.select(self.s)
-        most = self.conf.next_upstream_tries
-        if most and selection.tries > most:
-            selection.tries = most
+        self.selection = balancer.select(self.s)
+        self.limit_tries()
         self.connect()
+
+    def limit_tries(self) -> None:
+        """Have the selection try no more servers than the configuration allows."""
+        most = self.conf.next_upstream_tries
+        if most and self.selection.tries > most:
+            self.selection.tries = most
 
     def connect(self) -> None:
         """Try servers until one takes the connection or there is none left to try.
@@ -256,7 +260,6 @@ class Proxy:
     def log_suffix(self) -> str:
         """Return the upstream's part of an error_log line. source: ngx_stream_proxy_log_error"""
         a, b, c, d = self.counts()
-        return (
-            f', upstream: "{self.peer_name}", bytes from/to client:{a}/{b}, '
-            f"bytes from/to upstream:{c}/{d}"
-        )
+        # without a name while the upstream itself is being resolved
+        upstream = f', upstream: "{self.peer_name}"' if self.peer_name else ""
+        return f"{upstream}, bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}"

@@ -11,7 +11,16 @@ from ngxstream.stream.session import Session
 
 
 def handle(s: Session) -> None:
-    """Proxy a session. source: ngx_stream_proxy_handler"""
+    """Proxy a session to an upstream of the configuration. source: ngx_stream_proxy_handler"""
+    _begin(s).start()
+
+
+def handle_target(s: Session) -> None:
+    """Proxy a session to where the variables of its proxy_pass point."""
+    s.server.proxy.target.begin(_begin(s))
+
+
+def _begin(s: Session) -> Proxy:
     proxy: Proxy
     if not s.c.is_udp:
         proxy = TcpProxy(s)
@@ -20,12 +29,12 @@ def handle(s: Session) -> None:
     else:
         proxy = UdpProxy(s)
     s.content = proxy
-    proxy.start()
+    return proxy
 
 
 MODULE = StreamModule(
     name="proxy",
-    directives=conf.directives(handle),
+    directives=conf.directives(handle, handle_target),
     conf=conf.ProxyConf,
     merge=conf.merge,
 )

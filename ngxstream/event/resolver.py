@@ -1,0 +1,434 @@
+"""The resolver: names to addresses, asked of DNS servers while the loop goes on.
+
+Answers for ngx_resolver.c. What is sent and received is dns_query.py's business; here aliases are
+followed, A and AAAA joined, services looked up, and answers kept.
+
+1. A and AAAA are asked in parallel and both awaited. When the time is up, or one of the two fails,
+   what the other has brought will do.
+2. A name under way is looked up once, however many wait for it; each waits no longer than its own
+   time allows.
+3. Found addresses are kept for their TTL, or for `valid=`. That a name was not found is kept for
+   the rest of the second. Names nobody asked for lately are forgotten, and there are never more
+   than KEPT.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from random import randrange
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ngxstream.core import inet, ip
+from ngxstream.event.dns_query import Asker, Reply
+from ngxstream.wire import dns
+
+if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
+
+HOPS: Final = 50  # aliases followed. source: NGX_RESOLVER_MAX_RECURSION
+IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. source: ngx_resolver_create
+KEPT: Final = 10_000  # names
+TARGETS: Final = 256  # SRV records of one service that are looked at
+FAMILIES: Final = {dns.A: inet.AF_INET, dns.AAAA: inet.AF_INET6}
+
+
+class Address(NamedTuple):
+    """One address of a name. What follows `host` is a service's."""
+
+    family: int
+    host: str
+    port: int = 0
+    priority: int = 0
+    weight: int = 1  # 1..65535
+    name: str = ""  # of the target
+
+
+class Answer(NamedTuple):
+    """What came of a lookup.
+
+    shape: code is 0, a response code, or dns.TIMEDOUT; valid_ms is the loop's time until which it
+    holds; failed are (target, code) of a service's targets that were not found
+    """
+
+    code: int
+    addresses: tuple[Address, ...]
+    valid_ms: int
+    failed: tuple[tuple[str, int], ...] = ()
+
+
+Done = Callable[[Answer], None]
+
+
+class Waiter:
+    """Who waits for a lookup. `done` is called once, unless cancel() comes first."""
+
+    __slots__ = ("_done", "_lookup", "_timer", "_answer")
+
+    def __init__(self, done: Done, lookup: _Lookup | None, timeout_ms: int) -> None:
+        self._done: Done | None = done
+        self._lookup = lookup
+        self._answer: Answer | None = None
+        self._timer = (
+            lookup.resolver.loop.call_later(timeout_ms, self.on_timeout, cancelable=True)
+            if lookup is not None
+            else None
+        )
+
+    def on_timeout(self) -> None:
+        """Take what there is by now."""
+        lookup = self._lookup
+        if lookup is not None:
+            self.give(lookup.so_far())
+            lookup.leave(self)
+            self._lookup = None
+
+    def give(self, answer: Answer) -> None:
+        """Have the answer delivered at the end of this turn, whoever else waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._lookup is not None and self._done is not None:
+            self._answer = answer
+            self._lookup.resolver.loop.post(self.deliver)
+
+    def deliver(self) -> None:
+        """Call back."""
+        done, self._done = self._done, None
+        self._lookup = None
+        if done is not None and self._answer is not None:
+            done(self._answer)
+
+    def cancel(self) -> None:
+        """Wait no longer. Idempotent."""
+        self._done = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lookup, self._lookup = self._lookup, None
+        if lookup is not None:
+            lookup.leave(self)
+
+
+class Resolver:
+    """Looks names up for one worker, as one `resolver` directive says."""
+
+    __slots__ = ("loop", "asker", "valid_s", "kinds", "_lookups", "_kept")
+
+    def __init__(
+        self,
+        loop: Loop,
+        servers: Sequence[inet.Addr],
+        valid_s: int | None = None,
+        ipv4: bool = True,
+        ipv6: bool = True,
+    ) -> None:
+        """shape: at least one server, at least one of ipv4 and ipv6; valid_s replaces TTLs"""
+        self.loop = loop
+        self.asker = Asker(loop, servers)
+        self.valid_s = valid_s
+        self.kinds = (dns.A,) * ipv4 + (dns.AAAA,) * ipv6
+        self._lookups: dict[str, _Lookup] = {}
+        self._kept: dict[str, _Kept] = {}  # the one used last is last
+
+    def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
+        """Find the addresses of a name; an answer at hand is given at once.
+
+        shape: name as a configuration or a client has it
+        source: ngx_resolve_start, ngx_resolve_name
+        """
+        literal = ip.inet_addr(name)
+        if literal is not None:
+            address = Address(inet.AF_INET, ip.ntop(literal))
+            return self._at_once(Answer(0, (address,), self.loop.now_ms), done)
+        name = canonical(name)
+        kept = self._kept.pop(name, None)
+        if kept is not None and self.loop.now_ms // 1000 <= kept.until_s:
+            self._kept[name] = kept
+            kept.used_ms = self.loop.now_ms
+            return self._at_once(rotated(kept.answer), done)
+        lookup = self._lookups.get(name)
+        known = lookup is not None
+        if lookup is None:
+            lookup = self._lookups[name] = _Lookup(self, name)
+        waiter = Waiter(done, lookup, timeout_ms)
+        lookup.waiters.append(waiter)
+        if not known:
+            lookup.begin()
+        return waiter
+
+    def lookup_service(self, service: str, name: str, timeout_ms: int, done: Done) -> Service:
+        """Find the servers of a service by its SRV records, and their addresses.
+
+        shape: service `http` of example.com is asked for as _http._tcp.example.com; one with a dot
+        as it is. Addresses are in the order of the records.
+        source: ngx_resolver_resolve_srv_names, ngx_resolver_report_srv
+        """
+        prefix = service if "." in service else f"_{service}._tcp"
+        return Service(self, canonical(f"{prefix}.{name}"), timeout_ms, done)
+
+    def _at_once(self, answer: Answer, done: Done) -> Waiter:
+        waiter = Waiter(done, None, 0)
+        done(answer)
+        return waiter
+
+    def life_s(self, ttl: int) -> int:
+        """Return for how long an answer with this TTL holds: seconds."""
+        return self.valid_s or ttl
+
+    def finished(self, lookup: _Lookup, answer: Answer, life_s: int) -> None:
+        """Keep the answer of a lookup that is through."""
+        del self._lookups[lookup.name]
+        now = self.loop.now_ms
+        kept = self._kept
+        kept[lookup.name] = _Kept(answer, now // 1000 + life_s, now)
+        while kept:  # the one used longest ago is first
+            oldest = next(iter(kept))
+            if len(kept) <= KEPT and now - kept[oldest].used_ms <= IDLE_MS:
+                break
+            del kept[oldest]
+
+    def abandoned(self, lookup: _Lookup) -> None:
+        """Forget a lookup nobody waits for."""
+        self._lookups.pop(lookup.name, None)
+
+
+class _Kept:
+    """An answer that is kept."""
+
+    __slots__ = ("answer", "until_s", "used_ms")
+
+    def __init__(self, answer: Answer, until_s: int, used_ms: int) -> None:
+        self.answer = answer
+        self.until_s = until_s  # the last second in which it holds
+        self.used_ms = used_ms
+
+
+class _Chain:
+    """The way from a name over its aliases to the records of one kind."""
+
+    __slots__ = ("asker", "kind", "name", "done", "hops", "ttl", "asking")
+
+    def __init__(
+        self, asker: Asker, name: str, kind: int, done: Callable[[_Chain, int, dns.Found], None]
+    ) -> None:
+        self.asker = asker
+        self.kind = kind
+        self.name = name
+        self.done = done
+        self.hops = 0
+        self.ttl = 1 << 31
+        self.asking = False
+
+    def step(self) -> None:
+        """Ask for the name reached so far. source: ngx_resolve_name_locked"""
+        try:
+            self.asker.ask(dns.Question(self.name, self.kind), self.on_reply)
+            self.asking = True
+        except dns.DnsError:  # nobody can bear such a name
+            self._end(dns.NXDOMAIN, ())
+
+    def on_reply(self, reply: Reply) -> None:
+        """Go on to the next alias, or end."""
+        self.asking = False
+        code, found = reply
+        if found is None:
+            self._end(code, ())
+            return
+        if found.values or found.name == self.name:
+            self._end(0, found.values, found.ttl)
+            return
+        self.ttl = min(self.ttl, found.ttl)
+        self.hops += 1
+        if self.hops > HOPS:
+            self._end(dns.NXDOMAIN, ())
+            return
+        self.name = found.name
+        self.step()
+
+    def _end(self, code: int, values: tuple[str | dns.Srv, ...], ttl: int = 0) -> None:
+        self.done(self, code, dns.Found(self.name, min(self.ttl, ttl), values))
+
+    def cancel(self) -> None:
+        """Ask no more."""
+        if self.asking:
+            self.asking = False
+            self.asker.drop(dns.Question(self.name, self.kind), self.on_reply)
+
+
+class _Lookup:
+    """One name being looked up, and who waits for it."""
+
+    __slots__ = ("resolver", "name", "waiters", "chains", "codes", "addresses", "ttl")
+
+    def __init__(self, resolver: Resolver, name: str) -> None:
+        self.resolver = resolver
+        self.name = name
+        self.waiters: list[Waiter] = []
+        self.chains = [
+            _Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds
+        ]
+        self.codes: dict[int, int] = {}  # by kind
+        self.addresses: dict[int, list[Address]] = {}
+        self.ttl = 1 << 31
+
+    def begin(self) -> None:
+        """Ask for all kinds."""
+        for chain in self.chains:
+            chain.step()
+
+    def on_end(self, chain: _Chain, code: int, found: dns.Found) -> None:
+        """Take what there is of one kind; finish when all are there."""
+        family = FAMILIES[chain.kind]
+        self.codes[chain.kind] = code
+        self.addresses[chain.kind] = [
+            Address(family, host) for host in found.values if isinstance(host, str)
+        ]
+        if found.values:
+            self.ttl = min(self.ttl, found.ttl)
+        if len(self.codes) < len(self.chains):
+            return
+        self.chains = []  # they point back here, and nobody collects circles
+        answer = self.so_far()
+        life_s = self.resolver.life_s(self.ttl) if not answer.code else 0
+        self.resolver.finished(self, answer, life_s)
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.give(answer)
+
+    def so_far(self) -> Answer:
+        """Return the answer by what has come: without anything it is TIMEDOUT."""
+        resolver = self.resolver
+        now = resolver.loop.now_ms
+        found = tuple(
+            address for kind in resolver.kinds for address in self.addresses.get(kind, ())
+        )
+        if found:
+            return Answer(0, found, now + resolver.life_s(self.ttl) * 1000)
+        codes = [self.codes.get(kind, dns.TIMEDOUT) for kind in resolver.kinds]
+        code = next((code for code in codes if code), dns.NXDOMAIN)
+        return Answer(code, (), now + (resolver.valid_s or 10) * 1000)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Wait for one less; with none left nothing is asked any more."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+            if not self.waiters:
+                for chain in self.chains:
+                    chain.cancel()
+                self.chains = []
+                self.resolver.abandoned(self)
+
+
+class Service:
+    """A service being looked up: its SRV records first, then each target's addresses."""
+
+    __slots__ = ("resolver", "_done", "_chain", "_until_ms", "_timer", "_records", "_waiters",
+                 "_answers", "_ttl")
+
+    def __init__(self, resolver: Resolver, name: str, timeout_ms: int, done: Done) -> None:
+        loop = resolver.loop
+        self.resolver = resolver
+        self._done: Done | None = done
+        self._until_ms = loop.now_ms + timeout_ms
+        self._timer = loop.call_later(timeout_ms, self.on_timeout, cancelable=True)
+        self._records: list[dns.Srv] = []
+        self._waiters: list[Waiter] = []
+        self._answers: dict[str, Answer | None] = {}
+        self._ttl = 0
+        chain = _Chain(resolver.asker, name, dns.SRV, self.on_records)
+        self._chain: _Chain | None = chain  # until it has ended: it points back here
+        chain.step()
+
+    def on_timeout(self) -> None:
+        """The records did not come."""
+        if self._chain is not None:
+            self._chain.cancel()
+            self._chain = None
+        self._fail(dns.TIMEDOUT)
+
+    def on_records(self, chain: _Chain, code: int, found: dns.Found) -> None:
+        """Look the targets up."""
+        self._chain = None
+        self._timer.cancel()
+        seen: dict[tuple[str, int], dns.Srv] = {}
+        for record in found.values:
+            if isinstance(record, dns.Srv) and record.target:  # "." says: not offered here
+                seen.setdefault((record.target, record.port), record)
+        self._records = list(seen.values())[:TARGETS]
+        if code or not self._records:
+            self._fail(code or dns.NXDOMAIN)
+            return
+        loop = self.resolver.loop
+        self._ttl = found.ttl
+        self._answers = {record.target: None for record in self._records}
+        left_ms = max(0, self._until_ms - loop.now_ms)
+        for name in list(self._answers):
+            done = functools.partial(self._on_target, name)
+            self._waiters.append(self.resolver.lookup(name, left_ms, done))
+
+    def _on_target(self, name: str, answer: Answer) -> None:
+        self._answers[name] = answer
+        if None not in self._answers.values():
+            # posted: the last target may have been at hand, with our caller still at work
+            self.resolver.loop.post(self._finish)
+
+    def _finish(self) -> None:
+        addresses: list[Address] = []
+        failed = []
+        now = self.resolver.loop.now_ms
+        valid_ms = now + self.resolver.life_s(self._ttl) * 1000
+        for record in self._records:
+            answer = self._answers[record.target]
+            assert answer is not None
+            if answer.code:
+                if (record.target, answer.code) not in failed:
+                    failed.append((record.target, answer.code))
+                continue
+            valid_ms = min(valid_ms, answer.valid_ms)
+            addresses.extend(
+                Address(family, host, record.port, record.priority, record.weight or 1,
+                        record.target)
+                for family, host, *_ in answer.addresses
+            )
+        code = 0
+        if not addresses:
+            codes = [code for _, code in failed]
+            code = dns.NXDOMAIN if dns.NXDOMAIN in codes else codes[0]
+        self._deliver(Answer(code, tuple(addresses), valid_ms, tuple(failed)))
+
+    def _fail(self, code: int) -> None:
+        valid_ms = self.resolver.loop.now_ms + (self.resolver.valid_s or 10) * 1000
+        self._deliver(Answer(code, (), valid_ms))
+
+    def _deliver(self, answer: Answer) -> None:
+        done, self._done = self._done, None
+        self._waiters.clear()
+        if done is not None:
+            done(answer)
+
+    def cancel(self) -> None:
+        """Wait no longer. Idempotent."""
+        self._done = None
+        self._timer.cancel()
+        if self._chain is not None:
+            self._chain.cancel()
+            self._chain = None
+        for waiter in self._waiters:
+            waiter.cancel()
+        self._waiters.clear()
+
+
+def canonical(name: str) -> str:
+    """Return a name as it is asked for: ASCII letters in lower case, no final dot."""
+    lower = name.encode("utf-8", "surrogateescape").lower().decode("utf-8", "surrogateescape")
+    return lower.removesuffix(".")
+
+
+def rotated(answer: Answer) -> Answer:
+    """Return a kept answer begun anywhere in its addresses. source: ngx_resolver_export"""
+    addresses = answer.addresses
+    if len(addresses) < 2:
+        return answer
+    first = randrange(len(addresses))
+    return answer._replace(addresses=addresses[first:] + addresses[:first])

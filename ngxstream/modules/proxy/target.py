@@ -1,0 +1,104 @@
+"""Where a proxy_pass with variables leads: to an upstream, an address, or a name resolved now.
+
+Answers for ngx_stream_proxy_eval and the second half of ngx_stream_proxy_handler and
+ngx_stream_proxy_resolve_handler (ngx_stream_proxy_module.c).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from ngxstream.core import codes, inet, log
+from ngxstream.event import resolver
+from ngxstream.stream import round_robin, upstream_block
+from ngxstream.stream.upstream import ServerSpec, UpstreamConf
+from ngxstream.wire import dns
+
+if TYPE_CHECKING:
+    from ngxstream.modules.proxy.handler import Proxy
+    from ngxstream.stream.resolver_conf import ResolverConf
+    from ngxstream.stream.values import ComplexValue
+
+
+class Target:
+    """The argument of a proxy_pass with variables.
+
+    shape: `upstreams` are those of the stream block; it grows until the block is complete
+    """
+
+    __slots__ = ("value", "upstreams")
+
+    def __init__(self, value: ComplexValue, upstreams: list[UpstreamConf]) -> None:
+        self.value = value
+        self.upstreams = upstreams
+
+    def begin(self, proxy: Proxy) -> None:
+        """Find out where a session goes, and go there; or suspend it until a name is resolved.
+
+        source: ngx_stream_proxy_eval, ngx_stream_proxy_handler
+        """
+        s = proxy.s
+        s.action = None
+        text = self.value.get(s).decode("utf-8", "surrogateescape")
+        try:
+            url = inet.parse_url(text, no_resolve=True)
+        except inet.UrlError as error:
+            s.log_error(log.ERR, f'{error} in upstream "{text}"')
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            return
+        known = upstream_block.find_upstream(self.upstreams, url)
+        if known is not None:
+            proxy.upstream = known
+            proxy.start()
+            return
+        host = url.host
+        if not url.port and url.family != inet.AF_UNIX:
+            s.log_error(log.ERR, f'no port in upstream "{host}"')
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            return
+        if url.addrs:
+            _select(proxy, host, url.addrs[:1])
+            proxy.connect()
+            return
+        conf: ResolverConf | None = s.server.core.resolver
+        if conf is None:
+            s.log_error(log.ERR, f"no resolver defined to resolve {host}")
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            return
+        waiter = conf.on(s.loop).lookup(
+            host, s.server.core.resolver_timeout, functools.partial(_resolved, proxy, url)
+        )
+        if not s.status:
+            s.add_cleanup(waiter.cancel)
+
+
+def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
+    """Go on with the addresses of a name. source: ngx_stream_proxy_resolve_handler"""
+    s = proxy.s
+    host = url.host
+    if answer.code:
+        s.log_error(
+            log.ERR, f"{host} could not be resolved ({answer.code}: {dns.strerror(answer.code)})"
+        )
+        s.finalize(codes.INTERNAL_SERVER_ERROR)
+        return
+    addrs = []
+    for found in answer.addresses:
+        sockaddr: inet.SockAddr = (
+            (found.host, url.port)
+            if found.family == inet.AF_INET
+            else (found.host, url.port, 0, 0)
+        )
+        addrs.append(inet.Addr(found.family, sockaddr, inet.sock_ntop(sockaddr)))
+    _select(proxy, host, addrs)
+    proxy.limit_tries()
+    proxy.started_ms = proxy.loop.now_ms
+    proxy.connect()
+
+
+def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:
+    """Give a session peers of its own. source: ngx_stream_upstream_create_round_robin_peer"""
+    proxy.upstream = UpstreamConf(host, "", 0, explicit=False)
+    tier = round_robin.Tier(host, round_robin.make_peers((ServerSpec(host, addrs),)))
+    proxy.selection = round_robin.RoundRobin(tier).select(proxy.s)
