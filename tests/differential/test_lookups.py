@@ -112,6 +112,37 @@ def test_map_of_a_thousand_keys_answers_as_nginx_does(tmp_path: Path) -> None:
     )
 
 
+VOLATILE = (
+    'map "ab" $one { "~^(.)(.)$" 1; } map "cd" $two { "~^(.)(.)$" 1; } '
+    "map $protocol $fresh { volatile; default $2; } map $protocol $stale { default $2; } "
+    "map 1 $a { 1 $fresh$stale; } map 1 $b { 1 $fresh$stale; }"
+)
+
+MAPS = {
+    "captures": (
+        'map "k-17" $x { "~^(?<letter>.)-(.)(.)$" "$letter:$2$3:$protocol"; default no; }',
+        "$x $1 $letter",
+    ),
+    "captures of no match": ('map "k" $x { "~^(.)(x)?" "$1-$2-$3"; }', "$x"),
+    "a named capture after its map": ('map "k" $x { "~(?<y>.)" $y; }', "$x [$y]"),
+    "an empty source": ('map "" $x { "~^$" regex; default default; }', "$x"),
+    "volatile": (VOLATILE, "$one$a$two$b"),
+    "redefined": ("map 1 $x { 1 first; } map 1 $x { 1 second; }", "$x"),
+    "redefined by another room": ("map 1 $x { 1 map; } geo $x { default geo; }", "$x"),
+    "a circle": ("map $y $x { default <$y>; } map $x $y { default [$x]; }", "$x"),
+    "a map of itself": ("map $x $x { default <$x>; }", "$x"),
+    "a map of a map": ("map $y $x { b found; } map a $y { a b; }", "$x"),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_of_maps_are_evaluated_as_by_nginx(name: str, tmp_path: Path) -> None:
+    """Captures, caching, redefinition and circles give the same text."""
+    maps, result = MAPS[name]
+    text = f'stream {{ {maps} server {{ listen 127.0.0.1:@p0@; return "{result}"; }} }}'
+    assert by_nginx(text, [""], tmp_path, {}) == by_us(text, [""], {})
+
+
 def addresses(count: int, seed: int) -> list[str]:
     """Return addresses, some of them odd."""
     choose = random.Random(seed)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, hashing
 from ngxstream.modules.split_clients import Parts, parse_percent
+from tests.support import hall
 
 VECTORS = {
     b"a": b"D", b"b": b"C", b"key": b"D", b"client-1": b"D", b"client-2": b"C",
@@ -70,3 +71,23 @@ def test_a_hash_belongs_to_the_first_share_above_it(percents: list[int], hashed:
 def test_percents_are_read_in_hundredths(hundredths: int) -> None:
     """Any number of hundredths can be written with two decimals."""
     assert hundredths == parse_percent(f"{hundredths // 100}.{hundredths % 100:02d}%")
+
+
+@pytest.mark.parametrize("item", ["5%", "5% a b", "*"])
+def test_an_item_has_one_value(item: str) -> None:
+    """A share without a value, or with two, is refused."""
+    built = hall.build(f"stream {{ split_clients $pid $x {{ {item}; }} }}")
+    expected = "invalid number of the split_clients parameters in /p/conf/nginx.conf:1"
+    assert expected == built.error
+
+
+def test_the_value_is_the_variable_s() -> None:
+    """A string that holds variables decides what the variable is."""
+    served = hall.Hall(
+        "stream { split_clients 192.0.2.$protocol $x { 0.5% A; 33.33% B; 20% C; * D; } "
+        "server { listen 127.0.0.1:@a@; return $x; } }"
+    )
+    parts = parts_of(("0.5%", b"A"), ("33.33%", b"B"), ("20%", b"C"), ("*", b"D"))
+    expected = parts.choose(hashing.murmur2(b"192.0.2.TCP"))
+    assert expected == served.read(served.connect())
+    served.close()
