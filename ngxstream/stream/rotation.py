@@ -136,6 +136,14 @@ class RotatingRoundRobin(round_robin.RoundRobin):
 
     plain: ClassVar[type[Any]] = RotatingSelection
 
+    def use(self, tier: Tier) -> None:
+        """Balance over these peers from now on; those that stay go on with their weights."""
+        former: Tier | None = getattr(self, "tier", None)
+        while former is not None:
+            former.aid.stop()
+            former = former.backup
+        super().use(tier)
+
     def prepare(self, tier: Tier) -> None:
         """Begin with an empty row."""
         tier.aid = Rotation(tier)

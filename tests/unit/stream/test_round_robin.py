@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ngxstream.core import log
 from ngxstream.stream import upstream as law
+from ngxstream.stream.round_robin import Tier
+from ngxstream.stream.upstream import Peer, ServerSpec
 from tests.support.balancing import (
-    PLAIN,
     SPEC,
     STEP,
     Clock,
@@ -65,16 +66,6 @@ def test_choices_and_failures_are_those_of_the_rules(
 ) -> None:
     """With any servers and whatever happens to sessions, each choice is the one of the rules."""
     play(specs, steps)
-
-
-@given(specs=st.lists(PLAIN, min_size=2, max_size=6), steps=st.lists(STEP, max_size=40))
-@settings(max_examples=300)
-def test_turns_read_off_are_those_worked_out(
-    specs: list[dict[str, Any]], steps: list[tuple[str, int]]
-) -> None:
-    """Rows of turns begin and end with failures in between, and no choice differs for it."""
-    pause = [("run", 60), ("wait", 30_000), ("run", 60)]
-    play(specs, [("run", 25), *steps, *pause, *steps, *pause])
 
 
 # -- the rules one by one ----------------------------------------------------------------------
@@ -175,26 +166,64 @@ def test_more_than_64_servers_are_tried_once_each() -> None:
     assert sorted(tried) == list(range(1, 101))
 
 
-def test_an_old_failure_is_forgotten_while_turns_would_be_read_off() -> None:
-    """A failure short of max_fails is cleared by a success after fail_timeout, in any group."""
-    balancer = group(numbered([{"max_fails": 2}, {"max_fails": 2}]))
-    clock = Clock()
-    warnings = []
-    for _ in range(2):
-        warnings += fail_once(balancer, clock).lines  # on server 1, the one whose turn it is
-        for pause_ms in (0, 20_000):
-            clock.now_ms += pause_ms
-            for _ in range(9 + (pause_ms == 0) * 10):
-                selection = balancer.select(session(clock))
-                selection.free(selection.get(), False)
-    assert [] == warnings
+# -- servers that come and go ------------------------------------------------------------------
+
+METHODS = [
+    "", "least_conn;", "least_time connect inflight;", "random;", "random two;", "hash k;",
+    "hash k consistent;",
+]
+
+every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def test_a_row_of_turns_is_read_off() -> None:
-    """While all servers are well the turns are read off: what makes ten servers cheap."""
-    balancer = group(numbered([{"weight": 2} for _ in range(10)]))
+def peer(number: int) -> Peer:
+    """Make a peer like those of numbered()."""
+    name = f"127.0.0.1:{number}"
+    return Peer(ServerSpec(name, []), 2, ("127.0.0.1", number), name)
+
+
+@every_method
+def test_a_group_without_servers_has_no_live_ones(method: str) -> None:
+    """As long as no name was resolved, sessions find nobody, and servers that come are used."""
+    balancer = group(method + numbered([{}, {}]))
     clock = Clock()
-    for _ in range(10):
-        selection = balancer.select(session(clock))
-        selection.free(selection.get(), False)
-    assert 0 == balancer.tier.aid.turn
+    balancer.use(Tier("u", []))
+    assert 0 == take(balancer.select(session(clock)))
+    balancer.use(Tier("u", [peer(7)]))
+    assert 7 == take(balancer.select(session(clock)))
+    balancer.use(Tier("u", [peer(7), peer(8), peer(9)]))
+    assert {7, 8, 9} >= {take(balancer.select(session(clock))) for _ in range(9)} > set()
+
+
+@every_method
+def test_backups_serve_a_group_whose_names_have_no_address(method: str) -> None:
+    """Without any primary the backups are used."""
+    balancer = group(method + numbered([{}, {}]))
+    balancer.use(Tier("u", [], Tier("u", [peer(5)])))
+    assert 5 == take(balancer.select(session(Clock())))
+
+
+@every_method
+def test_a_session_goes_on_with_the_servers_it_began_with(method: str) -> None:
+    """A session that has to try another server finds those of its beginning, each once."""
+    balancer = group(method + numbered([{}] * 4))
+    selection = balancer.select(session(Clock()))
+    tried = []
+    while selection.tries:
+        chosen = selection.get()
+        tried.append(port(chosen))
+        balancer.use(Tier("u", [peer(20 + len(tried)), peer(30)]))
+        selection.free(chosen, True)
+    assert [1, 2, 3, 4] == sorted(tried)
+
+
+@every_method
+def test_a_server_that_stays_keeps_its_sessions(method: str) -> None:
+    """Sessions of a peer that both the old and the new group have are counted on."""
+    balancer = group(method + numbered([{}, {}]))
+    selection = balancer.select(session(Clock()))
+    chosen = selection.get()
+    balancer.use(Tier("u", [chosen, peer(9)]))
+    assert 1 == chosen.conns
+    selection.free(chosen, False)
+    assert 0 == chosen.conns
