@@ -20,6 +20,8 @@ from ngxstream.modules import (
 )
 from ngxstream.modules.log import conf as log
 from ngxstream.modules.proxy import module as proxy
+from ngxstream.modules.proxy import ssl_conf as proxy_ssl
+from ngxstream.modules.ssl import module as ssl
 from ngxstream.modules.upstream import hash as upstream_hash
 from ngxstream.modules.upstream import least_conn, least_time, random_, zone
 from ngxstream.stream import core, upstream_block
@@ -28,8 +30,9 @@ ALL: tuple[Module, ...] = (
     core.MODULE,
     log.MODULE,
     proxy.MODULE,
+    proxy_ssl.MODULE,
     upstream_block.MODULE,
-    # ssl,
+    ssl.MODULE,
     realip.MODULE,
     limit_conn.MODULE,
     access.MODULE,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ngxstream.core import inet, log
 from ngxstream.core.codes import INTERNAL_SERVER_ERROR, STREAM_OK
 from ngxstream.core.log import ALERT, INFO
+from ngxstream.event import tls
 from ngxstream.stream import phases
 
 if TYPE_CHECKING:

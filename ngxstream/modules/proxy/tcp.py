@@ -3,9 +3,10 @@
 Answers for ngx_stream_proxy_connect_handler, ngx_stream_proxy_init_upstream and
 ngx_stream_proxy_test_finalize (ngx_stream_proxy_module.c), TCP side.
 
-    start ► connect ► on_connect ► established ► relay ◄──► on_end ► finalize
-               ▲          │ failed, timed out
-               └──────────┘ next_upstream
+    start ► connect ► on_connect ► established ► ready ► relay ◄──► on_end ► finalize
+               ▲          │ failed,     │   ▲
+               ├──────────┘ timed out   └───┘ TLS (tls.py): failed ► next_upstream
+               └─ next_upstream
 
 The client is not read before the upstream connection stands: its bytes wait in the kernel, and
 its FIN does not end the attempt (nginx reads one buffer ahead; nobody can tell).
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from ngxstream.core import codes, log
 from ngxstream.event import pump, splice
+from ngxstream.event import tls as event_tls
 from ngxstream.event.poller import ERR, HUP, OUT, READABLE
-from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy import handler, tls
 from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
 from ngxstream.wire import proxy_protocol
 
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
 class TcpProxy(handler.Proxy):
     """The content of a proxied TCP session."""
 
-    __slots__ = ("up", "down", "half_closed")
+    __slots__ = (
+        "up",
+        "down",
+        "half_closed",
+        "header_sent",  # bytes of the PROXY header that went before TLS
+    )
 
     kind = socket.SOCK_STREAM
 
@@ -40,6 +47,7 @@ class TcpProxy(handler.Proxy):
         self.up: pump.Half | None = None  # client -> upstream
         self.down: pump.Half | None = None  # upstream -> client
         self.half_closed = False
+        self.header_sent = 0
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -70,8 +78,8 @@ class TcpProxy(handler.Proxy):
 
     def established(self) -> None:
         """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
-        s, state = self.s, self.state
-        assert self.peer is not None and state is not None
+        s = self.s
+        assert self.peer is not None
         if s.server.core.tcp_nodelay:
             for sock, family in ((self.c.sock, self.c.family), (self.pc, self.peer.family)):
                 if family != socket.AF_UNIX:
@@ -79,6 +87,15 @@ class TcpProxy(handler.Proxy):
                         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     except OSError:
                         pass  # the other end is gone already: reading will say so
+        if s.server.proxy_ssl.ssl:
+            tls.begin(self)
+        else:
+            self.ready()
+
+    def ready(self) -> None:
+        """Go on with a connection that can carry the client's bytes."""
+        s, state = self.s, self.state
+        assert self.peer is not None and state is not None
         self.connected = True
         self.selection.notify(self.peer, CONNECT)
         state.connect_ms = self.loop.now_ms - state.start_ms
@@ -90,13 +107,18 @@ class TcpProxy(handler.Proxy):
         """Set the two halves going."""
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
         s.action = "proxying connection"
-        up = self.up = pump.Half(self, loop, c.sock, c.fd, self.pc, self.pc_fd)
-        down = self.down = pump.Half(self, loop, self.pc, self.pc_fd, c.sock, c.fd)
+        pc = self.pc
+        is_tls = type(pc) is event_tls.Transport
+        half = event_tls.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
+        up = self.up = half(self, loop, c.sock, c.fd, pc, self.pc_fd)
+        down = self.down = half(self, loop, pc, self.pc_fd, c.sock, c.fd)
         up.twin = down
         down.twin = up
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
-        if conf.proxy_protocol:
+        if is_tls:
+            up.sent += self.header_sent
+        elif conf.proxy_protocol:
             up.push(self.proxy_header())
         preread = s.preread
         if preread and not s.status:
@@ -112,8 +134,10 @@ class TcpProxy(handler.Proxy):
                 from_client = up.on_event_rated
         if conf.download_rate is not None:
             down.limiter = self.limiter(conf.download_rate)
-        loop.register(self.pc_fd, self.on_first_event)
-        if c.fd in loop.handlers:  # preread has registered it: no new edge would come
+        loop.register(self.pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
+        if is_tls and pc.has_pending():
+            loop.post(down.resume)
+        if c.fd in loop.handlers:  # registered by preread or TLS: no new edge would come
             loop.register(c.fd, from_client)
             loop.post(up.resume)
         else:
@@ -124,7 +148,7 @@ class TcpProxy(handler.Proxy):
         src, dst = self.c.sockaddr, self.c.local_sockaddr()
         if self.conf.proxy_protocol == 1:
             return proxy_protocol.build_v1(src, dst)
-        return proxy_protocol.build_v2(src, dst)
+        return proxy_protocol.build_v2(src, dst, tlvs=tls.client_tlvs(self.c.sock))
 
     # -- relaying ------------------------------------------------------------------------------
 
@@ -141,6 +165,23 @@ class TcpProxy(handler.Proxy):
             go_on(mask)
         elif self.up is not None and self.up.pending is not None:
             self.up.flush()
+
+    def on_first_tls_event(self, mask: int) -> None:
+        """Do the same where an event may be of TLS alone: a session ticket, say."""
+        down, state = self.down, self.state
+        assert down is not None and state is not None
+        go_on = down.on_event if down.limiter is None else down.on_event_rated
+        before = state.first_byte_ms
+        state.first_byte_ms = self.loop.now_ms - state.start_ms
+        go_on(mask)
+        if self.s.status:
+            return
+        if not down.received and not down.eof:
+            state.first_byte_ms = before
+            return
+        if self.peer is not None:
+            self.selection.notify(self.peer, FIRST_BYTE)
+        self.loop.register(self.pc_fd, go_on)
 
     def on_bulky(self, half: pump.Half) -> bool:
         """Move a flow that proved bulky to the splice road, if both ends are plain sockets."""
@@ -194,24 +235,25 @@ class TcpProxy(handler.Proxy):
 
     def on_read_error(self, half: pump.Half, error: OSError) -> None:
         """Log a failed read; the direction ends as if with EOF."""
-        if half is self.up:
-            self.s.action = "proxying and reading from client"
-            level = handler.client_level(error)
-        else:
-            self.s.action = "proxying and reading from upstream"
-            level = handler.upstream_level(error)
-        self.s.log_error(level, "recv() failed", error.errno)
+        is_client = half is self.up
+        self.s.action = f"proxying and reading from {'client' if is_client else 'upstream'}"
+        self._log_failure(error, is_client, "recv() failed")
 
     def on_write_error(self, half: pump.Half, error: OSError) -> None:
         """Log a failed write; it ends the session."""
-        if half is self.up:
-            self.s.action = "proxying and sending to upstream"
-            level = handler.upstream_level(error)
-        else:
-            self.s.action = "proxying and sending to client"
-            level = handler.client_level(error)
-        self.s.log_error(level, "send() failed", error.errno)
+        is_client = half is self.down
+        self.s.action = f"proxying and sending to {'client' if is_client else 'upstream'}"
+        self._log_failure(error, is_client, "send() failed")
         self.s.finalize(codes.STREAM_OK)
+
+    def _log_failure(self, error: OSError, is_client: bool, message: str) -> None:
+        level = handler.client_level(error) if is_client else handler.upstream_level(error)
+        if isinstance(error, event_tls.Failure):
+            if error.code is None:  # TLS's own fault, not the kernel's
+                level = log.INFO if is_client else log.ERR
+            self.s.log_error(level, error.message, error.code)
+        else:
+            self.s.log_error(level, message, error.errno)
 
     def on_timeout(self) -> None:
         """The connect took too long, or nothing moved for proxy_timeout."""
@@ -243,6 +285,10 @@ class TcpProxy(handler.Proxy):
             self.c.received = up.received
             self.c.sent = down.sent
             self.finish_state(up.sent, down.received)
+            if up.pending is not None:
+                tls.leave_quietly(self.pc)
+            if down.pending is not None:
+                tls.leave_quietly(self.c.sock)
             up.close()
             down.close()
         else:

@@ -1,0 +1,373 @@
+"""TLS on a connection: the handshake as steps, the transport afterwards, and the end of it.
+
+Answers for ngx_ssl_handshake(), ngx_ssl_recv(), ngx_ssl_write() and ngx_ssl_shutdown() of
+src/event/ngx_event_openssl.c. It knows no directive: contexts come ready made
+(event/libssl_context.py).
+
+1. A Transport stands where the socket stood (`c.sock`, `proxy.pc`) and speaks its language:
+   recv_into and send raise BlockingIOError when the kernel has nothing or no room, whichever way
+   the library wanted to go.
+2. Readiness: an edge tells of bytes in the kernel, never of those the library holds. Who reads a
+   Transport reads until BlockingIOError, and looks again after every event of its descriptor: a
+   write may have waited for a read and a read for room.
+3. What was given to send() and not taken is given again, the same bytes first.
+4. A peer's end of stream ends ours, said or not (close_notify): truncation is an end, as in nginx.
+5. Who closes first says so. A client is then given LINGER_MS to say the same; an upstream is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core.codes import AGAIN, ERROR, OK
+from ngxstream.event import libssl, pump
+
+if TYPE_CHECKING:
+    from ngxstream.event.libssl_context import Context
+    from ngxstream.event.loop import Loop
+
+LINGER_MS: Final = 3000
+_RECEIVED_SHUTDOWN: Final = 2
+_WANTS: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+MAX_SESSIONS: Final = 1024  # of peers a client side remembers
+
+
+class Failure(OSError):
+    """A read or write that TLS or the kernel failed.
+
+    shape: `message` is nginx's text; `code` is the errno that follows it, None for TLS's own fault
+    """
+
+    def __init__(self, message: str, code: int | None) -> None:
+        super().__init__(code or errno.EPROTO, message)
+        self.message = message
+        self.code = code
+
+
+class Transport:
+    """A TCP connection under TLS."""
+
+    __slots__ = (
+        "loop",
+        "lib",
+        "context",  # Context it began with
+        "sock",  # WrappedSocket: owns the descriptor
+        "connection",  # the ssl module's object, None once closed
+        "pointer",  # int: SSL*
+        "fd",
+        "read",  # (buffer) -> bytes read; raises what the ssl module raises
+        "is_done",  # bool: the handshake is over, and well
+        "waits",  # bool: the peer is given time to end too
+        "quiet",  # bool: nothing is said at the end
+        "session_key",  # what a client side remembers the session by, None for not at all
+        "failure",  # (message, errno | None) of a handshake that failed
+        "deadline",  # ms, of the lingering
+        "tick",
+    )
+
+    def __init__(self, loop: Loop, context: Context, sock: Any) -> None:
+        """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
+
+        raises: SslError. source: ngx_ssl_create_connection
+        """
+        lib = self.lib = context.lib
+        self.loop = loop
+        self.context = context
+        self.sock = libssl.WrappedSocket.take(sock)
+        self.fd = self.sock.fileno()
+        self.is_done = False
+        self.waits = context.server_side
+        self.quiet = False
+        self.session_key: Any = None
+        self.failure: tuple[str, int | None] = ("", None)
+        self.deadline = 0
+        self.tick = 0
+        try:
+            connection = context.wrap(self.sock, context.server_side, None)
+        except ssl.SSLError as error:
+            self.sock.close()
+            raise libssl.SslError(f"SSL_new() failed{lib.reason_of(error)}") from None
+        self.connection: Any = connection
+        self.pointer = lib.connection_pointer(connection)
+        self.read: Callable[[Any], int] = partial(connection.read, 0)
+
+    # -- the handshake -----------------------------------------------------------------------------
+
+    def handshake(self) -> int:
+        """Go on with the handshake. returns: OK, AGAIN (after the next event), ERROR
+
+        After ERROR `failure` says why. source: ngx_ssl_handshake
+        """
+        lib, pointer = self.lib, self.pointer
+        ctypes.set_errno(0)
+        code = lib.SSL_do_handshake(pointer)
+        if code == 1:
+            self.is_done = True
+            return OK
+        error = lib.SSL_get_error(pointer, code)
+        if error in (libssl.ERROR_WANT_READ, libssl.ERROR_WANT_WRITE):
+            return AGAIN
+        number = ctypes.get_errno() or None if error == libssl.ERROR_SYSCALL else None
+        if error == libssl.ERROR_ZERO_RETURN or not lib.ERR_peek_error():
+            self.failure = ("peer closed connection in SSL handshake", number)
+            lib.ERR_clear_error()
+        else:
+            self.failure = (f"SSL_do_handshake() failed{lib.reasons()}", number)
+        return ERROR
+
+    # -- in the place of a socket --------------------------------------------------------------------
+
+    def recv_into(self, buffer: Any) -> int:
+        """Read into a buffer; 0 at the end. raises: BlockingIOError, Failure"""
+        try:
+            return self.read(buffer)
+        except _WANTS:
+            raise BlockingIOError from None
+        except ssl.SSLZeroReturnError:
+            return 0
+        except OSError as error:
+            raise self.failed("SSL_read() failed", error) from None
+
+    def recv(self, size: int) -> bytes:
+        """Read at most so many bytes; none at the end. raises: BlockingIOError, Failure"""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.recv_into(buffer)])
+
+    def send(self, data: Any) -> int:
+        """Write all of it. raises: BlockingIOError (none of it counts as sent), Failure"""
+        try:
+            sent: int = self.connection.write(data)
+        except _WANTS:
+            raise BlockingIOError from None
+        except OSError as error:
+            raise self.failed("SSL_write() failed", error) from None
+        return sent
+
+    def failed(self, message: str, error: OSError) -> Failure:
+        """Make a Failure of what the ssl module raised; the connection ends without a word."""
+        self.quiet = True
+        if isinstance(error, ssl.SSLError):
+            return Failure(message + self.lib.reason_of(error), None)
+        return Failure(message, error.errno)
+
+    def has_pending(self) -> bool:
+        """Tell whether the library holds bytes no event will tell of."""
+        return bool(self.lib.SSL_has_pending(self.pointer))
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self.fd
+
+    def getsockname(self) -> Any:
+        """Return the local address."""
+        return self.sock.getsockname()
+
+    def getpeername(self) -> Any:
+        """Return the peer's address."""
+        return self.sock.getpeername()
+
+    def setsockopt(self, *args: Any) -> None:
+        """Set an option of the socket."""
+        self.sock.setsockopt(*args)
+
+    def getsockopt(self, *args: Any) -> Any:
+        """Return an option of the socket."""
+        return self.sock.getsockopt(*args)
+
+    def shutdown(self, how: int) -> None:
+        """Shut the socket down below TLS, as nginx's half close does."""
+        self.sock.shutdown(how)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Say the end and close; the peer may be given time to say the same. Idempotent.
+
+        source: ngx_ssl_shutdown
+        """
+        if self.connection is None or self.deadline:
+            return
+        if self.is_done:
+            self._remember()
+            if not self.quiet and self._say_end() == AGAIN:
+                self._linger()
+                return
+        self._release()
+        self.sock.close()
+
+    def _say_end(self) -> int:
+        """Send close_notify; look for the peer's if it is waited for. returns: OK or AGAIN"""
+        lib, pointer = self.lib, self.pointer
+        if lib.SSL_get_shutdown(pointer) & _RECEIVED_SHUTDOWN:
+            return OK  # who ended first does not wait for an answer
+        lib.ERR_clear_error()
+        code = lib.SSL_shutdown(pointer)
+        if code == 0 and self.waits:
+            code = lib.SSL_shutdown(pointer)
+        if code < 0 and self.waits:
+            error = lib.SSL_get_error(pointer, code)
+            if error in (libssl.ERROR_WANT_READ, libssl.ERROR_WANT_WRITE):
+                return AGAIN
+        lib.ERR_clear_error()
+        return OK
+
+    def _linger(self) -> None:
+        loop = self.loop
+        # the connection is over for everybody else, yet it needs its slot and its worker
+        loop.free_connections -= 1
+        loop.live += 1
+        self.deadline = loop.now_ms + LINGER_MS
+        loop.timers.add(self)
+        try:
+            loop.register(self.fd, self.on_event)
+        except FileExistsError:
+            # forget() leaves it to the close of a descriptor to take it out of the kernel's set
+            loop.handlers[self.fd] = self.on_event
+
+    def on_event(self, mask: int) -> None:
+        """Look whether the peer has ended too."""
+        if self.connection is not None and self._say_end() == OK:
+            self._end_linger()
+
+    def on_timeout(self) -> None:
+        """Wait no longer."""
+        self._end_linger()
+
+    def on_fault(self) -> None:
+        """End after an exception nobody expected."""
+        if self.connection is not None:
+            self._end_linger()
+
+    def _end_linger(self) -> None:
+        loop = self.loop
+        loop.timers.remove(self)
+        loop.free_connections += 1
+        loop.live -= 1
+        loop.poller.forget(self.fd)
+        loop.doomed.append(self.sock)
+        self._release()
+
+    def _remember(self) -> None:
+        """Keep the session of a peer for the next connection to it."""
+        key = self.session_key
+        if key is not None:
+            session = self.connection.session
+            if session is not None and (session.has_ticket or session.id):
+                sessions = self.context.sessions
+                if len(sessions) >= MAX_SESSIONS and key not in sessions:
+                    del sessions[next(iter(sessions))]
+                sessions[key] = session
+
+    def _release(self) -> None:
+        self.connection = None
+        self.pointer = 0
+        self.read = _released
+
+
+def _released(_: Any) -> int:
+    raise BlockingIOError
+
+
+class TlsHalf(pump.Half):
+    """One direction of a proxied TCP connection whose source is under TLS.
+
+    Records are small (16 KiB at most) and sends are dear: the buffer is filled with all there is
+    before the sink is given any of it. A direction whose sink alone is under TLS is a plain Half.
+    """
+
+    __slots__ = ("read", "source")
+
+    def __init__(
+        self,
+        owner: pump.Owner,
+        loop: Loop,
+        source: Transport,
+        source_fd: int,
+        sink: Any,
+        sink_fd: int,
+    ) -> None:
+        super().__init__(owner, loop, source, source_fd, sink, sink_fd)
+        self.source: Transport | None = source
+        self.read = source.read
+
+    def on_event(self, mask: int) -> None:
+        """Handle any event of the source's fd; see the second rule above.
+
+        # hot: one turn of a request or an answer is this function, once
+        """
+        twin = self.twin
+        if twin is not None and twin.pending is not None:
+            twin.flush()
+        owner = self.owner
+        if owner is None:
+            return
+        if self.pending is not None or self.eof:
+            self.more = True
+            self.loop.poller.hold_read(self.source_fd)
+            return
+        read, send, view = self.read, self.send, self.view
+        size = len(view)
+        for _ in range(pump.FAIR_SHARE):
+            filled = 0
+            dry = False
+            try:
+                while filled < size:
+                    n = read(view[filled:])
+                    if not n:
+                        self.eof = True
+                        break
+                    filled += n
+            except _WANTS:
+                dry = True
+            except ssl.SSLZeroReturnError:
+                self.eof = True
+            except OSError as error:
+                self.eof = True
+                assert self.source is not None
+                owner.on_read_error(self, self.source.failed("SSL_read() failed", error))
+            if filled:
+                self.received += filled
+                try:
+                    sent = send(view[:filled])
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    owner.on_write_error(self, error)
+                    return
+                self.sent += sent
+                if sent != filled:
+                    self.block(view[sent:filled])
+                    break
+            if self.eof:
+                owner.on_end(self)
+                return
+            if dry:
+                break
+        else:
+            self.loop.post(self.resume)
+        owner.deadline = self.loop.now_ms + owner.timeout
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.read = _released
+        self.source = None
+        super().close()
+
+
+def half(
+    owner: pump.Owner, loop: Loop, source: Any, source_fd: int, sink: Any, sink_fd: int
+) -> pump.Half:
+    """Make the half of a direction that a Transport is at one end of."""
+    kind = TlsHalf if type(source) is Transport else pump.Half
+    return kind(owner, loop, source, source_fd, sink, sink_fd)
+
+
+def errno_text(message: str, code: int | None) -> str:
+    """Return a message with the errno text that nginx appends."""
+    return message if code is None else f"{message} ({code}: {os.strerror(code)})"

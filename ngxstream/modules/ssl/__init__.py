@@ -1,0 +1,1 @@
+"""TLS towards clients (ngx_stream_ssl_module.c)."""

@@ -1,0 +1,204 @@
+"""The ssl phase: a client's handshake, the choice of its server, the check of its certificate.
+
+Answers for ngx_stream_ssl_handler(), ngx_stream_ssl_servername() and
+ngx_stream_ssl_certificate() (ngx_stream_ssl_module.c).
+
+1. Nothing of a session gets past this phase at an address with `ssl` before its handshake is done
+   and its certificate has been looked at.
+2. What a client does wrong is logged at info; the session ends with 500.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
+from ngxstream.modules.ssl import conf as c
+from ngxstream.stream import phases, servers
+
+if TYPE_CHECKING:
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.tls_certificates import Certificates
+    from ngxstream.stream.values import ComplexValue
+
+_ALERT_UNRECOGNIZED_NAME: Final = 112
+_ALERT_INTERNAL_ERROR: Final = 80
+# self-signed and unknown authorities. source: ngx_ssl_verify_error_optional
+_NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
+
+
+def handle(s: Session) -> int:
+    """Shake hands, then look at the client's certificate. source: ngx_stream_ssl_handler"""
+    if not s.address.ssl:
+        return codes.OK
+    if type(s.c.sock) is not tls.Transport:
+        context = s.server.ssl.context
+        if context is None:
+            return codes.ERROR
+        return Handshake(s, context).start()
+    return _check_client(s, s.c.sock) if s.server.ssl.verify else codes.OK
+
+
+class Handshake:
+    """One client's handshake while it lasts; the content of its session for so long."""
+
+    __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
+
+    def __init__(self, s: Session, context: libssl_context.Context) -> None:
+        self.s = s
+        self.transport: tls.Transport | None = None
+        self.is_rejected = False
+        self.underway: Pending = context.owner
+        self.deadline = 0
+        self.tick = 0
+        self._begin(context)
+
+    def _begin(self, context: libssl_context.Context) -> None:
+        s = self.s
+        c = s.c
+        if s.server.core.tcp_nodelay and c.family != socket.AF_UNIX:
+            try:
+                c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                pass  # the client is gone already: the handshake will say so
+        transport = self.transport = c.sock = tls.Transport(s.loop, context, c.sock)
+        self.underway[transport.pointer] = self
+
+    def start(self) -> int:
+        """Begin. returns: what a phase handler says"""
+        s = self.s
+        s.action = "SSL handshaking"
+        code = self._step()
+        if code == codes.AGAIN:
+            s.content = self
+            self.deadline = s.loop.now_ms + s.server.ssl.handshake_timeout
+            s.loop.timers.add(self)
+            s.loop.register(s.c.fd, self.on_event)
+        elif code == codes.OK and s.server.ssl.verify:
+            assert self.transport is not None
+            return _check_client(s, s.c.sock)
+        return code
+
+    def _step(self) -> int:
+        transport = self.transport
+        assert transport is not None
+        code = transport.handshake()
+        if code != codes.AGAIN:
+            self.underway.pop(transport.pointer, None)
+            if code == codes.ERROR:
+                message, number = transport.failure
+                if self.is_rejected:
+                    message, number = "handshake rejected", None
+                self.s.log_error(log.INFO, message, number)
+        return code
+
+    def on_event(self, mask: int) -> None:
+        """Go on shaking hands."""
+        if self.transport is None:
+            return
+        code = self._step()
+        if code == codes.AGAIN:
+            return
+        s = self.s
+        if code == codes.ERROR:
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            return
+        self._leave()
+        s.content = None
+        phases.run(s)
+
+    def on_timeout(self) -> None:
+        """End the session: ssl_handshake_timeout is over. nginx says nothing either."""
+        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+
+    def close(self) -> None:
+        """Let go: the session ends."""
+        self._leave()
+
+    def log_suffix(self) -> str:
+        """Return nothing: there is no upstream yet."""
+        return ""
+
+    def _leave(self) -> None:
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            self.underway.pop(transport.pointer, None)
+            self.s.loop.timers.remove(self)
+
+
+Pending = dict[int, Handshake]
+
+
+def _check_client(s: Session, transport: tls.Transport) -> int:
+    """Look at what became of the client's certificate. returns: OK or ERROR"""
+    lib, connection = transport.lib, transport.pointer
+    mode = s.server.ssl.verify
+    code, text = libssl_facts.verify_result(lib, connection)
+    said = ""
+    if code != libssl_facts.VERIFY_OK and (mode != c.VERIFY_NO_CA or code not in _NO_CA_ERRORS):
+        said = f"client SSL certificate verify error: ({code}:{text})"
+    elif mode == c.VERIFY_ON and not libssl_facts.has_peer(lib, connection):
+        said = "client sent no required SSL certificate"
+    else:
+        # who was known at one server is not known at another. source: ngx_stream_ssl_servername
+        former = libssl_facts.session_name(lib, connection)
+        if former is not None and former != libssl_facts.server_name(lib, connection):
+            said = "handshake rejected"
+    if not said:
+        return codes.OK
+    s.log_error(log.INFO, said)
+    libssl_sessions.forget(transport.context, connection)
+    return codes.ERROR
+
+
+def hello_handler(underway: Pending) -> libssl_context.HelloHandler:
+    """Make what selects the virtual server a ClientHello asks for."""
+
+    def select(connection: int, name: bytes | None) -> int:
+        shaking = underway.get(connection)
+        if shaking is None:  # cannot happen: who shakes hands is listed
+            return _ALERT_INTERNAL_ERROR
+        s = shaking.s
+        if name and s.address.names is not None:
+            before = s.server
+            servers.select(s, name)
+            server = s.server
+            context = server.ssl.context
+            if server is not before and context is not None:
+                libssl_context.switch(context.lib, connection, context)
+        if s.server.ssl.reject_handshake:
+            shaking.is_rejected = True
+            return _ALERT_UNRECOGNIZED_NAME
+        return 0
+
+    return select
+
+
+def certificate_handler(
+    underway: Pending,
+    chosen: list[tuple[ComplexValue, ComplexValue]],
+    certificates: Certificates,
+) -> Callable[[int], bool]:
+    """Make what loads the certificates whose names have variables in them."""
+
+    def load(connection: int) -> bool:
+        shaking = underway.get(connection)
+        if shaking is None:
+            return False
+        s = shaking.s
+        try:
+            for name, key in chosen:
+                certificates.use(connection, name.get(s), key.get(s), s.loop.now_ms)
+        except libssl.SslError as error:
+            s.log_error(log.ERR, error.message)
+            return False
+        return True
+
+    return load

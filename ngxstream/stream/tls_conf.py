@@ -1,0 +1,123 @@
+"""What the directives of both sides of TLS have in common: how their values are read.
+
+Answers for the setters of ngx_stream_ssl_module.c and the proxy_ssl_* ones of
+ngx_stream_proxy_module.c, and ngx_ssl_read_password_file() (ngx_event_openssl.c).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import units
+from ngxstream.core import errors
+from ngxstream.event import libssl, libssl_context
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.directive import Setter
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+
+PROTOCOLS: Final = {
+    "SSLv2": libssl_context.SSLV2,
+    "SSLv3": libssl_context.SSLV3,
+    "TLSv1": libssl_context.TLSV1,
+    "TLSv1.1": libssl_context.TLSV1_1,
+    "TLSv1.2": libssl_context.TLSV1_2,
+    "TLSv1.3": libssl_context.TLSV1_3,
+}
+LONGEST_PASSWORD_LINE: Final = 4096  # NGX_SSL_PASSWORD_BUFFER_SIZE
+LONGEST_PROTOCOL: Final = 255
+
+
+class CacheOptions(NamedTuple):
+    """What *_certificate_cache says. shape: seconds"""
+
+    most: int
+    inactive: int = 10
+    valid: int = 60
+
+
+def certificate_cache(field: str) -> Setter:
+    """Make the setter of a certificate cache; `off` is None.
+
+    source: ngx_stream_ssl_certificate_cache
+    """
+
+    def set_cache(scope: Scope, module: Module, st: Statement) -> None:
+        given = scope.given_of(module)
+        if field in given:
+            raise errors.ConfError(f'"{st.directive}" directive is duplicate')
+        numbers = {"max": 0, "inactive": 10, "valid": 60}
+        off = False
+        for word in st.args:
+            name, equals, value = word.partition("=")
+            if word == "off":
+                off = True
+                continue
+            try:
+                if not equals or name not in numbers:
+                    raise ValueError(word)
+                parse = d.parse_number if name == "max" else units.parse_time_sec
+                numbers[name] = parse(value)
+                if name == "max" and numbers["max"] <= 0:
+                    raise ValueError(word)
+            except ValueError:
+                raise errors.ConfError(f'invalid parameter "{word}"') from None
+        if off:
+            given[field] = None
+            return
+        if not numbers["max"]:
+            raise errors.ConfError(f'"{st.directive}" must have the "max" parameter')
+        given[field] = CacheOptions(numbers["max"], numbers["inactive"], numbers["valid"])
+
+    return set_cache
+
+
+def password_file(field: str) -> Setter:
+    """Make the setter of the passwords of encrypted keys, one a line (tuple[bytes, ...])."""
+
+    def set_passwords(scope: Scope, module: Module, st: Statement) -> None:
+        given = scope.given_of(module)
+        if field in given:
+            raise errors.ConfError(f'"{st.directive}" directive is duplicate')
+        given[field] = _read_passwords(scope.conf_path(st.args[0]))
+
+    return set_passwords
+
+
+def _read_passwords(path: str) -> tuple[bytes, ...]:
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        call = "read()" if error.errno == 21 else "open()"  # EISDIR
+        raise errors.ConfError(f'{call} "{path}" failed', errno=error) from None
+    if any(len(line) >= LONGEST_PASSWORD_LINE for line in lines):
+        raise errors.ConfError(f'too long line in "{path}"')
+    return tuple(line.removesuffix(b"\r") for line in lines if line.removesuffix(b"\r")) or (b"",)
+
+
+def full_name(prefix: str, name: str) -> str:
+    """Make the name of a certificate or key absolute; `data:` and the like stay as they are.
+
+    source: ngx_event_openssl_cache.c ngx_ssl_cache_init_key
+    """
+    if name.startswith(("data:", "engine:", "store:")):
+        return name
+    return os.path.join(prefix, name)
+
+
+def require_library(what: str) -> libssl.Library:
+    """Return the library, or say that `what` cannot be served. raises: UnplacedError"""
+    try:
+        return libssl.load()
+    except libssl.Unavailable as error:
+        raise errors.UnplacedError(f'"{what}" is not supported: {error.message}') from None
+
+
+def unplaced(error: libssl.SslError) -> errors.UnplacedError:
+    """Make a configuration error of a failed call: nginx names no place for these."""
+    return errors.UnplacedError(error.message)
