@@ -91,6 +91,23 @@ def test_a_terminated_program_writes_what_is_buffered(proxy: ProxyFactory) -> No
     assert (100, 100) == (count, len(logged(program.prefix / "logs")))
 
 
+def test_a_single_process_keeps_its_lines_over_a_reload(ngxstream: ProxyFactory) -> None:
+    """Without a master the buffer of the old configuration is written out all the same."""
+    text = "master_process off; " + CONF % (FORMAT, "buffer=1m")
+    program = ngxstream(text)
+    folder = program.prefix / "logs"
+    assert 3 == visits(program.address("a"), 3)
+    program.signal(signal.SIGHUP)
+    program.wait_log(r"\] \d+#\d+: reconfiguring")
+    assert 2 == visits(program.address("a"), 2)
+    (folder / "access.log").rename(folder / "access.0.log")
+    program.signal(signal.SIGUSR1)
+    wait_until((folder / "access.log").exists, PATIENCE, "the new file")
+    assert 1 == visits(program.address("a"), 1)
+    program.stop(signal.SIGQUIT)
+    assert 6 == len(logged(folder))
+
+
 BYTES = "".join(chr(n) for n in range(1, 0x180) if chr(n) not in "\"$\\{}")
 
 VALUES = {
