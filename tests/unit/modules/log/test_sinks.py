@@ -82,3 +82,28 @@ def test_complaints_come_once_a_minute(full: OpenFile) -> None:
         visit.loop.now_ms = now_ms
         sink.take(visit)
     assert 2 == len(visit.errors)
+
+
+@pytest.mark.parametrize(
+    ("value", "parents", "written"),
+    [
+        (b"a.log", 0, True),
+        (b"a.log\0.txt", 0, False),
+        (b"../a.log", 0, False),
+        (b"sub/../a.log", 1, True),
+        (b"../sub/../a.log", 1, False),
+        (b"..a.log", 0, True),
+    ],
+)
+def test_a_path_is_opened_or_refused(
+    value: bytes, parents: int, written: bool, tmp_path: Path
+) -> None:
+    """A NUL, or one `..` more than the configuration wrote, keeps the line from every file."""
+    (tmp_path / "logs" / "sub").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    path: Any = Visit()  # a value is asked for its text
+    path.get = lambda s: os.fsencode(tmp_path / "logs") + b"/" + value
+    visit: Any = Visit()
+    sinks.PathSink(path, made_format(), parents).taker(None)(visit)
+    made = [p for p in sorted(tmp_path.rglob("*")) if p not in before]
+    assert (1 if written else 0, 0 if written else 1) == (len(made), len(visit.errors))
