@@ -48,7 +48,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/dev.stamp
-	$(BIN)/python -m ruff check ngxstream tests
+	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q tests/house
 
