@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import directive as d
+from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors, inet
 from ngxstream.event import connect
@@ -180,7 +181,7 @@ def _rate(field: str) -> d.Setter:
         value = scope.given_of(module)[field]
         if value.constant is not None:
             try:
-                d.units.parse_size(st.args[0])
+                units.parse_size(st.args[0])
             except ValueError:
                 raise errors.ConfError(f'"{st.directive}" directive invalid value') from None
 

@@ -114,9 +114,9 @@ class UdpProxy(handler.Proxy):
         self.send(first)
         if s.status or self.settle():
             return
-        self.list()
+        self.enlist()
 
-    def list(self) -> None:
+    def enlist(self) -> None:
         """Have the client's further datagrams come here."""
         if self.conf.requests == 1:
             return
