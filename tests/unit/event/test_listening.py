@@ -3,11 +3,15 @@
 import errno
 import os
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ngxstream.core import errors, log
 from ngxstream.event import listen_socket, listening, steering
@@ -145,7 +149,9 @@ def test_a_udp_address_in_use_is_refused(
     close(found)
 
 
-def test_a_tcp_address_in_use_is_refused_and_the_rest_closed(to: log.Log, lines: Lines) -> None:
+def test_a_tcp_address_in_use_is_refused_and_the_rest_closed(
+    to: log.Log, lines: Lines
+) -> None:
     """When one address cannot be had, those that could are closed again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = socket.create_server(("127.0.0.1", 0))
@@ -173,17 +179,28 @@ def test_an_address_nobody_has_is_refused_at_once(to: log.Log) -> None:
     """What no wait can mend is not retried."""
     wanted = tcp(1, "203.0.113.77")
     with pytest.raises(errors.ListenError) as caught:
-        listening.open_all([wanted], [], workers=1, log=to, sleep=lambda _: pytest.fail("waited"))
-    assert "bind() to 203.0.113.77:1 failed (99: Cannot assign requested address)" == str(
-        caught.value
+        listening.open_all(
+            [wanted], [], workers=1, log=to, sleep=lambda _: pytest.fail("waited")
+        )
+    assert (
+        "bind() to 203.0.113.77:1 failed (99: Cannot assign requested address)"
+        == str(caught.value)
     )
 
 
-def test_a_test_passes_over_addresses_in_use(to: log.Log, lines: Lines, tmp_path: Path) -> None:
+def test_a_test_passes_over_addresses_in_use(
+    to: log.Log, lines: Lines, tmp_path: Path
+) -> None:
     """-t binds what is free, says nothing of what is in use, and leaves no Unix socket behind."""
     path = tmp_path / "s"
     running = listening.open_all([udp(), tcp()], [], workers=2, log=to)
-    wanted = [udp(port_of(running[0])), tcp(port_of(running[1])), udp(), tcp(), unix(path)]
+    wanted = [
+        udp(port_of(running[0])),
+        tcp(port_of(running[1])),
+        udp(),
+        tcp(),
+        unix(path),
+    ]
     tested = listening.open_all(wanted, [], workers=2, log=to, test=True)
     assert [0, 0, 1, 1, 1] == [len(one.socks) for one in tested]
     assert not path.exists()
@@ -232,7 +249,9 @@ def test_an_abandoned_set_leaves_the_old_one_whole(to: log.Log, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (1, 4), (2, 5), (4, 1), (3, 2)])
-def test_a_udp_group_follows_the_number_of_workers(before: int, after: int, to: log.Log) -> None:
+def test_a_udp_group_follows_the_number_of_workers(
+    before: int, after: int, to: log.Log
+) -> None:
     """No datagram is lost when workers come or go, and each is where its reader looks."""
     old = listening.open_all([udp()], [], workers=before, log=to)
     listening.configure(old, workers=before, log=to)
@@ -256,7 +275,9 @@ def test_a_udp_group_follows_the_number_of_workers(before: int, after: int, to: 
         client.send(b"late")
     seen: dict[tuple, list[tuple[int, bytes]]] = {}
     readers = [new[0].for_worker(worker, after) for worker in range(after)]
-    assert sorted(map(id, new[0].socks)) == sorted(id(s) for socks in readers for s in socks)
+    assert sorted(map(id, new[0].socks)) == sorted(
+        id(s) for socks in readers for s in socks
+    )
     for worker, socks in enumerate(readers):
         for sock in socks:
             while True:
@@ -267,7 +288,9 @@ def test_a_udp_group_follows_the_number_of_workers(before: int, after: int, to: 
                 seen.setdefault(source, []).append((worker, data))
     for client in clients:
         got = seen[client.getsockname()]
-        assert sorted([b"early", b"between", b"late"]) == sorted(data for _, data in got)
+        assert sorted([b"early", b"between", b"late"]) == sorted(
+            data for _, data in got
+        )
         owner = steering.owner_of(socket.AF_INET, client.getsockname(), after)
         assert owner == next(worker for worker, data in got if data == b"late")
         client.close()
@@ -282,7 +305,11 @@ def test_a_wildcard_and_an_address_of_one_udp_port_live_together(to: log.Log) ->
     wanted = [udp(port, "0.0.0.0"), udp(port, "127.0.0.2", bind=True), udp(port, "::")]
     found = listening.open_all(wanted, [], workers=2, log=to)
     listening.configure(found, workers=2, log=to)
-    for host, one in (("127.0.0.1", found[0]), ("127.0.0.2", found[1]), ("::1", found[2])):
+    for host, one in (
+        ("127.0.0.1", found[0]),
+        ("127.0.0.2", found[1]),
+        ("::1", found[2]),
+    ):
         for _ in range(20):
             family = one.options.family
             with socket.socket(family, socket.SOCK_DGRAM) as client:
@@ -294,7 +321,9 @@ def test_a_wildcard_and_an_address_of_one_udp_port_live_together(to: log.Log) ->
     close(found)
 
 
-def test_a_dual_stack_and_an_ipv4_address_of_one_udp_port_live_together(to: log.Log) -> None:
+def test_a_dual_stack_and_an_ipv4_address_of_one_udp_port_live_together(
+    to: log.Log,
+) -> None:
     """`listen [::]:PORT udp ipv6only=off` beside `listen ADDR:PORT udp` is no conflict."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scout:
         scout.bind(("127.0.0.1", 0))
@@ -329,7 +358,9 @@ def test_reuseport_may_come_and_go(to: log.Log) -> None:
     listening.release(second, third, log=to)
     assert second[0].socks == third[0].socks
     shared, one, two = third[0].socks
-    assert [[shared, one], [shared, two]] == [third[0].for_worker(n, 2) for n in range(2)]
+    assert [[shared, one], [shared, two]] == [
+        third[0].for_worker(n, 2) for n in range(2)
+    ]
     assert [True, False, False] == [third[0].is_shared(sock) for sock in third[0].socks]
     close(third)
 
@@ -375,9 +406,12 @@ def backlog_of(sock: socket.socket) -> int:
 def test_ipv6_is_only_ipv6_unless_told(to: log.Log) -> None:
     """ipv6only is on by default and can be off."""
     found = listening.open_all([tcp(0, "::"), tcp(0, "::1")], [], workers=1, log=to)
-    off = listening.open_all([replace(tcp(0, "::"), ipv6only=False)], [], workers=1, log=to)
+    off = listening.open_all(
+        [replace(tcp(0, "::"), ipv6only=False)], [], workers=1, log=to
+    )
     only = [
-        one.socks[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) for one in (*found, *off)
+        one.socks[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        for one in (*found, *off)
     ]
     assert [1, 1, 0] == only
     close(found, off)
@@ -436,7 +470,9 @@ def test_unix_datagrams_have_one_owner(to: log.Log, tmp_path: Path) -> None:
 def mptcp_works() -> bool:
     """Tell whether this kernel makes MPTCP sockets."""
     try:
-        socket.socket(socket.AF_INET, socket.SOCK_STREAM, listen_socket.IPPROTO_MPTCP).close()
+        socket.socket(
+            socket.AF_INET, socket.SOCK_STREAM, listen_socket.IPPROTO_MPTCP
+        ).close()
     except OSError:
         return False
     return True
@@ -460,7 +496,9 @@ def test_multipath_may_come_and_go(to: log.Log) -> None:
 @pytest.mark.skipif(mptcp_works(), reason="this kernel makes MPTCP sockets")
 def test_multipath_without_kernel_support_is_refused(to: log.Log) -> None:
     """The message names socket() and the address."""
-    with pytest.raises(errors.ListenError, match=r"^socket\(\) 127.0.0.1:0 failed \(\d+: "):
+    with pytest.raises(
+        errors.ListenError, match=r"^socket\(\) 127.0.0.1:0 failed \(\d+: "
+    ):
         listening.open_all([tcp(multipath=True)], [], workers=1, log=to)
 
 
@@ -473,3 +511,108 @@ def test_an_option_the_kernel_refuses_is_an_alert(to: log.Log, lines: Lines) -> 
     expected = f"setsockopt(TCP_KEEPIDLE, {1 << 20}) {text} failed, ignored {why}"
     assert [("alert", expected)] == lines.said
     close(found)
+
+
+class Reloads(RuleBasedStateMachine):
+    """Any sequence of reloads, meant or abandoned, against a model: what should be open is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = log.Log()
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "s"
+        tcp_port, udp_port = free_port(), free_port()
+        self.addresses = {
+            "tcp": tcp(tcp_port),
+            "tcp reuseport": tcp(tcp_port, reuseport=True),
+            "udp": udp(udp_port, "127.0.0.2"),
+            "udp backed by all": udp(udp_port, "0.0.0.0"),
+            "udp six": udp(udp_port, "::1"),
+            "unix": unix(path),
+        }
+        self.fds = open_fds()
+        self.now: list[listening.Listening] = []
+        self.workers = 1
+
+    @rule(
+        names=st.sets(
+            st.sampled_from(
+                ["tcp", "tcp reuseport", "udp", "udp backed by all", "udp six", "unix"]
+            )
+        ),
+        workers=st.integers(min_value=1, max_value=4),
+        meant=st.booleans(),
+    )
+    def reload(self, names: set[str], workers: int, meant: bool) -> None:
+        """Open another set beside the one that is there; keep one of the two."""
+        if {"tcp", "tcp reuseport"} <= names:
+            names = names - {"tcp"}  # one address, two spellings
+        wanted = [self.addresses[name] for name in sorted(names)]
+        new = listening.open_all(wanted, self.now, workers=workers, log=self.log)
+        if not meant:
+            listening.abandon(new)
+            return
+        listening.configure(new, workers=workers, log=self.log)
+        listening.release(self.now, new, log=self.log)
+        self.now, self.workers = new, workers
+
+    @invariant()
+    def only_the_current_sockets_are_open(self) -> None:
+        """Descriptors are those of the current set, each once."""
+        numbers = [fd for one in self.now for fd in fds(one)]
+        assert len(set(numbers)) == len(numbers)
+        assert set(numbers) == open_fds() - self.fds
+
+    @invariant()
+    def every_worker_has_what_it_needs(self) -> None:
+        """All sockets of an address have a reader; shared ones all workers."""
+        for one in self.now:
+            readers = [
+                one.for_worker(worker, self.workers) for worker in range(self.workers)
+            ]
+            assert set(one.socks) == {sock for socks in readers for sock in socks}
+            if one.options.is_group or not one.options.is_udp:
+                assert all(readers)
+
+    @invariant()
+    def clients_reach_their_worker(self) -> None:
+        """A UDP client's datagram is where its owner reads first."""
+        for one in self.now:
+            if not one.options.is_udp:
+                continue
+            host = {"0.0.0.0": "127.0.0.1"}.get(
+                one.options.sockaddr[0], one.options.sockaddr[0]
+            )
+            with socket.socket(one.options.family, socket.SOCK_DGRAM) as client:
+                client.connect((host, port_of(one)))
+                client.send(b"x")
+                name = client.getsockname()
+                owner = steering.owner_of(one.options.family, name, self.workers)
+                data, source = one.for_worker(owner, self.workers)[0].recvfrom(10)
+                assert (b"x", name[:2]) == (data, source[:2])
+
+    def teardown(self) -> None:
+        """Leave nothing open."""
+        close(self.now)
+        self.folder.cleanup()
+
+
+def open_fds() -> set[int]:
+    """Return the descriptors of this process, without that of the look itself."""
+    return {
+        fd
+        for fd in map(int, os.listdir("/proc/self/fd"))
+        if os.path.exists(f"/dev/fd/{fd}")
+    }
+
+
+def free_port() -> int:
+    """Return a port nobody has right now, for TCP and UDP over both families."""
+    with socket.create_server(
+        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True
+    ) as scout:
+        return scout.getsockname()[1]
+
+
+TestReloads = Reloads.TestCase
+TestReloads.settings = settings(max_examples=40, stateful_step_count=8, deadline=None)
