@@ -62,7 +62,7 @@ class Asker:
         "interval_ms",  # int: between two sendings of a question
         "shunned_ms",  # list[int]: until when each server is asked last
         "queries",  # dict[Question, Query]: under way or queued
-        "_turn",  # int: whose turn it is
+        "turn",  # int: whose turn it is
         "_active",  # int: queries under way
         "_queue",  # deque[Query]: not begun, some of them dropped already
     )
@@ -73,7 +73,7 @@ class Asker:
         self.interval_ms = max(LEAST_MS, ROUND_MS // len(self.servers))
         self.shunned_ms = [0] * len(self.servers)
         self.queries: dict[dns.Question, Query] = {}
-        self._turn = 0
+        self.turn = 0
         self._active = 0
         self._queue: deque[Query] = deque()
 
@@ -107,8 +107,8 @@ class Asker:
         """Return the number of the server to ask next, -1 if all are excluded."""
         count = len(self.servers)
         now = self.loop.now_ms
-        turn = self._turn
-        self._turn = (turn + 1) % count
+        turn = self.turn
+        self.turn = (turn + 1) % count
         last_resort = -1
         for n in range(turn, turn + count):
             number = n % count

@@ -113,7 +113,7 @@ class Waiter:
 class Resolver:
     """Looks names up for one worker, as one `resolver` directive says."""
 
-    __slots__ = ("loop", "asker", "valid_s", "kinds", "_lookups", "_kept")
+    __slots__ = ("loop", "asker", "valid_s", "kinds", "lookups", "kept")
 
     def __init__(
         self,
@@ -128,8 +128,8 @@ class Resolver:
         self.asker = Asker(loop, servers)
         self.valid_s = valid_s
         self.kinds = (dns.A,) * ipv4 + (dns.AAAA,) * ipv6
-        self._lookups: dict[str, _Lookup] = {}
-        self._kept: dict[str, _Kept] = {}  # the one used last is last
+        self.lookups: dict[str, _Lookup] = {}
+        self.kept: dict[str, _Kept] = {}  # the one used last is last
 
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
         """Find the addresses of a name; an answer at hand is given at once.
@@ -142,15 +142,15 @@ class Resolver:
             address = Address(inet.AF_INET, ip.ntop(literal))
             return self._at_once(Answer(0, (address,), self.loop.now_ms), done)
         name = canonical(name)
-        kept = self._kept.pop(name, None)
+        kept = self.kept.pop(name, None)
         if kept is not None and self.loop.now_ms // 1000 <= kept.until_s:
-            self._kept[name] = kept
+            self.kept[name] = kept
             kept.used_ms = self.loop.now_ms
             return self._at_once(rotated(kept.answer), done)
-        lookup = self._lookups.get(name)
+        lookup = self.lookups.get(name)
         known = lookup is not None
         if lookup is None:
-            lookup = self._lookups[name] = _Lookup(self, name)
+            lookup = self.lookups[name] = _Lookup(self, name)
         waiter = Waiter(done, lookup, timeout_ms)
         lookup.waiters.append(waiter)
         if not known:
@@ -178,9 +178,9 @@ class Resolver:
 
     def finished(self, lookup: _Lookup, answer: Answer, life_s: int) -> None:
         """Keep the answer of a lookup that is through."""
-        del self._lookups[lookup.name]
+        del self.lookups[lookup.name]
         now = self.loop.now_ms
-        kept = self._kept
+        kept = self.kept
         kept[lookup.name] = _Kept(answer, now // 1000 + life_s, now)
         while kept:  # the one used longest ago is first
             oldest = next(iter(kept))
@@ -190,7 +190,7 @@ class Resolver:
 
     def abandoned(self, lookup: _Lookup) -> None:
         """Forget a lookup nobody waits for."""
-        self._lookups.pop(lookup.name, None)
+        self.lookups.pop(lookup.name, None)
 
 
 class _Kept:
