@@ -115,9 +115,12 @@ def serve(options: Options, builtin: log.Log) -> int:
     built.commit(None)
     system.os_status(built.log, options.version)
     master.block_signals()
+    detaching = None
     if built.main.daemon and value is None:  # who was given sockets is in the background already
-        system.daemonize()
+        detaching = system.daemonize()
     pidfile.create(built.main.pid, os.getpid())
+    if detaching is not None:
+        system.detach(detaching)
     system.redirect_stderr(built.log, built.files)
     for target in builtin.targets:
         if isinstance(target, log.FileTarget):

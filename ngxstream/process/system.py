@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -37,14 +38,19 @@ class WorkerInitError(errors.NgxError):
 # -- background ------------------------------------------------------------------------------------
 
 
-def daemonize() -> None:
-    """Go on in a child of its own session; the parent exits with 0 at once.
+def daemonize() -> int:
+    """Go on in a child of its own session; the parent waits for detach().
 
+    nginx's parent leaves at once, before there is a pid file, which who started it may miss.
     Standard error stays: see redirect_stderr.
+    shape: returns the descriptor that detach() takes
     raises: OSError. source: ngx_daemon.c ngx_daemon
     """
+    waiting, detaching = os.pipe()
     if os.fork() != 0:
-        os._exit(0)
+        os.close(detaching)
+        os._exit(0 if os.read(waiting, 1) else 1)
+    os.close(waiting)
     os.setsid()
     os.umask(0)
     null = os.open(os.devnull, os.O_RDWR)
@@ -52,6 +58,14 @@ def daemonize() -> None:
     os.dup2(null, 1)
     if null > log.STDERR_FD:
         os.close(null)
+    return detaching
+
+
+def detach(detaching: int) -> None:
+    """Let the parent leave with 0; without this it leaves with 1 when we do."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(detaching, b".")  # the parent may have been killed
+    os.close(detaching)
 
 
 def redirect_stderr(main_log: Log, files: OpenFiles) -> None:

@@ -19,7 +19,6 @@ import ngxstream
 from ngxstream.core import clock, files, log
 from ngxstream.process import directives, system
 from tests.support import processes, tools
-from tests.support.waiting import wait_until
 
 ROOT = Path(ngxstream.__file__).parents[1]
 
@@ -218,11 +217,11 @@ def test_a_daemon_has_a_session_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "answer"
     code = (
         "import json, os, sys; from ngxstream.process import system; parent = os.getpid();"
-        "system.daemonize();"
+        "detaching = system.daemonize();"
         "mask = os.umask(0); links = [os.readlink(f'/proc/self/fd/{n}') for n in (0, 1)];"
         "answer = json.dumps([os.getsid(0) == os.getpid() != parent, mask, links]);"
         f"open({str(path)!r} + '.new', 'w').write(answer);"
-        f"os.rename({str(path)!r} + '.new', {str(path)!r})"
+        f"os.rename({str(path)!r} + '.new', {str(path)!r}); system.detach(detaching)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -232,9 +231,15 @@ def test_a_daemon_has_a_session_of_its_own(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    wait_until(path.exists, what="the daemon has written")
     assert 0 == done.returncode
     assert [True, 0, ["/dev/null", "/dev/null"]] == json.loads(path.read_text())
+
+
+def test_a_daemon_that_fails_to_begin_is_noticed() -> None:
+    """The parent waits, and ends with 1 if the child ends before it has begun."""
+    code = "import os; from ngxstream.process import system; system.daemonize(); os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert 1 == done.returncode
 
 
 def test_standard_error_goes_to_the_error_log(tmp_path: Path) -> None:
