@@ -12,7 +12,8 @@ import pytest
 
 import ngxstream
 from ngxstream.process import cli
-from tests.support import tools
+from tests.support import processes, tools
+from tests.support.waiting import wait_until
 
 Run = Callable[..., "Said"]
 
@@ -224,6 +225,7 @@ def test_a_process_that_is_not_ours_gets_no_signal(programs: Programs) -> None:
     """-s refuses, and says whose the process in the pid file is."""
     programs.file.write_text("pid conf/pid; events {}")
     with subprocess.Popen(["sleep", "600"]) as stranger:
+        wait_until(lambda: processes.title(stranger.pid) == "sleep 600", what="it was executed")
         (programs.folder / "conf" / "pid").write_text(f"{stranger.pid}\n")
         said = programs.ours("-s", "stop")
         assert stranger.poll() is None
@@ -333,6 +335,7 @@ def test_a_pid_file_of_another_program_is_never_taken(programs: Programs) -> Non
     """A start beside a real nginx, or anything that lives, says whose the pid file is."""
     programs.file.write_text("pid conf/pid; daemon off; events {}")
     with subprocess.Popen(["sleep", "600"]) as stranger:
+        wait_until(lambda: processes.title(stranger.pid) == "sleep 600", what="it was executed")
         (programs.folder / "conf" / "pid").write_text(f"{stranger.pid}\n")
         said = programs.ours()
         stranger.kill()

@@ -32,6 +32,7 @@ def title_of(name: str) -> list[str]:
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
     """Give a living process that is not ours."""
     with subprocess.Popen(["sleep", "600"]) as process:
+        wait_until(lambda: processes.title(process.pid) == "sleep 600", what="it was executed")
         yield process
         process.kill()
 
