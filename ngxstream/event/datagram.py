@@ -79,6 +79,14 @@ def split(view: memoryview, size: int) -> list[memoryview]:
     return [view[at : at + size] for at in range(0, len(view), size)]
 
 
+def has_gro(sock: Any) -> bool:
+    """Tell whether a UDP socket coalesces what it receives."""
+    try:
+        return bool(sock.getsockopt(SOL_UDP, UDP_GRO))
+    except OSError:
+        return False
+
+
 def set_gro(sock: Any, on: bool) -> bool:
     """Switch coalescing of received datagrams. returns: whether the kernel can do it"""
     try:

@@ -17,6 +17,14 @@ burst of fifty clients costs one wait. Order within a client is kept; boundaries
   after GRO_HINTS drains in which a client sent a long run of equal sizes, off after GRO_IDLE
   messages in a row that were not coalesced, and each time harder to switch on again.
 * A view in an inbox is good for this turn only. Who keeps a datagram copies it.
+
+Changing hands
+--------------
+The socket belongs to the master; who reads it changes at a reload. A gate that will take over is
+made idle, then holds (reads into a bounded queue, so that the kernel's small one does not run
+over while the sessions are on their way), then opens. Which client is whose is steering.py's
+business: while datagrams may still sit in the wrong socket, `stray` is asked about every client
+that is not in the table, and passes on what belongs to another worker.
 """
 
 from __future__ import annotations
@@ -42,6 +50,8 @@ GRO_RUN: Final = 8  # datagrams of one size from one client in one drain
 GRO_IDLE: Final = 512
 KEPT: Final = 64  # datagrams kept for a session that is not ready yet
 QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a gate
+HELD: Final = 65_536  # datagrams a gate holds while sessions change hands; more stay in the kernel
+HELD_BYTES: Final = 64 << 20
 
 ANCILLARY_SPACE: Final = (
     socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
@@ -87,6 +97,19 @@ class Waiting:
         self.take()
 
 
+def _facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
+    """Return the local address and the size of coalesced datagrams that control data tell."""
+    local, size = None, 0
+    for level, _, data in ancillary:
+        if level == datagram.SOL_UDP:
+            size = int.from_bytes(data[:4], "little")
+        elif level == socket.IPPROTO_IP:
+            local = data[8:12]
+        elif level == socket.IPPROTO_IPV6:
+            local = data[:16]
+    return local, size
+
+
 class UdpGate:
     """One listening UDP socket in one worker, and the table of its clients."""
 
@@ -111,6 +134,10 @@ class UdpGate:
         "_alerted_ms",
         "dropped",  # int: datagrams lost here, for want of room or of a session slot
         "open",
+        "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
+        # True says that the datagram was passed on to the client's owner
+        "_held",  # deque of (key, peer, local, bytes) while holding
+        "_held_bytes",
     )
 
     def __init__(
@@ -119,13 +146,17 @@ class UdpGate:
         listening: Listening,
         sock: Any,
         begin: Callable[[Connection, Loop], Any],
+        *,
+        table: dict[Any, Sink] | None = None,
+        idle: bool = False,
     ) -> None:
+        """shape: gates of one address share a table; an idle one reads nothing before open()"""
         self.loop = loop
         self.listening = listening
         self.sock = sock
         self.fd = sock.fileno()
         self.family = int(sock.family)
-        self.table: dict[Any, Sink] = {}
+        self.table: dict[Any, Sink] = {} if table is None else table
         self.begin = begin
         self.accepts = True
         self._limit = 1
@@ -138,8 +169,66 @@ class UdpGate:
         self._queue: deque[tuple[Connection, bytes]] = deque()
         self._alerted_ms = 0
         self.dropped = 0
+        self.open = False
+        self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
+        self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
+        self._held_bytes = 0
+        if not idle:
+            self.start()
+
+    def start(self) -> None:
+        """Read the socket from now on, and take what was held."""
+        # a former owner may have left coalescing on: what is queued was coalesced already
+        self._gro = self.family != socket.AF_UNIX and datagram.has_gro(self.sock)
+        if self.open:
+            self.loop.poller.remove(self.fd)
         self.open = True
-        loop.register(self.fd, self._choose(), poller.LEVEL)
+        self.loop.register(self.fd, self._choose(), poller.LEVEL)
+        held = self._held
+        while held:
+            self.deliver(*held.popleft())
+        self._held_bytes = 0
+
+    def hold(self) -> None:
+        """Read the socket from now on, but keep what comes."""
+        self.open = True
+        self.loop.register(self.fd, self.on_held, poller.LEVEL)
+
+    def on_held(self, mask: int) -> None:
+        """Keep what came, in order; what is another's is passed on at once."""
+        view = self.loop.view
+        pktinfo, stray = self._pktinfo, self.stray
+        for _ in range(256):
+            if len(self._held) >= HELD or self._held_bytes >= HELD_BYTES:
+                self.loop.poller.remove(self.fd)  # the kernel's queue holds the rest
+                self.open = False
+                return
+            try:
+                n, ancillary, _, peer = self.sock.recvmsg_into((view,), ANCILLARY_SPACE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._failed(error)
+                return
+            local, size = _facts(ancillary)
+            key = (peer, local) if pktinfo else peer
+            for part in datagram.split(view[:n], size) if 0 < size < n else (view[:n],):
+                if stray is None or not stray(self, key, peer, part):
+                    self.keep(key, peer, local, bytes(part))
+
+    def keep(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
+        """Hold one datagram until start()."""
+        self._held.append((key, peer, local, data))
+        self._held_bytes += len(data)
+
+    def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
+        """Take one datagram that did not come straight from the socket."""
+        sink = self.table.get(key)
+        if sink is None:
+            self.accept(key, peer, local, memoryview(data))
+            return
+        sink.inbox.append(memoryview(data))
+        sink.take()
 
     def _choose(self) -> Callable[[int], None]:
         if self._pktinfo or self._gro:
@@ -199,7 +288,7 @@ class UdpGate:
                 count += 1
                 size = 0
                 local = None
-                for level, kind, data in ancillary:
+                for level, _kind, data in ancillary:  # as _facts(), without the call
                     if level == datagram.SOL_UDP:
                         size = int.from_bytes(data[:4], "little")
                     elif level == socket.IPPROTO_IP:
@@ -222,11 +311,15 @@ class UdpGate:
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
+            # once it is off, a message that was coalesced before is read without its cuts:
+            # switch when there is nothing queued
+            if self._gro and self._gro_idle > GRO_IDLE:
+                self._switch_gro(False)
         except OSError as error:
             self._failed(error)
         else:
             self._filled += 1
-            if self._filled > 3 or limit > 8:
+            if self._filled > 3 or limit > 8 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
         for sink in ready:
@@ -236,8 +329,6 @@ class UdpGate:
                 sink.take()
         if self._gro:
             self._gro_idle += count
-            if self._gro_idle > GRO_IDLE:
-                self._switch_gro(False)
 
     def _burst(self, key: Any, peer: Any, local: bytes | None, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what its sink has in the inbox already."""
@@ -291,6 +382,8 @@ class UdpGate:
 
     def accept(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
         """Begin the session of a client that is not in the table."""
+        if self.stray is not None and self.stray(self, key, peer, view):
+            return
         if not self.accepts:
             return
         loop = self.loop

@@ -325,10 +325,12 @@ class UdpProxy(handler.Proxy):
         """Drain the answers of a server that sends with GSO."""
         slots = self.loop.slots
         count = 0
+        dry = False
         for slot in slots[:16]:
             try:
                 n, ancillary, _, _ = self.pc.recvmsg_into((slot,), 64)
             except BlockingIOError:
+                dry = True
                 break
             except OSError as error:
                 self.on_refused(error)
@@ -347,7 +349,7 @@ class UdpProxy(handler.Proxy):
                 self.answer(view)
             if self.s.status:
                 return
-        if self.gro_hints > 512:
+        if dry and self.gro_hints > 512:  # what is queued would lose its cuts
             self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
             self.gro = False
             datagram.set_gro(self.pc, False)

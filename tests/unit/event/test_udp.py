@@ -48,7 +48,7 @@ def test_every_client_s_datagrams_come_whole_and_in_order(plan, host) -> None:
     keepers: dict = {}
     with ExitStack() as stack, engine() as loop:
         gate = Gate(loop, listing(keepers), UDP, host)
-        stack.enter_context(gate.sock)
+        stack.callback(gate.sock.close)
         gate.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         clients = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(4)]
         sent: list[list[bytes]] = [[] for _ in clients]
@@ -70,7 +70,7 @@ def test_gro_goes_on_for_a_coalescing_client_and_off_again() -> None:
     keepers: dict = {}
     with ExitStack() as stack, engine() as loop:
         gate = Gate(loop, listing(keepers), UDP)
-        stack.enter_context(gate.sock)
+        stack.callback(gate.sock.close)
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         client.connect(gate.address)
         expected = 0
@@ -95,7 +95,7 @@ def test_a_client_gets_its_answer_from_the_address_it_used() -> None:
     """On a wildcard socket the answer's source is the destination of the question."""
     with ExitStack() as stack, engine() as loop:
         gate = Gate(loop, lambda c, loop: c.send(bytes(loop.datagram)), UDP, "0.0.0.0")
-        stack.enter_context(gate.sock)
+        stack.callback(gate.sock.close)
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         client.setblocking(False)
         client.sendto(b"ping", ("127.0.0.77", gate.address[1]))
@@ -117,7 +117,7 @@ def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> N
     keepers: dict = {}
     with ExitStack() as stack, engine(connections=1) as loop:
         gate = Gate(loop, listing(keepers), UDP)
-        stack.enter_context(gate.sock)
+        stack.callback(gate.sock.close)
         for _ in range(5):
             sock = stack.enter_context(socket.socket(socket.AF_INET, UDP))
             sock.sendto(b"x", gate.address)
