@@ -266,7 +266,7 @@ class UdpGate:
             self._failed(error)
         else:
             self._filled += 1
-            if self._filled > 3 or limit > 8:
+            if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
         for sink in ready:
@@ -319,7 +319,7 @@ class UdpGate:
             self._failed(error)
         else:
             self._filled += 1
-            if self._filled > 3 or limit > 8 or self._gro_idle > GRO_IDLE:
+            if self._filled > 3 or limit >= 4 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
         for sink in ready:
