@@ -113,6 +113,12 @@ def make_log(
     return made
 
 
-def default_spec(path: str) -> Spec:
-    """Return what logs where nothing is configured. source: ngx_log.c ngx_log_open_default"""
-    return Spec(level=log.ERR, path=path)
+def with_default(specs: tuple[Spec, ...], path: str) -> tuple[Spec, ...]:
+    """Return the main context's specs, with a file at level error where none of them is a file.
+
+    shape: path is that of -e, "" for standard error
+    source: ngx_log.c ngx_log_open_default
+    """
+    if any(spec.path is not None for spec in specs):
+        return specs
+    return (*specs, Spec(level=log.ERR, path=path))

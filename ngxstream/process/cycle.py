@@ -148,7 +148,7 @@ class Cycle:
     def _make_logs(self, to: log.Log) -> log.Log:
         """Make the logs of the main context and of the servers; their files are opened later."""
         clock, console = to.clock, to.console
-        specs = self.main.error_log or (error_log.default_spec(self.options.error_log),)
+        specs = error_log.with_default(self.main.error_log, self.options.error_log)
         main = error_log.make_log(specs, self.files, clock=clock, console=console)
         if self.stream is not None:
 

@@ -111,6 +111,15 @@ def test_a_ring_names_the_directive_s_place() -> None:
     assert target.text().startswith(b"MEMLOG 4096 /etc/nginx/nginx.conf:3\n")
 
 
-def test_the_default_is_the_given_path_at_error() -> None:
-    """What -e names is logged to where nothing is configured."""
-    assert error_log.Spec(log.ERR, "/x") == error_log.default_spec("/x")
+@pytest.mark.parametrize(
+    ("text", "added"),
+    [("error_log x;", False), ("error_log stderr;", False), ("error_log memory:32k;", True),
+     ("error_log syslog:server=127.0.0.1;", True),
+     ("error_log syslog:server=127.0.0.1; error_log x;", False)],
+)
+def test_there_is_always_a_file(text: str, added: bool) -> None:
+    """Where no directive names one, what -e names is logged to at level error."""
+    specs = tuple(specs_of(text))
+    default = (error_log.Spec(log.ERR, "/e"),)
+    assert specs + default * added == error_log.with_default(specs, "/e")
+    assert default == error_log.with_default((), "/e")
