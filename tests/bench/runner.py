@@ -1,0 +1,108 @@
+"""Alternating rounds: every proxy of a case stands ready, and each is loaded in its turn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.bench import programs, tools
+from tests.bench.cases import Bench, Case, CheckCase
+from tests.bench.programs import Place, Running
+
+Result = dict[str, Any]
+
+
+def run_case(
+    case: Case, names: Sequence[str], rounds: int, seconds: float, workers: int
+) -> Result:
+    """Run one case. returns: samples by program, and what was missing
+
+    Proxies run from before the first round to after the last; an idle one costs nothing. Which
+    goes first changes from round to round.
+    """
+    lacking = case.missing()
+    if lacking:
+        return {"case": case.name, "missing": [f"{tool} is not installed" for tool in lacking]}
+    wanted = [name for name in case.setup.programs if name in names]
+    missing = [text for name in wanted if (text := programs.missing(name))]
+    wanted = [name for name in wanted if not programs.missing(name)]
+    samples: dict[str, list[Any]] = {name: [] for name in wanted}
+    with tempfile.TemporaryDirectory(prefix="bench-") as text:
+        folder = Path(text)
+        bench = Bench(folder, seconds, workers)
+        certificate = make_certificate(folder) if case.setup.tls else None
+        backend_port = programs.free_port()
+        backend = case.backend(folder / "backend", backend_port)
+        places = {
+            name: Place(
+                folder / name,
+                backend_port if name == "none" else programs.free_port(),
+                backend_port,
+                workers,
+                certificate,
+            )
+            for name in wanted
+        }
+        running: dict[str, Running | None] = {}
+        try:
+            if not case.fresh and not isinstance(case, CheckCase):
+                for name, place in places.items():
+                    running[name] = programs.start(name, place, case.setup)
+            case.prepare(places, bench)
+            for turn in range(rounds):
+                order = wanted[turn % len(wanted) :] + wanted[: turn % len(wanted)]
+                for name in order:
+                    if case.fresh:
+                        running[name] = programs.start(name, places[name], case.setup)
+                    try:
+                        sample = case.measure(running.get(name), places[name], bench)
+                    finally:
+                        if case.fresh:
+                            stop(running.pop(name, None))
+                    samples[name].append(asdict(sample))
+        except tools.ToolError as error:
+            missing.append(str(error))
+        finally:
+            for one in running.values():
+                stop(one)
+            stop(backend)
+    notes = {key: value for key, value in case.notes.items() if key != "write"}
+    return {
+        "case": case.name,
+        "workers": workers,
+        "samples": samples,
+        "missing": missing,
+        "notes": notes,
+    }
+
+
+def stop(running: Running | None) -> None:
+    """End a program, if there is one."""
+    if running is not None:
+        running.stop()
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a certificate and its key in one file."""
+    path, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [str(programs.which("openssl")), "req", "-x509", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=bench.test", "-days", "30",
+         "-keyout", str(key), "-out", str(path)],
+        check=True, capture_output=True,
+    )
+    path.write_text(path.read_text() + key.read_text())
+    return path
+
+
+def say(text: str) -> None:
+    """Tell how far the run is."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+

@@ -1,0 +1,119 @@
+"""Medians of the samples, as lines of text for the terminal and of Markdown for the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench import cases
+from tests.bench.cases import Case, CheckCase, IdleCase, median
+
+
+@dataclass
+class Row:
+    """One program in one case, medians over the rounds.
+
+    shape: `each` is the CPU per unit in µs (s for GB; bytes for idle sessions), None for "none";
+    ratios are to nginx in the same rounds
+    """
+
+    program: str
+    rate: float | None
+    each: float | None
+    p50: float | None
+    p99: float | None
+    lost: float
+    rate_ratio: float | None = None
+    each_ratio: float | None = None
+    p99_ratio: float | None = None
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Return a case's rows, nginx's first after "none"."""
+    case = cases.BY_NAME[result["case"]]
+    found: dict[str, Row] = {}
+    for name, samples in result.get("samples", {}).items():
+        if not samples:
+            continue
+        scale = 1e9 if case.unit == "GB" else 1e3
+        found[name] = Row(
+            name,
+            median(s["units"] / s["seconds"] for s in samples),
+            median(
+                s["cpu_ns"] / s["units"] / scale if s["cpu_ns"] is not None and s["units"] else None
+                for s in samples
+            ),
+            median(s["p50_us"] for s in samples),
+            median(s["p99_us"] for s in samples),
+            sum(s["lost"] for s in samples) / max(1.0, sum(s["units"] for s in samples)),
+        )
+    base = found.get("nginx")
+    if base is not None:
+        for row in found.values():
+            row.rate_ratio = _ratio(row.rate, base.rate)
+            row.each_ratio = _ratio(row.each, base.each)
+            row.p99_ratio = _ratio(row.p99, base.p99)
+    return list(found.values())
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def number(value: float | None) -> str:
+    """Return a number with three digits that count."""
+    if value is None:
+        return "–"
+    if value >= 100_000:
+        return f"{value / 1000:.0f} k"
+    if value >= 10_000:
+        return f"{value / 1000:.1f} k"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def units(case: Case) -> tuple[str, str]:
+    """Return how a case's rate and its cost are called."""
+    if isinstance(case, IdleCase):
+        return "", "bytes/session"
+    if isinstance(case, CheckCase):
+        return "runs/s", "CPU µs/run"
+    if case.unit == "GB":
+        return "GB/s", "CPU s/GB"
+    return f"{case.unit}s/s", f"CPU µs/{case.unit}"
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return a case as text for the terminal."""
+    case = cases.BY_NAME[result["case"]]
+    rate_unit, each_unit = units(case)
+    lines = [f"\n{case.title}  [{case.name}, {result.get('workers', 1)} worker(s)]"]
+    lines.extend(f"  missing: {what}" for what in result.get("missing", ()))
+    lines.append(
+        f"  {'':10}{rate_unit:>16}{'ratio':>8}{each_unit:>22}{'ratio':>8}"
+        f"{'p50 µs':>10}{'p99 µs':>10}{'ratio':>8}{'lost':>8}"
+    )
+    for row in rows(result):
+        rate = row.rate if case.rated else None
+        rate_ratio = row.rate_ratio if case.rated else None
+        lines.append(
+            f"  {row.program:10}{number(rate):>16}{ratio(rate_ratio):>8}{number(row.each):>22}"
+            f"{ratio(row.each_ratio):>8}{number(row.p50):>10}{number(row.p99):>10}"
+            f"{ratio(row.p99_ratio):>8}{row.lost:>8.2%}"
+        )
+    begin = result.get("notes", {}).get("begin_us")
+    if begin:
+        made = ", ".join(f"{name} {median(values):.1f}" for name, values in begin.items())
+        lines.append(f"  CPU µs to begin a session: {made}")
+    if result.get("notes", {}).get("rate"):
+        lines.append(f"  at {result['notes']['rate']} a second")
+    at_least, at_most = case.targets
+    if at_least is not None or at_most is not None:
+        lines.append(f"  to reach: throughput >= {at_least}, cost <= {at_most}")
+    return "\n".join(lines)
