@@ -136,6 +136,7 @@ class UdpGate:
         "open",
         "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
+        "released",  # Connection | None: just begun, and wants no more than its first datagram
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
     )
@@ -159,6 +160,7 @@ class UdpGate:
         self.table: dict[Any, Sink] = {} if table is None else table
         self.begin = begin
         self.accepts = True
+        self.released: Connection | None = None
         self._limit = 1
         self._filled = 0
         self._pktinfo = listening.options.wildcard and self.family != socket.AF_UNIX
@@ -406,8 +408,9 @@ class UdpGate:
         loop.datagram = view
         self.begin(c, loop)
         loop.datagram = None
-        if not c.closed and key and key not in self.table:
+        if not c.closed and key and key not in self.table and self.released is not c:
             self.table[key] = Waiting(c)
+        self.released = None
 
     def _exhausted(self) -> None:
         loop = self.loop
