@@ -281,7 +281,7 @@ CASES: tuple[Case, ...] = (
              backends.echo, _nothing, (), (None, 0.35), fresh=True, rated=False),
     _live(100),
     _live(1000),
-    _live(9000),
+    _live(10_000),
     PacedCase("latency-tcp", "TCP request/response at half of nginx's saturation", "request", _tcp,
               backends.http, lambda place, bench: tools.own(
                   "paced", place.port, 64, float(LATENCY_TCP.notes["rate"]), bench.seconds, 0),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 NGINX_MODULE: Final = "/usr/lib/nginx/modules/ngx_stream_module.so"
-CONNECTIONS: Final = 19000
+CONNECTIONS: Final = 40000
 ACCESS_LOG: Final = (
     "log_format eight '$remote_addr:$remote_port $server_port $protocol $status "
     "$bytes_sent $bytes_received $session_time';"
