@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, inet
 from ngxstream.event.connection import raw_socket
 
 IP_BIND_ADDRESS_NO_PORT: Final = 24
@@ -100,7 +100,20 @@ def connect_peer(
     if code == errno.EINPROGRESS:
         return sock, False
     sock.close()
+    if transparent:
+        raise _transparent_error(name, local, code)
     raise ConnectError(f"connect() to {name} failed", code)
+
+
+def _transparent_error(name: str, local: Any, code: int) -> errors.NgxError:
+    """Say what a refused connect() from a client's address means."""
+    text = f"connect() to {name} from {inet.sock_ntop(local)} failed"
+    if code == errno.EADDRNOTAVAIL and local[1]:
+        # nothing is wrong with the peer
+        return BindError(f"{text}: this client has such a connection already", errno=code)
+    if code in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        text += ": no route"
+    return ConnectError(text, code)
 
 
 def _set_options(sock: Any, kind: int, options: PeerOptions) -> None:
@@ -121,10 +134,13 @@ def _bind(sock: Any, family: int, kind: int, local: Any, transparent: bool) -> N
                 sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
         except OSError as error:
             option = "IPV6_TRANSPARENT" if family == socket.AF_INET6 else "IP_TRANSPARENT"
-            raise BindError(f"setsockopt({option}) failed", errno=error) from None
+            why = ": CAP_NET_RAW is missing" if error.errno == errno.EPERM else ""
+            raise BindError(f"setsockopt({option}) failed{why}", errno=error) from None
     if family != socket.AF_UNIX:
         if local[1]:
-            if kind == socket.SOCK_DGRAM:
+            # of a client's TCP port too: it may lead to several servers, and be used again
+            # while an earlier connection is in TIME_WAIT; connect() sees to it that none is doubled
+            if kind == socket.SOCK_DGRAM or transparent:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         elif kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
@@ -136,4 +152,7 @@ def _bind(sock: Any, family: int, kind: int, local: Any, transparent: bool) -> N
             text = f"{local[0]}:{local[1]}"
         elif text is None and family == socket.AF_INET6:
             text = f"[{local[0]}]:{local[1]}"
-        raise BindError(f"bind({text or local}) failed", errno=error) from None
+        why = ""
+        if error.errno == errno.EACCES and family != socket.AF_UNIX:
+            why = ": CAP_NET_BIND_SERVICE is missing"
+        raise BindError(f"bind({text or local}) failed{why}", errno=error) from None

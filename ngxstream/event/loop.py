@@ -53,6 +53,7 @@ class Loop:
         self.free_connections = connections  # slots left
         self.datagram: memoryview | None = None  # first one of the UDP session being begun
         self.resolvers: dict[Any, Any] = {}  # by what the configuration says of them
+        self.claims: dict[Any, Any] = {}  # (client's socket, server) -> who bound to it, UDP
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout
         self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
         self.next_number = (numbers or itertools.count(1)).__next__

@@ -48,7 +48,7 @@ class Reading:
         "stream",  # StreamConf | None
         "zones",  # shm.ZoneTable, not built
         "files",  # files.OpenFiles, not opened
-        "transparent",  # bool: some proxy_bind wants to send from any address
+        "capabilities",  # frozenset[str]: what a worker that gives root up keeps
     )
 
     def __init__(self, options: Options, to: log.Log) -> None:
@@ -81,7 +81,7 @@ class Reading:
         self.stream: StreamConf | None = judge.data.get("stream_conf")
         listenings = self.stream.listenings if self.stream is not None else ()
         self.events = directives.events_conf(judge, len(listenings))
-        self.transparent = bool(judge.data.get("transparent"))
+        self.capabilities = frozenset(judge.data.get("capabilities", ()))
 
 
 class Cycle:

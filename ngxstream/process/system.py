@@ -9,7 +9,7 @@ import ctypes
 import os
 import platform
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, log
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PR_SET_DUMPABLE: Final = 4
 PR_SET_KEEPCAPS: Final = 8
 PR_SET_NAME: Final = 15
-CAP_NET_RAW: Final = 13
+CAPABILITIES: Final = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13}
 CAP_VERSION_3: Final = 0x20080522
 
 FATAL: Final = 2  # exit code of a worker that could not begin and must not be started again
@@ -170,11 +170,13 @@ def set_environment(wanted: Iterable[str]) -> None:
 # -- limits and rights -----------------------------------------------------------------------------
 
 
-def init_worker(conf: MainConf, number: int, main_log: Log, *, keep_net_raw: bool = False) -> None:
+def init_worker(
+    conf: MainConf, number: int, main_log: Log, *, capabilities: Collection[str] = ()
+) -> None:
     """Turn a forked child into a worker: environment, priority, limits, user, CPUs, directory.
 
-    shape: number counts workers from 0, negative for none that is bound to CPUs; keep_net_raw
-    leaves CAP_NET_RAW to a worker that loses root (transparent proxying)
+    shape: number counts workers from 0, negative for none that is bound to CPUs;
+    capabilities are left to a worker that loses root (transparent proxying)
     raises: WorkerInitError
     source: ngx_process_cycle.c ngx_worker_process_init
     """
@@ -191,7 +193,7 @@ def init_worker(conf: MainConf, number: int, main_log: Log, *, keep_net_raw: boo
         if value is not None:
             _set_limit(limit, name, value, main_log)
     if conf.user is not None and os.geteuid() == 0:
-        _become(conf.user, main_log, keep_net_raw=keep_net_raw)
+        _become(conf.user, main_log, capabilities)
     if number >= 0 and conf.worker_cpu_affinity is not None:
         _set_affinity(conf.worker_cpu_affinity, number, main_log)
     try:
@@ -215,7 +217,7 @@ def _set_limit(limit: int, name: str, value: int, main_log: Log) -> None:
         main_log.error(log.ALERT, f"setrlimit({name}, {value}) failed", shown)
 
 
-def _become(user: User, main_log: Log, *, keep_net_raw: bool) -> None:
+def _become(user: User, main_log: Log, capabilities: Collection[str]) -> None:
     """Give root up for good; in this order, for the last step takes the right to the others."""
     step = f"setgid({user.gid})"
     try:
@@ -224,29 +226,51 @@ def _become(user: User, main_log: Log, *, keep_net_raw: bool) -> None:
             os.initgroups(user.name, user.gid)
         except OSError as error:
             main_log.error(log.EMERG, f"initgroups({user.name}, {user.gid}) failed", error)
-        if keep_net_raw:
+        if user.uid and capabilities:
             step = "prctl(PR_SET_KEEPCAPS, 1)"
             _prctl(PR_SET_KEEPCAPS, 1)
         step = f"setuid({user.uid})"
         os.setuid(user.uid)
-        if keep_net_raw:
+        if user.uid and capabilities:
             step = "capset()"
-            _keep_net_raw()
+            missing = _keep(capabilities)
+            if missing:
+                main_log.error(log.ERR, f"{' and '.join(missing)} cannot be kept: not held")
     except OSError as error:
         failed = WorkerInitError(f"{step} failed", errno=error)
         failed.level = "emerg"
         raise failed from None
 
 
-def _keep_net_raw() -> None:
-    """Have CAP_NET_RAW, and nothing else, permitted and effective. raises: OSError"""
+def _keep(capabilities: Collection[str]) -> list[str]:
+    """Have these, and nothing else, permitted and effective, as far as they are held now.
+
+    returns: those that are not, in a container that was started without. raises: OSError
+    """
+    held = held_capabilities("CapPrm")
+    missing = sorted(name for name in capabilities if name not in held)
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAP_VERSION_3, 0)
-    bit = 1 << CAP_NET_RAW
-    data = (ctypes.c_uint32 * 6)(bit, bit, 0, 0, 0, 0)  # effective, permitted, inheritable; twice
+    bits = sum(1 << CAPABILITIES[name] for name in capabilities if name in held)
+    data = (ctypes.c_uint32 * 6)(bits, bits, 0, 0, 0, 0)  # effective, permitted, inheritable; twice
     if libc.capset(header, data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+    return missing
+
+
+def held_capabilities(which: str = "CapEff") -> frozenset[str]:
+    """Return those of CAPABILITIES in a set of this process. shape: CapEff, CapPrm, CapBnd
+
+    source: proc_pid_status(5). Where /proc is not mounted all are taken to be held.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            line = next(line for line in file if line.startswith(f"{which}:"))
+    except (OSError, StopIteration):
+        return frozenset(CAPABILITIES)
+    bits = int(line.split()[1], 16)
+    return frozenset(name for name, bit in CAPABILITIES.items() if bits >> bit & 1)
 
 
 def _set_affinity(affinity: Affinity, number: int, main_log: Log) -> None:

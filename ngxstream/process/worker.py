@@ -190,7 +190,7 @@ class Worker:
         """
         cycle = self.cycle
         system.init_worker(
-            cycle.main, self.number, cycle.log, keep_net_raw=cycle.reading.transparent
+            cycle.main, self.number, cycle.log, capabilities=cycle.reading.capabilities
         )
         loop = self.loop = make_loop(cycle, self.number)
         heard = Signals(signals.HEARD, self._obey)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
-from ngxstream.core import errors, inet
+from ngxstream.core import errors
 from ngxstream.event import connect
-from ngxstream.modules.proxy import target
+from ngxstream.modules.proxy import bind, target
 from ngxstream.stream import upstream_block, values
 
 if TYPE_CHECKING:
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
 UNLIMITED: Final = 0x7FFFFFFF  # proxy_responses' default: any number
 BOTH: Final = STREAM | SERVER
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """What proxy_bind says. shape: `value` gives address[:port] as text; None is `off`"""
-
-    value: ComplexValue | None = None
-    sockaddr: Any = None  # the address itself when no variable is in it
-    transparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +49,7 @@ class ProxyConf:
     socket_keepalive: bool = False
     socket_rcvbuf: int = 0
     socket_sndbuf: int = 0
-    bind: Bind = Bind()
+    bind: bind.Bind = bind.NONE
     options: connect.PeerOptions = connect.PLAIN
 
 
@@ -70,31 +61,6 @@ def merge(outer: Given, inner: Given) -> ProxyConf:
         given.get("socket_keepalive", False),
     )
     return ProxyConf(**given)
-
-
-def _proxy_bind(scope: Scope, module: Module, st: Statement) -> None:
-    """Read proxy_bind. source: ngx_stream_proxy_bind"""
-    given = scope.given_of(module)
-    if "bind" in given:
-        raise errors.ConfError('"proxy_bind" directive is duplicate')
-    text = st.args[0]
-    transparent = False
-    if len(st.args) == 1 and text == "off":
-        given["bind"] = Bind()
-        return
-    value = values.compile_value(text, scope.builder.data["stream"].variables)
-    sockaddr = None
-    if value.constant is not None:
-        found = inet.parse_addr_port(text)
-        if found is None:
-            raise errors.ConfError(f'invalid address "{text}"')
-        sockaddr = found.sockaddr
-    if len(st.args) > 1:
-        if st.args[1] != "transparent":
-            raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
-        transparent = True
-        scope.builder.data["transparent"] = True
-    given["bind"] = Bind(value, sockaddr, transparent)
 
 
 def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
@@ -130,7 +96,7 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
     return (
         Directive("proxy_pass", SERVER, d.TAKE1, proxy_pass,
                   "Where sessions are proxied to: an address, an upstream, or text with variables."),
-        Directive("proxy_bind", BOTH, d.TAKE12, _proxy_bind,
+        Directive("proxy_bind", BOTH, d.TAKE12, bind.set_bind,
                   "Local address of the connections to upstream servers.",
                   syntax="address[:port] [transparent] | off"),
         Directive("proxy_socket_keepalive", BOTH, d.FLAG, d.flag("socket_keepalive"),

@@ -136,10 +136,8 @@ class Proxy:
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
                 return
             bind = conf.bind
-            local = bind.sockaddr
-            if bind.value is not None and local is None:
-                local = self._local(bind.value.get(s))
             try:
+                local = None if bind.value is None else bind.local(s, peer)
                 pc, ready = self.open(peer, local, bind.transparent)
             except errors.PeerError as error:
                 state.peer_name = peer.name
@@ -165,19 +163,13 @@ class Proxy:
             peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
         )
 
+    def connect_late(self) -> None:
+        """Connect a session that was suspended."""
+        self.connect()
+
     def begin(self, ready: bool) -> None:
         """Go on with a socket that is connected or about to be."""
         raise NotImplementedError
-
-    def _local(self, text: bytes) -> Any:
-        """Return the sockaddr to bind to, None for none. source: ngx_stream_proxy_set_local"""
-        if not text:
-            return None
-        found = inet.parse_addr_port(text.decode("latin-1"))
-        if found is None:
-            self.s.log_error(log.ERR, f'invalid local address "{text.decode("latin-1")}"')
-            return None
-        return found.sockaddr
 
     def next_upstream(self) -> None:
         """Count a failure against the peer and go on to the next one, if that may be."""

@@ -195,17 +195,22 @@ def test_a_group_that_cannot_be_taken_is_fatal() -> None:
     assert "WorkerInitError: setgid(4294967295) failed (22: Invalid argument)" == said
 
 
-def test_net_raw_may_be_kept() -> None:
-    """Transparent proxying leaves one capability, permitted and effective, and no other."""
+@pytest.mark.parametrize(
+    ("kept", "bits"),
+    [(("CAP_NET_RAW",), 1 << 13), (("CAP_NET_RAW", "CAP_NET_BIND_SERVICE"), 1 << 13 | 1 << 10)],
+    ids=["raw", "raw and low ports"],
+)
+def test_capabilities_may_be_kept(kept: tuple[str, ...], bits: int) -> None:
+    """Transparent proxying leaves what it needs, permitted and effective, and nothing else."""
     tools.require_root()
 
     def work() -> Any:
         conf = directives.MainConf(user=NOBODY)
-        system.init_worker(conf, 0, log.Log(), keep_net_raw=True)
+        system.init_worker(conf, 0, log.Log(), capabilities=kept)
         with open("/proc/self/status") as file:
             return [line.split() for line in file if line.startswith(("CapEff", "CapPrm"))]
 
-    mask = f"{1 << system.CAP_NET_RAW:016x}"
+    mask = f"{bits:016x}"
     assert [["CapPrm:", mask], ["CapEff:", mask]] == in_child(work)
 
 

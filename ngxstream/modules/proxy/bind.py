@@ -1,0 +1,179 @@
+"""proxy_bind: the local address of a connection to a server, the client's own among them.
+
+Answers for ngx_stream_proxy_bind and ngx_stream_proxy_set_local (ngx_stream_proxy_module.c).
+
+With `transparent` the address tells the server who is talking, so it is taken from the session
+exactly, or the session is refused:
+
+* `$remote_addr:$remote_port` of an IPv6 client has no brackets. nginx reads 2001:db8::1:5000 as
+  one address, of a host that does not exist; here the last colon is that of the port.
+* A client that came as ::ffff:10.0.0.1 is 10.0.0.1 towards a server with an IPv4 address.
+* Two listening addresses of ours may forward one client's socket to one server. Over UDP the
+  kernel would take both, and give all answers to the later one; the second is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core import errors, inet, ip, log
+from ngxstream.event import connect
+from ngxstream.stream import values
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
+    from ngxstream.conf.module import Module
+    from ngxstream.conf.reader import Statement
+    from ngxstream.core.inet import SockAddr
+    from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import Peer
+    from ngxstream.stream.values import ComplexValue
+
+NET_RAW: Final = "CAP_NET_RAW"
+NET_BIND_SERVICE: Final = "CAP_NET_BIND_SERVICE"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """What proxy_bind says. shape: `value` gives address[:port] as text; None is `off`"""
+
+    value: ComplexValue | None = None
+    sockaddr: SockAddr | None = None  # the address itself when no variable is in it
+    transparent: bool = False
+    ported: bool = False  # written as address:port, the port a variable, no brackets
+
+    @property
+    def may_name_a_port(self) -> bool:
+        """Tell whether a client's port, which may be a low one, can be what is bound to."""
+        if self.sockaddr is not None:
+            return 0 < inet.port_of(self.sockaddr) < 1024
+        return self.value is not None and self.value.text.strip("${}") not in _ADDRESSES
+
+    def local(self, s: Session, peer: Peer) -> SockAddr | None:
+        """Return the address to bind a session's connection to a peer to; None for any.
+
+        raises: BindError for one that cannot be the source of this connection
+        source: ngx_stream_proxy_set_local
+        """
+        found = self.sockaddr
+        if found is None:
+            assert self.value is not None
+            text = self.value.get(s).decode("latin-1")
+            if not text:
+                return None
+            found = self._parse(text, s)
+            if found is None:
+                if self.transparent:
+                    # from an address of our own the server would take us for the client
+                    raise connect.BindError(f'invalid local address "{text}"')
+                s.log_error(log.ERR, f'invalid local address "{text}"')
+                return None
+        if inet.family_of(found) != peer.family:
+            found = _for_family(found, peer.family)
+        if self.transparent and s.c.is_udp and inet.port_of(found) and s.server.proxy.responses:
+            _claim(s, found, peer.sockaddr)
+        return found
+
+    def _parse(self, text: str, s: Session) -> SockAddr | None:
+        if text[:1] != "[":
+            host, _, port = text.rpartition(":")
+            if self.ported:
+                if ":" in host:
+                    text = f"[{host}]:{port}"
+            elif ":" in host:
+                c = s.c
+                # one variable that holds both, made of the client's address and port
+                client = inet.address_text(c.sockaddr)
+                if host == client and port == str(inet.port_of(c.sockaddr)):
+                    client_sockaddr: SockAddr = c.sockaddr
+                    return client_sockaddr
+        found = inet.parse_addr_port(text)
+        return None if found is None else found.sockaddr
+
+
+NONE: Final = Bind()
+
+# variables that are an address and nothing else
+_ADDRESSES: Final = ("remote_addr", "realip_remote_addr", "proxy_protocol_addr", "server_addr")
+
+
+def _for_family(found: SockAddr, family: int) -> SockAddr:
+    """Return an IPv4-mapped address as the IPv4 one that it is. raises: BindError"""
+    packed = ip.unmapped(inet.packed(found))
+    if family == inet.AF_INET and len(packed) == 4:
+        return ip.ntop(packed), inet.port_of(found)
+    # the kernel's own words for it: see inet_bind and inet6_bind
+    code = errno.EAFNOSUPPORT if family == inet.AF_INET else errno.EINVAL
+    raise connect.BindError(f"bind({_text(found)}) failed", errno=code)
+
+
+def _text(sockaddr: SockAddr) -> str:
+    port = inet.port_of(sockaddr)
+    return inet.sock_ntop(sockaddr) if port else inet.address_text(sockaddr)
+
+
+def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
+    """Note that answers from a server to a client's socket are a session's. raises: BindError
+
+    shape: one who asks at one address may have several sessions, which share the answers. Since a client has one worker, this worker's table knows all of them.
+    """
+    claims = s.loop.claims
+    key = (local, remote)
+    owner = (s.c.local_sockaddr(), s.c.key)
+    held = claims.get(key)
+    if held is None:
+        held = claims[key] = [owner, 0]
+    elif held[0] != owner:
+        raise connect.BindError(
+            f"bind({_text(local)}) failed: answers of {inet.sock_ntop(remote)} to it belong to a "
+            "session of another listening address",
+            errno=errno.EADDRINUSE,
+        )
+    held[1] += 1
+
+    def release() -> None:
+        held[1] -= 1
+        if not held[1] and claims.get(key) is held:
+            del claims[key]
+
+    s.add_cleanup(release)
+
+
+def is_ported(text: str) -> bool:
+    """Tell whether a value is written as ADDRESS:$PORT, so that its last colon is the port's."""
+    pieces = values.split(text)
+    if len(pieces) < 2 or not pieces[-1][0]:
+        return False
+    mark, before = pieces[-2]
+    return not mark and before.endswith(":") and not before.endswith("]:")
+
+
+def set_bind(scope: Scope, module: Module, st: Statement) -> None:
+    """Read proxy_bind. source: ngx_stream_proxy_bind"""
+    given = scope.given_of(module)
+    if "bind" in given:
+        raise errors.ConfError('"proxy_bind" directive is duplicate')
+    text = st.args[0]
+    if len(st.args) == 1 and text == "off":
+        given["bind"] = NONE
+        return
+    value = values.compile_value(text, scope.builder.data["stream"].variables)
+    sockaddr = None
+    if value.constant is not None:
+        found = inet.parse_addr_port(text)
+        if found is None:
+            raise errors.ConfError(f'invalid address "{text}"')
+        sockaddr = found.sockaddr
+    if len(st.args) == 1:
+        given["bind"] = Bind(value, sockaddr)
+        return
+    if st.args[1] != "transparent":
+        raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
+    made = Bind(value, sockaddr, transparent=True, ported=is_ported(text))
+    wanted: set[str] = scope.builder.data.setdefault("capabilities", set())
+    wanted.add(NET_RAW)
+    if made.may_name_a_port:
+        wanted.add(NET_BIND_SERVICE)
+    given["bind"] = made
