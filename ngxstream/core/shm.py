@@ -478,7 +478,7 @@ class ZoneRequest:
     fresh tells a new zone (build upon it, keep it in zone.data) from an adopted one
     """
 
-    __slots__ = ("name", "size", "tag", "init", "no_reuse", "zone")
+    __slots__ = ("name", "size", "tag", "init", "no_reuse", "zone", "former")
 
     def __init__(self, name: str, size: int, tag: str) -> None:
         """shape: see ZoneTable.request."""
@@ -488,6 +488,7 @@ class ZoneRequest:
         self.init: Init | None = None
         self.no_reuse = False
         self.zone: Zone | None = None
+        self.former: Zone | None = None  # during init: the one of the old configuration
 
 
 class ZoneTable:
@@ -542,7 +543,11 @@ class ZoneTable:
                     ) from None
             request.zone = zone
             if request.init is not None and zone is not None:
-                request.init(zone, not adopted)
+                request.former = None if former is None else former.zone
+                try:
+                    request.init(zone, not adopted)
+                finally:
+                    request.former = None
 
     def zones(self) -> Iterator[Zone]:
         """Iterate over the zones that are there."""

@@ -23,7 +23,7 @@ from ngxstream.modules.proxy import module as proxy
 from ngxstream.modules.proxy import ssl_conf as proxy_ssl
 from ngxstream.modules.ssl import module as ssl
 from ngxstream.modules.upstream import hash as upstream_hash
-from ngxstream.modules.upstream import least_conn, least_time, random_, zone
+from ngxstream.modules.upstream import least_conn, least_time, random_, resolve, zone
 from ngxstream.stream import core, upstream_block
 
 ALL: tuple[Module, ...] = (
@@ -48,5 +48,6 @@ ALL: tuple[Module, ...] = (
     least_time.MODULE,
     random_.MODULE,
     zone.MODULE,
+    resolve.MODULE,
     ssl_preread.MODULE,
 )

@@ -170,6 +170,7 @@ class StreamDraft:
         self.servers: list[ServerConf] = []
         self.addresses: list[AddressDraft] = []
         self.upstreams: list[UpstreamConf] = []
+        self.given: dict[str, Given] = {}  # by the block itself, once it is read
         self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
         self.finished: list[Callable[[StreamConf], None]] = []  # called with the StreamConf
 
@@ -235,6 +236,7 @@ class StreamDraft:
 
     def finish(self, scope: Scope) -> StreamConf:
         """Merge, check and compile the block. raises: ConfError. source: ngx_stream_block"""
+        self.given = scope.given
         for server in self.servers:
             for module in self.modules:
                 if module.conf is None and module.merge is None:

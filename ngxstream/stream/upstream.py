@@ -156,6 +156,9 @@ class Selection(Protocol):
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give a peer back: `failed` counts against it; `state` is the record of the attempt."""
 
+    def leave(self, peer: Peer) -> None:
+        """Give a peer back for a session that goes on in another process."""
+
     def notify(self, peer: Peer, event: int) -> None:
         """Tell of CONNECT (a TCP connection stands) or FIRST_BYTE."""
 
@@ -165,6 +168,9 @@ class Balancer(Protocol):
 
     def select(self, s: Session) -> Selection:
         """Begin a selection for one session."""
+
+    def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
+        """Take up a session that another process had on a peer; None for no such peer."""
 
 
 class UpstreamState:
@@ -215,6 +221,8 @@ class UpstreamConf:
         "zone",  # shared zone of the peers, or None
         "data",  # dict[str, Any]
         "index",  # int: place among the upstreams of the stream block
+        "resolver",  # ResolverConf | None: for names resolved at run time
+        "resolver_timeout",  # int: ms
     )
 
     def __init__(self, name: str, file: str, line: int, explicit: bool) -> None:
@@ -231,3 +239,5 @@ class UpstreamConf:
         self.zone: Any = None
         self.data: dict[str, Any] = {}
         self.index = 0
+        self.resolver: Any = None
+        self.resolver_timeout = 30_000

@@ -18,7 +18,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import STREAM, UPSTREAM, Directive
 from ngxstream.core import errors, inet
-from ngxstream.stream import rotation, upstream
+from ngxstream.stream import resolver_conf, rotation, upstream
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf
 
@@ -79,7 +79,7 @@ def finish(draft: StreamDraft) -> None:
     for conf in draft.upstreams:
         if not conf.explicit and not conf.servers:
             _resolve(conf)
-        _check_resolving(conf)
+        _check_resolving(conf, draft)
         make = conf.method or rotation.make
         conf.balancer = make(conf)
 
@@ -137,7 +137,7 @@ def _resolve(conf: UpstreamConf) -> None:
     conf.servers = [ServerSpec(url.url, list(url.addrs))]
 
 
-def _check_resolving(conf: UpstreamConf) -> None:
+def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
     """Check what resolving at run time asks for. source: ngx_stream_upstream_init_round_robin"""
     if not any(spec.resolve for spec in conf.servers):
         return
@@ -149,6 +149,16 @@ def _check_resolving(conf: UpstreamConf) -> None:
     if not conf.may & upstream.MAY_RESOLVE:
         raise errors.UnplacedError(
             f"load balancing method does not support resolving names at run time in {place}"
+        )
+    outer = draft.given.get("core", {})
+    own = conf.data.pop("given", {})
+    conf.resolver = own.get("resolver", outer.get("resolver"))
+    conf.resolver_timeout = own.get(
+        "resolver_timeout", outer.get("resolver_timeout", conf.resolver_timeout)
+    )
+    if conf.resolver is None:
+        raise errors.UnplacedError(
+            f"no resolver defined to resolve names at run time in {place}"
         )
 
 
@@ -163,9 +173,16 @@ def _upstream_block(scope: Scope, module: Module, st: Statement) -> None:
         conf = _enter(draft, name, explicit=True)
     conf.explicit = True
     conf.no_port = True
-    scope.builder.walk_block(st, type(scope)(scope.builder, UPSTREAM, scope, conf))
+    inner = type(scope)(scope.builder, UPSTREAM, scope, conf)
+    scope.builder.walk_block(st, inner)
+    conf.data["given"] = inner.given_of(module)
     if not conf.servers:
         raise errors.ConfError("no servers are inside upstream")
+
+
+def _resolver(scope: Scope, module: Module, st: Statement) -> None:
+    d.put(scope, module, st, "resolver", None)  # a second one is refused before it is looked at
+    scope.given_of(module)["resolver"] = resolver_conf.parse(scope, st)
 
 
 def _server(scope: Scope, module: Module, st: Statement) -> None:
@@ -252,6 +269,11 @@ MODULE = StreamModule(
                   "One server of the group: an address, or a name standing for several.",
                   syntax="address [weight=N] [max_conns=N] [max_fails=N] [fail_timeout=time] "
                          "[backup] [down] [resolve] [service=name]"),
+        Directive("resolver", UPSTREAM, d.ONE_MORE, _resolver,
+                  "DNS servers for the names of this group; else those of the stream block.",
+                  syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off]"),
+        Directive("resolver_timeout", UPSTREAM, d.TAKE1, d.msec("resolver_timeout"),
+                  "How long a name of this group may take to resolve.", default="30s"),
     ),
     finish=finish,
 )

@@ -9,6 +9,7 @@ import pytest
 from ngxstream.wire import dns
 from tests.support import proxies
 from tests.support.backends import BackendFactory, tagged, udp_tagged
+from tests.support.clients import UdpClient
 from tests.support.scripted_dns import Query, ScriptedDns, respond
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -122,37 +123,36 @@ def test_tries_are_limited_for_names_and_not_for_addresses(
     assert ours[1].startswith(status)
 
 
-def test_datagrams_wait_for_their_name(both: Callable[..., Pair], backends: BackendFactory) -> None:
+@pytest.mark.parametrize("requests", [0, 1, 2, 5])
+def test_datagrams_wait_for_their_name(
+    proxy: proxies.ProxyFactory, backends: BackendFactory, requests: int
+) -> None:
     """What a client sends before its session's name is resolved reaches the server, in order."""
     backend = backends.udp(udp_tagged("b"))
-    conf = CONF.replace("@main@;", "@main@ udp;").replace("proxy_connect_timeout 5s;", "")
-    held: list[tuple[Query, ScriptedDns]] = []
+    conf = CONF.replace("@main@;", f"@main@ udp; proxy_requests {requests};")
+    held: list[Query] = []
 
     def hold(query: Query) -> Iterable[bytes]:
-        held.append((query, server))
+        held.append(query)
         return ()
 
+    def release(query: Query) -> None:
+        records = [("a.test", dns.A, 60, "127.0.0.1")] if query.kind == dns.A else []
+        server.udp.sendto(respond(query, records), query.source)
+
     with ScriptedDns(hold) as server:
-        pair = both(conf.replace("1s", "20s") % (server.text, "127.0.0.1:1", f"a.test:{backend.port}"))
-        for proxy in pair:
-            held.clear()
-            seen = len(backend.seen)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-                client.settimeout(PATIENCE)
-                client.connect(proxy.address("main"))
-                client.send(b"0")
-                wait_until(lambda: len(held) == 2, PATIENCE, "both questions")
-                if proxy.name == "ngxstream":  # nginx loses all but the first
-                    for n in range(1, 5):
-                        client.send(b"%d" % n)
-                for query, asked in held:
-                    records = [("a.test", dns.A, 60, "127.0.0.1")] if query.kind == dns.A else []
-                    asked.udp.sendto(respond(query, records), query.source)
-                if proxy.name == "ngxstream":
-                    assert [b"b:%d" % n for n in range(5)] == [client.recv(9) for _ in range(5)]
-                else:
-                    assert b"b:0" == client.recv(9)
-            assert len(backend.seen) > seen
+        running = proxy(
+            conf.replace("1s", "60s") % (server.text, "127.0.0.1:1", f"a.test:{backend.port}")
+        )
+        with UdpClient(running.address("main")) as client:
+            client.send(b"0")
+            wait_until(lambda: len(held) == 2, PATIENCE, "both questions")
+            for n in range(1, 5):
+                client.send(b"%d" % n)
+            for query in held:
+                release(query)
+            assert [b"b:%d" % n for n in range(5)] == sorted(client.recv() for _ in range(5))
+    assert 5 == len(backend.seen)
 
 
 def test_kept_addresses_spare_the_question(

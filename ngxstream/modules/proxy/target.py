@@ -94,7 +94,7 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
     _select(proxy, host, addrs)
     proxy.limit_tries()
     proxy.started_ms = proxy.loop.now_ms
-    proxy.connect()
+    proxy.connect_late()
 
 
 def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:

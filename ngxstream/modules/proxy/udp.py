@@ -119,11 +119,24 @@ class UdpProxy(handler.Proxy):
     def enlist(self) -> None:
         """Have the client's further datagrams come here."""
         if self.conf.requests == 1:
+            self.gate.released = self.c
             return
-        for kept in self.gate.enlist(self.c, self):
-            self.inbox.append(memoryview(kept))
-        if self.inbox:
-            self.take()
+        self.gate.enlist(self.c, self)
+
+    def connect_late(self) -> None:
+        """Connect a session that was not ready for a while; then take what came meanwhile."""
+        c, gate = self.c, self.gate
+        kept = gate.enlist(c, self)
+        self.connect()
+        for data in kept:
+            view = memoryview(data)
+            sink = gate.table.get(c.key)
+            if sink is None:  # this session is over, or has what it wants
+                local = c.key[1] if self.control is not None else None
+                gate.accept(c.key, self.client, local, view)
+            else:
+                sink.inbox.append(view)
+                sink.take()
 
     def proxy_header(self) -> bytes:
         """Return the PROXY protocol header that goes in front of the first datagram."""
@@ -463,6 +476,23 @@ class UdpProxy(handler.Proxy):
         self.responses += 1
         self.deadline = self.loop.now_ms + self.timeout
         self.settle()
+
+    # -- changing hands ------------------------------------------------------------------------
+
+    def pack_rates(self) -> Any:
+        """Return what rate limits keep; there are none here."""
+        return None
+
+    def unpack_rates(self, packed: Any) -> None:
+        """Go on with what pack_rates() returned in another process."""
+
+    def leave(self) -> None:
+        """Stop what goes on here in the background."""
+
+    def waiting(self) -> list[bytes]:
+        """Return, and forget, the datagrams that wait for room towards the server."""
+        queue, self.queue = self.queue, None
+        return queue or []
 
     # -- ending --------------------------------------------------------------------------------
 

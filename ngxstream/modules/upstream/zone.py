@@ -57,7 +57,7 @@ ENTRY: Final = 4
 class PeerTable:
     """The rows of one zone; `zone.data`, and so the same for every configuration that has it."""
 
-    __slots__ = ("zone", "capacity", "conns", "waiting", "_cells", "_entries", "_state")
+    __slots__ = ("zone", "capacity", "conns", "waiting", "names", "_cells", "_entries", "_state")
 
     # cells of _state
     _FRESH: Final = 0  # the first row never used
@@ -70,6 +70,7 @@ class PeerTable:
         self.capacity = zone.size // ROW_BYTES
         self.conns = zone.tally(self.capacity)
         self.waiting = zone.tally(self.capacity)
+        self.names: dict[str, Any] = {}  # what names stand for: see resolve.py
         self._cells = zone.ints(self.capacity * CELLS)
         self._entries = zone.ints(self.capacity * ENTRY)
         self._state = zone.ints(3)
@@ -77,6 +78,11 @@ class PeerTable:
     def next_configuration(self) -> None:
         """Begin to attach the peers of another configuration."""
         self._state[self._CONFIGURATION] += 1
+
+    @property
+    def configuration(self) -> int:
+        """How many configurations there were."""
+        return self._state[self._CONFIGURATION]
 
     def attach(self, plain: Peer, key: bytes, pin: bool) -> ZonePeer:
         """Return a peer whose fate is in the row of this key.
@@ -109,6 +115,14 @@ class PeerTable:
             if pin:
                 self._entries[row * ENTRY + PINNED] = state[self._CONFIGURATION]
         return ZonePeer(plain, self, row, cells)
+
+    def peer(self, plain: Peer, row: int) -> ZonePeer:
+        """Return a peer whose fate is in a row that attach() once told."""
+        return ZonePeer(plain, self, row, self._cells[row * CELLS : (row + 1) * CELLS])
+
+    def release(self, row: int) -> None:
+        """Take the pin out of a row: it may go when nobody uses it and the zone is full."""
+        self._entries[row * ENTRY + PINNED] = 0
 
     def _find(self, high: int, low: int) -> int:
         entries = self._entries
@@ -251,15 +265,22 @@ def _shared(
     return Tier(tier.name, peers, backup, table.zone.lock)
 
 
-def _init_zone(draft: StreamDraft, name: str, zone: shm.Zone, fresh: bool) -> None:
+def _init_zone(
+    draft: StreamDraft, request: shm.ZoneRequest, zone: shm.Zone, fresh: bool
+) -> None:
     """Take a zone the cycle has made or adopted. source: ngx_stream_upstream_init_zone"""
+    former: dict[str, Any] = {}
     if fresh:
         zone.data = PeerTable(zone)
+        if request.former is not None and request.former.tag == TAG:
+            former = request.former.data.names  # the zone has another size now
     table: PeerTable = zone.data
     table.next_configuration()
     for conf in draft.upstreams:
-        if conf.zone is not None and conf.zone.name == name:
+        if conf.zone is request:
             share(conf, table)
+            if "resolve" in conf.data:
+                conf.data["resolve"].share(table, former)
 
 
 def start_worker(stream: StreamConf, loop: Loop) -> None:
@@ -285,7 +306,7 @@ def _zone(scope: Scope, module: Module, st: Statement) -> None:
         if size < shm.LEAST:
             raise errors.ConfError(f'zone "{name}" is too small')
     conf.zone = builder.data["zones"].request(name, size, TAG)
-    conf.zone.init = functools.partial(_init_zone, builder.data["stream"], name)
+    conf.zone.init = functools.partial(_init_zone, builder.data["stream"], conf.zone)
 
 
 MODULE = StreamModule(
