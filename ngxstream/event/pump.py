@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ngxstream.event.poller import CLOSING, IN, OUT, READABLE
+from ngxstream.event.poller import CLOSING, IN, OUT, RDHUP, READABLE
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -189,11 +189,15 @@ class Half:
             self.loop.post(self.resume)
 
     def resume(self) -> None:
-        """Go on where the fair share or a full sink stopped us."""
+        """Go on where the fair share or a full sink stopped us.
+
+        The source may have closed meanwhile, and its edge was told while nobody read: with RDHUP
+        in the mask a short read is not taken for the end of what there is.
+        """
         if self.owner is not None:
             handler = self.loop.handlers.get(self.source_fd)
             if handler is not None:
-                handler(IN)
+                handler(IN | RDHUP)
 
     def push(self, data: bytes) -> None:
         """Send bytes that did not come from the source (a header, what preread consumed)."""
