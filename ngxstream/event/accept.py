@@ -16,8 +16,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import poller
-from ngxstream.event.connection import Connection, raw_socket
+from ngxstream.event import libssl, poller
+from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
@@ -54,6 +54,7 @@ class TcpGate:
         "_fd",
         "_begin",  # called with (Connection, Loop)
         "_family",
+        "_make",  # class of the sockets: TLS wants a weak reference to them
         "_burst",
         "_mask",
         "_pause_ms",
@@ -79,6 +80,7 @@ class TcpGate:
         self._fd = sock.fileno()
         self._begin = begin
         self._family = int(sock.family)
+        self._make = libssl.WrappedSocket if listening.options.ssl else socket.SocketType
         self._burst = burst
         self._mask = poller.LEVEL | (poller.EXCLUSIVE if exclusive else 0)
         self._pause_ms = pause_ms
@@ -92,6 +94,7 @@ class TcpGate:
         loop = self._loop
         accept = self._sock._accept  # noqa: SLF001 - the C method under socket.accept()
         family, listening, begin = self._family, self._listening, self._begin
+        make = self._make
         for _ in range(self._burst):
             if loop.free_connections <= 0:
                 self._exhausted(f"{loop.connections} worker_connections are not enough")
@@ -105,7 +108,7 @@ class TcpGate:
                     continue
                 self._failed(error)
                 return
-            sock = raw_socket(family, socket.SOCK_STREAM, 0, fd)
+            sock = make(family, socket.SOCK_STREAM, 0, fd)
             sock.setblocking(False)
             loop.free_connections -= 1
             loop.live += 1

@@ -332,7 +332,9 @@ class WrappedSocket(socket.SocketType):
 
     @classmethod
     def take(cls, sock: Any) -> WrappedSocket:
-        """Make one of a non-blocking socket, which loses its descriptor."""
+        """Make one of a non-blocking socket, which loses its descriptor unless it is one."""
+        if type(sock) is cls:
+            return sock
         kind = sock.type | socket.SOCK_NONBLOCK  # no call to the kernel: it is so already
         return cls(sock.family, kind, sock.proto, fileno=sock.detach())
 

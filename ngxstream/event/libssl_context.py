@@ -53,6 +53,7 @@ _CTRL_MODE: Final = 33
 _CTRL_SET_READ_AHEAD: Final = 41
 _CTRL_SET_SESS_CACHE_SIZE: Final = 42
 _CTRL_SET_SESS_CACHE_MODE: Final = 44
+_CTRL_SET_SERVERNAME_CB: Final = 53
 _CTRL_SET_STATUS_REQ_CB: Final = 63
 _CTRL_SET_STATUS_REQ_OCSP_RESP: Final = 71
 _CTRL_SET_GROUPS_LIST: Final = 92
@@ -169,6 +170,8 @@ class Context:
         ctrl(self.pointer, _CTRL_MODE, _MODES, None)
         ctrl(self.pointer, _CTRL_SET_READ_AHEAD, 1, None)
         lib.SSL_CTX_set_default_read_buffer_len(self.pointer, READ_AHEAD)
+        if server_side:
+            lib.SSL_CTX_callback_ctrl(self.pointer, _CTRL_SET_SERVERNAME_CB, _accept_name)
         lib.ERR_clear_error()
 
     # -- both sides --------------------------------------------------------------------------------
@@ -346,7 +349,6 @@ class Context:
             return _CLIENT_HELLO_SUCCESS
 
         lib.SSL_CTX_set_client_hello_cb(self.pointer, self.keep(_HELLO_CB(hello)), None)
-        lib.SSL_CTX_callback_ctrl(self.pointer, 53, _accept_name)  # SET_TLSEXT_SERVERNAME_CB
 
     def on_certificate(self, handler: CertificateHandler) -> None:
         """Have the certificate of each connection chosen. calls back: handler(SSL*) -> whether

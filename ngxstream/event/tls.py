@@ -105,7 +105,6 @@ class Transport:
         After ERROR `failure` says why. source: ngx_ssl_handshake
         """
         lib, pointer = self.lib, self.pointer
-        ctypes.set_errno(0)
         code = lib.SSL_do_handshake(pointer)
         if code == 1:
             self.is_done = True
@@ -153,6 +152,8 @@ class Transport:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
         if isinstance(error, ssl.SSLError):
+            if error.reason is None:  # the kernel's doing, whose errno is lost
+                return Failure(message, None)
             return Failure(message + self.lib.reason_of(error), None)
         return Failure(message, error.errno)
 

@@ -199,7 +199,8 @@ class TcpProxy(handler.Proxy):
         return True
 
     def _can_splice(self) -> bool:
-        return type(self.c.sock) is socket.SocketType and type(self.pc) is socket.SocketType
+        plain = socket.SocketType
+        return isinstance(self.c.sock, plain) and isinstance(self.pc, plain)
 
     def on_end(self, half: pump.Half) -> None:
         """A direction is through. source: ngx_stream_proxy_test_finalize"""

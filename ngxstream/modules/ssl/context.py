@@ -18,7 +18,7 @@ from ngxstream.stream import tls_certificates, tls_conf, values
 
 if TYPE_CHECKING:
     from ngxstream.event.libssl_context import Context
-    from ngxstream.stream.core import ServerConf, StreamDraft
+    from ngxstream.stream.core import AddressDraft, ServerConf, StreamDraft
 
 KEY: Final = "ssl"  # where the draft keeps the connections that shake hands
 LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx
@@ -43,10 +43,18 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
 
 
 def finish(draft: StreamDraft) -> None:
-    """See that every `listen … ssl` has a certificate. raises: UnplacedError"""
+    """See that every `listen … ssl` has a certificate, and who chooses among its servers.
+
+    raises: UnplacedError. source: ngx_stream_ssl_init
+    """
+    listening = set()
     for address in draft.addresses:
         if not address.options.ssl:
             continue
+        context = address.default_server.ssl.context
+        if context is not None and context not in listening and _has_choice(address):
+            listening.add(context)
+            context.on_client_hello(handshake.hello_handler(pending(draft)))
         default: c.SslConf = address.default_server.ssl
         if default.certificates is not None:
             continue
@@ -58,6 +66,14 @@ def finish(draft: StreamDraft) -> None:
                     'no "ssl_certificate" is defined for the "listen ... ssl" directive in '
                     f"{server.file}:{server.line}"
                 )
+
+
+def _has_choice(address: AddressDraft) -> bool:
+    """Tell whether it matters to an address which name a client asks for."""
+    if len(address.servers) > 1:
+        return True
+    server = address.default_server
+    return server.ssl.reject_handshake or any(name.regex is not None for name in server.names)
 
 
 def pending(draft: StreamDraft) -> handshake.Pending:
@@ -74,7 +90,6 @@ def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     prefix = draft.builder.conf_prefix
     context = libssl_context.Context(conf.protocols, server_side=True)
     underway = context.owner = pending(draft)
-    context.on_client_hello(handshake.hello_handler(underway))
     if conf.alpn:
         context.set_alpn(conf.alpn)
     context.set_ciphers(conf.ciphers, conf.prefer_server_ciphers)
