@@ -1,0 +1,119 @@
+"""Prints the generated pages of docs/: directives.md and variables.md, from the records themselves.
+
+`python -m tests.docs` writes them; tests/house/test_docs_fresh.py fails when they are stale.
+"""
+
+from pathlib import Path
+
+from ngxstream import modules
+from ngxstream.conf.directive import CONTEXT_NAMES, Directive, Takes
+from ngxstream.conf.module import Module
+from ngxstream.process import directives as process_directives
+from ngxstream.stream.module import StreamModule
+from ngxstream.stream.variables import CHANGEABLE, NOCACHEABLE, PREFIX
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+COMMAND = "make docs"
+
+
+def all_modules() -> tuple[Module, ...]:
+    """Return every module, in the order in which the judge asks them."""
+    return (*process_directives.MODULES, *modules.ALL)
+
+
+def arity(takes: Takes) -> str:
+    """Spell how many arguments a directive takes."""
+    if takes.flag:
+        return "on \\| off"
+    if takes.most is None:
+        count = f"{takes.least} or more"
+    elif takes.least == takes.most:
+        count = str(takes.least)
+    else:
+        count = f"{takes.least} to {takes.most}"
+    return f"{count}, block" if takes.block else count
+
+
+def contexts(bits: int) -> str:
+    """Name the contexts of a directive."""
+    return ", ".join(name for bit, name in CONTEXT_NAMES.items() if bits & bit)
+
+
+def cell(text: str) -> str:
+    """Escape what would end a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+def row(record: Directive) -> str:
+    """Return a directive's line of the table."""
+    mark = " (ours)" if record.extension else ""
+    doc = f"Refused: {record.refused}" if record.refused else record.doc
+    default = f"`{record.default}`" if record.default else ""
+    takes = f"`{cell(record.syntax)}`" if record.syntax else arity(record.takes)
+    return (
+        f"| `{record.name}`{mark} | {contexts(record.contexts)} | {takes} "
+        f"| {cell(default)} | {cell(doc)} |"
+    )
+
+
+def directives_page() -> str:
+    """Return docs/directives.md."""
+    lines = [
+        "# Directives",
+        "",
+        f"Printed from the records the parser judges by (`{COMMAND}`); do not edit.",
+        "What is said of arity and context is what `-t` enforces.",
+    ]
+    for module in all_modules():
+        if not module.directives:
+            continue
+        lines += [
+            "",
+            f"## {module.name}",
+            "",
+            "| directive | contexts | arguments | default | |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [row(record) for record in sorted(module.directives, key=lambda r: r.name)]
+    return "\n".join(lines) + "\n"
+
+
+def variables_page() -> str:
+    """Return docs/variables.md."""
+    lines = [
+        "# Variables",
+        "",
+        f"Printed from the records the modules declare (`{COMMAND}`); do not edit.",
+        "`map`, `geo`, `split_clients`, `set` and named captures define more.",
+        "A value is computed once for each session unless it is said to be asked anew each time.",
+    ]
+    for module in all_modules():
+        if not isinstance(module, StreamModule) or not module.variables:
+            continue
+        lines += ["", f"## {module.name}", "", "| variable | | |", "|---|---|---|"]
+        for variable in module.variables:
+            name = f"${variable.name}" + ("*NAME*" if variable.flags & PREFIX else "")
+            notes = []
+            if variable.flags & NOCACHEABLE:
+                notes.append("anew each time")
+            if variable.flags & CHANGEABLE:
+                notes.append("may be redefined")
+            lines.append(f"| `{name}` | {cell(variable.doc)} | {', '.join(notes)} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"directives.md": directives_page, "variables.md": variables_page}
+
+
+def main() -> None:
+    """Write every page that has changed."""
+    for name, page in PAGES.items():
+        path = DOCS / name
+        text = page()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()
