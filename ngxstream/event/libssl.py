@@ -253,7 +253,7 @@ class Library:
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)
 
-    # -- what the library says of a failure ------------------------------------------------------
+    # -- what the library says of a failure ----------------------------------------------------
 
     def reasons(self) -> str:
         """Empty the error queue into ` (SSL: error:… error:…)`, "" where it is empty.
@@ -314,7 +314,7 @@ class Library:
             return ERR_LIB_SSL << 23 | reason
         return ERR_LIB_SSL << 24 | reason
 
-    # -- pointers inside Python's objects ----------------------------------------------------------
+    # -- pointers inside Python's objects ------------------------------------------------------
 
     def context_pointer(self, context: ssl.SSLContext) -> int:
         """Return the SSL_CTX* of a context; it lives as long as the context."""

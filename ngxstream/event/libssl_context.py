@@ -112,16 +112,10 @@ HelloHandler = Callable[[int, bytes | None], int]
 CertificateHandler = Callable[[int], bool]
 
 
-@_VERIFY_CB
-def _go_on(ok: int, store: int) -> int:
-    """Let a handshake go on whatever the certificate is; its result is asked for afterwards."""
-    return 1
-
-
-@_NAME_CB
-def _accept_name(connection: int, alert: int, arg: int) -> int:
-    """Acknowledge a server name, so that the library keeps it with the session."""
-    return _TLSEXT_OK
+# A handshake goes on whatever the certificate is; its result is asked for afterwards.
+_go_on: Final = _VERIFY_CB(lambda ok, store: 1)
+# A server name is acknowledged, so that the library keeps it with the session.
+_accept_name: Final = _NAME_CB(lambda connection, alert, arg: _TLSEXT_OK)
 
 
 class Context:
@@ -174,7 +168,7 @@ class Context:
             lib.SSL_CTX_callback_ctrl(self.pointer, _CTRL_SET_SERVERNAME_CB, _accept_name)
         lib.ERR_clear_error()
 
-    # -- both sides --------------------------------------------------------------------------------
+    # -- both sides ----------------------------------------------------------------------------
 
     def set_options(self, options: int) -> None:
         """Add options. source: SSL_CTX_set_options"""
@@ -265,10 +259,10 @@ class Context:
             lib.SSL_CONF_CTX_set_ssl_ctx(conf, self.pointer)
             for key, value in commands:
                 kind = lib.SSL_CONF_cmd_value_type(conf, encode(key))
-                if kind in (_CONF_TYPE_FILE, _CONF_TYPE_DIR):
-                    value = os.path.join(prefix, value)
-                if lib.SSL_CONF_cmd(conf, encode(key), encode(value)) <= 0:
-                    raise lib.error(f'SSL_CONF_cmd("{key}", "{value}") failed')
+                is_path = kind in (_CONF_TYPE_FILE, _CONF_TYPE_DIR)
+                text = os.path.join(prefix, value) if is_path else value
+                if lib.SSL_CONF_cmd(conf, encode(key), encode(text)) <= 0:
+                    raise lib.error(f'SSL_CONF_cmd("{key}", "{text}") failed')
             if lib.SSL_CONF_CTX_finish(conf) != 1:
                 raise lib.error("SSL_CONF_finish() failed")
         finally:
@@ -279,7 +273,7 @@ class Context:
         self._kept.append(thing)
         return thing
 
-    # -- the server's side ---------------------------------------------------------------------------
+    # -- the server's side ---------------------------------------------------------------------
 
     def set_dhparam(self, name: str) -> None:
         """Take parameters for ephemeral Diffie-Hellman from a file. source: ngx_ssl_dhparam"""

@@ -31,7 +31,7 @@ _NID_COMMON_NAME: Final = 13
 _KEY_TYPES: Final = {6: "RSA", 116: "DSA", 408: "EC", 912: "RSASSA-PSS"}
 
 
-# -- the handshake ---------------------------------------------------------------------------------
+# -- the handshake -----------------------------------------------------------------------------
 
 
 def protocol(lib: libssl.Library, connection: int) -> bytes:
@@ -155,7 +155,7 @@ def peer_matches(lib: libssl.Library, connection: int, name: bytes) -> bool:
         return bool(lib.X509_check_host(x509, name, len(name), 0, None) == 1)
 
 
-# -- the peer's certificate ------------------------------------------------------------------------
+# -- the peer's certificate --------------------------------------------------------------------
 
 
 @contextmanager
@@ -277,7 +277,7 @@ def common_name(lib: libssl.Library, connection: int) -> bytes:
         return buffer.raw[:size] if size > 0 else b""
 
 
-# -- the server's own certificate --------------------------------------------------------------------
+# -- the server's own certificate --------------------------------------------------------------
 
 
 def own_signature(lib: libssl.Library, connection: int) -> bytes:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -97,7 +96,7 @@ class Transport:
         self.pointer = lib.connection_pointer(connection)
         self.read: Callable[[Any], int] = partial(connection.read, 0)
 
-    # -- the handshake -----------------------------------------------------------------------------
+    # -- the handshake -------------------------------------------------------------------------
 
     def handshake(self) -> int:
         """Go on with the handshake. returns: OK, AGAIN (after the next event), ERROR
@@ -120,7 +119,7 @@ class Transport:
             self.failure = (f"SSL_do_handshake() failed{lib.reasons()}", number)
         return ERROR
 
-    # -- in the place of a socket --------------------------------------------------------------------
+    # -- in the place of a socket --------------------------------------------------------------
 
     def recv_into(self, buffer: Any) -> int:
         """Read into a buffer; 0 at the end. raises: BlockingIOError, Failure"""
@@ -152,7 +151,7 @@ class Transport:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
         if isinstance(error, ssl.SSLError):
-            if error.reason is None:  # the kernel's doing, whose errno is lost
+            if not getattr(error, "reason", None):  # the kernel's doing, whose errno is lost
                 return Failure(message, None)
             return Failure(message + self.lib.reason_of(error), None)
         return Failure(message, error.errno)
@@ -185,7 +184,7 @@ class Transport:
         """Shut the socket down below TLS, as nginx's half close does."""
         self.sock.shutdown(how)
 
-    # -- the end -------------------------------------------------------------------------------------
+    # -- the end -------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Say the end and close; the peer may be given time to say the same. Idempotent.
@@ -367,8 +366,3 @@ def half(
     """Make the half of a direction that a Transport is at one end of."""
     kind = TlsHalf if type(source) is Transport else pump.Half
     return kind(owner, loop, source, source_fd, sink, sink_fd)
-
-
-def errno_text(message: str, code: int | None) -> str:
-    """Return a message with the errno text that nginx appends."""
-    return message if code is None else f"{message} ({code}: {os.strerror(code)})"

@@ -53,19 +53,14 @@ def certificate_cache(field: str) -> Setter:
         numbers = {"max": 0, "inactive": 10, "valid": 60}
         off = False
         for word in st.args:
-            name, equals, value = word.partition("=")
             if word == "off":
                 off = True
                 continue
             try:
-                if not equals or name not in numbers:
-                    raise ValueError(word)
-                parse = d.parse_number if name == "max" else units.parse_time_sec
-                numbers[name] = parse(value)
-                if name == "max" and numbers["max"] <= 0:
-                    raise ValueError(word)
+                name, number = _cache_number(word)
             except ValueError:
                 raise errors.ConfError(f'invalid parameter "{word}"') from None
+            numbers[name] = number
         if off:
             given[field] = None
             return
@@ -74,6 +69,16 @@ def certificate_cache(field: str) -> Setter:
         given[field] = CacheOptions(numbers["max"], numbers["inactive"], numbers["valid"])
 
     return set_cache
+
+
+def _cache_number(word: str) -> tuple[str, int]:
+    """Read one parameter of a cache. raises: ValueError"""
+    name, _, value = word.partition("=")
+    if name in ("inactive", "valid"):
+        return name, units.parse_time_sec(value)
+    if name != "max" or d.parse_number(value) <= 0:
+        raise ValueError(word)
+    return name, d.parse_number(value)
 
 
 def password_file(field: str) -> Setter:
