@@ -2,6 +2,7 @@
 
 - ``proxy``       runs a configuration; the test is run once on nginx and once on ngxstream
 - ``ngxstream``   the same on ngxstream alone
+- ``same``        tells one story on both programs, one after the other, and compares the accounts
 - ``both``        runs one configuration on both programs side by side and gives the pair
 - ``backends``    starts TCP and UDP backends that end with the test
 - ``namespaces``  network namespaces that end with the test
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import backends as backends_
-from tests.support import netns, proxies
+from tests.support import netns, proxies, stories
 
 # Other programs share the machine: an example that takes long says nothing about the code.
 settings.register_profile(
@@ -40,6 +41,32 @@ def ngxstream(tmp_path: Path) -> Iterator[proxies.ProxyFactory]:
     factory = proxies.ProxyFactory(proxies.Ngxstream, tmp_path)
     yield factory
     factory.finish()
+
+
+@pytest.fixture
+def same(proxy: proxies.ProxyFactory, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Give ``same(conf, story)``, which tells the story on one program and keeps the account.
+
+    The fixture runs the test once per program; accounts of one test meet in the module's book.
+    Options are those of Proxy.
+    """
+    book: dict[str, dict[str, Any]] = request.getfixturevalue("book")
+
+    def tell(conf: str, story: stories.Story, head: str = stories.HEAD, **options: Any) -> None:
+        program = proxy(head + conf + " }", **options)
+        account = story(program)
+        accounts = book.setdefault(request.node.name.replace(proxy.name, "*"), {})
+        accounts[proxy.name] = account
+        if len(accounts) == 2:
+            assert accounts["nginx"] == accounts["ngxstream"]
+
+    return tell
+
+
+@pytest.fixture(scope="module")
+def book() -> dict[str, dict[str, Any]]:
+    """Give the accounts told so far, by test and program."""
+    return {}
 
 
 Pair = tuple[proxies.Proxy, proxies.Proxy]

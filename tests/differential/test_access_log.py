@@ -45,6 +45,7 @@ def logged(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.effect("access_log")
 @pytest.mark.parametrize("parameters", ["", "buffer=4k flush=1s", "gzip=1 buffer=2k"])
 def test_no_line_is_lost_over_reopening_reload_and_quit(
     parameters: str, proxy: ProxyFactory
@@ -116,6 +117,7 @@ VALUES = {
 }
 
 
+@pytest.mark.effect("access_log", "log_format")
 @pytest.mark.parametrize("kind", ["default", "json", "none"])
 def test_lines_are_nginx_s(kind: str, tmp_path: Path) -> None:
     """Values of every byte, of nothing and of what is not found are written as by nginx."""

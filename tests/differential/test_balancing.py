@@ -43,6 +43,7 @@ def conf(upstreams: dict[str, str]) -> str:
     return f"worker_processes 1; events {{ }} stream {{ {' '.join(blocks)} }}"
 
 
+@pytest.mark.effect("hash")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["plain", "consistent"])
 def test_a_thousand_keys_find_the_same_of_ten_servers(
@@ -159,6 +160,7 @@ def test_all_servers_refuse(both: Both) -> None:
         assert said[0] == said[1]
 
 
+@pytest.mark.effect("least_conn")
 def test_least_conn_fills_servers_in_the_same_order(both: Both, backends: BackendFactory) -> None:
     """Clients that stay are spread over the servers in the same order, weights and all."""
     made = [backends.tcp(hello(b"%d" % number)) for number in range(3)]
@@ -210,6 +212,7 @@ def test_max_conns_is_the_same_limit(both: Both, backends: BackendFactory) -> No
     assert 2 == results[0].count(b"")
 
 
+@pytest.mark.effect("random")
 def test_random_leaves_no_server_out(backends: BackendFactory, both: Both) -> None:
     """Both programs use every server of a random group."""
     lines = servers(backends, [""] * 3)

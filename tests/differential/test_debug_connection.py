@@ -3,10 +3,13 @@
 import socket
 from collections.abc import Callable
 
+import pytest
+
 from tests.support.proxies import Proxy
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.effect("debug_connection")
 def test_one_client_is_logged_in_full(proxy: Callable[..., Proxy]) -> None:
     """The log is at error, yet what one client does is there, and no word of the other's."""
     running = proxy(

@@ -96,6 +96,7 @@ def play(program: Proxy) -> tuple[list[str], Counter[str]]:
     return sorted(lines), errors
 
 
+@pytest.mark.effect("limit_conn", "limit_conn_zone", "limit_conn_dry_run", "limit_conn_log_level")
 def test_decisions_are_nginx_s(
     both: Callable[..., tuple[Proxy, Proxy]], backends: BackendFactory
 ) -> None:

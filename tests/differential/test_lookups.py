@@ -74,6 +74,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.effect("map")
 def test_map_finds_names_as_nginx_does(tmp_path: Path) -> None:
     """Exact names go before wildcards at the front, those before wildcards at the end."""
     compare(
@@ -179,6 +180,7 @@ def networks(seed: int) -> bytes:
     return "\n".join(items).encode()
 
 
+@pytest.mark.effect("geo")
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_geo_finds_networks_as_nginx_does(seed: int, tmp_path: Path) -> None:
     """The longest network decides, over 400 addresses and 150 networks."""
@@ -223,6 +225,7 @@ def nested_ranges(seed: int) -> bytes:
     return "\n".join(text).encode()
 
 
+@pytest.mark.effect("geo")
 @pytest.mark.parametrize("seed", [4, 5, 6])
 def test_geo_finds_ranges_as_nginx_does(seed: int, tmp_path: Path) -> None:
     """Ranges inside ranges decide, over 400 addresses."""
@@ -232,6 +235,7 @@ def test_geo_finds_ranges_as_nginx_does(seed: int, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.effect("split_clients")
 def test_split_clients_splits_as_nginx_does(tmp_path: Path) -> None:
     """A thousand strings fall into the same shares."""
     choose = random.Random(7)
@@ -276,6 +280,7 @@ ACCESS = (
 )
 
 
+@pytest.mark.effect("allow", "deny")
 @pytest.mark.parametrize("rules", sorted(RULES))
 def test_access_lets_in_whom_nginx_lets_in(rules: str, tmp_path: Path) -> None:
     """The same clients pass, whatever the order of the rules and the family."""

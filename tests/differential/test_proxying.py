@@ -10,65 +10,18 @@ import socket
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.support import backends as b
 from tests.support.clients import TcpClient, UdpClient, tcp_exchange
-from tests.support.proxies import Proxy, ProxyFactory
+from tests.support.proxies import Proxy
+from tests.support.stories import HEAD, ended, said
 from tests.support.waiting import wait_until
 
-HEAD = (
-    "worker_processes 1; events { worker_connections 256; } stream { "
-    "log_format f '$protocol $status $bytes_received $bytes_sent $upstream_bytes_sent "
-    "$upstream_bytes_received $upstream_addr'; access_log logs/access.log f; "
-)
-Story = Callable[[Proxy], Any]
 
-
-def levelled(text: str) -> str:
-    """Return a log text with every port replaced: each program has its own."""
-    return re.sub(r"(?<=[0-9\]]):\d{2,5}\b", ":PORT", text)
-
-
-def said(program: Proxy, *levels: str) -> list[str]:
-    """Return what sessions logged at these levels, ports levelled out."""
-    return [levelled(r.message) for r in program.records() if r.connection and r.level in levels]
-
-
-def ended(program: Proxy, count: int) -> list[str]:
-    """Wait for that many lines in the access log and return them, ports levelled out."""
-    wait_until(lambda: len(program.access_log()) >= count, 20, f"{count} sessions logged")
-    return [levelled(line) for line in program.access_log()]
-
-
-@pytest.fixture
-def same(proxy: ProxyFactory, request: pytest.FixtureRequest) -> Callable[[str, Story], None]:
-    """Give ``same(conf, story)``, which tells the story on one program and keeps the account.
-
-    The fixture runs the test once per program; accounts of one test meet in the module's book.
-    """
-    book: dict[str, dict[str, Any]] = request.getfixturevalue("book")
-
-    def tell(conf: str, story: Story) -> None:
-        program = proxy(HEAD + conf + " }")
-        account = story(program)
-        accounts = book.setdefault(request.node.name.replace(proxy.name, "*"), {})
-        accounts[proxy.name] = account
-        if len(accounts) == 2:
-            assert accounts["nginx"] == accounts["ngxstream"]
-
-    return tell
-
-
-@pytest.fixture(scope="module")
-def book() -> dict[str, dict[str, Any]]:
-    """Give the accounts told so far, by test and program."""
-    return {}
-
-
+@pytest.mark.effect("upstream", "upstream/server", "proxy_pass")
 def test_round_robin_order_with_weights(same, backends) -> None:
     """Weights 5, 1 and 1 are served a a b a c a a, over and over."""
     names = [backends.tcp(b.greet(name)) for name in (b"a", b"b", b"c")]
@@ -80,6 +33,7 @@ def test_round_robin_order_with_weights(same, backends) -> None:
     same(f"upstream u {{ {lines} }} server {{ listen 127.0.0.1:@in@; proxy_pass u; }}", story)
 
 
+@pytest.mark.effect("upstream/server")
 def test_udp_round_robin_order_with_weights_and_a_down_server(same, backends) -> None:
     """UDP sessions are spread as TCP ones are; a server that is down gets none."""
     names = [backends.udp(b.udp_tagged(name)) for name in ("a", "b", "c")]
@@ -100,6 +54,7 @@ def test_udp_round_robin_order_with_weights_and_a_down_server(same, backends) ->
     )
 
 
+@pytest.mark.effect("proxy_next_upstream")
 def test_next_upstream_after_a_refused_connection(same, backends) -> None:
     """A refused connect goes on to the next server, and the log says so in nginx's words."""
     good = backends.tcp(b.greet(b"good"))
@@ -116,6 +71,7 @@ def test_next_upstream_after_a_refused_connection(same, backends) -> None:
         )
 
 
+@pytest.mark.effect("upstream/server")
 def test_no_live_upstreams(same, backends) -> None:
     """When every server refused, the rest of their fail_timeout is 502 without an attempt."""
     with b.refusing_tcp() as (h1, p1), b.refusing_tcp() as (h2, p2):
@@ -131,6 +87,7 @@ def test_no_live_upstreams(same, backends) -> None:
         )
 
 
+@pytest.mark.effect("upstream/server")
 def test_a_server_comes_back_after_its_fail_timeout(same, backends) -> None:
     """max_fails disables a server for fail_timeout; then one session tries it again."""
     good = backends.tcp(b.greet(b"good"))
@@ -183,6 +140,7 @@ class _serve:  # noqa: N801 - reads as a verb
         self.sock.shutdown(socket.SHUT_RD)
 
 
+@pytest.mark.effect("proxy_next_upstream", "proxy_next_upstream_tries")
 def test_next_upstream_off_and_tries(same, backends) -> None:
     """proxy_next_upstream off, and a cap of tries, end the session with 502."""
     good = backends.tcp(b.greet(b"good"))
@@ -203,6 +161,7 @@ def test_next_upstream_off_and_tries(same, backends) -> None:
         )
 
 
+@pytest.mark.effect("upstream/server")
 def test_max_conns_turns_sessions_away(same, backends) -> None:
     """A server at its max_conns takes no further session; with no other one it is 502."""
     echo = backends.tcp(b.echo)
@@ -224,6 +183,7 @@ def test_max_conns_turns_sessions_away(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_timeout")
 def test_proxy_timeout_on_tcp(same, backends) -> None:
     """An idle TCP session ends after proxy_timeout with status 200 and a line at info."""
     echo = backends.tcp(b.echo)
@@ -237,6 +197,7 @@ def test_proxy_timeout_on_tcp(same, backends) -> None:
     same(f"server {{ listen 127.0.0.1:@in@; proxy_pass {echo.text}; proxy_timeout 1s; }}", story)
 
 
+@pytest.mark.effect("proxy_timeout")
 def test_proxy_timeout_on_udp_with_a_missing_response(same, backends) -> None:
     """Silence where a response was owed is 502, an error line, and a failure of the peer."""
     silent = backends.udp(b.udp_silent)
@@ -269,6 +230,7 @@ def test_proxy_timeout_on_udp_with_responses_unlimited(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_responses")
 def test_proxy_responses_0(same, backends) -> None:
     """With no responses wanted a session ends with its first datagram."""
     silent = backends.udp(b.udp_silent)
@@ -288,6 +250,7 @@ def test_proxy_responses_0(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_responses")
 @pytest.mark.parametrize("count", [1, 3])
 def test_proxy_responses_n(count, same, backends) -> None:
     """A session is done when each datagram has had its responses, and a new one begins after."""
@@ -309,6 +272,7 @@ def test_proxy_responses_n(count, same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_requests")
 def test_proxy_requests(same, backends) -> None:
     """After proxy_requests datagrams the next one begins a new session, on the next server."""
     names = [backends.udp(b.udp_tagged(name)) for name in ("a", "b")]
@@ -327,6 +291,7 @@ def test_proxy_requests(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_half_close")
 def test_half_close(same, backends) -> None:
     """proxy_half_close passes a FIN on and waits for the answer; without it the answer is lost."""
     late = backends.tcp(b.half_close(b"answer"))
@@ -383,6 +348,7 @@ def test_an_upstream_s_reset(same, backends) -> None:
     same(f"server {{ listen 127.0.0.1:@in@; proxy_pass {rude.text}; }}", story)
 
 
+@pytest.mark.effect("proxy_bind")
 def test_proxy_bind(same, backends) -> None:
     """proxy_bind gives the address upstream connections come from, also by a variable."""
     echo = backends.tcp(b.echo)
@@ -407,6 +373,7 @@ def test_proxy_bind(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_bind")
 def test_a_bind_that_fails_is_500(same, backends) -> None:
     """A local address nobody has is a crit line and a 500, and says nothing of the peer."""
     echo = backends.tcp(b.echo)
@@ -421,6 +388,7 @@ def test_a_bind_that_fails_is_500(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_protocol")
 def test_proxy_protocol_v1_to_the_upstream(same, backends) -> None:
     """The header comes first, with the client's and the listener's addresses."""
     sink = backends.tcp(b.silent)
@@ -440,6 +408,7 @@ def test_proxy_protocol_v1_to_the_upstream(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("proxy_download_rate")
 def test_download_rate(same, backends) -> None:
     """A rate of 1000 gives 1000 bytes in the first second, and the rest in its time."""
     giver = backends.tcp(b.greet(bytes(2500)))
@@ -456,6 +425,7 @@ def test_download_rate(same, backends) -> None:
     )
 
 
+@pytest.mark.effect("listen")
 def test_unix_sockets_both_ways(same, backends) -> None:
     """A unix: listener and a unix: upstream serve streams; the log says unix:."""
     with tempfile.TemporaryDirectory() as folder:  # tmp_path may be too long for a socket
@@ -473,6 +443,7 @@ def test_unix_sockets_both_ways(same, backends) -> None:
         same(f"server {{ listen unix:{folder}/in.sock; proxy_pass {echo.text}; }}", story)
 
 
+@pytest.mark.effect("listen")
 def test_wildcard_udp_answers_from_the_address_used(same, backends) -> None:
     """A client that asks 127.0.0.7 is answered by 127.0.0.7."""
     echo = backends.udp()

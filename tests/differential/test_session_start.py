@@ -147,6 +147,7 @@ TRUST = {
 }
 
 
+@pytest.mark.effect("set_real_ip_from")
 def test_trust_is_given_alike(both: Both) -> None:
     """The same peers are believed, over the same inheritance."""
     servers = "\n".join(
@@ -184,6 +185,7 @@ FLIGHTS = {
 }
 
 
+@pytest.mark.effect("ssl_preread")
 def test_hellos_are_read_alike(both: Both) -> None:
     """The same bytes give the same variables, statuses and errors, whole and closed behind."""
     pair = both(
@@ -231,6 +233,7 @@ def test_peeked_bytes_reach_the_backend_once(both: Both, backends: BackendFactor
     assert expected == pair[1].lines("logs/received.log")
 
 
+@pytest.mark.effect("preread_timeout")
 def test_slow_clients_are_let_go_alike(both: Both) -> None:
     """After preread_timeout: no answer, status 200, variables of what was seen so far."""
     pair = both(

@@ -106,6 +106,8 @@ class TcpProxy(handler.Proxy):
     def relay(self) -> None:
         """Set the two halves going."""
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
+        upload = conf.upload_rate and self.limiter(conf.upload_rate)
+        download = conf.download_rate and self.limiter(conf.download_rate)
         s.action = "proxying connection"
         pc = self.pc
         is_tls = type(pc) is event_tls.Transport
@@ -128,12 +130,10 @@ class TcpProxy(handler.Proxy):
         if s.status:
             return
         from_client = up.on_event
-        if conf.upload_rate is not None:
-            up.limiter = self.limiter(conf.upload_rate)
-            if up.limiter is not None:
-                from_client = up.on_event_rated
-        if conf.download_rate is not None:
-            down.limiter = self.limiter(conf.download_rate)
+        if upload is not None:
+            up.limiter = upload
+            from_client = up.on_event_rated
+        down.limiter = download
         loop.register(self.pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
         if is_tls and pc.has_pending():
             loop.post(down.resume)
