@@ -6,6 +6,8 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.support import processes
 from tests.support.backends import BackendFactory, silent
 from tests.support.clients import TcpClient, tcp_exchange

@@ -7,6 +7,8 @@ import contextlib
 import re
 from collections.abc import Callable
 
+import pytest
+
 from ngxstream.wire import proxy_protocol
 from tests.support import clients
 from tests.support.backends import BackendFactory
