@@ -84,8 +84,9 @@ def _go_round(socks: list[socket.socket], trips: int, window: int) -> None:
             sock.send(batch.buffer)
         for sock in some:
             while not batch.receive(sock.fileno()):
-                ready = select.select([sock], [], [], 0.5)[0]
-                if not ready:
+                poll = select.poll()
+                poll.register(sock, select.POLLIN)
+                if not poll.poll(500):
                     sock.send(batch.buffer)
         done += len(some)
 
