@@ -250,6 +250,7 @@ class PollPoller(_LevelPoller):
     def __init__(self) -> None:
         super().__init__()
         self._poll = select.poll()
+        self._known: set[int] = set()  # what the set holds
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
         """Wait for events. poll's bits are epoll's."""
@@ -260,10 +261,16 @@ class PollPoller(_LevelPoller):
 
     def _change(self, fd: int) -> None:
         mask = (IN | RDHUP) * (fd in self._reads) | OUT * (fd in self._writes)
-        self._poll.register(fd, mask)
+        if mask:
+            self._poll.register(fd, mask)
+            self._known.add(fd)
+        else:  # nobody asks: with an empty mask poll() would still tell a reset, every time
+            self._drop(fd)
 
     def _drop(self, fd: int) -> None:
-        self._poll.unregister(fd)
+        if fd in self._known:
+            self._known.discard(fd)
+            self._poll.unregister(fd)
 
 
 class SelectPoller(_LevelPoller):
