@@ -31,6 +31,8 @@ from ngxstream.event import listen_socket, steering
 BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
 RETRY_S: Final = 0.5
+SO_RCVBUFFORCE: Final = 33  # the socket module has no name for it
+WIDE: Final = 4 << 20  # bytes, of the kernel's own counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class ListenOptions:
     default_server: bool = False
     ssl: bool = False
     proxy_protocol: bool = False
+    proxy_protocol_first: bool = False  # UDP: only the first datagram of a session has the header
     backlog: int = BACKLOG
     rcvbuf: int | None = None
     sndbuf: int | None = None
@@ -92,10 +95,12 @@ class Listening:
     source: ngx_listening_t
     """
 
-    __slots__ = ("options", "socks", "opened", "previous")
+    __slots__ = ("options", "socks", "opened", "previous", "steered", "is_steered")
 
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
         self.options = options
+        self.steered: int = previous.steered if previous else 0  # workers its clients are for
+        self.is_steered: bool = previous.is_steered if previous else True  # the kernel can do it
         self.socks: list[socket.socket] = list(previous.socks) if previous else []
         self.opened: list[socket.socket] = []  # those of socks it opened itself, until configure()
         self.previous = previous  # the adopted one, until configure()
@@ -126,9 +131,12 @@ class Listening:
         """Have the kernel hand every UDP client to its worker from now on."""
         if not (self.options.is_group and self.options.is_udp):
             return
+        self.steered = workers
         try:
             steering.attach(self.socks[0], workers)
+            self.is_steered = True
         except OSError as error:
+            self.is_steered = False
             log.error(
                 logs.WARN,
                 f"setsockopt(SO_ATTACH_REUSEPORT_CBPF) {self.options.text} failed, ignored",
@@ -226,10 +234,13 @@ def _protocol_change(listening: Listening) -> bool:
 # -- once the new set is meant -----------------------------------------------------------------
 
 
-def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log) -> None:
+def configure(
+    listenings: Iterable[Listening], *, workers: int, log: logs.Log, defer: bool = False
+) -> None:
     """Set the options of all sockets, and steer the groups.
 
-    What fails is an [alert] and is lived with, as in nginx.
+    What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
+    another number of workers stays so until they have handed their clients over.
     source: ngx_configure_listening_sockets
     """
     for listening in listenings:
@@ -237,9 +248,33 @@ def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log) -
         for sock in listening.socks:
             known = None if sock in listening.opened else before
             listen_socket.tune(sock, listening.options, known, log)
-        listening.steer(workers, log)
+        if defer and before is not None:
+            listening.steered = workers
+        else:
+            listening.steer(workers, log)
         listening.previous = None
         listening.opened.clear()
+
+
+def widen(listenings: Iterable[Listening]) -> None:
+    """Make room in UDP sockets that are about to be unread for some milliseconds.
+
+    The kernel's default holds 256 small datagrams: 43 ms at 6000 a second. A size that was
+    configured stays.
+    """
+    for listening in listenings:
+        if not listening.options.is_udp or listening.options.rcvbuf is not None:
+            continue
+        for sock in listening.socks:
+            try:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= WIDE:
+                    continue
+                try:
+                    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, WIDE)
+                except PermissionError:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)  # to rmem_max
+            except OSError:
+                continue  # room or not: nothing depends on it
 
 
 def abandon(listenings: Iterable[Listening]) -> None:

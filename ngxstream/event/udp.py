@@ -97,7 +97,7 @@ class Waiting:
         self.take()
 
 
-def _facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
+def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
     """Return the local address and the size of coalesced datagrams that control data tell."""
     local, size = None, 0
     for level, _, data in ancillary:
@@ -108,6 +108,23 @@ def _facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
         elif level == socket.IPPROTO_IPV6:
             local = data[:16]
     return local, size
+
+
+def peer_of(key: Any) -> Any:
+    """Return the address that answers go to, from the key a table knows a client by."""
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], tuple):
+        return key[0]
+    return key
+
+
+def local_of(key: Any) -> bytes:
+    """Return the packed local address in a key of a wildcard socket.
+
+    shape: it is the second part of the key; where there is more (udp_proxied.py) its length is
+    in front of it
+    """
+    data: bytes = key[1]
+    return data if len(data) in (4, 16) else data[1 : 1 + data[0]]
 
 
 class UdpGate:
@@ -212,7 +229,7 @@ class UdpGate:
             except OSError as error:
                 self._failed(error)
                 return
-            local, size = _facts(ancillary)
+            local, size = facts(ancillary)
             key = (peer, local) if pktinfo else peer
             for part in datagram.split(view[:n], size) if 0 < size < n else (view[:n],):
                 if stray is None or not stray(self, key, peer, part):
@@ -222,6 +239,13 @@ class UdpGate:
         """Hold one datagram until start()."""
         self._held.append((key, peer, local, data))
         self._held_bytes += len(data)
+
+    def take_held(self) -> list[tuple[Any, Any, bytes | None, bytes]]:
+        """Return, and forget, what is held."""
+        held = list(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return held
 
     def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Take one datagram that did not come straight from the socket."""
@@ -290,7 +314,7 @@ class UdpGate:
                 count += 1
                 size = 0
                 local = None
-                for level, _kind, data in ancillary:  # as _facts(), without the call
+                for level, _kind, data in ancillary:  # as facts(), without the call
                     if level == datagram.SOL_UDP:
                         size = int.from_bytes(data[:4], "little")
                     elif level == socket.IPPROTO_IP:
@@ -386,6 +410,10 @@ class UdpGate:
         """Begin the session of a client that is not in the table."""
         if self.stray is not None and self.stray(self, key, peer, view):
             return
+        self.admit(key, peer, local, view)
+
+    def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
+        """Begin the session of a client that is ours."""
         if not self.accepts:
             return
         loop = self.loop
@@ -411,6 +439,10 @@ class UdpGate:
         if not c.closed and key and key not in self.table and self.released is not c:
             self.table[key] = Waiting(c)
         self.released = None
+
+    def again(self, c: Connection, view: memoryview) -> None:
+        """Begin a client's next session with a datagram its former one did not want."""
+        self.accept(c.key, peer_of(c.key), c.key[1] if self._pktinfo else None, view)
 
     def _exhausted(self) -> None:
         loop = self.loop
@@ -446,7 +478,7 @@ class UdpGate:
         """Return the control data that answers from the address the client used."""
         if not self._pktinfo or c.local is None:
             return None
-        host = c.key[1]
+        host = local_of(c.key)
         if len(host) == 4:
             return [
                 (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
@@ -471,7 +503,7 @@ class UdpGate:
         return len(data)
 
     def _send(self, c: Connection, data: bytes) -> int:
-        peer = c.key[0] if self._pktinfo else c.key
+        peer = peer_of(c.key)
         control = self.control_for(c)
         if control is None:
             return int(self.sock.sendto(data, peer))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -83,13 +84,14 @@ class _Taken:
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.counts: list[tuple[shm.KeyTable, bytes]] = []
+        self.counts: list[tuple[LimitZone, bytes]] = []
 
     def __call__(self) -> None:
         counts = self.counts
         while counts:
-            table, key = counts.pop()
-            table.release(key)
+            zone, key = counts.pop()
+            assert zone.table is not None
+            zone.table.release(key)
 
 
 def handle(s: Session) -> int:
@@ -109,7 +111,7 @@ def handle(s: Session) -> int:
         s.set_module_ctx(NAME, PASSED)
         counted = zone.table.acquire(key, most)
         if counted:
-            taken.counts.append((zone.table, key))
+            taken.counts.append((zone, key))
             continue
         taken()
         if counted is None:
@@ -126,6 +128,28 @@ def handle(s: Session) -> int:
     if taken.counts:
         s.add_cleanup(taken)
     return codes.DECLINED
+
+
+def _pack(s: Session) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+    """Say what a session has taken; its cleanup gives it back here."""
+    taken = next((one for one in s.cleanups or () if isinstance(one, _Taken)), None)
+    counts = [] if taken is None else [(zone.name, key) for zone, key in taken.counts]
+    return s.module_ctx(NAME), counts
+
+
+def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) -> None:
+    """Take in this process's name what the session had taken in another's, limit or not."""
+    status, counts = packed
+    if status is not None:
+        s.set_module_ctx(NAME, status)
+    zones = {limit.zone.name: limit.zone for limit in s.server.limit_conn.limits}
+    taken = _Taken()
+    for name, key in counts:
+        zone = zones.get(name)
+        if zone is not None and zone.table is not None and zone.table.acquire(key, sys.maxsize):
+            taken.counts.append((zone, key))
+    if taken.counts:
+        s.add_cleanup(taken)
 
 
 def _shown(value: bytes) -> str:
@@ -222,4 +246,6 @@ MODULE = StreamModule(
                  "`PASSED`, `REJECTED` or `REJECTED_DRY_RUN`."),
     ),
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
+    pack=_pack,
+    unpack=_unpack,
 )

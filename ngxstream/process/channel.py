@@ -16,6 +16,9 @@ from typing import Final, NamedTuple
 QUIT: Final = 1
 TERMINATE: Final = 2
 REOPEN: Final = 3
+HANDOVER: Final = 4  # a packed Plan, and the mailboxes of those who take over
+GO: Final = 5  # nobody is left who could hand over: read
+READY: Final = 6  # said by a worker: it has begun
 
 MAX_FDS: Final = 253  # SCM_MAX_FD
 MAX_MESSAGE: Final = 65536

@@ -98,6 +98,7 @@ class Cycle:
         "files",  # files.OpenFiles
         "zones",  # shm.ZoneTable
         "listenings",  # list[Listening], in the order of stream.listenings
+        "lingering",  # list[Listening]: UDP addresses of former cycles whose sessions go on
         "inherited",  # Sequence[Listening]: what came with the process; only the first cycle's
         "serial",  # shm.Serial: connection numbers, one for all cycles of a master
         "workers",  # int: processes that serve (1 without a master)
@@ -128,6 +129,7 @@ class Cycle:
         self.workers = max(1, self.main.worker_processes) if self.main.master_process else 1
         self.inherited = inherited
         self.listenings: list[Listening] = []
+        self.lingering: list[Listening] = []
         self._new_pid = ""
         self.log = self._make_logs(to)
         try:
@@ -136,7 +138,7 @@ class Cycle:
             self.zones.build(old.zones if old is not None else None)
             self.listenings = listening.open_all(
                 [conf.options for conf in self.stream.listenings] if self.stream else [],
-                old.listenings if old is not None else inherited,
+                [*old.lingering, *old.listenings] if old is not None else inherited,
                 workers=self.workers,
                 log=self.log if old is None else to,
                 test=options.test,
@@ -173,16 +175,36 @@ class Cycle:
 
     def commit(self, old: Cycle | None) -> None:
         """Make this the cycle that serves; what only the old one listened at is closed."""
-        listening.configure(self.listenings, workers=self.workers, log=self.log)
+        handed_over = old is not None and old.main.master_process
+        listening.configure(
+            self.listenings, workers=self.workers, log=self.log, defer=handed_over
+        )
         self._redirect_stderr()
         self._announce()
-        listening.release(
-            old.listenings if old is not None else self.inherited, self.listenings, log=self.log
-        )
+        gone: Iterable[Listening] = self.inherited
+        if old is not None:
+            kept = {id(sock) for one in self.listenings for sock in one.socks}
+            before = [*old.lingering, *old.listenings]
+            self.lingering = [
+                one for one in before
+                if handed_over and one.options.is_udp
+                and not any(id(sock) in kept for sock in one.socks)
+            ]
+            gone = [one for one in before if one not in self.lingering]
+        listening.release(gone, self.listenings, log=self.log)
         self.inherited = ()
         if old is not None and self._new_pid:
             self._remove_pid_file(old.main.pid)
         self._new_pid = ""
+
+    def release_lingering(self, needed: Iterable[Cycle]) -> None:
+        """Close the addresses of former cycles that no session of `needed` was accepted at."""
+        used = {id(sock) for cycle in needed for one in cycle.listenings for sock in one.socks}
+        gone = [
+            one for one in self.lingering if not any(id(sock) in used for sock in one.socks)
+        ]
+        self.lingering = [one for one in self.lingering if one not in gone]
+        listening.release(gone, self.listenings, log=self.log)
 
     def check(self) -> None:
         """Do what is left for -t once the build succeeded. source: ngx_event_module_init"""

@@ -6,15 +6,18 @@ nothing happens in between.
 
 1. A worker of the current cycle that dies is started anew: at once, or after a pause that grows
    when the ones before it died at once too. One that says it cannot begin (code 2) is not.
-2. A reload starts the new workers, waits RELOAD_PAUSE_S, then tells the old ones to leave in grace.
+2. A reload starts the new workers, waits until they have begun, then tells the old ones to hand
+   their UDP clients over and to leave in grace.
 3. TERM is repeated with growing waits and becomes KILL; QUIT waits as long as it takes.
-4. An old cycle stays referenced, its logs and zones open, while a worker of it lives.
+4. An old cycle stays referenced, its logs and zones open, while a worker of it lives or UDP
+   sessions that began under it do; so does a UDP address that only such sessions use.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import time
 import traceback
@@ -27,13 +30,17 @@ from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
 from ngxstream.process import pidfile, signals, system
 from ngxstream.process.cycle import Cycle, rebuild
+from ngxstream.process.generations import Generations
+from ngxstream.process.handover import Plan
+from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.single import SingleProcess
-from ngxstream.process.worker import Worker
+from ngxstream.process.worker import Family, Worker
 
 if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
 
-RELOAD_PAUSE_S: Final = 0.1
+READY_S: Final = 5.0  # how long new workers may take to begin before the old ones leave
+RETIRE_MS: Final = 200  # how often old cycles are looked after while there are any
 FIRST_WAIT_MS: Final = 50  # after the first TERM; then twice as long each time
 LAST_WAIT_MS: Final = 1000  # a longer one means KILL
 AT_ONCE_MS: Final = 5000  # a worker that lived less has died at once
@@ -79,6 +86,9 @@ class Master:
         "not_accepting",
         "_due",  # list[(ms, callable)]: what the master does later
         "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
+        "generations",  # Generations
+        "mailboxes",  # list[Mailbox]: one for each worker of the cycle
+        "_retiring",  # bool: a look at old cycles is due
     )
 
     def __init__(self, cycle: Cycle, title: system.Title, *, daemonized: bool) -> None:
@@ -93,6 +103,9 @@ class Master:
         self.not_accepting = False
         self._due: list[tuple[int, Callable[[], None]]] = []
         self._deaths: dict[int, int] = {}
+        self.generations = Generations()
+        self.mailboxes: list[Mailbox] = []
+        self._retiring = False
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
@@ -160,17 +173,25 @@ class Master:
 
     # -- workers -------------------------------------------------------------------------------
 
-    def start_workers(self) -> None:
-        """Start all workers of the cycle. source: ngx_start_worker_processes"""
+    def start_workers(self, *, idle: bool = False) -> None:
+        """Start all workers of the cycle.
+
+        shape: idle says that others will hand their UDP clients over
+        source: ngx_start_worker_processes
+        """
         self.cycle.log.error(log.NOTICE, "start worker processes")
         self._deaths.clear()
+        for box in self.mailboxes:
+            box.close()
+        self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
+        self.generations.begin(self.cycle.generation)
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what the workers share stays shared: their collector does not touch it
         for number in range(self.cycle.main.worker_processes):
-            self.spawn(number)
+            self.spawn(number, idle=idle)
 
-    def spawn(self, number: int) -> None:
+    def spawn(self, number: int, *, idle: bool = False) -> None:
         """Start one worker. source: ngx_spawn_process"""
         cycle = self.cycle
         try:
@@ -186,12 +207,14 @@ class Master:
             theirs.close()
             return
         if pid == 0:
-            self._become_worker(number, ours, theirs)
+            self._become_worker(number, ours, theirs, idle)
         theirs.close()
         cycle.log.error(log.NOTICE, f"start worker process {pid}")
         self.children[pid] = Child(pid, number, cycle, ours)
 
-    def _become_worker(self, number: int, ours: Channel, theirs: Channel) -> None:
+    def _become_worker(
+        self, number: int, ours: Channel, theirs: Channel, idle: bool
+    ) -> None:
         """Be a worker in the forked child; never returns."""
         code = 1
         cycle = self.cycle
@@ -200,7 +223,10 @@ class Master:
             for child in self.children.values():
                 child.channel.close()  # or nobody would see the master's end
             self.children.clear()
-            worker = Worker(cycle, number, theirs, self.title, daemonized=self.daemonized)
+            family = Family(self.generations, self.mailboxes, self.old)
+            worker = Worker(
+                cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
+            )
             code = worker.run()
         except system.WorkerInitError as error:
             cycle.log.error(log.LEVELS[error.level], str(error))
@@ -228,9 +254,12 @@ class Master:
             self._log_end(f"{name} {pid}", status)
             for cycle in (self.cycle, *self.old):
                 cycle.zones.reclaim(pid)
+            self.generations.reclaim(pid)
             if child is not None:
                 child.channel.close()
                 self._replace(child, status)
+        if not any(child.leaving for child in self.children.values()):
+            self._let_read()
         self._retire()
 
     def _log_end(self, who: str, status: int) -> None:
@@ -276,12 +305,34 @@ class Master:
             self.spawn(number)
 
     def _retire(self) -> None:
-        """Let go of old cycles without workers."""
+        """Let go of old cycles without workers and sessions, and of addresses nobody needs."""
+        if not self.old and not self.cycle.lingering:
+            return
+        if self.generations.settled(self.cycle.generation) < len(self.mailboxes):
+            in_use = self.old  # sessions may be on their way
+        else:
+            in_use = [cycle for cycle in self.old if self.generations.live(cycle.generation)]
+            self.cycle.release_lingering(in_use)
         used = {id(child.cycle) for child in self.children.values()}
+        used |= {id(cycle) for cycle in in_use}
         gone = [cycle for cycle in self.old if id(cycle) not in used]
         self.old = [cycle for cycle in self.old if id(cycle) in used]
         for cycle in gone:
             cycle.retire([self.cycle, *self.old])
+        if (self.old or self.cycle.lingering) and not self._retiring:
+            self._retiring = True
+            self._later(RETIRE_MS, self._look_after_old)
+
+    def _look_after_old(self) -> None:
+        self._retiring = False
+        if not (self.terminating or self.quitting):
+            self._retire()
+
+    def _let_read(self) -> None:
+        """Tell the workers of the cycle that nobody is left to hand UDP clients over."""
+        for child in self.children.values():
+            if child.cycle is self.cycle:
+                child.channel.send(channels.GO)
 
     # -- commands ------------------------------------------------------------------------------
 
@@ -339,10 +390,45 @@ class Master:
         self.old.append(before)
         self.cycle = new
         self.not_accepting = False
-        self.start_workers()
-        time.sleep(RELOAD_PAUSE_S)  # the new ones begin before the old ones end
+        serving = [child for child in old_workers if not child.leaving]
+        self.start_workers(idle=bool(serving))
+        self._wait_ready()
+        self._hand_over(serving)
         self._quit_workers(old_workers)
         self._retire()
+
+    def _wait_ready(self) -> None:
+        """Wait until the workers of the cycle have begun, or died, or time is up."""
+        waiting = {
+            child.channel.fileno(): child
+            for child in self.children.values()
+            if child.cycle is self.cycle
+        }
+        end = time.monotonic() + READY_S
+        while waiting and (left := end - time.monotonic()) > 0:
+            readable, _, _ = select.select(list(waiting), (), (), left)
+            for fd in readable:
+                try:
+                    if waiting[fd].channel.receive().command == channels.READY:
+                        del waiting[fd]
+                except BlockingIOError:
+                    continue
+                except (EOFError, OSError):
+                    del waiting[fd]
+
+    def _hand_over(self, whom: list[Child]) -> None:
+        """Have old workers give their UDP clients to the workers of the cycle."""
+        listening.widen((*self.cycle.listenings, *self.cycle.lingering))
+        plan = Plan(
+            [box.writer for box in self.mailboxes],
+            [one.options.key for one in self.cycle.listenings],
+            [child.pid for child in whom],
+        )
+        packed = plan.pack()
+        fds = [sock.fileno() for sock in plan.writers]
+        told = [child.channel.send(channels.HANDOVER, packed, fds) for child in whom]
+        if not any(told):
+            self._let_read()
 
     def reopen(self) -> None:
         """Open all logs anew, here and in the workers."""

@@ -6,16 +6,18 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 
 1. A signal is a byte in a socket pair that the loop reads: nothing happens inside a handler.
 2. Told to leave in grace, a worker closes its gates and TCP listening sockets at once, and each
-   UDP listening socket when the last client that is answered through it has gone.
+   UDP listening socket when the last client that is answered through it has gone. Where others
+   take its place, its UDP clients go to them first (handover.py).
 3. The master's death closes the channel. A worker notes it and serves on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
@@ -23,12 +25,18 @@ from ngxstream.event import poller
 from ngxstream.event.accept import BURST, TcpGate
 from ngxstream.event.loop import Loop
 from ngxstream.event.udp import UdpGate
+from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.process import channel as channels
-from ngxstream.process import signals, system
+from ngxstream.process import handover, signals, system
+from ngxstream.stream import travel
 
 if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
     from ngxstream.process.channel import Channel
     from ngxstream.process.cycle import Cycle
+    from ngxstream.process.generations import Generations
+    from ngxstream.process.mailbox import Mailbox
+    from ngxstream.stream.session import Session
 
 POLLERS: Final[dict[str, Callable[[int], poller.Poller]]] = {
     "epoll": poller.EpollPoller,
@@ -75,22 +83,56 @@ def _nothing(number: int, frame: Any) -> None:
 class Service:
     """What serves a cycle on a loop: its gates, its modules' work, its logs."""
 
-    __slots__ = ("cycle", "loop", "tcp_gates", "udp_gates")
+    __slots__ = (
+        "cycle",
+        "loop",
+        "worker",  # its number
+        "tcp_gates",
+        "udp_gates",
+        "places",  # travel.Places: of this and of former configurations
+        "former",  # list[Cycle]: whose sessions may come, or are here
+        "_generations",  # Generations | None
+        "_gates",  # dict: ListenOptions.key -> UdpGate, one for each address
+    )
 
-    def __init__(self, cycle: Cycle, loop: Loop, worker: int) -> None:
-        """Open the gates of one worker. shape: worker counts from 0"""
+    def __init__(
+        self,
+        cycle: Cycle,
+        loop: Loop,
+        worker: int,
+        *,
+        idle: bool = False,
+        former: Sequence[Cycle] = (),
+        generations: Generations | None = None,
+    ) -> None:
+        """Open the gates of one worker.
+
+        shape: worker counts from 0; idle leaves the UDP gates unread; former are cycles whose UDP
+        sessions may be handed over, counted in generations
+        """
         self.cycle = cycle
         self.loop = loop
+        self.worker = worker
         self.tcp_gates: list[TcpGate] = []
         self.udp_gates: list[UdpGate] = []
+        self.places = travel.Places()
+        self.former = list(former)
+        self._generations = generations
+        self._gates: dict[Any, UdpGate] = {}
+        for known in (cycle, *former):
+            if known.stream is not None:
+                self.places.add(known.generation, known.stream, known.listenings)
+        for listening in cycle.lingering:
+            for gate in self._add_udp(listening, _nobody, idle):
+                gate.accepts = False
         stream, events = cycle.stream, cycle.events
         if stream is None:
             return
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
+            if conf.options.is_udp:
+                self._add_udp(listening, conf.begin, idle, conf.believes)
+                continue
             for sock in listening.for_worker(worker, cycle.workers):
-                if conf.options.is_udp:
-                    self.udp_gates.append(UdpGate(loop, listening, sock, conf.begin))
-                    continue
                 self.tcp_gates.append(
                     TcpGate(
                         loop,
@@ -104,16 +146,72 @@ class Service:
                 )
         stream.start_worker(loop)
 
+    def _add_udp(
+        self,
+        listening: Listening,
+        begin: Callable[..., Any],
+        idle: bool,
+        believes: Callable[[Any, bytes | None], bool] | None = None,
+    ) -> list[UdpGate]:
+        """Make this worker's gates of one address; they share the table of its clients.
+
+        shape: believes says whose PROXY headers are taken, None where there are none
+        """
+        table: dict[Any, Any] = {}
+        make: Callable[..., UdpGate] = UdpGate
+        if believes is not None:
+            make = functools.partial(ProxiedUdpGate, believes=believes)
+        added = [
+            make(self.loop, listening, sock, begin, table=table, idle=idle)
+            for sock in listening.for_worker(self.worker, self.cycle.workers)
+        ]
+        self.udp_gates += added
+        if added:
+            self._gates[listening.options.key] = added[0]
+        return added
+
+    def gate_of(self, key: Any) -> UdpGate | None:
+        """Return the gate of an address. shape: key is ListenOptions.key"""
+        return self._gates.get(key)
+
+    def count_adopted(self, s: Session) -> None:
+        """Count a session of a former configuration until it ends or goes on elsewhere."""
+        generation, _ = self.places.place_of(s.address)
+        if generation != self.cycle.generation and self._generations is not None:
+            s.add_cleanup(self._generations.adopt(generation))
+
+    def close_lingering(self) -> bool:
+        """Close the gates of addresses that are gone once they have no clients left.
+
+        returns: whether some have
+        """
+        left = []
+        for gate in self.udp_gates:
+            if gate.listening in self.cycle.listenings or gate.table or gate.is_needed:
+                left.append(gate)
+                continue
+            gate.close()
+            self._gates.pop(gate.listening.options.key, None)
+        self.udp_gates = left
+        used = {gate.sock for gate in left}
+        used |= {session.c.sock for session in self.loop.sessions if session.c.is_udp}
+        lingering = [sock for one in self.cycle.lingering for sock in one.socks]
+        for sock in lingering:
+            if sock not in used:
+                sock.close()
+        return any(sock in used for sock in lingering)
+
     def count(self) -> int:
         """Return how many gates there are; each takes a connection slot, as in nginx."""
         return len(self.tcp_gates) + len(self.udp_gates)
 
-    def close_gates(self) -> None:
-        """Take no new clients. The listening sockets stay."""
+    def close_gates(self, *, udp: bool = True) -> None:
+        """Take no new clients, TCP or at all. The listening sockets stay."""
         for tcp_gate in self.tcp_gates:
             tcp_gate.close()
-        for udp_gate in self.udp_gates:
-            udp_gate.close()
+        if udp:
+            for udp_gate in self.udp_gates:
+                udp_gate.close()
 
     def close_sockets(self) -> None:
         """Close this process's copies of the listening sockets that no session needs.
@@ -121,8 +219,8 @@ class Service:
         Call it again later for UDP: a socket stays while clients are answered through it.
         """
         needed = {session.c.sock for session in self.loop.sessions if session.c.is_udp}
-        needed |= {gate.sock for gate in self.udp_gates if gate.is_needed}
-        for listening in self.cycle.listenings:
+        needed |= {gate.sock for gate in self.udp_gates if gate.open or gate.is_needed}
+        for listening in (*self.cycle.listenings, *self.cycle.lingering):
             for sock in listening.socks:
                 if sock not in needed:
                     sock.close()
@@ -131,20 +229,26 @@ class Service:
     def reopen(self) -> None:
         """Open all logs anew. source: ngx_reopen_files"""
         self.cycle.log.error(log.NOTICE, "reopening logs")
-        self.cycle.reopen(self.cycle.log, None)
-        if self.cycle.stream is not None:
-            self.cycle.stream.reopen(self.loop)
+        for cycle in (self.cycle, *self.former):
+            cycle.reopen(self.cycle.log, None)
+            if cycle.stream is not None:
+                cycle.stream.reopen(self.loop)
 
     def stop(self) -> None:
         """Have the modules finish what they do in the background."""
-        if self.cycle.stream is not None:
-            self.cycle.stream.stop_worker(self.loop)
+        for cycle in (self.cycle, *self.former):
+            if cycle.stream is not None:
+                cycle.stream.stop_worker(self.loop)
 
     def shut_down_sessions(self) -> None:
         """End every session: worker_shutdown_timeout is over. source: ngx_shutdown_timer_handler"""
         for session in list(self.loop.sessions):
             session.log_error(log.INFO, "shutdown timeout")
             session.finalize(codes.STREAM_OK)
+
+
+def _nobody(c: Any, loop: Loop) -> None:
+    """Begin no session: the address is gone, and its gate accepts nobody."""
 
 
 def make_loop(cycle: Cycle, worker: int) -> Loop:
@@ -154,6 +258,20 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
     loop.next_number = cycle.serial.next
     loop.worker = worker
     return loop
+
+
+class Family:
+    """What the workers of one master share, besides the configuration they serve by."""
+
+    __slots__ = ("former", "generations", "mailboxes")
+
+    def __init__(
+        self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = ()
+    ) -> None:
+        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on"""
+        self.generations = generations
+        self.mailboxes = mailboxes
+        self.former = former
 
 
 class Worker:
@@ -168,12 +286,29 @@ class Worker:
         "loop",
         "service",
         "code",
+        "family",  # Family: what it shares with the other workers of its master
+        "arrival",  # handover.Arrival
+        "handing_over",  # bool: it was told to
+        "_idle",  # bool: former workers read the UDP sockets still
     )
 
     def __init__(
-        self, cycle: Cycle, number: int, channel: Channel, title: system.Title, *, daemonized: bool
+        self,
+        cycle: Cycle,
+        number: int,
+        channel: Channel,
+        title: system.Title,
+        family: Family,
+        *,
+        daemonized: bool,
+        idle: bool = False,
     ) -> None:
-        """shape: number is the worker's place, 0 <= number < cycle.workers; made after the fork"""
+        """shape: number is the worker's place, 0 <= number < cycle.workers; made after the fork;
+        idle says that former workers will hand their UDP clients over"""
+        self.family = family
+        self._idle = idle
+        self.handing_over = False
+        self.arrival: handover.Arrival
         self.cycle = cycle
         self.number = number
         self.channel = channel
@@ -196,9 +331,26 @@ class Worker:
         heard = Signals(signals.HEARD, self._obey)
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
-        self.service = Service(cycle, loop, self.number)
+        family = self.family
+        family.generations.claim()
+        for former in family.former:
+            for zone in former.zones.zones():
+                zone.column  # noqa: B018 - to claim it later would be under its lock
+        self.service = Service(
+            cycle, loop, self.number,
+            idle=self._idle, former=family.former, generations=family.generations,
+        )
         loop.free_connections -= self.service.count() + 1  # one for the channel
+        self.arrival = handover.Arrival(
+            loop,
+            self.service,
+            family.mailboxes[self.number].reader,
+            [box.writer for box in family.mailboxes],
+            idle=self._idle,
+        )
+        self.arrival.when_settled(self._settle)
         self.title.set("worker process")
+        self.channel.send(channels.READY)
         loop.run()
         self.service.stop()
         cycle.log.error(log.NOTICE, "exit")
@@ -217,6 +369,10 @@ class Worker:
                     self.terminate()
                 elif message.command == channels.REOPEN:
                     self.service.reopen()
+                elif message.command == channels.GO:
+                    self.arrival.go()
+                elif message.command == channels.HANDOVER:
+                    self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:
             return
         except (EOFError, OSError):
@@ -251,8 +407,8 @@ class Worker:
         timeout = self.cycle.main.worker_shutdown_timeout
         if timeout:
             loop.call_later(timeout, self.service.shut_down_sessions, cancelable=True)
-        self.service.close_gates()
-        self._sweep()
+        self.service.close_gates(udp=not self.handing_over)
+        self.arrival.when_settled(self._sweep)
         loop.exiting = True
         loop.on_idle = self._leave
 
@@ -260,6 +416,34 @@ class Worker:
         self.service.close_sockets()
         if self.service.udp_gates:
             self.loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
+
+    # -- UDP sessions change hands -------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """All that former workers had is here."""
+        self.family.generations.settle(self.cycle.generation)
+        self._sweep_lingering()
+
+    def _sweep_lingering(self) -> None:
+        if self.service.close_lingering() and not self.loop.exiting:
+            self.loop.call_later(SWEEP_MS, self._sweep_lingering, cancelable=True)
+
+    def hand_over(self, plan: handover.Plan) -> None:
+        """Give all UDP clients to the workers of a plan, as soon as all of them are here."""
+        if self.handing_over:
+            return
+        self.handing_over = True
+        self.loop.live += 1
+        self.arrival.when_settled(lambda: self._depart(plan))
+
+    def _depart(self, plan: handover.Plan) -> None:
+        departure = handover.Departure(self.loop, self.service, plan, self._departed)
+        self.arrival.depart(departure)
+
+    def _departed(self) -> None:
+        self.loop.live -= 1
+        if self.loop.exiting:
+            self._sweep()
 
     def _leave(self) -> None:
         self.cycle.log.error(log.NOTICE, "exiting")

@@ -8,6 +8,9 @@ shape of the hooks, in the order in which they are called:
   start_worker(stream, loop)  in each worker before its first turn: timers, sockets of its own
   stop_worker(stream, loop)   in each worker before it leaves: flush what is buffered
   reopen(stream, loop)        in each worker on USR1
+  pack(session)               before a UDP session goes on in another process: what it keeps for
+                              this module, as values that can be pickled, or None
+  unpack(session, packed)     in that process, with what pack returned
 """
 
 from __future__ import annotations
@@ -48,3 +51,5 @@ class StreamModule(Module):
     start_worker: Callable[[StreamConf, Loop], None] | None = None
     stop_worker: Callable[[StreamConf, Loop], None] | None = None
     reopen: Callable[[StreamConf, Loop], None] | None = None
+    pack: Callable[[Session], Any] | None = None
+    unpack: Callable[[Session, Any], None] | None = None

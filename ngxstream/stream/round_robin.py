@@ -107,6 +107,10 @@ class SingleSelection:
             peer.fails = 0
         self.tries = 0
 
+    def leave(self, peer: Peer) -> None:
+        """Give the peer back for a session that goes on elsewhere."""
+        peer.hold(-1)
+
     def notify(self, peer: Peer, event: int) -> None:
         """Nothing is counted here."""
 
@@ -218,6 +222,10 @@ class RoundRobinSelection:
         peer.conns -= 1
         if self.tries:
             self.tries -= 1
+
+    def leave(self, peer: Peer) -> None:
+        """Give a peer back for a session that goes on elsewhere: nothing is learnt from it."""
+        peer.hold(-1)
 
     def fail(self, peer: Peer) -> None:
         """Count a failure against a peer, which may disable it for a while."""
@@ -341,6 +349,30 @@ class RoundRobin:
 
     def prepare(self, tier: Tier) -> None:
         """Put what the method knows of a tier into `tier.aid`; called for the backups too."""
+
+    def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
+        """Take up a session that another process had on the peer of an address.
+
+        returns: its selection and the peer, the session counted on it; None for no such peer
+        """
+        tier: Tier | None = self.tier
+        while tier is not None:
+            for n, peer in enumerate(tier.peers):
+                if peer.name == name:
+                    selection: Any
+                    if tier.single:
+                        single = SingleSelection if tier.lock is None else LockedSingleSelection
+                        selection = single(s, tier)
+                    else:
+                        plain = (
+                            RoundRobinSelection if tier.lock is None else LockedRoundRobinSelection
+                        )
+                        selection = plain(s, tier)
+                        selection.tried = 1 << n
+                    peer.hold(1)
+                    return selection, peer
+            tier = tier.backup
+        return None
 
     def select(self, s: Session) -> Selection:
         """Begin a selection. source: ngx_stream_upstream_init_round_robin_peer"""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ngxstream.modules.proxy import conf
+from ngxstream.modules.proxy.conf import ProxyConf
 from ngxstream.modules.proxy.handler import Proxy
+from ngxstream.modules.proxy.headed import HeadedCountedUdpProxy, HeadedUdpProxy
 from ngxstream.modules.proxy.tcp import TcpProxy
 from ngxstream.modules.proxy.udp import CountedUdpProxy, UdpProxy
 from ngxstream.stream.module import StreamModule
@@ -21,15 +23,17 @@ def handle_target(s: Session) -> None:
 
 
 def _begin(s: Session) -> Proxy:
-    proxy: Proxy
-    if not s.c.is_udp:
-        proxy = TcpProxy(s)
-    elif s.server.proxy.requests:
-        proxy = CountedUdpProxy(s)
-    else:
-        proxy = UdpProxy(s)
+    proxy: Proxy = make_udp(s) if s.c.is_udp else TcpProxy(s)
     s.content = proxy
     return proxy
+
+
+def make_udp(s: Session) -> UdpProxy:
+    """Make the kind of proxy that a UDP session's server asks for."""
+    conf_: ProxyConf = s.server.proxy
+    if conf_.every_datagram and conf_.proxy_protocol:
+        return HeadedCountedUdpProxy(s) if conf_.requests else HeadedUdpProxy(s)
+    return CountedUdpProxy(s) if conf_.requests else UdpProxy(s)
 
 
 MODULE = StreamModule(
@@ -37,4 +41,5 @@ MODULE = StreamModule(
     directives=conf.directives(handle, handle_target),
     conf=conf.ProxyConf,
     merge=conf.merge,
+    check=conf.check,
 )

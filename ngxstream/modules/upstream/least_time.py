@@ -154,10 +154,22 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
         super().free(peer, failed, state)
 
 
+    def leave(self, peer: Peer) -> None:
+        """Give a peer back for a session that goes on elsewhere; it waits for nothing here."""
+        if self.waiting is peer:
+            self.stop_waiting(0)
+        super().leave(peer)
+
+
 class LockedLeastTimeSelection(round_robin.Locked, LeastTimeSelection):
     """least_time over peers in shared memory."""
 
     __slots__ = ()
+
+    def leave(self, peer: Peer) -> None:
+        """Give a peer back, under the lock."""
+        with self.tier.lock:  # type: ignore[union-attr]
+            super().leave(peer)
 
     learns: ClassVar[bool] = True
 

@@ -210,6 +210,10 @@ def test_a_reload_keeps_what_both_have(world: World) -> None:
     assert second is not None
     assert 2 == second.generation
     assert tcp is second.listenings[1].socks[0]
+    assert [udp] == second.lingering[0].socks  # sessions may go on behind it
+    second.release_lingering([first])
+    assert -1 != udp.fileno()
+    second.release_lingering([])
     assert -1 == udp.fileno()
     assert serial < second.serial.next()
 

@@ -1,0 +1,512 @@
+"""The hand-over: how the UDP sessions of leaving workers go on in the workers that come after them.
+
+nginx has no counterpart: there a reload ends them.
+
+1. Client -> worker is a function everybody knows (owner_of here, steering.py in the kernel).
+2. A leaving worker reads its listening sockets until it is told to hand over. It stops, says so
+   (STOPPED) to every new worker, sends each session to the worker that owns its client
+   (SESSIONS), and says DONE. It takes nothing back.
+3. A new worker reads nothing until all leaving ones have stopped: nobody else read in between, so
+   no datagram overtakes another. Then it reads and holds what comes, and lets go of it when all
+   are DONE, have died, or HOLD_MS have passed: sessions come before their datagrams.
+4. When the number of workers changes, worker 0 has the kernel steer anew once all have stopped.
+   A datagram that was queued in what is now the wrong socket goes to its owner by mail.
+5. A worker that is told to hand over before it has everything itself does so when it has.
+   Sessions that reach a worker after it has handed over go on by the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core import log
+from ngxstream.event import poller, steering
+from ngxstream.modules.proxy import udp_state
+from ngxstream.process import mailbox
+from ngxstream.process.mailbox import Outbox
+from ngxstream.stream import travel
+
+if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
+    from ngxstream.event.loop import Loop
+    from ngxstream.event.udp import UdpGate
+    from ngxstream.process.worker import Service
+    from ngxstream.stream.session import Session
+
+HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing
+START_MS: Final = 5000  # how long a new worker waits to be told that it may read
+LOOK_MS: Final = 50  # how often it is seen whether a leaving worker has died
+STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket after that
+BATCH: Final = 120  # sessions in a message
+BATCH_BYTES: Final = 48_000
+MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
+STRAYS: Final = 4096  # datagrams that may wait to be passed on
+
+Key = tuple[Any, ...]  # ListenOptions.key
+
+
+def owner_of(listening: Listening, peer: Any, workers: int, *, current: bool) -> int:
+    """Tell which of `workers` workers the client at an address belongs to.
+
+    shape: current says that the address is one of the configuration that serves; the group of one
+    that is gone stays steered as it was, and worker number mod workers reads each of its sockets
+    """
+    options = listening.options
+    if not options.is_group:
+        return 0
+    if current:
+        return steering.owner_of(options.family, peer, workers)
+    return steering.owner_of(options.family, peer, max(1, listening.steered)) % workers
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Plan:
+    """Where sessions go: what the master tells a worker that is to hand over."""
+
+    __slots__ = ("keys", "pids", "until_ms", "workers", "writers")
+
+    def __init__(
+        self, writers: Sequence[socket.socket], keys: Iterable[Key], pids: Sequence[int]
+    ) -> None:
+        """shape: one mailbox for each new worker; keys of the addresses they listen at; pids of
+        all workers that hand over."""
+        self.writers = writers
+        self.workers = len(writers)
+        self.keys = frozenset(keys)
+        self.pids = tuple(pids)
+
+    def pack(self) -> bytes:
+        """Return what goes with the descriptors of the mailboxes."""
+        return pickle.dumps((sorted(self.keys, key=repr), self.pids), 5)
+
+    @classmethod
+    def unpack(cls, data: bytes, fds: Sequence[int]) -> Plan:
+        """Take a plan from the master's message."""
+        keys, pids = pickle.loads(data)
+        writers = [socket.socket(fileno=fd) for fd in fds]
+        return cls(writers, keys, pids)
+
+
+class Departure:
+    """A leaving worker's side."""
+
+    __slots__ = ("_boxes", "_by_owner", "_done", "_loop", "_more", "_plan", "_said", "_service",
+                 "_until_ms", "sent")
+
+    def __init__(
+        self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]
+    ) -> None:
+        """Stop reading, say so, and begin to send; done() is called when all is sent."""
+        self._loop = loop
+        self._service = service
+        self._plan = plan
+        self._done: Callable[[], None] | None = done
+        self._boxes = [
+            Outbox(loop, sock, feed=lambda n=n: self._feed(n))  # type: ignore[misc]
+            for n, sock in enumerate(plan.writers)
+        ]
+        self._by_owner: list[deque[Session]] = [deque() for _ in self._boxes]
+        self._more: list[deque[tuple[Any, ...]]] = [deque() for _ in self._boxes]
+        self._said: set[int] = set()
+        timeout = service.cycle.main.worker_shutdown_timeout
+        self._until_ms = loop.now_ms + timeout if timeout else 0
+        self.sent = 0
+        for gate in service.udp_gates:
+            gate.close()
+        pid = loop.pid
+        for box in self._boxes:
+            box.put(mailbox.STOPPED, pid, plan.pids)
+            box.send()  # at once: the sockets are unread until all have heard it
+        for s in loop.sessions:
+            if s.c.is_udp and not s.status:
+                self._by_owner[self._owner(s)].append(s)
+        for gate in service.udp_gates:
+            for held in gate.take_held():
+                self.pass_on(gate, *held)
+        for box in self._boxes:
+            box.pump()
+
+    def take(self, s: Session) -> None:
+        """Send one more session, which came late."""
+        n = self._owner(s)
+        self._by_owner[n].append(s)
+        self._boxes[n].pump()
+
+    def pass_on(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> None:
+        """Send one datagram to the owner of its client."""
+        listening = gate.listening
+        n = self._owner_of(listening, peer)
+        self._boxes[n].put(mailbox.DATAGRAMS, listening.options.key, key, peer, local, [data])
+        self._boxes[n].pump()
+
+    def _owner_of(self, listening: Listening, peer: Any) -> int:
+        current = listening.options.key in self._plan.keys
+        return owner_of(listening, peer, self._plan.workers, current=current)
+
+    def _owner(self, s: Session) -> int:
+        return self._owner_of(s.c.listening, peer_of(s))
+
+    def _feed(self, n: int) -> bool:
+        """Put the next message for one owner. returns: whether there was any"""
+        box, more = self._boxes[n], self._more[n]
+        if more:
+            box.put(mailbox.WAITING, *more.popleft())
+            return True
+        sessions = self._by_owner[n]
+        packed: list[bytes] = []
+        socks: list[Any] = []
+        size = 0
+        while sessions and len(packed) < BATCH and size < BATCH_BYTES:
+            s = sessions.popleft()
+            if s.status or not s.c.is_udp:
+                continue
+            if not udp_state.is_ready(s):
+                self._begin_anew(box, s)
+                continue
+            data, sock = self._pack(s, more)
+            packed.append(data)
+            socks.append(sock)
+            size += len(data)
+        if packed:
+            self.sent += len(packed)
+            box.put(mailbox.SESSIONS, packed, fds=[sock.fileno() for sock in socks], socks=socks)
+        if packed or box.waiting:
+            return True
+        if n not in self._said:
+            self._said.add(n)
+            box.put(mailbox.DONE, self._loop.pid)
+            if len(self._said) == len(self._boxes):
+                self._loop.post(self._finish)
+            return True
+        return False
+
+    def _finish(self) -> None:
+        if any(box.waiting and not box.gone for box in self._boxes):
+            self._loop.call_later(LOOK_MS, self._finish, cancelable=True)
+            return
+        done, self._done = self._done, None
+        if done is not None:
+            done()
+
+    def _pack(self, s: Session, more: deque[tuple[Any, ...]]) -> tuple[bytes, Any]:
+        """Pack one session and let go of it."""
+        proxy: Any = s.content
+        if self._until_ms and s.module_ctx(travel.UNTIL) is None:
+            s.set_module_ctx(travel.UNTIL, self._until_ms)
+        where = s.c.listening.options.key
+        key = s.c.key
+        for data in proxy.waiting():
+            more.append((where, key, [data]))
+        packed = pickle.dumps(
+            (where, travel.pack(s, self._service.places), udp_state.pack(proxy)), 5
+        )
+        return packed, udp_state.release(proxy)
+
+    def _begin_anew(self, box: Outbox, s: Session) -> None:
+        """Send the datagrams of a session that has no server yet: it begins at its new owner."""
+        c = s.c
+        gate: Any = c.table
+        kept = [s.preread or getattr(s.content, "first", b"")]
+        sink = gate.table.get(c.key) if gate is not None else None
+        if sink is not None and sink.c is c:
+            kept += getattr(sink, "kept", [])
+        peer, local = (c.key[0], c.key[1]) if is_pair(c.key) else (c.key, None)
+        for data in kept:
+            box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
+        for cleanup in reversed(s.abandon()):
+            cleanup()
+        self._loop.close_connection(c)
+
+
+def is_pair(key: Any) -> bool:
+    """Tell whether a table's key has the local address behind the client's."""
+    return isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], tuple)
+
+
+def peer_of(s: Session) -> Any:
+    """Return the address a session's client sends from, whatever address it goes by."""
+    key = s.c.key
+    return key[0] if is_pair(key) else key
+
+
+class Arrival:
+    """A new worker's side, and for its whole life the reader of its mailbox."""
+
+    __slots__ = (
+        "_boxes",  # Outboxes of all workers of the generation; None at its own place
+        "_deadline_ms",
+        "_departure",
+        "_done",  # pids that sent everything
+        "_expected",  # pids that will
+        "_log",
+        "_loop",
+        "_nobody_left",  # bool: the master said that no worker is left to hand over
+        "_reader",
+        "_reading_on",  # bool: within _read_on()
+        "_service",
+        "_settled",  # called once when everything is here
+        "_stopped",  # pids that read no more
+        "_timers",  # {ms: Timer}: worker_shutdown_timeouts of former generations
+        "holding",
+        "idle",
+        "received",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        service: Service,
+        reader: socket.socket,
+        writers: Sequence[socket.socket],
+        *,
+        idle: bool,
+        patience_ms: int = START_MS,
+    ) -> None:
+        """shape: idle says that others read the sockets still; patience_ms how long this worker
+        waits for them, 0 for ever"""
+        self._loop = loop
+        self._service = service
+        self._log = service.cycle.log
+        self._reader = reader
+        self._boxes = [Outbox(loop, sock) for sock in writers]
+        self._expected: frozenset[int] = frozenset()
+        self._stopped: set[int] = set()
+        self._done: set[int] = set()
+        self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
+        self._departure: Departure | None = None
+        self._settled: list[Callable[[], None]] = []
+        self._timers: set[int] = set()
+        self._nobody_left = False
+        self._reading_on = False
+        self.idle = idle
+        self.holding = False
+        self.received = 0
+        loop.register(reader.fileno(), self.on_mail, poller.LEVEL)
+        for gate in service.udp_gates:
+            gate.stray = self.stray
+        if idle:
+            loop.live += 1
+            loop.call_later(LOOK_MS, self._look, cancelable=True)
+        else:
+            self._end_of_strays()
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything is here that will come."""
+        return not self.idle and not self.holding
+
+    def when_settled(self, do: Callable[[], None]) -> None:
+        """Do something once everything is here: at once, or later."""
+        if self.settled:
+            do()
+        else:
+            self._settled.append(do)
+
+    def depart(self, departure: Departure) -> None:
+        """Hand on from now on whatever still comes."""
+        self._departure = departure
+
+    # -- reading mail --------------------------------------------------------------------------
+
+    def on_mail(self, mask: int) -> None:
+        """Take what the other workers have sent."""
+        for _ in range(MESSAGES):
+            kind = self._take_message()
+            if not kind or kind == mailbox.SESSIONS:
+                return  # a batch takes milliseconds: the sockets are to be read in between
+
+    def _take_message(self) -> int:
+        """Take one message. returns: its kind, 0 when there is none"""
+        try:
+            message, fds = mailbox.receive(self._reader)
+        except BlockingIOError:
+            return 0
+        except ValueError as error:
+            self._log.error(log.ALERT, f"a worker's message was not understood: {error}")
+            return -1
+        except (EOFError, OSError):
+            self._loop.unregister(self._reader.fileno())
+            return 0
+        kind, *values = message
+        if kind == mailbox.SESSIONS:
+            for packed, fd in zip(values[0], fds, strict=True):
+                self._adopt(packed, fd)
+        elif kind == mailbox.DATAGRAMS:
+            self._take(*values)
+        elif kind == mailbox.WAITING:
+            self._take_waiting(*values)
+        elif kind == mailbox.STOPPED:
+            self._on_stopped(*values)
+        elif kind == mailbox.DONE:
+            self._done.add(values[0])
+            self._check()
+        return int(kind)
+
+    def _adopt(self, data: bytes, fd: int) -> None:
+        """Take up one session."""
+        service = self._service
+        where, session, proxy = pickle.loads(data)
+        gate = service.gate_of(where)
+        try:
+            if gate is None:
+                raise KeyError(where)
+            s = travel.unpack(session, service.places, self._loop, gate.sock)
+        except KeyError:
+            os.close(fd)
+            self._log.error(log.WARN, "a UDP session of an unknown configuration was dropped")
+            return
+        self._loop.live += 1
+        self._loop.free_connections -= 1
+        self.received += 1
+        service.count_adopted(s)
+        udp_state.restore(s, proxy, fd, gate, service.cycle.stream)
+        if self._departure is not None:
+            self._departure.take(s)
+            return
+        until = s.module_ctx(travel.UNTIL)
+        if until is not None and until not in self._timers:
+            self._timers.add(until)
+            delay = max(1, until - self._loop.now_ms)
+            self._loop.call_later(delay, lambda: self._time_out(until), cancelable=True)
+
+    def _time_out(self, until: int) -> None:
+        self._timers.discard(until)
+        for s in list(self._loop.sessions):
+            if s.module_ctx(travel.UNTIL) == until:
+                s.log_error(log.INFO, "shutdown timeout")
+                s.finalize(200)
+
+    def _take(self, where: Key, key: Any, peer: Any, local: Any, datagrams: list[bytes]) -> None:
+        """Take datagrams of a client of ours that somebody else has read."""
+        gate = self._service.gate_of(where)
+        if gate is None:
+            return
+        for data in datagrams:
+            if self._departure is not None:
+                self._departure.pass_on(gate, key, peer, local, data)
+            elif not self.settled:
+                gate.keep(key, peer, local, data)
+            else:
+                stray, gate.stray = gate.stray, None  # whoever sent it knows that it is ours
+                gate.deliver(key, peer, local, data)
+                gate.stray = stray
+
+    def _take_waiting(self, where: Key, key: Any, datagrams: list[bytes]) -> None:
+        """Send on what a session had yet to send to its server."""
+        gate = self._service.gate_of(where)
+        sink: Any = None if gate is None else gate.table.get(key)
+        if sink is not None and hasattr(sink, "send"):
+            for data in datagrams:
+                sink.send(data)
+
+    # -- changing hands ------------------------------------------------------------------------
+
+    def _on_stopped(self, pid: int, pids: tuple[int, ...]) -> None:
+        self._stopped.add(pid)
+        if self.settled:
+            return  # this worker was started in a dead one's place, or waited long enough
+        if not self._expected:
+            self._deadline_ms = self._loop.now_ms + HOLD_MS
+        self._expected |= frozenset(pids)
+        self._check()
+
+    def go(self) -> None:
+        """Read from now on: the master says that nobody is left to hand over."""
+        self._nobody_left = True
+        self._check()
+
+    def _look(self) -> None:
+        if not self.settled:
+            self._check()
+        if not self.settled:
+            self._loop.call_later(LOOK_MS, self._look, cancelable=True)
+
+    def _check(self) -> None:
+        """See how far the leaving workers are."""
+        if self.settled or self._reading_on:
+            return
+        late = 0 < self._deadline_ms <= self._loop.now_ms
+        missing = self._expected - self._done
+        alive = {pid for pid in missing if is_alive(pid)}
+        known = bool(self._expected) or self._nobody_left
+        if not late and not alive and known and (missing or self._nobody_left):
+            self._read_on()  # what a dead worker has sent is here, or will never come
+        if self.idle and (late or (known and not alive - self._stopped)):
+            self._hold()
+        if self.holding and (late or (known and not alive)):
+            if alive - self._done:
+                self._log.error(
+                    log.WARN, f"{len(alive)} leaving workers did not hand over in time"
+                )
+            self._open()
+
+    def _read_on(self) -> None:
+        """Take all mail there is."""
+        self._reading_on = True
+        while self._take_message():
+            pass
+        self._reading_on = False
+
+    def _hold(self) -> None:
+        self.idle = False
+        self.holding = True
+        service = self._service
+        if service.worker == 0:
+            for listening in service.cycle.listenings:
+                listening.steer(service.cycle.workers, self._log)
+        for gate in service.udp_gates:
+            gate.hold()
+
+    def _open(self) -> None:
+        self.holding = False
+        for gate in self._service.udp_gates:
+            gate.start()
+        self._loop.live -= 1
+        self._end_of_strays()
+        settled, self._settled = self._settled, []
+        for do in settled:
+            do()
+
+    # -- strays --------------------------------------------------------------------------------
+
+    def stray(self, gate: UdpGate, key: Any, peer: Any, data: bytes | memoryview) -> bool:
+        """Pass a datagram on if its client is another worker's. returns: whether it is"""
+        service = self._service
+        listening = gate.listening
+        n = owner_of(
+            listening, peer, service.cycle.workers, current=listening in service.cycle.listenings
+        )
+        if n == service.worker:
+            return False
+        box = self._boxes[n]
+        local = key[1] if is_pair(key) else None
+        if box.waiting < STRAYS:
+            where = listening.options.key
+            box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])
+            box.pump()
+        else:
+            gate.dropped += 1
+        return True
+
+    def _end_of_strays(self) -> None:
+        self._loop.call_later(STRAY_MS, self._no_more_strays, cancelable=True)
+
+    def _no_more_strays(self) -> None:
+        for gate in self._service.udp_gates:
+            if gate.listening.is_steered:
+                gate.stray = None
