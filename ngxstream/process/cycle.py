@@ -266,14 +266,16 @@ class Cycle:
             self.log.error(log.ALERT, f'unlink() "{path}" failed', error)
 
 
-def rebuild(old: Cycle) -> Cycle | None:
+def rebuild(old: Cycle, to: log.Log | None = None) -> Cycle | None:
     """Build the next cycle, to be committed; None when the old one has to go on.
 
-    A refusal is in the old cycle's log, in nginx's words and at its level.
+    A refusal is in the old cycle's log, in nginx's words and at its level. shape: `to` writes there
     """
-    old.log.error(log.NOTICE, "reconfiguring")
+    if to is None:
+        to = old.log
+    to.error(log.NOTICE, "reconfiguring")
     try:
-        return Cycle(old.options, old.log, old)
+        return Cycle(old.options, to, old)
     except errors.NgxError as error:
-        old.log.error(log.LEVELS[error.level], str(error))
+        to.error(log.LEVELS[error.level], str(error))
         return None

@@ -34,6 +34,7 @@ from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.single import SingleProcess
+from ngxstream.process.verdict import Desk, Hearing
 from ngxstream.process.worker import Family, Worker
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Master:
         "generations",  # Generations
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
         "_retiring",  # bool: a look at old cycles is due
+        "desk",  # Desk: where verdicts on reloads are told
     )
 
     def __init__(self, cycle: Cycle, title: system.Title, *, daemonized: bool) -> None:
@@ -106,6 +108,7 @@ class Master:
         self.generations = Generations()
         self.mailboxes: list[Mailbox] = []
         self._retiring = False
+        self.desk = Desk(cycle.log)
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
@@ -223,6 +226,7 @@ class Master:
             for child in self.children.values():
                 child.channel.close()  # or nobody would see the master's end
             self.children.clear()
+            self.desk.close()
             family = Family(self.generations, self.mailboxes, self.old)
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
@@ -373,19 +377,28 @@ class Master:
         self._quit_workers(list(self.children.values()))
 
     def reload(self) -> None:
-        """Serve by a new configuration, or go on with the old one where it is refused."""
-        if self.terminating or self.quitting:
-            return
+        """Serve by a new configuration, or go on with the old one, and tell who asked."""
+        self.desk.admit()
+        hearing = Hearing(self.cycle.log)
+        if self._reload(hearing):
+            self.desk.accept()
+        else:
+            self.desk.refuse(hearing.text)
+
+    def _reload(self, to: log.Log) -> bool:
+        """Reload. returns: whether the new configuration serves; if not, `to` was told why"""
         before = self.cycle
+        if self.terminating or self.quitting:
+            return False
         try:
-            new = rebuild(before)
+            new = rebuild(before, to)
             if new is None:
-                return
+                return False
             new.commit(before)
         except Exception:  # noqa: BLE001 - a fault of ours must not take the service with it
             text = traceback.format_exc().strip().replace("\n", " | ")
-            before.log.error(log.ALERT, f"unexpected exception: {text}")
-            return
+            to.error(log.ALERT, f"unexpected exception: {text}")
+            return False
         old_workers = list(self.children.values())
         self.old.append(before)
         self.cycle = new
@@ -396,6 +409,7 @@ class Master:
         self._hand_over(serving)
         self._quit_workers(old_workers)
         self._retire()
+        return True
 
     def _wait_ready(self) -> None:
         """Wait until the workers of the cycle have begun, or died, or time is up."""

@@ -14,6 +14,7 @@ from ngxstream.core import log
 from ngxstream.event import listening, poller
 from ngxstream.process import pidfile, signals, worker
 from ngxstream.process.cycle import Cycle, rebuild
+from ngxstream.process.verdict import Desk, Hearing
 
 SWEEP_MS: Final = (
     30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
@@ -23,12 +24,13 @@ SWEEP_MS: Final = (
 class SingleProcess:
     """The only process of a `master_process off`."""
 
-    __slots__ = ("service", "loop", "old")
+    __slots__ = ("service", "loop", "old", "desk")
 
     def __init__(self, cycle: Cycle) -> None:
         """shape: the cycle is committed, its pid file written."""
         loop = self.loop = worker.make_loop(cycle, 0)
         self.service = worker.Service(cycle, loop, 0)
+        self.desk = Desk(cycle.log)
         self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
 
     @property
@@ -77,10 +79,13 @@ class SingleProcess:
             service.cycle.reopen(self.cycle.log, None)
 
     def reload(self) -> None:
-        """Put a new configuration in the place of the old one, or keep that."""
+        """Put a new configuration in the place of the old one, or keep that; tell who asked."""
+        self.desk.admit()
         before = self.service
-        new = rebuild(before.cycle)
+        hearing = Hearing(before.cycle.log)
+        new = rebuild(before.cycle, hearing)
         if new is None:
+            self.desk.refuse(hearing.text)
             return
         before.close_gates()
         new.commit(before.cycle)
@@ -92,6 +97,7 @@ class SingleProcess:
         if not self.old:
             loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
         self.old.append(before)
+        self.desk.accept()
 
     def _sweep(self) -> None:
         """Let go of configurations without sessions."""

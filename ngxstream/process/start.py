@@ -17,7 +17,7 @@ from ngxstream.conf import dump
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
-from ngxstream.process import cycle, pidfile, signals, system
+from ngxstream.process import cycle, pidfile, signals, system, verdict
 
 if TYPE_CHECKING:
     from ngxstream.process.options import Options
@@ -87,13 +87,18 @@ def test(options: Options, builtin: log.Log) -> int:
 def send_signal(options: Options, builtin: log.Log) -> int:
     """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
 
+    A reload is waited for: what the master finds wrong is said here, and the exit code is 1.
     raises: NgxError. source: ngx_cycle.c ngx_signal_process
     """
     reading = cycle.Reading(options, builtin)
     builtin.write(log.NOTICE, "signal process started")
     pid = pidfile.find(reading.main.pid)
-    pidfile.send(pid, signals.COMMANDS[options.signal])
-    return 0
+    number = signals.COMMANDS[options.signal]
+    inquiry = verdict.Inquiry(pid) if number == signals.RECONFIGURE else None
+    pidfile.send(pid, number)
+    console = builtin.console
+    assert console is not None
+    return 0 if inquiry is None or inquiry.wait(console.say) else 1
 
 
 def serve(options: Options, builtin: log.Log) -> int:
