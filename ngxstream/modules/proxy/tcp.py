@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ngxstream.core import codes, log
 from ngxstream.event import pump, splice
 from ngxstream.event import tls as event_tls
-from ngxstream.event.poller import ERR, HUP, OUT, READABLE
+from ngxstream.event.poller import OUT, READABLE
 from ngxstream.modules.proxy import handler, tls
 from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
 from ngxstream.wire import proxy_protocol
@@ -62,7 +62,7 @@ class TcpProxy(handler.Proxy):
 
     def on_connect(self, mask: int) -> None:
         """Hear how the connect ended. source: ngx_stream_proxy_connect_handler"""
-        if mask & (ERR | HUP) or not mask & OUT:
+        if mask & READABLE or not mask & OUT:  # select tells an error as both, and as no error
             code = self.pc.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 self.s.log_error(log.ERR, "connect() failed", code)

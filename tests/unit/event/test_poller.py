@@ -1,5 +1,6 @@
 """Every poller keeps the promise of event/poller.py, each over its own system call."""
 
+import contextlib
 import select
 import selectors
 import socket
@@ -96,9 +97,9 @@ def test_waiting_output_is_told_when_there_is_room(each, ends) -> None:
     near, far = ends
     each.add(near.fileno(), nothing, EDGE)
     each.poll(0)
-    with pytest.raises(BlockingIOError):
-        while True:
-            near.send(bytes(65536))
+    with contextlib.suppress(BlockingIOError):
+        while near.send(bytes(65536)):
+            pass
     each.want_write(near.fileno())
     assert 0 == heard(each, near.fileno()) & OUT
     room = 0
