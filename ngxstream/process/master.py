@@ -33,6 +33,7 @@ from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.mailbox import Mailbox
+from ngxstream.process.notify import Notifier
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.verdict import Desk, Hearing
 from ngxstream.process.worker import Family, Worker
@@ -91,6 +92,7 @@ class Master:
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
         "_retiring",  # bool: a look at old cycles is due
         "desk",  # Desk: where verdicts on reloads are told
+        "manager",  # Notifier: the service manager, if one listens
     )
 
     def __init__(self, cycle: Cycle, title: system.Title, *, daemonized: bool) -> None:
@@ -109,14 +111,21 @@ class Master:
         self.mailboxes: list[Mailbox] = []
         self._retiring = False
         self.desk = Desk(cycle.log)
+        self.manager = Notifier(os.environ)
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
         self.title.set(" ".join(["master process", *self.cycle.options.argv]))
         self.start_workers()
+        if self.manager.is_heard:
+            self._wait_ready()
+            self.manager.ready(self._status())
         while self.children or not (self.terminating or self.quitting):
             self._wait()
         return self._exit()
+
+    def _status(self) -> str:
+        return f"serving, worker processes: {self.cycle.main.worker_processes}"
 
     def _exit(self) -> int:
         path = self.cycle.main.pid
@@ -344,6 +353,7 @@ class Master:
         """Leave now: TERM to the workers, again and again, then KILL."""
         if not self.terminating:
             self.terminating = True
+            self.manager.stopping("stopping")
             self._terminate_workers(FIRST_WAIT_MS)
 
     def _terminate_workers(self, wait_ms: int) -> None:
@@ -362,6 +372,7 @@ class Master:
     def quit(self) -> None:
         """Leave when the workers have finished their sessions."""
         self.quitting = True
+        self.manager.stopping("finishing the sessions, then stopping")
         self._quit_workers(list(self.children.values()))
         listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
 
@@ -379,17 +390,21 @@ class Master:
     def reload(self) -> None:
         """Serve by a new configuration, or go on with the old one, and tell who asked."""
         self.desk.admit()
+        if self.terminating or self.quitting:
+            self.desk.refuse("[emerg] the master process is stopping, nothing is reloaded")
+            return
+        self.manager.reloading()
         hearing = Hearing(self.cycle.log)
         if self._reload(hearing):
+            self.manager.ready(self._status())
             self.desk.accept()
         else:
+            self.manager.ready(f"{self._status()}; the last reload was refused: {hearing.text}")
             self.desk.refuse(hearing.text)
 
     def _reload(self, to: log.Log) -> bool:
         """Reload. returns: whether the new configuration serves; if not, `to` was told why"""
         before = self.cycle
-        if self.terminating or self.quitting:
-            return False
         try:
             new = rebuild(before, to)
             if new is None:

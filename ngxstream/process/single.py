@@ -7,6 +7,7 @@ new, and what only their configuration needed is kept until none is left.
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Final
 
@@ -14,23 +15,26 @@ from ngxstream.core import log
 from ngxstream.event import listening, poller
 from ngxstream.process import pidfile, signals, worker
 from ngxstream.process.cycle import Cycle, rebuild
+from ngxstream.process.notify import Notifier
 from ngxstream.process.verdict import Desk, Hearing
 
 SWEEP_MS: Final = (
     30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
 )
+SERVING: Final = "serving, one process for all"
 
 
 class SingleProcess:
     """The only process of a `master_process off`."""
 
-    __slots__ = ("service", "loop", "old", "desk")
+    __slots__ = ("service", "loop", "old", "desk", "manager")
 
     def __init__(self, cycle: Cycle) -> None:
         """shape: the cycle is committed, its pid file written."""
         loop = self.loop = worker.make_loop(cycle, 0)
         self.service = worker.Service(cycle, loop, 0)
         self.desk = Desk(cycle.log)
+        self.manager = Notifier(os.environ)
         self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
 
     @property
@@ -43,7 +47,9 @@ class SingleProcess:
         heard = worker.Signals(signals.HEARD, self._obey)
         self.loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         self.loop.free_connections -= self.service.count()
+        self.manager.ready(SERVING)
         self.loop.run()
+        self.manager.stopping("stopping")
         for service in (*self.old, self.service):
             service.stop()
         error = pidfile.remove(self.cycle.main.pid)
@@ -81,10 +87,12 @@ class SingleProcess:
     def reload(self) -> None:
         """Put a new configuration in the place of the old one, or keep that; tell who asked."""
         self.desk.admit()
+        self.manager.reloading()
         before = self.service
         hearing = Hearing(before.cycle.log)
         new = rebuild(before.cycle, hearing)
         if new is None:
+            self.manager.ready(f"{SERVING}; the last reload was refused: {hearing.text}")
             self.desk.refuse(hearing.text)
             return
         before.close_gates()
@@ -97,6 +105,7 @@ class SingleProcess:
         if not self.old:
             loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
         self.old.append(before)
+        self.manager.ready(SERVING)
         self.desk.accept()
 
     def _sweep(self) -> None:

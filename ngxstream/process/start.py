@@ -17,7 +17,7 @@ from ngxstream.conf import dump
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
-from ngxstream.process import cycle, pidfile, signals, system, verdict
+from ngxstream.process import cycle, notify, pidfile, signals, system, verdict
 
 if TYPE_CHECKING:
     from ngxstream.process.options import Options
@@ -35,6 +35,8 @@ def run(options: Options) -> int:
         return serve(options, builtin)
     except errors.NgxError as error:
         complain(error, builtin)
+        if not (options.test or options.signal):
+            notify.Notifier(os.environ).status(f"[{error.level}] {error}")
     except Exception:  # noqa: BLE001 - a fault of ours is a log line too
         text = traceback.format_exc().strip().replace("\n", " | ")
         builtin.write(log.ALERT, f"unexpected exception: {text}")
