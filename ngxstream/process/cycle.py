@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream import modules
@@ -111,11 +111,12 @@ class Cycle:
         to: log.Log,
         old: Cycle | None = None,
         inherited: Sequence[Listening] = (),
+        orphaned: Callable[[str, log.Log], list[Listening]] | None = None,
     ) -> None:
         """Build a cycle beside `old` (or out of nothing) in the order of ngx_init_cycle.
 
         shape: `to` hears of warnings and of bind(); `inherited` are sockets that came with the
-        process. raises: ConfError, ListenError; nothing is left of the new cycle then
+        process, orphaned(pid file, log) finds others. raises: ConfError, ListenError; nothing is left of the new cycle then
         """
         self.generation: int = old.generation + 1 if old is not None else 1
         self.options = options
@@ -136,6 +137,8 @@ class Cycle:
             self._make_pid_file(old)
             self.files.open_all()
             self.zones.build(old.zones if old is not None else None)
+            if orphaned is not None:
+                inherited = self.inherited = [*inherited, *orphaned(self.main.pid, self.log)]
             self.listenings = listening.open_all(
                 [conf.options for conf in self.stream.listenings] if self.stream else [],
                 [*old.lingering, *old.listenings] if old is not None else inherited,

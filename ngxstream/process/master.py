@@ -28,7 +28,7 @@ from ngxstream.core import log
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system
+from ngxstream.process import pidfile, rendezvous, signals, system
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
@@ -90,6 +90,7 @@ class Master:
         "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
         "generations",  # Generations
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
+        "meeting",  # socket | None: see rendezvous.py
         "_retiring",  # bool: a look at old cycles is due
         "desk",  # Desk: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
@@ -109,6 +110,7 @@ class Master:
         self._deaths: dict[int, int] = {}
         self.generations = Generations()
         self.mailboxes: list[Mailbox] = []
+        self.meeting = rendezvous.open_for(cycle.main.pid)
         self._retiring = False
         self.desk = Desk(cycle.log)
         self.manager = Notifier(os.environ)
@@ -236,7 +238,7 @@ class Master:
                 child.channel.close()  # or nobody would see the master's end
             self.children.clear()
             self.desk.close()
-            family = Family(self.generations, self.mailboxes, self.old)
+            family = Family(self.generations, self.mailboxes, self.old, self.meeting)
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
             )
@@ -414,6 +416,10 @@ class Master:
             text = traceback.format_exc().strip().replace("\n", " | ")
             to.error(log.ALERT, f"unexpected exception: {text}")
             return False
+        if new.main.pid != before.main.pid:
+            if self.meeting is not None:
+                self.meeting.close()
+            self.meeting = rendezvous.open_for(new.main.pid)
         old_workers = list(self.children.values())
         self.old.append(before)
         self.cycle = new

@@ -17,9 +17,10 @@ from ngxstream.conf import dump
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
-from ngxstream.process import cycle, notify, pidfile, signals, system, verdict
+from ngxstream.process import cycle, notify, pidfile, rendezvous, signals, system, verdict
 
 if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
     from ngxstream.process.options import Options
 
 
@@ -113,7 +114,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
-    built = cycle.Cycle(options, builtin, inherited=came)
+    built = cycle.Cycle(options, builtin, inherited=came, orphaned=_orphaned if not came else None)
     try:
         pidfile.check(built.main.pid)
     except errors.NgxError:
@@ -136,6 +137,15 @@ def serve(options: Options, builtin: log.Log) -> int:
     builtin.console.close()
     code: int = master.serve(built, title, daemonized=built.main.daemon or value is not None)
     return code
+
+
+def _orphaned(path: str, to: log.Log) -> list[Listening]:
+    """Return the listening sockets of workers whose master, by the pid file, is dead."""
+    try:
+        pid = pidfile.find(path)
+    except errors.NgxError:
+        return []
+    return [] if pidfile.is_alive(pid) else rendezvous.collect(path, to)
 
 
 def _write_out(data: bytes) -> None:

@@ -8,12 +8,14 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 2. Told to leave in grace, a worker closes its gates and TCP listening sockets at once, and each
    UDP listening socket when the last client that is answered through it has gone. Where others
    take its place, its UDP clients go to them first (handover.py).
-3. The master's death closes the channel. A worker notes it and serves on.
+3. The master's death closes the channel. A worker notes it and serves on, until a new master asks
+   for its listening sockets (rendezvous.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import functools
 import signal
 import socket
@@ -27,7 +29,7 @@ from ngxstream.event.loop import Loop
 from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.process import channel as channels
-from ngxstream.process import handover, signals, system
+from ngxstream.process import handover, rendezvous, signals, system
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
@@ -263,15 +265,22 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
 class Family:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes")
+    __slots__ = ("former", "generations", "mailboxes", "meeting", "owner")
 
     def __init__(
-        self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = ()
+        self,
+        generations: Generations,
+        mailboxes: Sequence[Mailbox],
+        former: Sequence[Cycle] = (),
+        meeting: socket.socket | None = None,
     ) -> None:
-        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on"""
+        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on; meeting
+        is the socket of rendezvous.py"""
         self.generations = generations
         self.mailboxes = mailboxes
         self.former = former
+        self.meeting = meeting
+        self.owner = os.geteuid()  # the master's
 
 
 class Worker:
@@ -378,7 +387,20 @@ class Worker:
         except (EOFError, OSError):
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
+            self.arrival.go()
+            if self.loop.exiting:
+                return
             self.cycle.log.error(log.NOTICE, "the master process is gone, serving on")
+            family = self.family
+            if family.meeting is not None:
+                rendezvous.Orphan(
+                    self.loop, family.meeting, family.owner, self._listening_fds, self.quit
+                )
+
+    def _listening_fds(self) -> list[int]:
+        cycle = self.cycle
+        socks = [sock for one in (*cycle.listenings, *cycle.lingering) for sock in one.socks]
+        return [sock.fileno() for sock in socks if sock.fileno() >= 0]
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_WORKER"""
