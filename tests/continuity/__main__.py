@@ -1,6 +1,6 @@
 """Play the cases with both programs and print the table.
 
-    python -m tests.continuity [--only WORD] [--program NAME] [--stories] [--write]
+python -m tests.continuity [--only WORD] [--program NAME] [--stories] [--write]
 """
 
 import argparse

@@ -38,7 +38,7 @@ class Report:
 
     def page(self) -> str:
         """Return the page for docs/."""
-        return "\n".join([*HEAD, "", *self.table(), "", *_machine(), ""])
+        return "\n".join([HEAD, *self.table(), "", *_machine(), ""])
 
 
 def _cells(account: Account) -> list[str]:
@@ -56,13 +56,12 @@ def _machine() -> list[str]:
     path = tools.require("nginx")
     said = subprocess.run([path, "-v"], capture_output=True, text=True, check=True).stderr
     version = said.rpartition("/")[2].strip()
-    return [
-        f"nginx {version}, Python {platform.python_version()}, Linux {platform.release()}, "
-        "everything on one machine in a network namespace.",
-    ]
+    programs = f"nginx {version}, Python {platform.python_version()}, Linux {platform.release()}"
+    return [f"{programs}; everything on one machine in a network namespace."]
 
 
-HEAD = """# UDP sessions while the proxy changes: nginx and ngxstream
+HEAD = """\
+# UDP sessions while the proxy changes: nginx and ngxstream
 
 Printed by `python -m tests.continuity --write`; the same cases are tests (`tests/continuity/`).
 
@@ -73,4 +72,5 @@ another client to it. `kernel` is what the kernel counted as dropped in the name
 room in a socket's buffer, included in the losses.
 
 nginx is given `reuseport` where the title does not say otherwise: without it one client's datagrams
-scatter over its workers even when nothing happens. ngxstream is never given it.""".split("\n")
+scatter over its workers even when nothing happens. ngxstream is never given it.
+"""

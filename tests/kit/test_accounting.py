@@ -18,7 +18,7 @@ def settle(
 ) -> Account:
     """Return the account of sessions that sent so many datagrams each way."""
     times = [[float(n) for n in range(count)] for count in sent]
-    clients = {"first": 0, "sent": times, "got": got_down, "mangled": 0}
+    clients = {"first": 0, "sent": times, "got": got_down, "mangled": 0, "skipped": 0}
     backends: Mapping[str, Any] = {
         "sent": {str(i): t for i, t in enumerate(times)},
         "got": {str(i): numbers for i, numbers in enumerate(got_up)},

@@ -78,6 +78,7 @@ class Account:
     marks: tuple[Mark, ...] = ()
     excused: frozenset[int] = frozenset()  # sessions whose worker was killed: they may start anew
     remark: str = ""
+    late_turns: int = 0  # datagrams the clients did not send in time: the machine was busy
 
     @property
     def lost(self) -> int:
@@ -124,6 +125,7 @@ class Account:
             tuple(s for s in self.sessions if s in wanted), part(self.up), part(self.down),
             {s: paths for s, paths in self.paths.items() if s in wanted},
             self.mangled, self.kernel, self.marks, self.excused & wanted, self.remark,
+            self.late_turns,
         )
 
     def story(self) -> str:
@@ -132,6 +134,7 @@ class Account:
             f"{len(self.sessions)} sessions; sent up {self.up.sent}, down {self.down.sent}",
             f"harm: {self.harm}; late: {self.up.late} up, {self.down.late} down",
             f"kernel: {self.kernel.buffers} dropped for want of buffer, {self.kernel.device} by lo",
+            f"turns the clients gave up, being late: {self.late_turns}",
             f"dropped at open sockets, by port: {dict(self.kernel.ports)}",
         ]
         events: list[tuple[float, str]] = [(at, f"-- {what}") for at, what in self.marks]
@@ -194,11 +197,13 @@ def account(
     sent_up: dict[int, list[float]] = {}
     got_down: dict[int, list[int]] = {}
     mangled = backends["mangled"]
+    late_turns = 0
     for journal in clients:
         for i, (sent, got) in enumerate(zip(journal["sent"], journal["got"], strict=True)):
             sent_up[journal["first"] + i] = sent
             got_down[journal["first"] + i] = got
         mangled += journal["mangled"]
+        late_turns += journal["skipped"]
     up, strange_up = flow(sent_up, {int(s): n for s, n in backends["got"].items()})
     down, strange_down = flow({int(s): n for s, n in backends["sent"].items()}, got_down)
     paths = {
@@ -207,7 +212,14 @@ def account(
     }
     mangled += strange_up + strange_down
     return Account(
-        tuple(sorted(sent_up)), up, down, paths, mangled, kernel or Kernel(), tuple(marks)
+        tuple(sorted(sent_up)),
+        up,
+        down,
+        paths,
+        mangled=mangled,
+        kernel=kernel or Kernel(),
+        marks=tuple(marks),
+        late_turns=late_turns,
     )
 
 

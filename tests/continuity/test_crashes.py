@@ -1,0 +1,20 @@
+"""Crashes: only the dead worker's sessions may notice."""
+
+import pytest
+
+from tests.continuity import cases
+from tests.continuity.conftest import Performance
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+
+def test_a_killed_worker_takes_no_other_session_with_it(performance: Performance) -> None:
+    """Sessions of the others lose nothing; the dead one's begin anew once and go on."""
+    account = performance(cases.KILLED)
+    assert {} == account.harm, account.story()
+    assert account.excused
+    assert account.excused == set(account.moved)
+    assert {2} == {len(account.paths[session]) for session in account.moved}
+    respawned = next(at for at, what in account.marks if what == "respawned")
+    after = [m for m in account.up.missing + account.down.missing if m.at > respawned]
+    assert [] == after or account.kernel.lost, account.story()

@@ -1,0 +1,124 @@
+"""Reloads: ngxstream loses and moves nothing; what nginx does beside it is a fact too."""
+
+import pytest
+
+from tests.continuity import cases
+from tests.continuity.conftest import Performance
+from tests.support import udp_crowd
+from tests.support.udp_stage import Stage
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+SAME_FOR_ALL = [
+    cases.RELOADS,
+    cases.WORKERS,
+    cases.SUCCESSION,
+    cases.IPV6,
+    cases.WILDCARD,
+    cases.FAMILIES,
+]
+
+
+@pytest.mark.parametrize("case", SAME_FOR_ALL, ids=lambda case: case.title)
+def test_sessions_go_on_over_reloads(performance: Performance, case: cases.Case) -> None:
+    """Every datagram arrives and every session keeps its port; nginx gives each a new one."""
+    account = performance(case)
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+    else:
+        assert list(account.sessions) == account.moved
+
+
+def test_sessions_go_on_when_their_group_changes_or_goes(performance: Performance) -> None:
+    """Sessions stay with the server they began with; those that begin later have the new one."""
+    account = performance(cases.GROUP)
+    now = [account.paths[session][-1].backend for session in account.sessions]
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+        assert [0] * 100 + [1] * 20 + [2] * 20 == now
+    else:
+        assert [2] * 140 == now
+        assert list(range(120)) == account.moved
+
+
+def test_known_clients_go_on_when_their_listening_address_goes(performance: Performance) -> None:
+    """They are served as before, strangers are not; nginx serves neither."""
+    account = performance(cases.LISTENER)
+    known = account.of(range(100))
+    assert list(range(100, 120)) == account.unheard
+    if performance.is_ours:
+        assert {} == known.harm, account.story()
+    else:
+        assert known.up.lost >= 100
+
+
+def test_ten_thousand_sessions_go_on(performance: Performance) -> None:
+    """All of them keep their ports, and no socket runs over while they change hands."""
+    account = performance(cases.TEN_THOUSAND)
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+        assert 0 == account.kernel.lost or account.late_turns, account.story()
+    else:
+        assert len(account.moved) > 9000
+
+
+def test_an_answer_that_comes_after_the_reload_reaches_its_client(
+    performance: Performance,
+) -> None:
+    """The first answer of a slow backend arrives; nginx loses all of them."""
+    account = performance(cases.SLOW_REPLY)
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+    else:
+        assert account.down.lost >= 200
+        assert list(account.sessions) == account.moved
+
+
+def test_silent_clients_go_on_hearing_their_backend(performance: Performance) -> None:
+    """What a backend says unasked arrives over reloads; nginx's clients hear no more."""
+    account = performance(cases.SILENT)
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+    else:
+        assert account.down.lost > 1000
+
+
+def test_no_question_of_a_short_session_goes_unanswered(performance: Performance) -> None:
+    """Sessions of one question and one answer lose neither while workers change."""
+    account = performance(cases.SHORT)
+    assert (0, 0) == (account.up.doubled, account.down.doubled)
+    if performance.is_ours:
+        assert 0 == account.ours, account.story()
+
+
+def test_a_session_ends_by_the_settings_it_began_with(stage: Stage) -> None:
+    """After a reload it has its old timeout and its old log, and counts from its beginning."""
+
+    def conf(log: str, timeout: str) -> str:
+        return stage.conf(
+            stream="log_format counts '$bytes_received $bytes_sent'; "
+            f"access_log logs/{log} counts;",
+            server=f"proxy_timeout {timeout};",
+        )
+
+    proxy = stage.serve(conf("first.log", "2s"))
+    crowd = stage.clients(50, hz=20)
+    for workers_come in range(2):
+        stage.rounds(3 + workers_come)
+        proxy.reload(conf("second.log", "1h"))
+    stage.rounds(3)
+    account = stage.account()
+    assert {} == account.harm, account.story()
+    wait_until(lambda: len(proxy.access_log("logs/first.log")) >= 50, what="all sessions ended")
+    journal = crowd.say("journal")
+    expected = sorted(
+        f"{_size(session, len(sent))} {_size(session, len(got))}"
+        for session, (sent, got) in enumerate(zip(journal["sent"], journal["got"], strict=True))
+    )
+    assert expected == sorted(proxy.access_log("logs/first.log"))
+    assert [] == proxy.access_log("logs/second.log")
+
+
+def _size(session: int, count: int) -> int:
+    return sum(len(udp_crowd.encode(udp_crowd.UP, session, number)) for number in range(count))
