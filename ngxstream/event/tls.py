@@ -365,4 +365,7 @@ def half(
 ) -> pump.Half:
     """Make the half of a direction that a Transport is at one end of."""
     kind = TlsHalf if type(source) is Transport else pump.Half
-    return kind(owner, loop, source, source_fd, sink, sink_fd)
+    made = kind(owner, loop, source, source_fd, sink, sink_fd)
+    if type(sink) is Transport:
+        made.closing = 0
+    return made

@@ -4,6 +4,7 @@ Each test tells one story on both programs through `same()`; a story returns wha
 two accounts must be equal. Ports and the program's own name are the only things levelled out.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -346,6 +347,36 @@ def test_an_upstream_s_reset(same, backends) -> None:
         return rest, ended(program, 1), said(program, "error")
 
     same(f"server {{ listen 127.0.0.1:@in@; proxy_pass {rude.text}; }}", story)
+
+
+def test_the_last_answer_survives_a_client_that_nobody_reads(same, backends) -> None:
+    """A server answers and ends while the client's bytes are stuck: the answer comes whole."""
+    stuck = threading.Event()
+
+    def answer(conversation: b.Conversation) -> None:
+        stuck.wait(20)
+        conversation.send(b"enough")
+        conversation.half_close()
+        conversation.hold()
+
+    server = backends.tcp(answer)
+
+    def story(program: Proxy) -> Any:
+        stuck.clear()
+        with TcpClient(program.address("in")) as client:
+            client.sock.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    client.sock.send(bytes(1 << 16))
+            stuck.set()
+            client.sock.settimeout(20)
+            heard = b""
+            with contextlib.suppress(ConnectionResetError):
+                while data := client.recv():
+                    heard += data
+        return heard, [line.split()[0] for line in ended(program, 1)]
+
+    same(f"server {{ listen 127.0.0.1:@in@; proxy_pass {server.text}; }}", story)
 
 
 @pytest.mark.effect("proxy_bind")

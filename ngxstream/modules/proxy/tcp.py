@@ -202,6 +202,25 @@ class TcpProxy(handler.Proxy):
         plain = socket.SocketType
         return isinstance(self.c.sock, plain) and isinstance(self.pc, plain)
 
+    def on_last(self, half: pump.Half) -> None:
+        """Send the last bytes and the end together, before close() can throw them away.
+
+        close() answers bytes that nobody read by an RST, and with it goes all that is unsent.
+        """
+        if not self.conf.half_close:
+            try:
+                (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # reset meanwhile: there is nobody to send to
+
+    def on_held_back(self, half: pump.Half) -> None:
+        """Send what MSG_MORE holds back."""
+        try:
+            sink = self.pc if half is self.up else self.c.sock
+            sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        except OSError:
+            pass  # reset meanwhile; and a unix socket holds nothing back
+
     def on_end(self, half: pump.Half) -> None:
         """A direction is through. source: ngx_stream_proxy_test_finalize"""
         if not self.conf.half_close:

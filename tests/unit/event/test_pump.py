@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import pump, splice
+from ngxstream.event import poller, pump, splice
 from tests.support.engine import engine, run_until
 
 POLLERS = ("epoll", "poll", "select")
@@ -24,6 +24,7 @@ class Relay:
         self.tick = 0
         self.timeout = 60_000
         self.ended: list[str] = []
+        self.lasts: list[str] = []
         self.errors: list[str] = []
         self.client, near = self.pair(stack, buffer)
         far, self.server = self.pair(stack, buffer)
@@ -48,6 +49,13 @@ class Relay:
         for sock in (one, two):
             sock.setblocking(False)
         return one, two
+
+    def on_last(self, half) -> None:
+        self.lasts.append("up" if half is self.up else "down")
+
+    def on_held_back(self, half) -> None:
+        sink = self.far if half is self.up else self.near
+        sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def on_end(self, half) -> None:
         self.ended.append("up" if half is self.up else "down")
@@ -189,6 +197,41 @@ def test_a_reset_source_ends_its_direction_only() -> None:
         relay.client.close()
         run_until(loop, lambda: "up" in relay.ended)
         assert ["read 104"] == relay.errors
+        relay.close()
+
+
+def segments_in(sock: socket.socket) -> int:
+    """How many segments came to a TCP socket (tcpi_segs_in)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return int.from_bytes(info[140:144], "little")
+
+
+def test_the_last_bytes_and_the_end_leave_in_one_segment() -> None:
+    """What a source said before it ended goes out together with the FIN."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, "copy")
+        loop.turn(0)
+        before = segments_in(relay.client)
+        relay.server.sendall(b"answer")
+        relay.server.shutdown(socket.SHUT_WR)
+        run_until(loop, lambda: "down" in relay.ended)
+        relay.client.setblocking(True)
+        assert b"answer" == relay.client.recv(100)
+        assert b"" == relay.client.recv(100)
+        assert ["down"] == relay.lasts
+        assert 1 == segments_in(relay.client) - before
+        relay.close()
+
+
+def test_nothing_is_held_back_where_no_end_follows() -> None:
+    """A closing mask without an end behind the bytes does not delay them."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, "copy")
+        loop.turn(0)
+        relay.server.sendall(b"answer")
+        relay.down.on_event(poller.IN | poller.RDHUP)
+        assert b"answer" == relay.client.recv(100)  # non-blocking: it is there
+        assert [] == relay.lasts
         relay.close()
 
 
