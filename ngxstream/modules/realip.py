@@ -6,8 +6,9 @@ it from then on: in variables, access rules, logs, hashes and what is told to up
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
 from ngxstream.core import errors, inet, ip
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import SockAddr
-    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.core import ListeningConf, ServerConf, StreamConf, StreamDraft
     from ngxstream.stream.session import Session
 
 KEY = "realip"
@@ -124,6 +125,35 @@ def _merge(outer: Given, inner: Given) -> RealipConf:
     return RealipConf(tuple(given.get("networks", ())), given.get("unix", False))
 
 
+def _finish(draft: StreamDraft) -> None:
+    """Have the gates of `listen … udp proxy_protocol` know whose headers are taken."""
+
+    def tell(conf: StreamConf) -> None:
+        for listening in conf.listenings:
+            options = listening.options
+            if not (options.is_udp and options.proxy_protocol):
+                continue
+            listening.believes = _believer(listening)
+            if not _is_wanted(listening.default.default_server):
+                draft.warn(
+                    f'"listen {options.text} udp proxy_protocol" takes no datagrams without '
+                    '"set_real_ip_from"'
+                )
+
+    draft.finished.append(tell)
+
+
+def _believer(listening: ListeningConf) -> Callable[[Any, bytes | None], bool]:
+    def believes(sockaddr: SockAddr, local: bytes | None) -> bool:
+        address = listening.default
+        if local is not None and listening.addresses is not None:
+            address = listening.addresses.get(ip.ntop(local), address)
+        conf: RealipConf = address.default_server.realip
+        return conf.trusts(sockaddr)
+
+    return believes
+
+
 MODULE = StreamModule(
     name="realip",
     directives=(
@@ -133,6 +163,7 @@ MODULE = StreamModule(
     ),
     conf=RealipConf,
     merge=_merge,
+    finish=_finish,
     variables=(
         Variable("realip_remote_addr", _realip_remote_addr, PURE,
                  "Address the connection came from, before it was replaced."),

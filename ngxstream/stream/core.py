@@ -127,9 +127,10 @@ class AddressConf:
         self.proxy_protocol = draft.options.proxy_protocol
         self.engine = phases.compile_engine(modules, self.servers, preread.check)
         self.log_handlers = phases.log_handlers(modules, self.servers)
-        self.begin: Callable[[Session], None] = (
-            proxy_protocol.begin if self.proxy_protocol else session.begin
-        )
+        self.begin: Callable[[Session], None] = session.begin
+        if self.proxy_protocol:
+            is_udp = draft.options.is_udp
+            self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
 
 
 class ListeningConf:
@@ -137,16 +138,18 @@ class ListeningConf:
 
     shape: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
     serves several; `default` is the address of the socket itself; `is_debugged(sockaddr)` tells
-    the clients of debug_connection, None where there are none.
+    the clients of debug_connection, None where there are none; `believes(sockaddr, packed local
+    address)` tells whose PROXY headers in front of datagrams are taken, None where there are none.
     """
 
-    __slots__ = ("options", "default", "addresses", "is_debugged")
+    __slots__ = ("options", "default", "addresses", "is_debugged", "believes")
 
     def __init__(self, options: ListenOptions, default: AddressConf) -> None:
         self.options = options
         self.default = default
         self.addresses: dict[Any, AddressConf] | None = None
         self.is_debugged: Callable[[Any], bool] | None = None
+        self.believes: Callable[[Any, bytes | None], bool] | None = None
 
     def begin(self, c: Connection, loop: Loop) -> Session:
         """Begin the session of an accepted connection. source: ngx_stream_init_connection"""
@@ -232,6 +235,7 @@ class StreamDraft:
             default_server=default_server,
             ssl=options.ssl or old.ssl,
             proxy_protocol=options.proxy_protocol or old.proxy_protocol,
+            proxy_protocol_first=options.proxy_protocol_first or old.proxy_protocol_first,
         )
 
     def finish(self, scope: Scope) -> StreamConf:
@@ -317,7 +321,7 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
         shared = wildcards.get(options.port_key) if options.family != socket.AF_UNIX else None
         if options.wildcard and shared is not None:
             found.append(shared)
-        elif shared is None or options.bind:
+        elif shared is None or options.bind or _reads_otherwise(options, shared.options):
             found.append(ListeningConf(options, conf))
         else:
             if shared.addresses is None:
@@ -325,6 +329,14 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
             conf.text = shared.options.text
             shared.addresses[inet.host_of(options.sockaddr)] = conf
     return found
+
+
+def _reads_otherwise(options: ListenOptions, wildcard: ListenOptions) -> bool:
+    """Tell whether an address needs a socket of its own since its datagrams look different."""
+    return options.is_udp and (
+        (options.proxy_protocol, options.proxy_protocol_first)
+        != (wildcard.proxy_protocol, wildcard.proxy_protocol_first)
+    )
 
 
 # -- directives ------------------------------------------------------------------------------

@@ -152,6 +152,12 @@ def _proxy_protocol_tlv(s: Session, name: str) -> bytes | None:
         return None
 
 
+def _proxy_protocol_dropped(s: Session) -> bytes | None:
+    """Count what the gate of `listen … udp proxy_protocol` believed nothing of."""
+    refused = getattr(s.c.table, "refused", None)
+    return None if refused is None else b"%d" % sum(refused.values())
+
+
 VARIABLES = (
     Variable("binary_remote_addr", _binary_remote_addr, PURE,
              "Address of the client as 4 or 16 bytes; the text `unix:` for a unix client."),
@@ -183,6 +189,8 @@ VARIABLES = (
              "Address of the server in the client's PROXY protocol header."),
     Variable("proxy_protocol_server_port", _proxy_protocol_server_port, 0,
              "Port of the server in the client's PROXY protocol header."),
+    Variable("proxy_protocol_dropped", _proxy_protocol_dropped, NOCACHEABLE,
+             "Datagrams dropped so far where this one came in, for want of a header to believe."),
     Variable("proxy_protocol_tlv_", _proxy_protocol_tlv, PREFIX,
              "A TLV of the client's PROXY protocol header, by name or as `0x` and its type."),
     *upstream_variables.VARIABLES,

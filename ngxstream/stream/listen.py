@@ -26,7 +26,6 @@ _NOT_UDP: Final = (
     "multipath",
     "ssl",
     "keepalive",
-    "proxy_protocol",
 )
 _NAMES: Final = {"keepalive": "so_keepalive"}  # where the field is called otherwise
 
@@ -39,6 +38,9 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     "multipath": {"multipath": True, "set": True, "bind": True},
     "ssl": {"ssl": True},
     "proxy_protocol": {"proxy_protocol": True},
+    # of our own; a header in front of every datagram is the default
+    "proxy_protocol=every": {"proxy_protocol": True, "proxy_protocol_first": False},
+    "proxy_protocol=first": {"proxy_protocol": True, "proxy_protocol_first": True},
 }
 
 
@@ -57,6 +59,9 @@ def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
         _parameter(word, given, scope)
     if given["socktype"] == socket.SOCK_DGRAM:
         _refuse_on_udp(given)
+    elif "proxy_protocol_first" in given:
+        word = next(word for word in args if word.startswith("proxy_protocol="))
+        raise errors.ConfError(f'invalid parameter "{word}"')
     found: dict[Any, ListenOptions] = {}
     for family, sockaddr, text in url.addrs:
         wildcard = inet.is_wildcard(sockaddr)

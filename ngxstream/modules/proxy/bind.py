@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, inet, ip, log
 from ngxstream.event import connect
@@ -117,7 +117,8 @@ def _text(sockaddr: SockAddr) -> str:
 def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
     """Note that answers from a server to a client's socket are a session's. raises: BindError
 
-    shape: one who asks at one address may have several sessions, which share the answers. Since a client has one worker, this worker's table knows all of them.
+    shape: one who asks at one address may have several sessions, which share the answers. Since a
+    client has one worker, this worker's table knows all of them.
     """
     claims = s.loop.claims
     key = (local, remote)

@@ -45,6 +45,7 @@ class ProxyConf:
     next_upstream_tries: int = 0
     next_upstream_timeout: int = 0
     proxy_protocol: int = 0  # version, 0 is off
+    every_datagram: bool = False  # it goes in front of, not of a session's first alone
     half_close: bool = False
     socket_keepalive: bool = False
     socket_rcvbuf: int = 0
@@ -54,6 +55,7 @@ class ProxyConf:
 
 
 def merge(outer: Given, inner: Given) -> ProxyConf:
+    """Merge what two blocks gave. source: ngx_stream_proxy_merge_srv_conf"""
     given = {k: v for k, v in {**outer, **inner}.items() if not k.startswith("_")}
     given["options"] = connect.PeerOptions(
         given.get("socket_rcvbuf", 0),
@@ -61,6 +63,21 @@ def merge(outer: Given, inner: Given) -> ProxyConf:
         given.get("socket_keepalive", False),
     )
     return ProxyConf(**given)
+
+
+def check(conf: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
+    """Judge a server's settings together. raises: UnplacedError"""
+    if conf.proxy_protocol != 1 or not any(draft.options.is_udp for draft in server.listens):
+        return
+    place = f"in {server.file}:{server.line}"
+    if conf.every_datagram:
+        raise errors.UnplacedError(
+            f'"proxy_protocol_datagrams every" needs "proxy_protocol v2" {place}'
+        )
+    draft.warn(
+        '"proxy_protocol on" says TCP in front of datagrams, few receivers take that: '
+        f'"proxy_protocol v2" is meant {place}'
+    )
 
 
 def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
@@ -134,6 +151,10 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
                   d.enum("proxy_protocol", {"off": 0, "on": 1, "v2": 2}),
                   "Send a PROXY protocol header to upstream servers.",
                   syntax="on | off | v2", default="off"),
+        Directive("proxy_protocol_datagrams", BOTH, d.TAKE1,
+                  d.enum("every_datagram", {"first": False, "every": True}),
+                  "Which datagrams of a UDP session bear the PROXY protocol header.",
+                  syntax="first | every", default="first"),
         Directive("proxy_half_close", BOTH, d.FLAG, d.flag("half_close"),
                   "Close each direction of a TCP connection by itself.", default="off"),
     )

@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import datagram, poller
+from ngxstream.event import datagram, poller, udp
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
@@ -66,7 +66,7 @@ class UdpProxy(handler.Proxy):
         self.inbox: list[memoryview] = []
         self.gate = gate
         self.control = gate.control_for(c)
-        self.client = c.key if self.control is None else c.key[0]
+        self.client = udp.peer_of(c.key)
         self.requests = 1
         self.responses = 0
         self.expected = self.conf.responses
@@ -111,7 +111,12 @@ class UdpProxy(handler.Proxy):
         first = self.first
         if conf.proxy_protocol:
             first = self.proxy_header() + first
+        dropped = self.dropped
         self.send(first)
+        lost = self.dropped > dropped
+        if lost and conf.proxy_protocol and not conf.every_datagram and not s.status:
+            # what follows would come without the header that says whose it is
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
         if s.status or self.settle():
             return
         self.enlist()
@@ -132,8 +137,7 @@ class UdpProxy(handler.Proxy):
             view = memoryview(data)
             sink = gate.table.get(c.key)
             if sink is None:  # this session is over, or has what it wants
-                local = c.key[1] if self.control is not None else None
-                gate.accept(c.key, self.client, local, view)
+                gate.again(c, view)
             else:
                 sink.inbox.append(view)
                 sink.take()
@@ -233,8 +237,15 @@ class UdpProxy(handler.Proxy):
         return False
 
     def _send_failed(self, error: OSError) -> None:
-        """A failed send ends the session and counts against the peer."""
+        """A failed send ends the session and counts against the peer.
+
+        A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
+        """
         s = self.s
+        if error.errno == errno.EMSGSIZE:
+            self.dropped += 1
+            s.log_error(log.ERR, "datagram is too large to be sent", error.errno)
+            return
         s.action = "proxying and sending to upstream"
         s.log_error(handler.upstream_level(error), "send() failed", error.errno)
         self.failed = True
@@ -263,7 +274,8 @@ class UdpProxy(handler.Proxy):
                 return False
             except OSError as error:
                 self._send_failed(error)
-                return False
+                if self.s.status:
+                    return False
             queue.pop(0)
         self.queue = None
         return True
@@ -584,8 +596,7 @@ class CountedUdpProxy(UdpProxy):
         for view in rest:
             sink = gate.table.get(c.key)
             if sink is None:
-                local = c.key[1] if self.control is not None else None
-                gate.accept(c.key, self.client, local, view)
+                gate.again(c, view)
             else:
                 sink.inbox.append(view)
                 sink.take()

@@ -111,7 +111,6 @@ CLASHES = {
     "multipath": "multipath",
     "ssl": "ssl",
     "so_keepalive": "so_keepalive=off",
-    "proxy_protocol": "proxy_protocol",
 }
 
 
@@ -161,8 +160,8 @@ COMPLAINTS = {
     "53 ssl udp": '"listen" directive "ssl" parameter is incompatible with "udp"',
     "53 udp so_keepalive=on": '"listen" directive "so_keepalive" parameter is incompatible '
     'with "udp"',
-    "53 udp proxy_protocol": '"listen" directive "proxy_protocol" parameter is incompatible '
-    'with "udp"',
+    "53 proxy_protocol=first": 'invalid parameter "proxy_protocol=first"',
+    "53 udp proxy_protocol=": 'invalid parameter "proxy_protocol="',
     "0": 'invalid port in "0" of the "listen" directive',
     "70000": 'invalid port in "70000" of the "listen" directive',
     "127.0.0.1:x": 'invalid port in "127.0.0.1:x" of the "listen" directive',

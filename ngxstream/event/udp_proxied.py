@@ -1,0 +1,314 @@
+"""The UDP gate of `listen … udp proxy_protocol`: clients behind a peer, told by PROXY headers.
+
+nginx refuses this combination. One socket of a peer (a dnsdist, say) carries many clients, so a
+session belongs to the peer's socket and the client together.
+
+Whom to believe
+---------------
+* Only a peer that `set_real_ip_from` names. What others send is dropped, whatever is in it.
+* `proxy_protocol`: every datagram begins with a version 2 header. One that does not is dropped:
+  behind a peer with many clients nobody could say whose it is.
+* `proxy_protocol=first`: the first datagram from a socket of the peer has the header, and the
+  session that it begins has all that follows from there. What follows was written by the client,
+  so a second header may be a forgery: believed when it says what the first one said; otherwise
+  either the client lies or the peer has reused its port, and the session is over.
+* LOCAL is the peer speaking for itself: a health check, served under the peer's own address.
+
+Every datagram that is dropped is counted under its reason; the log hears of it once a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core import inet
+from ngxstream.event import datagram
+from ngxstream.event.udp import ANCILLARY_SPACE, UdpGate, facts
+from ngxstream.wire import proxy_protocol
+
+if TYPE_CHECKING:
+    from ngxstream.event.connection import Connection
+    from ngxstream.event.listening import Listening
+    from ngxstream.event.loop import Loop
+    from ngxstream.event.udp import Sink
+    from ngxstream.wire.proxy_protocol import ProxyHeader
+
+ERR: Final = 4
+REMEMBERED: Final = 4096  # headers and peers; forgotten all at once when there are more
+
+UNTRUSTED: Final = "its peer is not trusted"
+MISSING: Final = "it has no PROXY protocol header"
+TEXT: Final = "its PROXY protocol header is of version 1"
+BROKEN: Final = "its PROXY protocol header is broken"
+MISMATCH: Final = "its PROXY protocol header is not of a datagram over IP"
+CHECKSUM: Final = "its PROXY protocol header has a wrong checksum"
+CHANGED: Final = "a second PROXY protocol header names another client"
+REASONS: Final = (UNTRUSTED, MISSING, TEXT, BROKEN, MISMATCH, CHECKSUM, CHANGED)
+
+_LOCAL: Final = b"\0"  # tag of a peer that speaks for itself
+
+
+class RefusedError(Exception):
+    """A datagram that nothing is believed of; its text is one of REASONS."""
+
+
+def read(view: memoryview) -> tuple[bytes, ProxyHeader]:
+    """Read the header in front of a datagram.
+
+    returns: the tag of its client (equal for equal clients, see client_of) and the header
+    raises: RefusedError
+    """
+    head = bytes(view[:16])
+    if not head.startswith(proxy_protocol.SIGNATURE):
+        raise RefusedError(TEXT if head.startswith(b"PROXY ") else MISSING)
+    try:
+        header = proxy_protocol.parse_datagram(view, (proxy_protocol.DGRAM,))
+    except proxy_protocol.BrokenHeader:
+        raise RefusedError(BROKEN) from None
+    if header.command == proxy_protocol.LOCAL:
+        return _LOCAL, header
+    if header.command != proxy_protocol.PROXY:
+        raise RefusedError(BROKEN)
+    if not header.has_client:
+        raise RefusedError(MISMATCH)
+    if proxy_protocol.verify_crc32c(view[: header.length]) is False:
+        raise RefusedError(CHECKSUM)
+    size = 12 if header.family == proxy_protocol.INET else 36
+    return bytes(view[13:14]) + bytes(view[16 : 16 + size]), header
+
+
+def header_of(tag: bytes) -> ProxyHeader:
+    """Return the header a tag was made of, without TLVs."""
+    if tag == _LOCAL:
+        return proxy_protocol.ProxyHeader(2, proxy_protocol.LOCAL, 0, 0, 16)
+    start = proxy_protocol.SIGNATURE + b"\x21" + tag[:1] + (len(tag) - 1).to_bytes(2, "big")
+    return proxy_protocol.parse_datagram(start + tag[1:], (proxy_protocol.DGRAM,))
+
+
+class ProxiedUdpGate(UdpGate):
+    """One listening UDP socket whose peers say by headers who their clients are.
+
+    shape: the table's keys are (peer, length of local + local + tag): see event.udp.local_of
+    """
+
+    __slots__ = (
+        "believes",  # called with (peer, packed local address | None)
+        "first",  # bool: only a session's first datagram has a header
+        "refused",  # dict: reason -> datagrams dropped for it
+        "_headers",  # dict: header bytes -> (tag, ProxyHeader)
+        "_by_tag",  # dict: tag -> ProxyHeader
+        "_trusted",  # dict: (peer's host, local) -> bool
+        "_sole",  # dict: (peer, local) -> key of the peer's session, with `first`
+        "_told_ms",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        listening: Listening,
+        sock: Any,
+        begin: Callable[[Connection, Loop], Any],
+        *,
+        believes: Callable[[Any, bytes | None], bool],
+        table: dict[Any, Sink] | None = None,
+        idle: bool = False,
+    ) -> None:
+        """shape: as UdpGate; believes says whose headers are taken"""
+        self.believes = believes
+        self.first = listening.options.proxy_protocol_first
+        self.refused = dict.fromkeys(REASONS, 0)
+        self._headers: dict[bytes, tuple[bytes, ProxyHeader]] = {}
+        self._by_tag: dict[bytes, ProxyHeader] = {}
+        self._trusted: dict[Any, bool] = {}
+        self._sole: dict[Any, Any] = {}
+        self._told_ms = -1000
+        super().__init__(loop, listening, sock, begin, table=table, idle=idle)
+
+    def _choose(self) -> Callable[[int], None]:
+        return self.on_proxied
+
+    def on_proxied(self, mask: int) -> None:
+        """Drain datagrams and hand each to the session of its client."""
+        receive = self.sock.recvmsg_into
+        ready: list[Sink] = []
+        slots = self.loop.slots
+        limit = self._limit
+        count = 0
+        try:
+            for slot in slots[:limit]:
+                n, ancillary, _, peer = receive((slot,), ANCILLARY_SPACE)
+                count += 1
+                local, size = facts(ancillary)
+                view = slot[:n]
+                # coalesced only when a former gate of the socket left that on
+                for part in datagram.split(view, size) if 0 < size < n else (view,):
+                    self._sort(peer, local, part, ready)
+        except BlockingIOError:
+            self._limit = count or 1
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._limit = min(len(slots), limit * 2)
+        for sink in ready:
+            if sink.inbox:
+                sink.take()
+
+    def _sort(self, peer: Any, local: bytes | None, view: memoryview, ready: list[Sink]) -> None:
+        """Put one datagram into its session's inbox, or begin its session, or drop it."""
+        stray = self.stray
+        if stray is not None:
+            key = peer if local is None else (peer, local)
+            if stray(self, key, peer, view):
+                return
+        try:
+            key, header, payload = self._open(peer, local, view)
+        except RefusedError as error:
+            self._refuse(str(error), peer)
+            return
+        sink = self.table.get(key)
+        if sink is not None:
+            if not sink.inbox:
+                ready.append(sink)
+            sink.inbox.append(payload)
+            return
+        self._begin(key, peer, local, payload, header)
+
+    def _begin(
+        self, key: Any, peer: Any, local: bytes | None, payload: memoryview, header: ProxyHeader
+    ) -> None:
+        self.loop.header = header
+        self.admit(key, peer, local, payload)
+        self.loop.header = None
+
+    def _open(
+        self, peer: Any, local: bytes | None, view: memoryview
+    ) -> tuple[Any, ProxyHeader, memoryview]:
+        """Return whose a datagram is: key, header and payload. raises: RefusedError"""
+        if not self._trusts(peer, local):
+            raise RefusedError(UNTRUSTED)
+        source = (peer, local)
+        sole = self._sole.get(source)
+        if sole is not None and sole not in self.table:
+            del self._sole[source]
+            sole = None
+        has_header = bytes(view[:12]) == proxy_protocol.SIGNATURE
+        if sole is not None and not has_header:
+            tag = tag_of(sole)
+            return sole, self._header(tag), view
+        try:
+            tag, header = self._parse(view)
+        except RefusedError:
+            if sole is not None:
+                self._end(source, sole)
+                raise RefusedError(CHANGED) from None
+            raise
+        key = (peer, bytes((len(local or b""),)) + (local or b"") + tag)
+        if self.first:
+            if sole is not None and sole != key:
+                self._end(source, sole)
+                raise RefusedError(CHANGED)
+            if len(self._sole) >= REMEMBERED:
+                self._sole = {at: own for at, own in self._sole.items() if own in self.table}
+            self._sole[source] = key
+        return key, header, view[header.length :]
+
+    def _parse(self, view: memoryview) -> tuple[bytes, ProxyHeader]:
+        """Read a header, or remember it: a client's datagrams all bear the same one."""
+        raw = bytes(view[: 16 + int.from_bytes(view[14:16], "big")])
+        found = self._headers.get(raw)
+        if found is None:
+            found = read(view)
+            if len(self._headers) >= REMEMBERED:
+                self._headers.clear()
+                self._by_tag.clear()
+            self._headers[raw] = found
+            self._by_tag[found[0]] = found[1]
+        return found
+
+    def _header(self, tag: bytes) -> ProxyHeader:
+        """Return the header of a client that is known."""
+        return self._by_tag.get(tag) or header_of(tag)
+
+    def _trusts(self, peer: Any, local: bytes | None) -> bool:
+        source = (peer[0] if isinstance(peer, tuple) else None, local)
+        known = self._trusted.get(source)
+        if known is None:
+            if len(self._trusted) >= REMEMBERED:
+                self._trusted.clear()
+            known = self._trusted[source] = self.believes(peer, local)
+        return known
+
+    def _end(self, source: Any, key: Any) -> None:
+        """Send a peer's datagrams to its session no more; nobody can say whose they are."""
+        del self._sole[source]
+        sink = self.table.pop(key, None)
+        if sink is not None and sink.inbox:
+            sink.take()  # what came before in this turn is its own
+
+    def _refuse(self, reason: str, peer: Any) -> None:
+        """Count a datagram that is dropped, and say so once a second."""
+        self.refused[reason] += 1
+        self.dropped += 1
+        loop = self.loop
+        if loop.now_ms - self._told_ms >= 1000 and loop.log.level >= ERR:
+            self._told_ms = loop.now_ms
+            loop.log.write(
+                ERR,
+                f"datagram from {inet.sock_ntop(peer or '')} dropped: {reason}, server: "
+                f"{self.listening.options.text}, dropped so far: {sum(self.refused.values())}",
+            )
+
+    def enlist(self, c: Connection, sink: Sink) -> list[bytes]:
+        """Send a client's datagrams to a sink from now on; see UdpGate."""
+        if self.first and is_tagged(c.key):  # it may come from another worker
+            peer, data = c.key
+            self._sole[peer, data[1 : 1 + data[0]] or None] = c.key
+        return super().enlist(c, sink)
+
+    # -- what did not come straight from the socket ----------------------------------------------
+
+    def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
+        """Take a datagram that another worker read, or that was held.
+
+        shape: local is the packed address of one that is as it came; with a tag behind it
+        (another worker has read the header) data is the payload
+        """
+        view = memoryview(data)
+        if local is not None and is_tagged(key):
+            sink = self.table.get(key)
+            if sink is None:
+                own = local[1 : 1 + local[0]] or None
+                self._begin(key, peer, own, view, self._header(tag_of(key)))
+                return
+            sink.inbox.append(view)
+            sink.take()
+            return
+        ready: list[Sink] = []
+        self._sort(peer, local, view, ready)
+        for sink in ready:
+            sink.take()
+
+    def again(self, c: Connection, view: memoryview) -> None:
+        """Begin a client's next session with a datagram its former one did not want."""
+        if not is_tagged(c.key):  # begun before a reload gave this address its peers
+            return
+        peer, data = c.key
+        local = data[1 : 1 + data[0]] or None
+        self._begin(c.key, peer, local, view, self._header(tag_of(c.key)))
+
+
+def is_tagged(key: Any) -> bool:
+    """Tell whether a table's key is one of a gate of this kind."""
+    return (
+        isinstance(key, tuple)
+        and len(key) == 2
+        and isinstance(key[1], bytes)
+        and len(key[1]) not in (4, 16)
+    )
+
+
+def tag_of(key: Any) -> bytes:
+    """Return the tag in a table's key."""
+    data: bytes = key[1]
+    return data[1 + data[0] :]
