@@ -1,7 +1,8 @@
 """Listening sockets that came with the process: numbers in an environment variable to Listenings.
 
 Answers for ngx_add_inherited_sockets (src/core/nginx.c) and ngx_set_inherited_sockets
-(src/core/ngx_connection.c).
+(src/core/ngx_connection.c). Beside nginx's variable it knows that of service managers that open
+sockets for their services (sd_listen_fds(3), "socket activation").
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final
 
 from ngxstream.core import inet, ip
@@ -17,6 +18,8 @@ from ngxstream.core import log as logs
 from ngxstream.event.listening import Listening, ListenOptions
 
 VARIABLE: Final = "NGINX"
+LENT: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+FIRST_LENT: Final = 3  # SD_LISTEN_FDS_START
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -47,15 +50,35 @@ def numbers(value: str, log: logs.Log) -> list[int]:
     return found
 
 
+def lent(environ: MutableMapping[str, str], log: logs.Log) -> list[int]:
+    """Return the descriptors that a service manager has opened for this process.
+
+    The variables are taken away: whatever this process executes is not meant.
+    source: sd_listen_fds(3)
+    """
+    pid, count, _ = (environ.pop(name, "") for name in LENT)
+    if ip.atoi(pid) != os.getpid():
+        return []
+    last = FIRST_LENT + ip.atoi(count)
+    if last < FIRST_LENT or last > os.sysconf("SC_OPEN_MAX"):
+        log.error(
+            logs.EMERG, f'invalid number of sockets "{count}" in {LENT[1]} environment variable'
+        )
+        return []
+    log.error(logs.NOTICE, f"using {last - FIRST_LENT} sockets of the service manager")
+    return list(range(FIRST_LENT, last))
+
+
 def value_of(listenings: Iterable[Listening]) -> str:
     """Return what the variable says of these sockets; groups in the order of their numbers."""
     return "".join(f"{sock.fileno()};" for one in listenings for sock in one.socks)
 
 
-def adopt(fds: Iterable[int], log: logs.Log) -> list[Listening]:
+def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[Listening]:
     """Make a Listening of every address; sockets of one address are its group, in order.
 
-    What is no listening socket of ours to have is said and left alone.
+    What is no listening socket of ours to have is said and left alone. shape: lent says that a
+    service manager listens with them when we are gone
     """
     found: dict[Any, Listening] = {}
     for fd in fds:
@@ -69,11 +92,25 @@ def adopt(fds: Iterable[int], log: logs.Log) -> list[Listening]:
             log.error(logs.CRIT, f"the inherited socket #{fd} has an unsupported protocol family")
             sock.detach()
             continue
+        if lent and not _is_ours_to_serve(sock):
+            log.error(logs.CRIT, f"the socket #{fd} of the service manager does not listen")
+            sock.detach()
+            continue
         sock.setblocking(False)
         options = _options(sock)
         listening = found.setdefault(options.key, Listening(options))
         listening.socks.append(sock)
+        listening.is_lent = lent
+        # nobody joins a group of another user's sockets
+        listening.is_fixed = options.is_udp and os.fstat(fd).st_uid != os.geteuid()
     return list(found.values())
+
+
+def _is_ours_to_serve(sock: socket.socket) -> bool:
+    """Tell datagrams and listening streams from connections (Accept=yes)."""
+    if sock.type == socket.SOCK_DGRAM:
+        return True
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _options(sock: socket.socket) -> ListenOptions:

@@ -10,7 +10,9 @@ and the listening part of ngx_init_cycle (src/core/ngx_cycle.c).
    socket, served by worker 0 alone.
 3. A group never loses a socket while its address is listened at: with fewer workers than before,
    what is queued in the surplus ones is read by worker number mod workers.
-4. A UDP address that anybody else serves is in use: the first socket is bound without any reuse
+4. A socket that a service manager has lent stays with it: a Unix path is never removed. Where it
+   is another user's, nothing can join a UDP group: each of its sockets has one worker.
+5. A UDP address that anybody else serves is in use: the first socket is bound without any reuse
    option (nginx's SO_REUSEADDR would let it steal the traffic), SO_REUSEPORT comes after.
 """
 
@@ -95,12 +97,16 @@ class Listening:
     source: ngx_listening_t
     """
 
-    __slots__ = ("options", "socks", "opened", "previous", "steered", "is_steered")
+    __slots__ = (
+        "options", "socks", "opened", "previous", "steered", "is_steered", "is_lent", "is_fixed"
+    )
 
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
         self.options = options
         self.steered: int = previous.steered if previous else 0  # workers its clients are for
         self.is_steered: bool = previous.is_steered if previous else True  # the kernel can do it
+        self.is_lent: bool = previous.is_lent if previous else False  # a service manager's too
+        self.is_fixed: bool = previous.is_fixed if previous else False  # no socket can be added
         self.socks: list[socket.socket] = list(previous.socks) if previous else []
         self.opened: list[socket.socket] = []  # those of socks it opened itself, until configure()
         self.previous = previous  # the adopted one, until configure()
@@ -127,13 +133,19 @@ class Listening:
         options = self.options
         return not options.is_group and not options.is_udp and sock is self.socks[0]
 
+    def spread(self, workers: int) -> int:
+        """Return over how many of its sockets the clients of a UDP group are spread."""
+        return min(workers, len(self.socks)) if self.is_fixed else workers
+
     def steer(self, workers: int, log: logs.Log) -> None:
         """Have the kernel hand every UDP client to its worker from now on."""
         if not (self.options.is_group and self.options.is_udp):
             return
-        self.steered = workers
+        self.steered = self.spread(workers)
+        if self.is_fixed and self.steered == 1:
+            return  # perhaps no group at all
         try:
-            steering.attach(self.socks[0], workers)
+            steering.attach(self.socks[0], self.steered)
             self.is_steered = True
         except OSError as error:
             self.is_steered = False
@@ -191,6 +203,11 @@ def _open(
     options = listening.options
     replaced = _protocol_change(listening)
     wanted = workers if options.is_group and not test else 1
+    if listening.is_fixed:
+        wanted = len(listening.socks)
+    elif listening.is_lent and options.is_group and options.is_udp and len(listening.socks) == 1:
+        listen_socket.allow_joining(listening.socks[0], options)
+        listen_socket.found_group(listening.socks, options)
     if replaced or (len(listening.socks) < wanted and listening.socks):
         for sock in listening.socks:
             listen_socket.allow_joining(sock, options)
@@ -249,7 +266,7 @@ def configure(
             known = None if sock in listening.opened else before
             listen_socket.tune(sock, listening.options, known, log)
         if defer and before is not None:
-            listening.steered = workers
+            listening.steered = listening.spread(workers)
         else:
             listening.steer(workers, log)
         listening.previous = None
@@ -301,9 +318,12 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
         for sock in listening.socks:
             if id(sock) in kept or sock.fileno() < 0:
                 continue
-            if listening.options.family == socket.AF_UNIX:
+            if listening.options.family == socket.AF_UNIX and not listening.is_lent:
                 paths.append(listening.options.sockaddr)
             sock.close()
+        if listening.is_lent and listening.socks and id(listening.socks[0]) not in kept:
+            text = listening.options.text
+            log.error(logs.WARN, f"no server listens at {text}, a socket of the service manager")
         for path in paths:
             if not listen_socket.is_abstract(path):
                 log.error(logs.WARN, f"deleting socket {os.fsdecode(path)}")
@@ -322,6 +342,8 @@ def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -
         for sock in listening.socks:
             sock.close()
         path = listening.options.sockaddr
+        if listening.is_lent:
+            continue
         if unlink and is_open and listening.options.family == socket.AF_UNIX:
             error = None if listen_socket.is_abstract(path) else _unlink(path)
             if error is not None:

@@ -60,7 +60,7 @@ def owner_of(listening: Listening, peer: Any, workers: int, *, current: bool) ->
     if not options.is_group:
         return 0
     if current:
-        return steering.owner_of(options.family, peer, workers)
+        return steering.owner_of(options.family, peer, listening.spread(workers))
     return steering.owner_of(options.family, peer, max(1, listening.steered)) % workers
 
 

@@ -114,6 +114,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
+    came += inherited.adopt(inherited.lent(os.environ, builtin), builtin, lent=True)
     built = cycle.Cycle(options, builtin, inherited=came, orphaned=_orphaned if not came else None)
     try:
         pidfile.check(built.main.pid)
