@@ -75,6 +75,7 @@ def told(proxy: proxies.Proxy, data: bytes = b"hello") -> list[str]:
     return [re.sub(rf":{proxy.port('main')}\b", ":MAIN", line) for line in lines]
 
 
+@pytest.mark.effect("resolver", "proxy_pass")
 @pytest.mark.parametrize(
     "target",
     [

@@ -59,3 +59,19 @@ def test_a_bad_use_is_refused(name, case, our_verdict, tmp_path) -> None:
         theirs = first_error(nginx.test().stderr, nginx.prefix)
         if not any(words in theirs for words in NEWER):
             assert theirs == said
+
+
+@pytest.mark.effect("proxy_downstream_buffer", "proxy_upstream_buffer")
+@pytest.mark.parametrize("name", ["proxy_downstream_buffer", "proxy_upstream_buffer"])
+def test_an_old_name_is_warned_of_and_taken(name: str, both) -> None:
+    """The old names of proxy_buffer_size are accepted with nginx's warning."""
+    text = refusals.PLACES["server"].replace("TEXT", f"{name} 4k;")
+    said = []
+    for program in both(text, start=False):
+        verdict = program.test()
+        assert 0 == verdict.code
+        lines = [line for line in verdict.stderr.splitlines() if "[warn]" in line]
+        said.append([re.sub(r"^\w+: | in /.*", "", line) for line in lines])
+    assert said[0] == said[1]
+    assert [f'[warn] the "{name}" directive is deprecated, use the "proxy_buffer_size" '
+            "directive instead"] == said[1]

@@ -180,6 +180,13 @@ _ODD: Final = {
         Case("server", "resolver 127.0.0.1 ipv4=off ipv6=off;",
              '"ipv4" and "ipv6" cannot both be "off"', ours=True),
     ],
+    "upstream/resolver": [
+        Case("upstream", "resolver 127.0.0.1 valid=x;", "invalid parameter: valid=x", ours=True),
+    ],
+    "upstream/resolver_timeout": [
+        Case("upstream", "resolver_timeout 1z;", '"resolver_timeout" directive invalid value',
+             ours=True),
+    ],
     "server": [
         Case("stream", "server { return x; }",
              'no "listen" is defined for server in /p/conf/nginx.conf:1'),
@@ -245,6 +252,9 @@ _ODD: Final = {
         Case("upstream", "server a.example:1 resolve;",
              'resolving names at run time requires upstream "u" in /p/conf/nginx.conf:1 to be in '
              "shared memory", ours=True),
+        Case("upstream", "zone z 64k; server a.example:1 resolve;",
+             'no resolver defined to resolve names at run time in upstream "u" in '
+             "/p/conf/nginx.conf:1", ours=True),
         Case("upstream", "server a.example service=x;",
              'service upstream "a.example" requires "resolve" parameter', ours=True),
         Case("upstream", "server a.example:1 service=x resolve;",

@@ -44,6 +44,7 @@ def test_header_and_hello_in_pieces(
     assert f"192.0.2.1 www.example.com {len(flight) + 4}" == line
 
 
+@pytest.mark.effect("ssl_preread")
 @every_poller
 def test_hello_selects_where_to_pass(ngxstream: ProxyFactory, poller: str) -> None:
     """Peeked bytes go along with the connection; poll and select cannot peek and say so."""
@@ -67,6 +68,7 @@ def test_hello_selects_where_to_pass(ngxstream: ProxyFactory, poller: str) -> No
         proxy.wait_log("cannot pass connection with preread data")
 
 
+@pytest.mark.effect("return")
 @every_poller
 def test_a_large_text_is_returned(ngxstream: ProxyFactory, poller: str) -> None:
     """A client that reads slowly gets all of it."""
@@ -113,6 +115,7 @@ def test_a_datagram_cannot_be_passed(ngxstream: ProxyFactory) -> None:
     assert ["500"] == proxy.wait_log("", name="logs/access.log")
 
 
+@pytest.mark.effect("server_name")
 def test_names_select_servers_by_sni(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
     """Virtual servers of one address proxy to backends of their own."""
     named = {name: backends.tcp() for name in ("a.test", "*.b.test", "~^c(?<n>[0-9])")}

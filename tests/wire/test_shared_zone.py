@@ -82,6 +82,7 @@ def said_goodbye(proxy: Proxy) -> int:
     return sum("exited on signal 9" in line for line in proxy.error_log())
 
 
+@pytest.mark.effect("zone")
 def test_tcp_sessions_of_four_workers_a_kill_and_a_reload(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
@@ -210,6 +211,7 @@ class Sender:
         return path.read_bytes().count(b"no live upstreams")
 
 
+@pytest.mark.effect("zone")
 @pytest.mark.slow
 def test_udp_sessions_of_four_workers_count_exactly(
     ngxstream: ProxyFactory, counting: CountingBackend

@@ -55,6 +55,7 @@ def compare(directive: str, text: str, clients: list[str], folder: Path) -> list
     return ours
 
 
+@pytest.mark.effect("geoip_country")
 @pytest.mark.parametrize("path", [FILE, FILE_V6], ids=["v4", "v6"])
 def test_countries_are_nginx_s(path: Path, tmp_path: Path) -> None:
     """Code, three-letter code and name of a hundred clients of both families."""
@@ -72,6 +73,7 @@ def test_countries_are_nginx_s(path: Path, tmp_path: Path) -> None:
     assert len(set(found)) > 10
 
 
+@pytest.mark.effect("geoip_city")
 @pytest.mark.parametrize("charset", ["", "utf8"])
 @pytest.mark.parametrize("edition", [geoip_db.CITY_REV0, geoip_db.CITY_REV1])
 def test_cities_are_nginx_s(edition: int, charset: str, tmp_path: Path) -> None:
@@ -82,6 +84,7 @@ def test_cities_are_nginx_s(edition: int, charset: str, tmp_path: Path) -> None:
     assert found[0].startswith(b"NA|US|USA|United States|CA|Mountain View|94040|37.3860|-122.0838")
 
 
+@pytest.mark.effect("geoip_org")
 @pytest.mark.parametrize("charset", ["", "utf8"])
 @pytest.mark.parametrize(
     ("edition", "size"),

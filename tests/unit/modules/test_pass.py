@@ -20,6 +20,7 @@ def errors(hall: Hall) -> list[str]:
 TARGET = 'server { listen 127.0.0.1:@there@; return "there $server_port"; }'
 
 
+@pytest.mark.effect("pass")
 @pytest.mark.parametrize("address", ["127.0.0.1:@there@", "127.0.0.1:$port"])
 def test_the_connection_goes_on_there(address: str) -> None:
     """The other server answers, at its own address; constants and variables will do."""
@@ -57,6 +58,7 @@ def test_the_address_picks_the_server_of_a_shared_socket() -> None:
         assert b"nine" == hall.read(hall.connect())
 
 
+@pytest.mark.effect("pass")
 def test_the_peeked_hello_is_there_for_the_next() -> None:
     """ssl_preread looks without taking: the socket passed to sees the bytes again."""
     text = """server { listen 127.0.0.1:@main@; ssl_preread on; pass 127.0.0.1:@there@; }

@@ -2,6 +2,8 @@
 test_values_nginx.
 """
 
+import pytest
+
 from tests.support.hall import Hall
 
 
@@ -16,6 +18,7 @@ def server(text: str) -> str:
     return f"server {{ listen 127.0.0.1:@main@; {text} }}"
 
 
+@pytest.mark.effect("set")
 def test_a_variable_is_set() -> None:
     """Constants, other variables, several of them."""
     assert b"[1 TCP-x]" == said(server('set $a 1; set $b $protocol-x; return "[$a $b]";'))
@@ -32,6 +35,7 @@ def test_a_variable_nobody_set_is_empty() -> None:
     assert b"[]" == said(server("return [$a];") + other)
 
 
+@pytest.mark.effect("set")
 def test_set_replaces_what_a_map_says() -> None:
     """The value of a map's variable, volatile or not, is the one that was set."""
     for volatile in ("", "volatile;"):

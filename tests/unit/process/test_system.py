@@ -74,6 +74,7 @@ def worker(conf: directives.MainConf, then: Callable[[], Any], number: int = 0) 
 # -- environment -----------------------------------------------------------------------------------
 
 
+@pytest.mark.effect("env")
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -101,6 +102,7 @@ def test_nothing_unasked_for_survives(wanted: list[str], inherited: dict[str, st
     assert set(system.environment(wanted, inherited)) <= names
 
 
+@pytest.mark.effect("env")
 def test_set_environment_reaches_libc() -> None:
     """A worker's C library, and what it executes, sees the same."""
 

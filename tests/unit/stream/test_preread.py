@@ -123,6 +123,7 @@ def test_what_came_through_tls_is_kept(serve: Serve) -> None:
     assert [b"abcd"] == kept
 
 
+@pytest.mark.effect("preread_buffer_size")
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_full_buffer_is_a_bad_request(serve: Serve, wrapped: bool) -> None:
     """preread_buffer_size bytes that decide nothing end the session with 400."""

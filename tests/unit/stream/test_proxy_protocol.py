@@ -116,6 +116,7 @@ def test_an_end_within_the_header_is_a_bad_request(hall: Hall) -> None:
     assert 'broken header: "PROXY TCP4 1.2" while' in line
 
 
+@pytest.mark.effect("proxy_protocol_timeout")
 @pytest.mark.parametrize("piece", [b"", b"PROXY TCP4"])
 def test_a_slow_client_is_let_go(piece: bytes) -> None:
     """After proxy_protocol_timeout the session is over, with 200 and an info line."""

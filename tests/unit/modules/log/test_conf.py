@@ -270,6 +270,7 @@ def test_harmless_dots_and_slashes_are_taken(
     assert ["x"] == lines(tmp_path / file)
 
 
+@pytest.mark.effect("open_log_file_cache")
 def test_paths_are_kept_open_by_the_cache_of_the_server(serve: Serve, tmp_path: Path) -> None:
     """With open_log_file_cache a file moved away is written on until it is looked at again."""
     served = serve(

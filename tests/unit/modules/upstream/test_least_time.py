@@ -62,6 +62,7 @@ def test_expected_time(
 FIELDS = {"connect": "connect", "first_byte": "first", "last_byte": "whole"}
 
 
+@pytest.mark.effect("least_time")
 @pytest.mark.parametrize("mode", list(FIELDS))
 def test_the_faster_server_is_chosen(mode: str) -> None:
     """After one session each, sessions go to the server whose measured time was shorter."""
@@ -94,6 +95,7 @@ def test_what_did_not_happen_is_not_averaged() -> None:
     assert (5, 0, 70) == (peer.stats.connect_ms, peer.stats.first_byte_ms, peer.stats.response_ms)
 
 
+@pytest.mark.effect("least_time")
 @pytest.mark.parametrize(("mode", "event"), [("connect", law.CONNECT),
                                              ("first_byte", law.FIRST_BYTE)])
 def test_inflight_learns_when_the_event_comes(mode: str, event: int) -> None:

@@ -230,6 +230,7 @@ def test_else_the_stream_blocks_is_asked(lab: Make) -> None:
 # -- what a name stands for --------------------------------------------------------------------
 
 
+@pytest.mark.effect("upstream/server")
 def test_a_name_brings_its_addresses(lab: Make) -> None:
     """Before the first answer there is no server; after it there is one for each address."""
     one = lab(LINE)
