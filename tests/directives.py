@@ -28,6 +28,7 @@ BY_BLOCK: Final = {
 
 _TUNING: Final = "accepted: hashes need no tuning here"
 _OCSP: Final = "only `off` is served; see docs/divergences.md"
+_RESPONDER: Final = "accepted: responders are not asked; see docs/divergences.md"
 # Directives that cannot have an effect here, with the reason.
 WITHOUT_EFFECT: Final = {
     "accept_mutex": "accepted: of the workers that wait for a client only one is woken anyway",
@@ -46,10 +47,8 @@ WITHOUT_EFFECT: Final = {
     "ssl_ocsp": _OCSP,
     "ssl_ocsp_cache": _OCSP,
     "ssl_ocsp_responder": _OCSP,
-    "ssl_stapling": _OCSP,
-    "ssl_stapling_file": _OCSP,
-    "ssl_stapling_responder": _OCSP,
-    "ssl_stapling_verify": _OCSP,
+    "ssl_stapling_responder": _RESPONDER,
+    "ssl_stapling_verify": _RESPONDER,
     "thread_pool": "accepted: there are no threads",
     "timer_resolution": "accepted: the clock is read once a turn of the loop anyway",
     "variables_hash_bucket_size": _TUNING,

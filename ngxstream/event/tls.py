@@ -65,6 +65,7 @@ class Transport:
         "waits",  # bool: the peer is given time to end too
         "quiet",  # bool: nothing is said at the end
         "session_key",  # what a client side remembers the session by, None for not at all
+        "asked_name",  # bytes | None: name in the ClientHello, where somebody looked
         "failure",  # (message, errno | None) of a handshake that failed
         "deadline",  # ms, of the lingering
         "tick",
@@ -84,6 +85,7 @@ class Transport:
         self.waits = context.server_side
         self.quiet = False
         self.session_key: Any = None
+        self.asked_name: bytes | None = None
         self.failure: tuple[str, int | None] = ("", None)
         self.deadline = 0
         self.tick = 0

@@ -83,7 +83,8 @@ class Handshake:
             self._set_alpn(conf)
         identity: Any = None
         if conf.certificates is not None:
-            assert conf.certificate is not None and conf.certificate_key is not None
+            assert conf.certificate is not None
+            assert conf.certificate_key is not None
             identity = conf.certificate.get(s), conf.certificate_key.get(s)
             if identity[0]:
                 conf.certificates.use(transport.pointer, *identity, proxy.loop.now_ms)

@@ -108,11 +108,11 @@ def _zone(word: str, text: str, what: str) -> tuple[str, int]:
     """Read NAME:SIZE. raises: ConfError"""
     name, colon, size_text = text.partition(":")
     try:
-        if not name or not colon:
-            raise ValueError(word)
-        size = units.parse_size(size_text)
+        size = units.parse_size(size_text) if name and colon else -1
     except ValueError:
-        raise errors.ConfError(f'invalid {what} "{word}"') from None
+        size = -1
+    if size < 0:
+        raise errors.ConfError(f'invalid {what} "{word}"')
     if size < shm.LEAST:
         raise errors.ConfError(f'{what} "{word}" is too small')
     return name, size

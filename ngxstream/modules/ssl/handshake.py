@@ -10,6 +10,7 @@ ngx_stream_ssl_certificate() (ngx_stream_ssl_module.c).
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -60,10 +61,8 @@ class Handshake:
         s = self.s
         c = s.c
         if s.server.core.tcp_nodelay and c.family != socket.AF_UNIX:
-            try:
+            with contextlib.suppress(OSError):  # of a client gone already; the handshake says so
                 c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                pass  # the client is gone already: the handshake will say so
         transport = self.transport = c.sock = tls.Transport(s.loop, context, c.sock)
         self.underway[transport.pointer] = self
 
@@ -149,7 +148,7 @@ def _check_client(s: Session, transport: tls.Transport) -> int:
     else:
         # who was known at one server is not known at another. source: ngx_stream_ssl_servername
         former = libssl_facts.session_name(lib, connection)
-        if former is not None and former != libssl_facts.server_name(lib, connection):
+        if former is not None and transport.asked_name not in (None, former):
             said = "handshake rejected"
     if not said:
         return codes.OK
@@ -166,6 +165,8 @@ def hello_handler(underway: Pending) -> libssl_context.HelloHandler:
         if shaking is None:  # cannot happen: who shakes hands is listed
             return _ALERT_INTERNAL_ERROR
         s = shaking.s
+        assert shaking.transport is not None
+        shaking.transport.asked_name = name
         if name and s.address.names is not None:
             before = s.server
             servers.select(s, name)
