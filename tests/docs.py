@@ -1,4 +1,4 @@
-"""Prints the generated pages of docs/: directives.md and variables.md, from the records themselves.
+"""Prints the generated pages of docs/, from the records and the marks of the tests.
 
 `python -m tests.docs` writes them; tests/house/test_docs_fresh.py fails when they are stale.
 """
@@ -11,6 +11,7 @@ from ngxstream.conf.module import Module
 from ngxstream.process import directives as process_directives
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.variables import CHANGEABLE, NOCACHEABLE, PREFIX
+from tests import directives
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMAND = "make docs"
@@ -102,7 +103,11 @@ def variables_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"directives.md": directives_page, "variables.md": variables_page}
+PAGES = {
+    "directives.md": directives_page,
+    "variables.md": variables_page,
+    "tests-of-directives.md": directives.page,
+}
 
 
 def main() -> None:
