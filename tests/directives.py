@@ -27,7 +27,7 @@ BY_BLOCK: Final = {
 }
 
 _TUNING: Final = "accepted: hashes need no tuning here"
-_OCSP: Final = "accepted: responders are not asked; see docs/divergences.md"
+_OCSP: Final = "only `off` is served; see docs/divergences.md"
 _RESPONDER: Final = "accepted: responders are not asked; see docs/divergences.md"
 # Directives that cannot have an effect here, with the reason.
 WITHOUT_EFFECT: Final = {

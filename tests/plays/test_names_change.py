@@ -52,7 +52,7 @@ class Traffic:
                 self.answers[name] += 1
             else:
                 self.failures.append(answer or "closed")
-            time.sleep(0.005)  # a pace, no wait for anything
+            self._stopping.wait(0.005)  # a pace
 
     def wait_for(self, name: str) -> None:
         """Wait until a backend of that name answers from now on."""
