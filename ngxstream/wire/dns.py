@@ -29,6 +29,7 @@ TIMEDOUT: Final = 110  # not on the wire: nginx counts a silent server among the
 MAX_DATAGRAM: Final = 4096  # nginx reads no more (NGX_RESOLVER_UDP_SIZE)
 
 _CLASS_IN: Final = 1
+_POINTERS: Final = 127  # in one name: as many as it can have labels (nginx: 128)
 _RECURSION_DESIRED: Final = 0x0100
 _TRUNCATED: Final = 0x0200
 _ERRORS: Final = {
@@ -210,19 +211,23 @@ def follow(response: Response) -> Found:
     if response.question is None:
         return Found("", 0, ())
     name, kind = response.question.name, response.question.kind
+    owned: dict[str, list[Record]] = {}
+    for record in response.records:
+        owned.setdefault(record.name, []).append(record)
     ttls: list[int] = []
     seen: set[str] = set()
     while name not in seen:
         seen.add(name)
-        wanted = [r for r in response.records if r.name == name and r.kind == kind]
+        mine = owned.get(name, ())
+        wanted = [record for record in mine if record.kind == kind]
         if wanted:
             return Found(
                 name,
                 min(ttls + [record.ttl for record in wanted]),
                 tuple(record.value for record in wanted),
             )
-        for record in response.records:
-            if record.kind == CNAME and record.name == name and isinstance(record.value, str):
+        for record in mine:
+            if record.kind == CNAME and isinstance(record.value, str):
                 ttls.append(record.ttl)
                 name = record.value
                 break
@@ -284,7 +289,7 @@ def _read_value(kind: int, body: reader.Cursor) -> str | Srv | None:
 def _read_name(cursor: reader.Cursor) -> str:
     """Read a name; each pointer must lead before the labels it continues, so none can loop."""
     labels: list[bytes] = []
-    size = 0
+    size = pointers = 0
     part = cursor  # the caller's cursor up to the first pointer, then one of our own
     start = cursor.position
     while (head := part.u8()) != 0:
@@ -297,7 +302,8 @@ def _read_name(cursor: reader.Cursor) -> str:
         if head < 192:
             raise DnsError("invalid label in DNS response")
         target = (head & 0x3F) << 8 | part.u8()
-        if target >= start:
+        pointers += 1
+        if target >= start or pointers > _POINTERS:
             raise DnsError("invalid compression pointer in DNS response")
         part = reader.Cursor(cursor.view, target)
         start = target

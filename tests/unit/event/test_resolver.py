@@ -615,6 +615,22 @@ def test_a_connection_that_breaks_off_is_followed_by_the_next_server(lab: Make) 
         one.resolver.kept.clear()
 
 
+@pytest.mark.parametrize("fill", [b"\xff", b"\0", b"\xc0"])
+def test_64_kb_of_garbage_over_tcp_are_no_answer(lab: Make, fill: bytes) -> None:
+    """Whatever is in them, the next server is asked."""
+
+    def script(query: Query) -> list[bytes]:
+        whole = query.raw[:2] + b"\x81\x80\0\1\xff\xff\0\0\0\0" + query.raw[12:]
+        return [whole + fill * (65535 - len(whole))] if query.tcp else [
+            respond(query, truncated=True)
+        ]
+
+    one = lab(script, table(WWW), ipv6=False)
+    for n in range(4):
+        assert {"192.0.2.1", "192.0.2.2"} == hosts(one.answer()), n
+        one.resolver.kept.clear()
+
+
 def test_a_silent_tcp_server_is_given_up_after_five_seconds(lab: Make) -> None:
     """The question goes on to the other server."""
     one = lab(lambda query: [] if query.tcp else [respond(query, truncated=True)], table(WWW),

@@ -197,6 +197,21 @@ def test_pointers_to_pointers_are_followed_while_they_lead_backwards() -> None:
     assert ["www.example.com", "www.example.com"] == [one.value for one in records]
 
 
+@pytest.mark.parametrize(("count", "is_refused"), [(127, False), (128, True), (8000, True)])
+def test_a_name_has_no_more_pointers_than_it_can_have_labels(count: int, is_refused: bool) -> None:
+    """A record of nothing but pointers shall not keep a worker busy for each name that ends there."""
+    start = 12 + len(ECHO) + 12  # of the data of the first record
+    places = [12, *range(start, start + 2 * (count - 2), 2)]
+    chain = b"".join((0xC000 | place).to_bytes(2, "big") for place in places)
+    hidden = record(dns.A, chain)[:2] + b"\0\x10" + record(dns.A, chain)[4:]  # a TXT record
+    last = (0xC000 | start + 2 * (count - 2)).to_bytes(2, "big")
+    message = response(hidden, record(dns.A, bytes(4), name=last))
+    if is_refused:
+        assert "invalid compression pointer in DNS response" == refusal(message)
+    else:
+        assert "www.example.com" == dns.parse(message).records[0].name
+
+
 def test_a_name_may_not_outgrow_dns_through_pointers() -> None:
     """Labels gathered by pointers count towards the 255 bytes."""
     label = b"\x3f" + b"a" * 63
