@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import recycle, splice, timers
+from ngxstream.event import client_sockets, recycle, room, splice, timers
 from ngxstream.event.poller import EpollPoller, Handler, Poller
 
 if TYPE_CHECKING:
@@ -71,6 +71,9 @@ class Loop:
         self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
         self.pipes = splice.PipePool()
         self.udp_sockets = recycle.SocketPool(self)
+        self.client_sockets = client_sockets.ClientSockets(self)
+        self.room = room.Room(self)
+        self.one_way: dict[Any, Any] = {}  # (sockaddr, options) -> connected UDP socket, never read
         self.register = self.poller.add
         self.unregister = self.poller.remove
 

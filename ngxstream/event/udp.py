@@ -148,7 +148,6 @@ class UdpGate:
         "_gro_needed",
         "_gro_idle",
         "_queue",
-        "_alerted_ms",
         "dropped",  # int: datagrams lost here, for want of room or of a session slot
         "open",
         "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
@@ -186,7 +185,6 @@ class UdpGate:
         self._gro_needed = GRO_HINTS
         self._gro_idle = 0
         self._queue: deque[tuple[Connection, bytes]] = deque()
-        self._alerted_ms = 0
         self.dropped = 0
         self.open = False
         self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
@@ -417,7 +415,8 @@ class UdpGate:
         if not self.accepts:
             return
         loop = self.loop
-        if loop.free_connections <= 0:
+        # two slots: the client's, and one towards a server
+        if loop.free_connections < 2 and not loop.room.make() and loop.free_connections <= 0:
             self._exhausted()
             return
         loop.free_connections -= 1
@@ -447,8 +446,7 @@ class UdpGate:
     def _exhausted(self) -> None:
         loop = self.loop
         self.dropped += 1
-        if loop.now_ms - self._alerted_ms >= 1000:
-            self._alerted_ms = loop.now_ms
+        if loop.room.may_complain():
             if loop.log.level >= ALERT:
                 loop.log.write(
                     ALERT,

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
-from ngxstream.event import poller, steering
+from ngxstream.event import poller, steering, udp
 from ngxstream.modules.proxy import udp_state
 from ngxstream.process import mailbox
 from ngxstream.process.mailbox import Outbox
@@ -159,7 +159,7 @@ class Departure:
         return owner_of(listening, peer, self._plan.workers, current=current)
 
     def _owner(self, s: Session) -> int:
-        return self._owner_of(s.c.listening, peer_of(s))
+        return self._owner_of(s.c.listening, udp.peer_of(s.c.key))
 
     def _feed(self, n: int) -> bool:
         """Put the next message for one owner. returns: whether there was any"""
@@ -225,7 +225,8 @@ class Departure:
         sink = gate.table.get(c.key) if gate is not None else None
         if sink is not None and sink.c is c:
             kept += getattr(sink, "kept", [])
-        peer, local = (c.key[0], c.key[1]) if is_pair(c.key) else (c.key, None)
+        peer = udp.peer_of(c.key)
+        local = local_of(c.key, peer)
         for data in kept:
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
         for cleanup in reversed(s.abandon()):
@@ -233,15 +234,9 @@ class Departure:
         self._loop.close_connection(c)
 
 
-def is_pair(key: Any) -> bool:
-    """Tell whether a table's key has the local address behind the client's."""
-    return isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], tuple)
-
-
-def peer_of(s: Session) -> Any:
-    """Return the address a session's client sends from, whatever address it goes by."""
-    key = s.c.key
-    return key[0] if is_pair(key) else key
+def local_of(key: Any, peer: Any) -> bytes | None:
+    """Return the packed local address in a table's key, None where it has none."""
+    return None if key is peer else udp.local_of(key)
 
 
 class Arrival:
@@ -410,9 +405,8 @@ class Arrival:
         """Send on what a session had yet to send to its server."""
         gate = self._service.gate_of(where)
         sink: Any = None if gate is None else gate.table.get(key)
-        if sink is not None and hasattr(sink, "send"):
-            for data in datagrams:
-                sink.send(data)
+        for data in datagrams:
+            udp_state.send_waiting(sink, data)
 
     # -- changing hands ------------------------------------------------------------------------
 
@@ -494,7 +488,7 @@ class Arrival:
         if n == service.worker:
             return False
         box = self._boxes[n]
-        local = key[1] if is_pair(key) else None
+        local = local_of(key, peer)
         if box.waiting < STRAYS:
             where = listening.options.key
             box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])

@@ -132,7 +132,8 @@ class Proxy:
                 return
             self.peer_name = peer.name
             if loop.free_connections <= 0:
-                s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
+                if not self.c.is_udp or loop.room.may_complain():
+                    s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
                 return
             bind = conf.bind

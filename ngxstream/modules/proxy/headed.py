@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
 
 
-class _Headed(UdpProxy):
+class Headed(UdpProxy):
     """What the two kinds of session have in common."""
 
     __slots__ = ("header",)
@@ -30,6 +30,10 @@ class _Headed(UdpProxy):
     def proxy_header(self) -> bytes:
         """Return nothing more for the first datagram: send() knows."""
         return b""
+
+    def whole(self, data: bytes) -> bytes:
+        """Put the header in front."""
+        return self.header + data
 
     def send(self, data: bytes | memoryview) -> None:
         """Send one datagram behind the header."""
@@ -69,18 +73,14 @@ class _Headed(UdpProxy):
         self.inbox.extend(datagram.split(view, size))
         self.take()
 
-    def waiting(self) -> list[bytes]:
-        """Return, and forget, what waits for room: send() puts the header before it again."""
-        return [data[len(self.header) :] for data in super().waiting()]
 
-
-class HeadedUdpProxy(_Headed):
+class HeadedUdpProxy(Headed):
     """A session whose every datagram says who the client is."""
 
     __slots__ = ()
 
 
-class HeadedCountedUdpProxy(_Headed, CountedUdpProxy):
+class HeadedCountedUdpProxy(Headed, CountedUdpProxy):
     """The same with proxy_requests."""
 
     __slots__ = ()

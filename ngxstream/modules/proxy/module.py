@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from ngxstream.modules.proxy import conf
+from typing import TYPE_CHECKING
+
+from ngxstream.modules.proxy import conf, dsr, udp_one_way
 from ngxstream.modules.proxy.conf import ProxyConf
 from ngxstream.modules.proxy.handler import Proxy
 from ngxstream.modules.proxy.headed import HeadedCountedUdpProxy, HeadedUdpProxy
 from ngxstream.modules.proxy.tcp import TcpProxy
 from ngxstream.modules.proxy.udp import CountedUdpProxy, UdpProxy
+from ngxstream.modules.proxy.udp_rated import (
+    RatedCountedUdpProxy,
+    RatedHeadedCountedUdpProxy,
+    RatedHeadedUdpProxy,
+    RatedUdpProxy,
+)
+from ngxstream.modules.proxy.variables import VARIABLES
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
+
+if TYPE_CHECKING:
+    from ngxstream.stream.core import ServerConf, StreamDraft
 
 
 def handle(s: Session) -> None:
@@ -30,10 +42,31 @@ def _begin(s: Session) -> Proxy:
 
 def make_udp(s: Session) -> UdpProxy:
     """Make the kind of proxy that a UDP session's server asks for."""
-    conf_: ProxyConf = s.server.proxy
-    if conf_.every_datagram and conf_.proxy_protocol:
-        return HeadedCountedUdpProxy(s) if conf_.requests else HeadedUdpProxy(s)
-    return CountedUdpProxy(s) if conf_.requests else UdpProxy(s)
+    proxy: UdpProxy = s.server.udp_proxy(s)
+    return proxy
+
+
+def _udp_kind(given: ProxyConf) -> type[UdpProxy]:
+    """Decide the kind, once for each server."""
+    counted = bool(given.requests)
+    headed = bool(given.every_datagram and given.proxy_protocol)
+    if given.upload_rate is not None or given.download_rate is not None:
+        if headed:
+            return RatedHeadedCountedUdpProxy if counted else RatedHeadedUdpProxy
+        return RatedCountedUdpProxy if counted else RatedUdpProxy
+    if dsr.is_direct(given):
+        return dsr.DsrUdpProxy
+    if udp_one_way.is_one_way(given):
+        return udp_one_way.OneWayUdpProxy
+    if headed:
+        return HeadedCountedUdpProxy if counted else HeadedUdpProxy
+    return CountedUdpProxy if counted else UdpProxy
+
+
+def _check(given: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
+    """Check a server's settings, and decide what depends on nothing else."""
+    conf.check(given, server, draft)
+    server.udp_proxy = _udp_kind(given)
 
 
 MODULE = StreamModule(
@@ -41,5 +74,6 @@ MODULE = StreamModule(
     directives=conf.directives(handle, handle_target),
     conf=conf.ProxyConf,
     merge=conf.merge,
-    check=conf.check,
+    check=_check,
+    variables=VARIABLES,
 )

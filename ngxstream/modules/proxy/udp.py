@@ -8,6 +8,8 @@ What ends a session (R is proxy_requests, N is proxy_responses):
     responses >= N x datagrams, nothing queued         "udp done", 200
     idle for proxy_timeout, responses as expected      "udp timed out", 200
     idle for proxy_timeout, responses missing          "upstream timed out", 502, peer failed
+    refused before any response                        the next server, or 502
+    room is needed for a new client                    the session idle longest gives way, 200
 
 Bursts: what the gate drained for this client in one turn leaves in one GSO message where sizes
 allow, and what the server answered in one turn leaves in one towards the client
@@ -20,7 +22,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import codes, log
+from ngxstream.core import codes, errors, log
 from ngxstream.event import datagram, poller, udp
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer
 
 QUEUED: Final = 64  # datagrams waiting for room towards the server
+NEVER_MS: Final = 1 << 62
+_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class UdpProxy(handler.Proxy):
@@ -93,7 +97,19 @@ class UdpProxy(handler.Proxy):
                 if not sock.connect_ex(peer.sockaddr):
                     return sock, True
                 self.loop.close_later(sock)
-        return super().open(peer, local, transparent)
+        try:
+            return super().open(peer, local, transparent)
+        except errors.InternalError as error:
+            if error.errno not in _NO_DESCRIPTORS:
+                raise
+            room = self.loop.room
+            if self.family and room.make():
+                sock = self.loop.udp_sockets.take(peer.family)  # of the session that gave way
+                if sock is not None and not sock.connect_ex(peer.sockaddr):
+                    return sock, True
+            if not room.may_complain():
+                error.level = "info"
+            raise
 
     def begin(self, ready: bool) -> None:
         """Send the first datagram: a UDP socket is connected at once."""
@@ -112,7 +128,10 @@ class UdpProxy(handler.Proxy):
         if conf.proxy_protocol:
             first = self.proxy_header() + first
         dropped = self.dropped
+        pc = self.pc
         self.send(first)
+        if self.pc is not pc:
+            return  # it was refused: the next server has it, or the session is over
         lost = self.dropped > dropped
         if lost and conf.proxy_protocol and not conf.every_datagram and not s.status:
             # what follows would come without the header that says whose it is
@@ -237,7 +256,7 @@ class UdpProxy(handler.Proxy):
         return False
 
     def _send_failed(self, error: OSError) -> None:
-        """A failed send ends the session and counts against the peer.
+        """A failed send counts against the peer, and ends the session if it was answered before.
 
         A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
         """
@@ -248,6 +267,9 @@ class UdpProxy(handler.Proxy):
             return
         s.action = "proxying and sending to upstream"
         s.log_error(handler.upstream_level(error), "send() failed", error.errno)
+        if not self.responses:
+            self.fail_over()
+            return
         self.failed = True
         s.finalize(codes.STREAM_OK)
 
@@ -343,6 +365,7 @@ class UdpProxy(handler.Proxy):
         state = self.state
         assert state is not None
         state.first_byte_ms = self.loop.now_ms - state.start_ms
+        self.first = b""
         if self.peer is not None:
             self.selection.notify(self.peer, FIRST_BYTE)
 
@@ -474,20 +497,31 @@ class UdpProxy(handler.Proxy):
         s.finalize(codes.STREAM_OK)
 
     def on_refused(self, error: OSError) -> None:
-        """The server's host refused a datagram (ICMP): a response, and a failure of the peer.
+        """The server's host refused a datagram (ICMP): a failure of the peer.
 
+        Before any response the next server gets the first datagram; after one, the refusal is a
+        response like another, as in nginx.
         source: ngx_stream_proxy_process (recv error on a datagram socket)
         """
         s = self.s
-        if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
-            self.first_byte()
         s.action = "proxying and reading from upstream"
         s.log_error(handler.upstream_level(error), "recv() failed", error.errno)
         s.action = "proxying connection"
+        if not self.responses:
+            self.fail_over()
+            return
         self.failed = True
         self.responses += 1
         self.deadline = self.loop.now_ms + self.timeout
         self.settle()
+
+    def fail_over(self) -> None:
+        """Go on to the next server with the first datagram, or end as 502 when there is none."""
+        self.dropped += self.requests - 1  # what followed it went to the server that refuses
+        self.loop.timers.remove(self)
+        self.queue = None
+        self.family = 0
+        self.next_upstream()
 
     # -- changing hands ------------------------------------------------------------------------
 
@@ -501,8 +535,12 @@ class UdpProxy(handler.Proxy):
     def leave(self) -> None:
         """Stop what goes on here in the background."""
 
+    def whole(self, data: bytes) -> bytes:
+        """Return a client's datagram as the server gets it."""
+        return data
+
     def waiting(self) -> list[bytes]:
-        """Return, and forget, the datagrams that wait for room towards the server."""
+        """Return, and forget, what waits for room towards the server, as it gets it."""
         queue, self.queue = self.queue, None
         return queue or []
 
@@ -531,10 +569,31 @@ class UdpProxy(handler.Proxy):
 
     def _packets(self) -> str:
         a, b, c, d = self.counts()
+        dropped = f", dropped:{self.dropped}" if self.dropped else ""
         return (
             f"packets from/to client:{self.requests}/{self.responses}, "
-            f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}"
+            f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}{dropped}"
         )
+
+    # -- giving way ----------------------------------------------------------------------------
+
+    @property
+    def active_ms(self) -> int:
+        """When something moved last, loop ms; NEVER while nothing can tell."""
+        deadline = self.deadline
+        return deadline - self.timeout if deadline and self.pc is not None else NEVER_MS
+
+    @property
+    def conversing(self) -> bool:
+        """Whether both sides have spoken more than once: no forged source does."""
+        return self.requests > 1 and self.responses > 0
+
+    def give_way(self) -> None:
+        """End for the sake of a new client."""
+        s = self.s
+        if s.log.level >= log.INFO:
+            s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
+        s.finalize(codes.STREAM_OK)
 
     def on_timeout(self) -> None:
         """Nothing moved for proxy_timeout."""

@@ -125,6 +125,12 @@ def restore(s: Session, packed: Packed, fd: int, gate: Any, current: StreamConf 
     return proxy
 
 
+def send_waiting(proxy: Any, data: bytes) -> None:
+    """Send what UdpProxy.waiting() returned at the former place."""
+    if isinstance(proxy, UdpProxy) and proxy.pc is not None:
+        UdpProxy.send(proxy, data)
+
+
 def _hold(
     s: Session, current: StreamConf | None, name: str, port: int, index: int, peer: Any
 ) -> tuple[Selection, Peer]:

@@ -1,0 +1,92 @@
+"""Who gives way to a new client when there is no room."""
+
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxstream.event.room import Room
+
+
+class Content:
+    """A UDP session's content, as far as room is concerned."""
+
+    def __init__(self, world, active_ms: int, conversing: bool) -> None:
+        self.world = world
+        self.active_ms = active_ms
+        self.conversing = conversing
+
+    def give_way(self) -> None:
+        self.world.sessions.remove(self.session)
+        self.world.gone.append(self)
+
+
+def world(plan, connections=512, now_ms=100_000):
+    """Make a loop with sessions. shape: plan is [(idle ms, conversing)]"""
+    loop = SimpleNamespace(now_ms=now_ms, connections=connections, sessions=[], gone=[])
+    for idle_ms, conversing in plan:
+        content = Content(loop, now_ms - idle_ms, conversing)
+        content.session = SimpleNamespace(content=content)
+        loop.sessions.append(content.session)
+    return loop
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.booleans()), max_size=60),
+       st.integers(0, 80))
+def test_the_idle_longest_stranger_goes_first(plan, wanted) -> None:
+    """Against a model: strangers by idleness, then friends if strangers are few; nobody of late."""
+    loop = world(plan)
+    room = Room(loop)
+    strangers = sorted((i for i, talks in plan if not talks and i >= 1000), reverse=True)
+    young = sum(1 for i, talks in plan if not talks and i < 1000)
+    friends = sorted((i for i, talks in plan if talks and i >= 1000), reverse=True)
+    expected = strangers if strangers or young * 16 >= loop.connections else friends
+    made = [room.make() for _ in range(wanted)]
+    assert min(wanted, len(expected)) == sum(made) == room.given
+    assert expected[: len(loop.gone)] == [loop.now_ms - c.active_ms for c in loop.gone]
+
+
+def test_who_talked_since_it_was_seen_stays() -> None:
+    """A session found idle by a look is asked again before it goes."""
+    loop = world([(3000, True), (2000, True), (1500, True)])
+    room = Room(loop)
+    assert room.make()
+    assert [3000] == [loop.now_ms - c.active_ms for c in loop.gone]
+    waker = loop.sessions[0].content
+    waker.active_ms = loop.now_ms
+    assert room.make()
+    assert waker not in loop.gone
+    assert not room.make()
+
+
+def test_a_flood_competes_with_itself() -> None:
+    """While strangers of late hold an eighth of the slots, conversations are left alone."""
+    loop = world([(10, False)] * 40 + [(60_000, True)] * 5, connections=512)
+    assert not Room(loop).make()
+    loop = world([(10, False)] * 4 + [(60_000, True)] * 5, connections=512)
+    assert Room(loop).make()
+
+
+def test_all_sessions_are_looked_at_ten_times_a_second_at_most() -> None:
+    """Without anybody idle, the next look comes after 100 ms."""
+    loop = world([])
+    room = Room(loop)
+    assert not room.make()
+    late = Content(loop, 0, False)
+    late.session = SimpleNamespace(content=late)
+    loop.sessions.append(late.session)
+    loop.now_ms += 99
+    assert not room.make()
+    loop.now_ms += 1
+    assert room.make()
+
+
+def test_complaints_come_once_a_second() -> None:
+    """What is said in between is not said."""
+    loop = world([])
+    room = Room(loop)
+    said = []
+    for _ in range(30):
+        said.append(room.may_complain())
+        loop.now_ms += 100
+    assert 3 == sum(said)
