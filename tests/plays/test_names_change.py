@@ -11,11 +11,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.support import ports
-from tests.support.backends import BackendFactory, TcpBackend, UdpBackend, tagged, udp_tagged
+from tests.support.backends import (
+    BackendFactory,
+    TcpBackend,
+    UdpBackend,
+    tagged,
+    udp_tagged,
+)
 from tests.support.dns import Dnsmasq
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -69,7 +76,7 @@ class Traffic:
 
         wait_until(is_quiet, PATIENCE, f"no more answers of {names}")
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -240,10 +247,10 @@ def test_a_service_is_followed_by_priority_weight_and_port(
             assert {"backup"} == set(clients.answers)
         first.close()
         again = [srv(backup.port, 5, 1, "two.test")]
-        with Dnsmasq(names, folder=tmp_path, ttl=1, srv=again, port=first.port) as second:
-            with traffic(proxy) as clients:
-                wait_until(lambda: len(second.queries("_app")) >= 2, PATIENCE, "questions")
-                clients.wait_for("backup")
+        second = Dnsmasq(names, folder=tmp_path, ttl=1, srv=again, port=first.port)
+        with second, traffic(proxy) as clients:
+            wait_until(lambda: len(second.queries("_app")) >= 2, PATIENCE, "questions")
+            clients.wait_for("backup")
     finally:
         first.close()
 
