@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import libssl, poller
+from ngxstream.event import connect, libssl, poller
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class TcpGate:
                     continue
                 self._failed(error)
                 return
-            sock = make(family, socket.SOCK_STREAM, 0, fd)
+            sock = make(family, connect.STREAM, 0, fd)
             sock.setblocking(False)
             loop.free_connections -= 1
             loop.live += 1

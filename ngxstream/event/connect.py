@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ngxstream.core import errors, inet
 from ngxstream.event.connection import raw_socket
 
+# plain ints: an enum's `|` costs as much as a small system call
+STREAM: Final = int(socket.SOCK_STREAM)
+DATAGRAM: Final = int(socket.SOCK_DGRAM)
+NONBLOCK: Final = int(socket.SOCK_NONBLOCK)
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 IP_TRANSPARENT: Final = 19
 IPV6_TRANSPARENT: Final = 75
@@ -40,11 +44,10 @@ class PeerOptions:
     rcvbuf: int = 0
     sndbuf: int = 0
     keepalive: bool = False
+    plain: bool = field(init=False)  # there is nothing to set
 
-    @property
-    def plain(self) -> bool:
-        """Tell whether there is nothing to set."""
-        return not (self.rcvbuf or self.sndbuf or self.keepalive)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", not (self.rcvbuf or self.sndbuf or self.keepalive))
 
 
 PLAIN: Final = PeerOptions()
@@ -79,8 +82,31 @@ def connect_peer(
     `name` is the peer as logged. returns: (bare non-blocking socket, connected already)
     raises: ConnectError (try the next peer), BindError, InternalError (do not)
     """
+    sock = open_bound(family, kind, options, local, transparent=transparent)
     try:
-        sock = raw_socket(family, kind | socket.SOCK_NONBLOCK)
+        code = sock.connect_ex(sockaddr)
+    except OSError as error:  # an address the family cannot have
+        sock.close()
+        raise errors.InternalError("connecting to upstream failed", errno=error) from None
+    if code == 0:
+        return sock, True
+    if code == errno.EINPROGRESS:
+        return sock, False
+    sock.close()
+    if transparent:
+        raise transparent_error(f"connect() to {name}", local, code)
+    raise ConnectError(f"connect() to {name} failed", code)
+
+
+def open_bound(
+    family: int, kind: int, options: PeerOptions, local: Any, *, transparent: bool
+) -> Any:
+    """Return a bare non-blocking socket with its options, bound if there is an address to bind to.
+
+    raises: BindError, InternalError
+    """
+    try:
+        sock = raw_socket(family, kind | NONBLOCK)
     except OSError as error:
         raise errors.InternalError("socket() failed", errno=error) from None
     try:
@@ -88,26 +114,18 @@ def connect_peer(
             _set_options(sock, kind, options)
         if local is not None:
             _bind(sock, family, kind, local, transparent)
-        code = sock.connect_ex(sockaddr)
-    except OSError as error:  # an address the family cannot have, or an option refused
+    except OSError as error:  # an option refused
         sock.close()
         raise errors.InternalError("connecting to upstream failed", errno=error) from None
     except errors.NgxError:
         sock.close()
         raise
-    if code == 0:
-        return sock, True
-    if code == errno.EINPROGRESS:
-        return sock, False
-    sock.close()
-    if transparent:
-        raise _transparent_error(name, local, code)
-    raise ConnectError(f"connect() to {name} failed", code)
+    return sock
 
 
-def _transparent_error(name: str, local: Any, code: int) -> errors.NgxError:
-    """Say what a refused connect() from a client's address means."""
-    text = f"connect() to {name} from {inet.sock_ntop(local)} failed"
+def transparent_error(what: str, local: Any, code: int) -> errors.NgxError:
+    """Say what a connect() or sendto() that failed from a client's address means."""
+    text = f"{what} from {inet.sock_ntop(local)} failed"
     if code == errno.EADDRNOTAVAIL and local[1]:
         # nothing is wrong with the peer
         return BindError(f"{text}: this client has such a connection already", errno=code)

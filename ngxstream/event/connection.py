@@ -6,7 +6,7 @@ Answers for ngx_connection_t (src/core/ngx_connection.h), client side.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import codes
 
@@ -93,9 +93,13 @@ class Connection:
         return sent
 
 
+_make: Final = socket.SocketType
+
+
 def raw_socket(family: int, kind: int, proto: int = 0, fd: int | None = None) -> Any:
     """Make a socket of the bare C class: 3 µs less than socket.socket, which wraps enums.
 
     shape: kind may carry SOCK_NONBLOCK; with fd the descriptor is taken over, not checked.
     """
-    return socket.SocketType(family, kind, proto, fileno=fd)
+    return _make(family, kind, proto, fd)
+

@@ -21,6 +21,7 @@ src/event/ngx_event_openssl.h includes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import socket
 import ssl
@@ -45,6 +46,20 @@ PEM_R_NO_START_LINE: Final = 108
 ERR_TXT_STRING: Final = 2
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
 
+# what a read or write on a connection may fail with
+_CONNECTION_ERRNOS: Final = frozenset(
+    (
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    )
+)
+
 _TYPES: Final = {
     "v": None,
     "p": ctypes.c_void_p,
@@ -60,6 +75,7 @@ _TYPES: Final = {
 # result:arguments, by the letters above; names joined by | are one function's names in turn
 _FUNCTIONS: Final = """
 SSL_CTX_callback_ctrl l:pip
+SSL_CTX_clear_options U:pU
 SSL_CTX_ctrl l:pilp
 SSL_CTX_get_cert_store p:p
 SSL_CTX_get_options U:p
@@ -75,6 +91,7 @@ SSL_CTX_set_cert_cb v:ppp
 SSL_CTX_set_cipher_list i:ps
 SSL_CTX_set_client_CA_list v:pp
 SSL_CTX_set_client_hello_cb v:ppp
+SSL_CTX_set_options U:pU
 SSL_CTX_set_default_read_buffer_len v:pz
 SSL_CTX_set_session_id_context i:psu
 SSL_CTX_set_session_ticket_cb i:pppp
@@ -232,6 +249,9 @@ class Library:
                 names, shape = line.split()
                 self._bind(names, shape, optional=True)
         self._reasons: dict[str, int] = {}
+        self._errno_at: Any = getattr(ctypes.PyDLL(None), "__errno_location", None)
+        if self._errno_at is not None:
+            self._errno_at.restype = ctypes.POINTER(ctypes.c_int)
 
     def _bind(self, names: str, shape: str, *, optional: bool) -> None:
         aliases = names.split("|")
@@ -301,6 +321,15 @@ class Library:
             if text == name or text.replace("_", " ").replace("/", " ") == name:
                 return f" (SSL: error:{self.code_of(reason):08X}:SSL routines::{text})"
         return f" (SSL: {name or error})"
+
+    def last_errno(self) -> int | None:
+        """Return the errno of a read or write of the ssl module that has just failed.
+
+        The module takes every failure of the kernel's for an end of the stream and keeps the errno
+        to itself; it is still where the C library left it.
+        """
+        code = 0 if self._errno_at is None else self._errno_at()[0]
+        return code if code in _CONNECTION_ERRNOS else None
 
     def split_code(self, code: int) -> tuple[int, int]:
         """Return the library part and the reason of an error code."""

@@ -152,11 +152,13 @@ class Context:
         self.cache: Any = None
         self._kept: list[Any] = []
         self._ca_names: list[bytes] = []
-        options = _OPTIONS | (NO_RENEGOTIATION if server_side else 0)
+        options = int(_OPTIONS) | (NO_RENEGOTIATION if server_side else 0)
         for bit, refused in _NO_PROTOCOL:
             if not protocols & bit:
-                options |= refused
-        python.options = ssl.Options(options)
+                options |= int(refused)
+        # not by python.options, which warns of choosing versions by options
+        lib.SSL_CTX_clear_options(self.pointer, lib.SSL_CTX_get_options(self.pointer))
+        lib.SSL_CTX_set_options(self.pointer, options)
         ctrl = lib.SSL_CTX_ctrl
         # the options decide: those of a virtual server then hold for its clients too
         ctrl(self.pointer, _CTRL_SET_MIN_PROTO_VERSION, 0, None)
@@ -172,7 +174,7 @@ class Context:
 
     def set_options(self, options: int) -> None:
         """Add options. source: SSL_CTX_set_options"""
-        self.python.options = ssl.Options(self.python.options | options)
+        self.lib.SSL_CTX_set_options(self.pointer, options)
 
     def set_ciphers(self, ciphers: str, prefer_server: bool = False) -> None:
         """Choose the ciphers of TLS 1.2 and below. source: ngx_ssl_ciphers"""

@@ -189,6 +189,9 @@ def tune(
         elif options.wildcard and options.family == socket.AF_INET6:
             attempt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")
         return
+    if options.family != socket.AF_UNIX:
+        nodelay = options.nodelay
+        attempt(socket.IPPROTO_TCP, socket.TCP_NODELAY, nodelay, f"TCP_NODELAY, {nodelay:d}")
     keepalive = options.keepalive
     if keepalive is not None:
         on = keepalive != "off"

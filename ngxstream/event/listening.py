@@ -68,6 +68,7 @@ class ListenOptions:
     reuseport: bool = False
     multipath: bool = False
     keepalive: str | tuple[int, int, int] | None = None
+    nodelay: bool = False  # accepted sockets have TCP_NODELAY from the listening one
 
     @property
     def key(self) -> tuple[int, int, Any]:

@@ -153,8 +153,8 @@ class Transport:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
         if isinstance(error, ssl.SSLError):
-            if not getattr(error, "reason", None):  # the kernel's doing, whose errno is lost
-                return Failure(message, None)
+            if not getattr(error, "reason", None):  # the kernel's doing
+                return Failure(message, self.lib.last_errno())
             return Failure(message + self.lib.reason_of(error), None)
         return Failure(message, error.errno)
 

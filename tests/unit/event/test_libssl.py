@@ -1,0 +1,154 @@
+"""The walled room: found where Python's ssl is, refused where it cannot be, exact in its words."""
+
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ngxstream.event import libssl, libssl_context, libssl_pem
+from tests.support import certs
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_library_is_the_one_behind_ssl() -> None:
+    """Both sides give the same answers about one context."""
+    lib = libssl.load()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    pointer = lib.context_pointer(context)
+    assert int(context.options) == lib.SSL_CTX_get_options(pointer)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_it_is_found_by_every_python(version: str) -> None:
+    """The probe passes, and both sizes of ticket keys can be used."""
+    beside = Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python3")
+    python = next(map(str, beside), None) or shutil.which(f"python{version}")
+    if python is None:
+        pytest.skip(f"there is no python{version}")
+    script = (
+        "from ngxstream.event import libssl_context as c, libssl_sessions as s\n"
+        "context = c.Context(c.DEFAULT_PROTOCOLS, server_side=True)\n"
+        "for size in 48, 80:\n"
+        "    key = s.TicketKey.parse(bytes(size))\n"
+        "    s.use_ticket_keys(context, lambda: (key,))\n"
+        "print('ok')\n"
+    )
+    ran = subprocess.run(
+        [python, "-c", script], cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    if "command not found" in ran.stderr:
+        pytest.skip(f"there is no python{version}")
+    assert ("ok\n", 0) == (ran.stdout, ran.returncode), ran.stderr
+
+
+def test_a_library_without_the_functions_is_refused() -> None:
+    """What has no SSL_CTX_ctrl is not bound."""
+    libc = next(
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "libc.so" in line or "libc-" in line
+    )
+    with pytest.raises(AttributeError, match=r"SSL_\w+\(\) is missing"):
+        libssl.Library(libc)
+
+
+def test_a_python_without_the_room_serves_no_tls(tmp_path: Path) -> None:
+    """The configuration says which directive cannot be served, and why."""
+    script = (
+        "import ssl\n"
+        "ssl._ssl.__file__ = '/nonexistent/_ssl.so'\n"
+        "from tests.support import hall\n"
+        "print(hall.build('stream { server { listen 1 ssl; ssl_certificate a; '\n"
+        "                 'ssl_certificate_key b; return x; } }').error)\n"
+        "print(hall.build('stream { server { listen 1; proxy_pass 127.0.0.1:1; '\n"
+        "                 'proxy_ssl on; } }').error)\n"
+        "print(hall.build('stream { server { listen 1; return x; } }').error)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    first, second, third = ran.stdout.splitlines()
+    why = "is not supported: libssl of Python's ssl module cannot be used: /nonexistent/_ssl.so"
+    assert first.startswith(f'"ssl_certificate" {why}'), ran.stderr
+    assert second.startswith(f'"proxy_ssl" {why}')
+    assert "" == third
+
+
+def test_pointers_are_not_believed_unseen() -> None:
+    """An object of another shape is found out without a crash."""
+    lib = libssl.load()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    good = lib.context_pointer(context)
+    method = lib.TLS_server_method()
+    # the probe is private to its file; what it asks for can be seen from here
+    assert libssl._names(good, method)  # noqa: SLF001
+    assert not libssl._names(8, method)  # noqa: SLF001
+    assert not libssl._names(id(context), method)  # noqa: SLF001
+
+
+def test_reasons_empty_the_queue(tmp_path: Path) -> None:
+    """A failure is told in the library's words, once."""
+    lib = libssl.load()
+    path = tmp_path / "none.pem"
+    with pytest.raises(libssl.SslError) as failed:
+        libssl_pem.read_certificates(lib, str(path))
+    said = failed.value.message
+    assert said.startswith(f'cannot load certificate "{path}": BIO_new_file() failed (SSL: error:')
+    assert f"calling fopen({path}, r)" in said
+    assert "" == lib.reasons()
+
+
+def test_an_exception_of_ssl_is_spelled_as_the_library_would() -> None:
+    """The reason's name leads back to its number."""
+    lib = libssl.load()
+    error = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)")
+    error.reason = "WRONG_VERSION_NUMBER"
+    assert " (SSL: error:0A00010B:SSL routines::wrong version number)" == lib.reason_of(error)
+
+
+def test_a_key_with_the_wrong_password_is_not_read(tmp_path: Path) -> None:
+    """No password, or none that fits, is an error and asks nobody."""
+    lib = libssl.load()
+    key = certs.make_key(tmp_path / "key", password="right")
+    for passwords in ((), (b"wrong", b"worse")):
+        with pytest.raises(libssl.SslError, match=r"PEM_read_bio_PrivateKey\(\) failed"):
+            libssl_pem.read_key(lib, str(key), passwords)
+    assert libssl_pem.read_key(lib, str(key), (b"wrong", b"right")).pointer
+
+
+@pytest.mark.parametrize("scheme", ["engine:", "store:"])
+def test_keys_from_elsewhere_are_refused_by_name(scheme: str) -> None:
+    """Engines and stores are not asked."""
+    words = f'loading "{scheme}..." certificate keys is not supported'
+    with pytest.raises(libssl.SslError, match=words):
+        libssl_pem.read_key(libssl.load(), scheme + "x:y", None)
+
+
+def test_contexts_are_freed_with_what_they_hold(tmp_path: Path) -> None:
+    """Making and dropping contexts does not grow the process."""
+    ca = certs.Authority(tmp_path / "ca")
+    pair = ca.issue("a.test")
+
+    def make() -> None:
+        context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+        context.add_certificate(str(pair.cert), str(pair.key), None)
+        context.trust(str(ca.cert), announce=True)
+        context.set_session_id_context(b"STREAM", ())
+
+    for _ in range(100):
+        make()
+    before = resident()
+    for _ in range(400):
+        make()
+    assert resident() - before < 2 << 20
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
