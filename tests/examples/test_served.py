@@ -141,3 +141,26 @@ def test_tcp_proxy_prefers_by_weight_and_keeps_the_backup(
     # The first sessions meet two closed servers and no third try; then those are left out.
     wait_until(lambda: ask() == b"c", what="the backup serves")
     assert b"ccc" == b"".join(ask() for _ in range(3))
+
+
+def test_names_at_run_time_follow_a_name_that_moves(
+    proxy: ProxyFactory, backends: BackendFactory, tmp_path: Path
+) -> None:
+    """Each port leads to its name's address, and to the new one when the name has moved."""
+    blue = backends.tcp(scripts.tagged("blue"))
+    green = backends.tcp(scripts.tagged("green"), "127.0.0.2", blue.port)
+    names = {"blue.example.com": ["127.0.0.1"], "green.example.com": ["127.0.0.2"]}
+    with Dnsmasq(names, folder=tmp_path, ttl=1) as dns:
+        running = proxy(example("names-at-run-time", **{
+            "192.0.2.53 192.0.2.54": dns.text, "$backend:8080": f"$backend:{blue.port}",
+            "127.0.0.1:8001": "127.0.0.1:@blue@", "127.0.0.1:8002": "127.0.0.1:@green@",
+            "8001": "@blue@",
+        }))
+
+        def asked(name: str) -> bytes:
+            return clients.tcp_exchange(running.address(name), b"x", size=len(name) + 2)
+
+        assert b"blue:x" == asked("blue")
+        assert b"green:x" == asked("green")
+        dns.update({"blue.example.com": [green.address[0]], "green.example.com": ["127.0.0.2"]})
+        wait_until(lambda: asked("blue") == b"green:", what="the name has moved")
