@@ -127,7 +127,9 @@ class AddressConf:
         self.proxy_protocol = draft.options.proxy_protocol
         self.engine = phases.compile_engine(modules, self.servers, preread.check)
         self.log_handlers = phases.log_handlers(modules, self.servers)
-        self.begin: Callable[[Session], None] = session.begin
+        self.begin: Callable[[Session], Any] = session.begin
+        if len(self.engine) == 1:  # the content phase alone: no phases to walk
+            self.begin = phases.run_content
         if self.proxy_protocol:
             is_udp = draft.options.is_udp
             self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
@@ -328,6 +330,12 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
                 shared.addresses = {}
             conf.text = shared.options.text
             shared.addresses[inet.host_of(options.sockaddr)] = conf
+    # a system call less for every connection; `pass` may bring one to any server
+    if all(server.core.tcp_nodelay for server in draft.servers):
+        for listening in found:
+            options = listening.options
+            if not options.is_udp and options.family != socket.AF_UNIX:
+                listening.options = replace(options, nodelay=True)
     return found
 
 

@@ -216,6 +216,24 @@ def test_tcp_nodelay_is_set_on_both_sides(
     assert (expected, expected) == (ours["nodelay"], theirs["nodelay"])
 
 
+@pytest.mark.effect("tcp_nodelay")
+@pytest.mark.parametrize(("here", "there", "expected"), [("on", "off", 1), ("off", "on", 0)])
+def test_tcp_nodelay_is_a_server_s_own(
+    here: str, there: str, expected: int, proxy: ProxyFactory, backends: BackendFactory
+) -> None:
+    """What one server says of tcp_nodelay does not reach the connections of another."""
+    backend = backends.tcp()
+    program = proxy(
+        "events {} stream { "
+        f"server {{ listen 127.0.0.1:@in@; tcp_nodelay {here}; proxy_pass {backend.text}; }} "
+        f"server {{ listen 127.0.0.1:@there@; tcp_nodelay {there}; proxy_pass {backend.text}; }} }}"
+    )
+    with TcpClient(program.address("in")) as client:
+        client.exchange(b"x")
+        ours, theirs = pair(program, backend.port)
+    assert (expected, expected) == (ours["nodelay"], theirs["nodelay"])
+
+
 UPSTREAM: dict[str, tuple[str, dict[str, int]]] = {
     "keepalive": ("proxy_socket_keepalive on;", {"keepalive": 1}),
     "no keepalive": ("", {"keepalive": 0}),

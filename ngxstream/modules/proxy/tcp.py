@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import pump, splice
+from ngxstream.event import connect, pump, splice
 from ngxstream.event import tls as event_tls
 from ngxstream.event.poller import OUT, READABLE
 from ngxstream.modules.proxy import handler, tls
@@ -28,6 +28,20 @@ from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
+
+
+# plain ints: an enum costs more to pass than an int
+TCP: Final = int(socket.IPPROTO_TCP)
+NODELAY: Final = int(socket.TCP_NODELAY)
+UNIX: Final = int(socket.AF_UNIX)
+
+
+def _set_nodelay(sock: Any, family: int) -> None:
+    if family != UNIX:
+        try:
+            sock.setsockopt(TCP, NODELAY, 1)
+        except OSError:
+            pass  # the other end is gone already: reading will say so
 
 
 class TcpProxy(handler.Proxy):
@@ -40,7 +54,7 @@ class TcpProxy(handler.Proxy):
         "header_sent",  # bytes of the PROXY header that went before TLS
     )
 
-    kind = socket.SOCK_STREAM
+    kind = connect.STREAM
 
     def __init__(self, s: Session) -> None:
         super().__init__(s)
@@ -78,15 +92,12 @@ class TcpProxy(handler.Proxy):
 
     def established(self) -> None:
         """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
-        s = self.s
+        s, c = self.s, self.c
         assert self.peer is not None
         if s.server.core.tcp_nodelay:
-            for sock, family in ((self.c.sock, self.c.family), (self.pc, self.peer.family)):
-                if family != socket.AF_UNIX:
-                    try:
-                        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    except OSError:
-                        pass  # the other end is gone already: reading will say so
+            if not c.listening.options.nodelay:
+                _set_nodelay(c.sock, c.listening.options.family)
+            _set_nodelay(self.pc, self.peer.family)
         if s.server.proxy_ssl.ssl:
             tls.begin(self)
         else:
@@ -116,8 +127,9 @@ class TcpProxy(handler.Proxy):
         down = self.down = half(self, loop, pc, self.pc_fd, c.sock, c.fd)
         up.twin = down
         down.twin = up
-        self.deadline = loop.now_ms + self.timeout
-        loop.timers.add(self)
+        before, self.deadline = self.deadline, loop.now_ms + self.timeout
+        if not 0 < before <= self.deadline:
+            loop.timers.add(self)
         if is_tls:
             up.sent += self.header_sent
         elif conf.proxy_protocol:
@@ -161,7 +173,7 @@ class TcpProxy(handler.Proxy):
             if self.peer is not None:
                 self.selection.notify(self.peer, FIRST_BYTE)
             go_on = down.on_event if down.limiter is None else down.on_event_rated
-            self.loop.register(self.pc_fd, go_on)
+            self.loop.handlers[self.pc_fd] = go_on
             go_on(mask)
         elif self.up is not None and self.up.pending is not None:
             self.up.flush()
