@@ -1,0 +1,238 @@
+"""Clients that do not mean well: garbage, cuts at every byte of a handshake, slow bytes.
+
+Served in this process, so that descriptors and memory can be counted from outside the loop.
+"""
+
+import os
+import random
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import certs
+from tests.support.hall import Hall
+
+QUIET = {"info", "notice", "debug"}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> certs.Pair:
+    """Give a certificate."""
+    return certs.Authority(tmp_path_factory.mktemp("ca")).issue("a.test")
+
+
+def conf(pair: certs.Pair) -> str:
+    """Return a configuration with two virtual servers on one address."""
+    tls = f"ssl_certificate {pair.cert}; ssl_certificate_key {pair.key};"
+    return (
+        f"stream {{ {tls} ssl_session_cache shared:s:1m; "
+        'server { listen 127.0.0.1:@main@ ssl; server_name a.test; return "$ssl_cipher"; } '
+        "server { listen 127.0.0.1:@main@ ssl; server_name b.test; ssl_protocols TLSv1.2; "
+        "ssl_reject_handshake on; return b; } }"
+    )
+
+
+class Attacked:
+    """A hall and what was counted of it."""
+
+    def __init__(self, hall: Hall) -> None:
+        self.hall = hall
+        self.slots = hall.loop.free_connections
+
+    def settle(self) -> None:
+        """Turn until no session lives."""
+        loop = self.hall.loop
+        self.hall.turn_until(
+            lambda: loop.free_connections == self.slots and not loop.posted, "all sessions' end"
+        )
+        assert 0 == loop.live
+        self.hall.sessions.clear()
+
+    def complaints(self) -> list[tuple[str, str]]:
+        """Return what was logged above info, and forget all of it."""
+        lines = self.hall.target.lines
+        found = [line for line in lines if line[0] not in QUIET]
+        lines.clear()
+        return found
+
+
+@pytest.fixture(scope="module")
+def attacked(pair: certs.Pair) -> Iterator[Attacked]:
+    """Give a served hall."""
+    with Hall(conf(pair)) as hall:
+        yield Attacked(hall)
+
+
+def connect(hall: Hall) -> socket.socket:
+    """Connect, never waiting."""
+    client = socket.create_connection(hall.address())
+    client.setblocking(False)
+    return client
+
+
+def attempt(hall: Hall, cut: int, *, version: ssl.TLSVersion, name: str, reset: bool) -> int:
+    """Shake hands with the first `cut` bytes of what a good client would send, then leave.
+
+    returns: how many bytes it sent
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = version
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
+    client = connect(hall)
+    sent, idle = 0, 0
+    while sent < cut and idle < 4:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            break
+        data = outgoing.read()[: cut - sent]
+        idle = 0 if data else idle + 1
+        try:
+            if data:
+                client.sendall(data)
+                sent += len(data)
+            hall.loop.turn(wait_ms=0)
+            if came := client.recv(65536):
+                incoming.write(came)
+                idle = 0
+        except BlockingIOError:
+            pass
+        except OSError:
+            break
+    if reset:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    hall.loop.turn(wait_ms=0)
+    return sent
+
+
+def throw(hall: Hall, data: bytes) -> None:
+    """Send bytes of any kind and leave."""
+    client = connect(hall)
+    try:
+        client.send(data)
+        hall.loop.turn(wait_ms=0)
+        hall.loop.turn(wait_ms=0)
+    except OSError:
+        pass
+    client.close()
+
+
+@settings(max_examples=200)
+@given(
+    cut=st.integers(0, 1200),
+    version=st.sampled_from([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]),
+    name=st.sampled_from(["a.test", "b.test", "nobody.test"]),
+    reset=st.booleans(),
+)
+def test_a_handshake_may_be_cut_anywhere(attacked, cut, version, name, reset) -> None:
+    """Whatever the client leaves out, its session ends and nothing is said above info."""
+    attempt(attacked.hall, cut, version=version, name=name, reset=reset)
+    attacked.settle()
+    assert [] == attacked.complaints()
+
+
+HEADS = st.sampled_from(
+    [b"", b"\x16\x03\x01", b"\x16\x03\x03\x40\x00", b"\x17\x03\x03", b"\x15\x03\x03\x00\x02",
+     b"\x80\x2e\x01", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01", b"GET / HTTP/1.0\r\n", b"\x16\x03\x03\xff\xff"]
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(HEADS, st.binary(max_size=3000))
+def test_garbage_ends_the_session(attacked, head: bytes, rest: bytes) -> None:
+    """Bytes of any kind, oversized records among them, harm nobody."""
+    throw(attacked.hall, head + rest)
+    attacked.settle()
+    assert [] == attacked.complaints()
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 600), st.integers(0, 255))
+def test_a_hello_with_one_byte_changed(attacked, place: int, value: int) -> None:
+    """A ClientHello that is nearly right is answered or refused, in peace."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    outgoing = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="b.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = bytearray(outgoing.read())
+    hello[place % len(hello)] = value
+    throw(attacked.hall, bytes(hello))
+    attacked.settle()
+    assert [] == attacked.complaints()
+
+
+@pytest.mark.parametrize("times", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_nothing_is_left_of_many_attempts(pair: certs.Pair, times: int) -> None:
+    """Descriptors and memory stay where they were."""
+    chance = random.Random(7)
+    with Hall(conf(pair)) as hall:
+        attacked = Attacked(hall)
+
+        def attack(count: int) -> None:
+            for number in range(count):
+                if number % 2:
+                    version = chance.choice([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+                    attempt(hall, chance.randrange(1000), version=version, name="a.test",
+                            reset=chance.random() < 0.5)  # fmt: skip
+                else:
+                    throw(hall, chance.randbytes(chance.randrange(200)))
+                if not number % 50:
+                    attacked.settle()
+                    assert [] == attacked.complaints()
+            attacked.settle()
+
+        attack(1000)  # caches and arenas fill first
+        descriptors = len(os.listdir("/proc/self/fd"))
+        memory = resident()
+        attack(times)
+        assert descriptors == len(os.listdir("/proc/self/fd"))
+        assert resident() - memory < 4 << 20
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_slow_bytes_shake_hands_in_the_end(attacked: Attacked) -> None:
+    """One byte at a time is a handshake too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="a.test")
+    client = connect(attacked.hall)
+    said = bytearray()
+
+    def has_all() -> bool:
+        try:
+            said.extend(tls.read(100))
+        except ssl.SSLWantReadError:
+            pass
+        for byte in outgoing.read():
+            client.send(bytes((byte,)))
+            attacked.hall.loop.turn(wait_ms=0)
+        try:
+            incoming.write(client.recv(65536))
+        except BlockingIOError:
+            pass
+        return said == b"TLS_AES_256_GCM_SHA384"
+
+    attacked.hall.turn_until(has_all, "the answer")
+    client.close()
+    attacked.settle()
