@@ -254,6 +254,20 @@ def test_a_udp_backend_that_sends_more_than_asked_for(bystander, backends) -> No
     )
 
 
+@pytest.mark.effect("proxy_responses")
+def test_no_answer_is_passed_on_that_was_not_asked_for(ngxstream, backends) -> None:
+    """The session ends with the last answer that proxy_responses counts, whatever is queued."""
+    many = backends.udp(b.udp_many(20))
+    program = ngxstream(
+        f"events {{}} stream {{ server {{ listen 127.0.0.1:@in@ udp; proxy_pass {many.text}; "
+        "proxy_responses 3; } }"
+    )
+    for _ in range(20):
+        with UdpClient(program.address("in")) as client:
+            assert [b"1:x", b"2:x", b"3:x"] == [client.exchange(b"x"), client.recv(), client.recv()]
+            assert [] == client.drain(0.02)
+
+
 @pytest.mark.effect("proxy_upload_rate")
 def test_upload_rate(same, backends) -> None:
     """A rate of 1000 gives the backend 1000 bytes first, and the rest in its time."""

@@ -1,0 +1,40 @@
+"""Statements are judged where they stand; blocks of other protocols are passed over aloud."""
+
+import pytest
+
+from tests.support.clients import tcp_exchange
+from tests.support.proxies import ProxyFactory
+
+STREAM = "stream { server { listen 127.0.0.1:@in@; return x; } }"
+HTTP = "http { server { listen 127.0.0.1:9; location / { proxy_pass http://u; } } }"
+
+
+def said(verdict) -> list[str]:
+    """Return what a test of the configuration says, without the place."""
+    return [line.partition(" in /")[0] for line in verdict.stderr.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["http", "mail"])
+def test_a_block_of_another_protocol_is_skipped_aloud(name: str, ngxstream: ProxyFactory) -> None:
+    """Whatever stands in http{} or mail{}, there is one warning, and stream{} is served."""
+    text = f"events {{}} {HTTP.replace('http', name, 1)} {STREAM}"
+    program = ngxstream(text)
+    assert b"x" == tcp_exchange(program.address("in"))
+    verdict = program.test()
+    assert 0 == verdict.code
+    warnings = [line for line in said(verdict) if "[warn]" in line]
+    assert [f'ngxstream: [warn] "{name}" block is skipped: only "stream" is served'] == warnings
+
+
+def test_a_skipped_block_must_end(ngxstream: ProxyFactory) -> None:
+    """What is skipped is still read: a brace that is missing is found."""
+    verdict = ngxstream(f"events {{}} {STREAM} http {{ server {{ }}", start=False).test()
+    assert 1 == verdict.code
+    assert 'ngxstream: [emerg] unexpected end of file, expecting "}"' in said(verdict)
+
+
+def test_blocks_that_do_not_belong_to_main_are_not_skipped(ngxstream: ProxyFactory) -> None:
+    """http{} inside stream{} is an error."""
+    verdict = ngxstream("events {} stream { http { } }", start=False).test()
+    assert 1 == verdict.code
+    assert 'ngxstream: [emerg] "http" directive is not allowed here' in said(verdict)
