@@ -5,11 +5,17 @@ The table of a configuration holds one OpenFile per path, whoever asks: an error
 access_log of the same path share a descriptor. The master opens them all before it forks, so that
 workers without rights can write; after a USR1 each process opens the new file for itself, and the
 master gives it to the workers' user first.
+
+/dev/stdout and /dev/stderr, and whatever links to them, are descriptors that the process has. The
+kernel opens them anew only where it can: not if they are sockets (as under systemd), or another
+user's pipe. Then the descriptor itself is used, where nginx refuses to start.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -23,10 +29,43 @@ EMERG: Final = 1  # core/log.py builds on this module
 MODE: Final = 0o644
 FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 CLOSED: Final = -1
+_OWN: Final = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
+_MAX_LINKS: Final = 40
 
 
 def _bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
+
+
+def own_descriptor(path: str) -> int | None:
+    """Return the number of the descriptor of this process that a path names, None for a file.
+
+    shape: /dev/stdout, /dev/fd/3, /proc/self/fd/1, or a link to one of these
+    """
+    for _ in range(_MAX_LINKS):
+        folder, name = os.path.split(path)
+        real = os.path.realpath(folder)
+        if _OWN.fullmatch(real):
+            own = os.path.realpath("/proc/self/fd"), os.path.realpath("/proc/thread-self/fd")
+            return int(name) if real in own and name.isdigit() else None
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+def _open(path: str) -> int:
+    """Open a path for appending, or get another descriptor of what it is here. raises: OSError"""
+    try:
+        return os.open(_bytes(path), FLAGS, MODE)
+    except OSError as error:
+        if error.errno not in (errno.ENXIO, errno.EACCES):
+            raise
+        own = own_descriptor(path)
+        if own is None:
+            raise
+        return os.dup(own)
 
 
 class OpenFile:
@@ -52,7 +91,7 @@ class OpenFile:
         if self.fd != CLOSED:
             return
         try:
-            self.fd = os.open(_bytes(self.path), FLAGS, MODE)
+            self.fd = _open(self.path)
         except OSError as error:
             raise errors.UnplacedError(f'open() "{self.path}" failed', errno=error) from None
 
@@ -75,10 +114,12 @@ class OpenFile:
             self.flush()
         path = _bytes(self.path)
         try:
-            fd = os.open(path, FLAGS, MODE)
+            fd = _open(self.path)
         except OSError as error:
             log.error(EMERG, f'open() "{self.path}" failed', error)
             return
+        if owner is not None and own_descriptor(self.path) is not None:
+            owner = None  # what it leads to is not the log's alone
         if owner is not None and not self._give(path, owner, log):
             os.close(fd)
             return

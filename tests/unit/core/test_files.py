@@ -1,6 +1,7 @@
 """Files that are appended to and reopened."""
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -124,3 +125,37 @@ def test_standard_error_is_never_reopened_or_closed() -> None:
     table.close_all()
     assert table.uses_stderr
     os.fstat(2)
+
+
+# -- descriptors by name -------------------------------------------------------------------------
+
+
+def test_names_of_own_descriptors_are_known(tmp_path: Path) -> None:
+    """Through any number of links; other files, other processes and loops are none."""
+    (tmp_path / "out").symlink_to("/dev/stdout")
+    (tmp_path / "far").symlink_to(tmp_path / "out")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "1").write_text("")
+    names = {
+        "/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/7": 7, "/proc/self/fd/9": 9,
+        f"/proc/{os.getpid()}/fd/3": 3, str(tmp_path / "out"): 1, str(tmp_path / "far"): 1,
+        str(tmp_path / "1"): None, str(tmp_path / "loop"): None, "/dev/null": None,
+        f"/proc/{os.getppid()}/fd/1": None, "/dev/fd/x": None, "": None, "relative": None,
+    }
+    assert names == {name: files.own_descriptor(name) for name in names}
+
+
+def test_a_socket_is_logged_to_by_its_name() -> None:
+    """The kernel does not open it: the descriptor serves, also when reopened."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        kept = Kept()
+        file = files.OpenFile(f"/dev/fd/{theirs.fileno()}")
+        file.open()
+        os.write(file.fd, b"one")
+        file.reopen(log.Log([kept]), owner=12345)
+        os.write(file.fd, b"two")
+        assert b"onetwo" == ours.recv(100)
+        assert [] == kept.lines
+        assert 12345 != os.fstat(theirs.fileno()).st_uid
+        file.close()
