@@ -3,6 +3,7 @@
 `python -m tests.docs` writes them; tests/house/test_docs_fresh.py fails when they are stale.
 """
 
+import ast
 from pathlib import Path
 
 from ngxstream import modules
@@ -103,8 +104,34 @@ def variables_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def sentence(path: Path) -> str:
+    """Return the first sentence of a module's docstring, on one line."""
+    said = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(said.split("\n\n")[0].split())
+
+
+def modules_page() -> str:
+    """Return docs/modules.md."""
+    lines = [
+        "# The rooms",
+        "",
+        f"Printed from the first sentence of each module (`{COMMAND}`); do not edit.",
+        "The storeys are those of [house.md](house.md), from the top down.",
+    ]
+    for storey in ("process", "modules", "stream", "conf", "event", "wire", "core"):
+        lines += ["", f"## {storey}/", "", "| module | |", "|---|---|"]
+        folder = DOCS.parent / "ngxstream" / storey
+        for path in sorted(folder.rglob("*.py")):
+            if path.name != "__init__.py":
+                link = path.relative_to(DOCS.parent)
+                name = path.relative_to(folder)
+                lines.append(f"| [{name}](../{link}) | {cell(sentence(path))} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "directives.md": directives_page,
+    "modules.md": modules_page,
     "variables.md": variables_page,
     "tests-of-directives.md": directives.page,
 }
