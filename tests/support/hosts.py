@@ -103,3 +103,35 @@ def udp_round(
             message = b"datagram %d" % number
             assert message == made[number % sockets].exchange(message)
         return [client.name for client in made]
+
+
+def dsr_by_proxy(net: netns.Namespaces, port: int, front: int) -> None:
+    """Have the proxy's host forward the backend's answers under the listening address's name."""
+    net.route("backend", "default", "via", INNER[4])
+    net.route("backend", "default", "via", INNER[6])
+    net.sysctl("proxy", "net.ipv4.ip_forward", 1)
+    net.sysctl("proxy", "net.ipv6.conf.all.forwarding", 1)
+    rewrite(net, "proxy", port, front, "prerouting")
+
+
+def dsr_by_backend(net: netns.Namespaces, port: int, front: int) -> None:
+    """Have the backend answer by a way of its own under the listening address's name."""
+    direct(net)
+    rewrite(net, "backend", port, front, "output")
+
+
+def rewrite(net: netns.Namespaces, label: str, port: int, front: int, hook: str) -> None:
+    """Rewrite the source of answers, without connection tracking."""
+    for family, word in ((4, "ip"), (6, "ip6")):
+        match = f"{word} saddr {BACKEND[family]} udp sport {port}"
+        rules = f"""table {word} dsr {{
+            chain raw {{
+                type filter hook {hook} priority raw
+                {match} notrack
+            }}
+            chain out {{
+                type filter hook postrouting priority srcnat
+                {match} {word} saddr set {FRONT[family]} udp sport set {front}
+            }}
+        }}"""
+        net.run(label, "nft", rules)
