@@ -223,6 +223,8 @@ class UpstreamConf:
         "index",  # int: place among the upstreams of the stream block
         "resolver",  # ResolverConf | None: for names resolved at run time
         "resolver_timeout",  # int: ms
+        "pending",  # Callable | None: pending(loop, resume) has a session that found no server
+        # resumed when there may be some, and returns what to cancel it with; None: do not wait
     )
 
     def __init__(self, name: str, file: str, line: int, explicit: bool) -> None:
@@ -241,3 +243,4 @@ class UpstreamConf:
         self.index = 0
         self.resolver: Any = None
         self.resolver_timeout = 30_000
+        self.pending: Callable[[Any, Callable[[], None]], Callable[[], None] | None] | None = None

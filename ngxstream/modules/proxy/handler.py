@@ -126,6 +126,8 @@ class Proxy:
             try:
                 peer = self.peer = self.selection.get()
             except errors.NoLivePeers:
+                if self.upstream.pending is not None and self._await_servers():
+                    return
                 state.peer_name = self.peer_name = self.upstream.name
                 s.log_error(log.ERR, "no live upstreams")
                 s.finalize(codes.BAD_GATEWAY)
@@ -163,6 +165,28 @@ class Proxy:
         return connect.connect_peer(
             peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
         )
+
+    def _await_servers(self) -> bool:
+        """Suspend a session whose upstream has no servers yet. returns: whether it waits"""
+        s, pending = self.s, self.upstream.pending
+        cancel = None
+        if pending is not None and s.states is not None and len(s.states) == 1:
+            cancel = pending(self.loop, self.start_late)
+        if cancel is None:
+            return False
+        s.states = self.state = None
+        s.add_cleanup(cancel)
+        return True
+
+    def start_late(self) -> None:
+        """Go on with a session that waited for servers, whether or not there are any."""
+        balancer = self.upstream.balancer
+        if self.s.status or balancer is None:
+            return
+        self.started_ms = self.loop.now_ms
+        self.selection = balancer.select(self.s)
+        self.limit_tries()
+        self.connect_late()
 
     def connect_late(self) -> None:
         """Connect a session that was suspended."""

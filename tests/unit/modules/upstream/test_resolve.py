@@ -16,7 +16,7 @@ from ngxstream.core import errors, shm
 from ngxstream.event import loop as event_loop
 from ngxstream.event import timers
 from ngxstream.event.loop import Loop
-from ngxstream.modules.upstream import resolve
+from ngxstream.modules.upstream import names, resolve
 from ngxstream.stream.upstream import UpstreamConf
 from ngxstream.wire import dns
 from tests.support.balancing import Clock, session
@@ -571,7 +571,7 @@ def test_a_name_that_another_worker_asks_for_is_left_to_it(lab: Make) -> None:
     one = lab(LINE)
     one.know(a("192.0.2.1"))
     cells = one.group.names[0].record.cells
-    cells[resolve.CLAIMED] = one.loop.now_ms + 20_000
+    cells[names.CLAIMED] = one.loop.now_ms + 20_000
     one.start()
     one.pass_time(10_000)
     one.dns.step()
@@ -584,7 +584,7 @@ def test_a_name_that_another_worker_has_asked_for_is_not_due(lab: Make) -> None:
     """All look at the time of the next question, which one of them has set."""
     one = lab(LINE)
     one.start()
-    one.group.names[0].record.cells[resolve.DUE] = one.loop.now_ms + 20_000
+    one.group.names[0].record.cells[names.DUE] = one.loop.now_ms + 20_000
     one.pass_time(10_000)
     one.dns.step()
     assert [] == one.dns.queries
@@ -596,9 +596,9 @@ def test_a_worker_that_leaves_in_the_middle_gives_its_claim_back(lab: Make) -> N
     one.start()
     one.until(lambda: bool(one.dns.queries))
     cells = one.group.names[0].record.cells
-    assert cells[resolve.CLAIMED] > one.loop.now_ms
+    assert cells[names.CLAIMED] > one.loop.now_ms
     one.stop()
-    assert (0, True) == (cells[resolve.CLAIMED], cells[resolve.DUE] <= one.loop.now_ms)
+    assert (0, True) == (cells[names.CLAIMED], cells[names.DUE] <= one.loop.now_ms)
 
 
 def test_what_one_process_finds_all_of_them_use(lab: Make) -> None:
@@ -691,7 +691,7 @@ def test_names_that_are_not_configured_any_more_are_forgotten(lab: Make) -> None
 # -- the record --------------------------------------------------------------------------------
 
 ENTRY = st.builds(
-    resolve.Entry,
+    names.Entry,
     family=st.sampled_from([2, 10]),
     host=st.text(max_size=39),
     port=st.integers(0, 65535),
@@ -704,22 +704,22 @@ ENTRY = st.builds(
 
 @given(contents=st.lists(st.lists(ENTRY, max_size=30), min_size=1, max_size=5))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_record_tells_what_was_written_last(contents: list[list[resolve.Entry]]) -> None:
+def test_a_record_tells_what_was_written_last(contents: list[list[names.Entry]]) -> None:
     """Whatever was there before."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = resolve.Record(zone)
+    record = names.Record(zone)
     assert [] == record.read()
     for n, entries in enumerate(contents, 1):
         record.write(entries)
-        assert (n, entries) == (record.cells[resolve.VERSION], record.read())
+        assert (n, entries) == (record.cells[names.VERSION], record.read())
     zone.close()
 
 
 def test_a_record_keeps_as_many_addresses_as_fit() -> None:
     """Thousands of addresses are cut to what there is room for, in order."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = resolve.Record(zone)
-    many = [resolve.Entry(2, f"10.0.{n >> 8}.{n & 255}", 53, 1, False, "a.test", n)
+    record = names.Record(zone)
+    many = [names.Entry(2, f"10.0.{n >> 8}.{n & 255}", 53, 1, False, "a.test", n)
             for n in range(5000)]
     record.write(many)
     kept = record.read()
@@ -731,8 +731,8 @@ def test_a_record_keeps_as_many_addresses_as_fit() -> None:
 def test_a_writer_that_dies_leaves_the_old_content() -> None:
     """The half that is read is not the one that is written."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = resolve.Record(zone)
-    entry = resolve.Entry(2, "192.0.2.1", 53, 1, False, "", 0)
+    record = names.Record(zone)
+    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "", 0)
     record.write([entry])
 
     class Killed(BaseException):

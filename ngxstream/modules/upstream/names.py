@@ -1,0 +1,326 @@
+"""What the names of an upstream stand for, written down once for all workers, and who asks for it.
+
+Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_resolve_handler
+(ngx_stream_upstream_zone_module.c).
+
+1. What a name stands for is in memory that all workers and the next configuration share, with a
+   number that counts the changes.
+2. A name is asked for once, however many workers there are. Each of them looks from time to time
+   whether it is due; the first that finds it so claims it for as long as a lookup may take. A
+   worker that dies leaves nothing but a claim that runs out.
+3. A lookup that fails changes nothing: the last addresses stay in use, and so do those of a
+   service's target that cannot be found while the service still names it. (nginx empties the
+   group when the name does not exist.)
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from ngxstream.core import errors, inet, log, shm
+from ngxstream.stream import upstream
+from ngxstream.stream.upstream import Peer
+from ngxstream.wire import dns
+
+if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
+    from ngxstream.event.resolver import Address, Answer
+    from ngxstream.event.timers import Timer
+    from ngxstream.stream.upstream import ServerSpec, UpstreamConf
+
+HALF: Final = 1 << 16  # bytes that what a name stands for may take: some 800 addresses
+STAGGER_MS: Final = 100  # between the workers' looks at the time
+SPARE_MS: Final = 1000  # added to the time an answer holds. source: nginx
+
+# Cells of a record.
+VERSION: Final = 0  # counts the changes; its lowest bit tells which half is read
+DUE: Final = 1  # when it is to be asked for next: CLOCK_MONOTONIC ms
+CLAIMED: Final = 2  # until when somebody is asking
+SIZES: Final = 3  # of the two halves
+TRIED: Final = 5  # lookups that came to an end, well or not
+CELLS: Final = 6
+
+
+class Group(Protocol):
+    """What a name belongs to."""
+
+    conf: UpstreamConf
+    table: Any  # zone.PeerTable
+    log: Any  # Log | None: of the worker
+
+    def look(self) -> None:
+        """A lookup has come to an end."""
+
+
+class Entry(NamedTuple):
+    """One address a name stands for.
+
+    shape: port, weight and server are a service's, else 0, 1 and ""; row is the zone's
+    """
+
+    family: int
+    host: str
+    port: int
+    weight: int
+    backup: bool
+    server: str
+    row: int
+
+
+class Record:
+    """What one name stands for, in memory that forks share; use it under the zone's lock.
+
+    Written in two halves by turns: a worker that dies while it writes leaves the other half.
+    """
+
+    __slots__ = ("cells", "configuration", "_memory")
+
+    def __init__(self, zone: shm.Zone) -> None:
+        self.cells = zone.ints(CELLS)
+        self.configuration = 0  # the last one that had it; the master's
+        self._memory = mmap.mmap(-1, 2 * HALF)
+
+    def read(self) -> list[Entry]:
+        """Return the addresses, in the order in which they came."""
+        half = self.cells[VERSION] & 1
+        size = self.cells[SIZES + half]
+        if not size:
+            return []
+        text = self._memory[half * HALF : half * HALF + size]
+        return [Entry(*fields) for fields in json.loads(text)]
+
+    def write(self, entries: list[Entry]) -> None:
+        """Replace the addresses; what does not fit is left out."""
+        while len(text := json.dumps(entries, separators=(",", ":")).encode()) > HALF:
+            entries = entries[: len(entries) * 9 // 10]
+        version = self.cells[VERSION] + 1
+        half = version & 1
+        self._memory[half * HALF : half * HALF + len(text)] = text
+        self.cells[SIZES + half] = len(text)
+        self.cells[VERSION] = version
+
+
+class Name:
+    """One server line with `resolve`, in one process."""
+
+    __slots__ = (
+        "group",  # Group
+        "spec",  # ServerSpec
+        "key",  # str: what its record and its rows are known by
+        "record",
+        "loop",
+        "timer",
+        "lookup",  # resolver.Waiter | resolver.Service | None: under way
+        "claimed",  # bool: by this process
+    )
+
+    record: Record
+    loop: Loop
+
+    def __init__(self, group: Group, spec: ServerSpec, ordinal: int) -> None:
+        self.group = group
+        self.spec = spec
+        self.key = f"{self.origin}\0{spec.port}\0{spec.backup:d}\0{ordinal}"
+        self.timer: Timer | None = None
+        self.lookup: Any = None
+        self.claimed = False
+
+    @property
+    def origin(self) -> str:
+        """Whose answers may serve this name too. source: ngx_stream_upstream_zone_preresolve"""
+        spec = self.spec
+        return f"{self.group.conf.name.lower()}\0{spec.resolve.lower()}\0{spec.service}"
+
+    # -- what it stands for --------------------------------------------------------------------
+
+    def share(self, former: dict[str, Record]) -> None:
+        """Find the record of an earlier configuration or make one. Before the workers are forked.
+
+        shape: former are those of a zone that this one replaces
+        """
+        table = self.group.table
+        records: dict[str, Record] = table.names
+        record = records.get(self.key)
+        if record is None:
+            record = Record(table.zone)
+            for known in (records, former):
+                model = next((known[key] for key in known if key.startswith(self.origin)), None)
+                if model is not None:
+                    record.cells[DUE] = model.cells[DUE]
+                    record.write(model.read())
+                    break
+            records[self.key] = record
+        self.record = record
+        entries = record.read()
+        if entries:
+            attached = self.attach(entries)
+            if attached != entries:
+                with table.zone.lock:
+                    record.write(attached)
+        else:
+            record.cells[DUE] = 0
+
+    def attach(self, entries: list[Entry]) -> list[Entry]:
+        """Give each address a row of the zone, and drop those there is no room for."""
+        attached = []
+        for entry in entries:
+            plain = self.plain_peer(entry)
+            key = f"{self.key}\0{plain.server}\0{plain.name}"
+            try:
+                peer = self.group.table.attach(
+                    plain, key.encode("utf-8", "surrogateescape"), pin=True
+                )
+            except errors.UnplacedError:
+                self.log_error(
+                    f'cannot add new server to upstream "{self.group.conf.name}", memory exhausted'
+                )
+                break
+            attached.append(entry._replace(row=peer.row))
+        return attached
+
+    def plain_peer(self, entry: Entry) -> Peer:
+        """Return what line and address together say of a peer."""
+        spec = self.spec
+        port = entry.port if spec.service else spec.port
+        sockaddr: inet.SockAddr = (
+            (entry.host, port) if entry.family == inet.AF_INET else (entry.host, port, 0, 0)
+        )
+        peer = Peer(spec, entry.family, sockaddr, inet.sock_ntop(sockaddr))
+        if spec.service:
+            peer.server = entry.server
+            if spec.weight == 1:
+                peer.weight = peer.effective_weight = entry.weight
+        return peer
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def start(self, loop: Loop) -> None:
+        """Begin to look at the time. source: ngx_stream_upstream_zone_init_worker"""
+        self.loop = loop
+        self.arm(self.record.cells[DUE])
+
+    def arm(self, when_ms: int) -> None:
+        """Look at the time then; the workers one after the other."""
+        loop = self.loop
+        delay = max(1, when_ms - loop.now_ms) + loop.worker * STAGGER_MS
+        self.timer = loop.call_later(delay, self.on_timer, cancelable=True)
+
+    def on_timer(self) -> None:
+        """Ask, if it is time and nobody else does."""
+        self.timer = None
+        loop, cells = self.loop, self.record.cells
+        if loop.exiting:
+            return
+        now = loop.now_ms
+        timeout = self.group.conf.resolver_timeout
+        with self.group.table.zone.lock:
+            when = max(cells[DUE], cells[CLAIMED])
+            if when <= now:
+                cells[CLAIMED] = now + timeout + SPARE_MS
+                self.claimed = True
+        if not self.claimed:
+            self.arm(when)
+            return
+        resolver = self.group.conf.resolver.on(loop)
+        spec = self.spec
+        if spec.service:
+            lookup = resolver.lookup_service(spec.service, spec.resolve, timeout, self.on_answer)
+        else:
+            lookup = resolver.lookup(spec.resolve, timeout, self.on_answer)
+        if self.claimed:  # else the answer was there at once
+            self.lookup = lookup
+
+    def on_answer(self, answer: Answer) -> None:
+        """Publish what was found. source: ngx_stream_upstream_zone_resolve_handler"""
+        self.lookup = None
+        spec, now = self.spec, self.loop.now_ms
+        retry_ms = max(self.group.conf.resolver_timeout, 1000)
+        next_ms = max(answer.valid_ms - now, 0) + SPARE_MS
+        for target, code in answer.failed:
+            self.log_error(
+                f"{target} could not be resolved ({code}: {dns.strerror(code)}) "
+                f"while resolving service {spec.service} of {spec.resolve}"
+            )
+        if answer.code:
+            what = f"service {spec.service} of {spec.resolve}" if spec.service else spec.resolve
+            self.log_error(
+                f"{what} could not be resolved ({answer.code}: {dns.strerror(answer.code)})"
+            )
+            if answer.code != dns.NXDOMAIN:
+                next_ms = retry_ms
+        else:
+            self.publish(answer)
+            if any(code != dns.NXDOMAIN for _, code in answer.failed):
+                next_ms = min(next_ms, retry_ms)
+        self.record.cells[TRIED] += 1
+        self.free_claim(now + next_ms)
+        self.arm(now + next_ms)
+
+    def publish(self, answer: Answer) -> None:
+        """Write down what the name stands for now: what stays keeps its place and its row."""
+        with self.group.table.zone.lock:
+            before = self.record.read()
+        found = {_identity(entry): entry for entry in self.entries(answer.addresses)}
+        missing = {target for target, _ in answer.failed}
+        after = []
+        for entry in before:
+            known = found.pop(_identity(entry), None)
+            if known is not None:
+                after.append(known._replace(row=entry.row))
+            elif entry.server and entry.server in missing:
+                after.append(entry)
+        after.extend(found.values())
+        if after == before:
+            return
+        after = self.attach(after)
+        with self.group.table.zone.lock:
+            self.record.write(after)
+        for row in {entry.row for entry in before} - {entry.row for entry in after}:
+            self.group.table.release(row)
+
+    def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
+        """Return the addresses of an answer as they are written down.
+
+        shape: a service's records of the lowest priority are primaries, the others backups
+        """
+        if not self.spec.service:
+            return [Entry(found.family, found.host, 0, 1, False, "", -1) for found in addresses]
+        lowest = min((found.priority for found in addresses), default=0)
+        may_backup = not self.spec.backup and self.group.conf.may & upstream.MAY_BACKUP
+        return [
+            Entry(found.family, found.host, found.port, found.weight, found.priority != lowest,
+                  found.name, -1)
+            for found in addresses
+            if found.priority == lowest or may_backup
+        ]
+
+    def free_claim(self, due_ms: int) -> None:
+        """Let the other workers look again from then on."""
+        self.claimed = False
+        with self.group.table.zone.lock:
+            self.record.cells[DUE] = due_ms
+            self.record.cells[CLAIMED] = 0
+        self.group.look()
+
+    def stop(self) -> None:
+        """Ask no more; what is claimed is another worker's to ask."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.lookup is not None:
+            self.lookup.cancel()
+            self.lookup = None
+        if self.claimed:
+            self.free_claim(self.loop.now_ms)
+
+    def log_error(self, text: str) -> None:
+        """Write an error_log line."""
+        target = self.group.log
+        if target is not None and target.level >= log.ERR:
+            target.write(log.ERR, text)
+
+
+def _identity(entry: Entry) -> tuple[Any, ...]:
+    return entry.family, entry.host, entry.port, entry.backup, entry.server
