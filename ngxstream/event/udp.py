@@ -152,6 +152,8 @@ class UdpGate:
         "open",
         "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
+        "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
+        # it had to drop
         "released",  # Connection | None: just begun, and wants no more than its first datagram
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
@@ -188,6 +190,7 @@ class UdpGate:
         self.dropped = 0
         self.open = False
         self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
+        self.forward: Callable[[list[memoryview]], int] | None = None
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
         if not idle:
@@ -255,6 +258,8 @@ class UdpGate:
         sink.take()
 
     def _choose(self) -> Callable[[int], None]:
+        if self.forward is not None and not self._gro:
+            return self.on_forward
         if self._pktinfo or self._gro:
             return self.on_messages
         return self.on_readable
@@ -353,6 +358,30 @@ class UdpGate:
                 sink.take()
         if self._gro:
             self._gro_idle += count
+
+    def forward_by(self, forward: Callable[[list[memoryview]], int]) -> None:
+        """Begin no sessions: every datagram goes to `forward`."""
+        self.forward = forward
+        if self.open:
+            self.loop.register(self.fd, self._choose(), poller.LEVEL)
+
+    def on_forward(self, mask: int) -> None:
+        """Drain datagrams that make no session."""
+        receive = self.sock.recv_into
+        views: list[memoryview] = []
+        limit = self._limit
+        try:
+            for slot in self.loop.slots[:limit]:
+                views.append(slot[: receive(slot)])
+        except BlockingIOError:
+            self._limit = len(views) or 1
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._limit = min(len(self.loop.slots), limit * 2)
+        if views:
+            assert self.forward is not None
+            self.dropped += self.forward(views)
 
     def _burst(self, key: Any, peer: Any, local: bytes | None, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what its sink has in the inbox already."""

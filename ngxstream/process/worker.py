@@ -28,6 +28,7 @@ from ngxstream.event.accept import BURST, TcpGate
 from ngxstream.event.loop import Loop
 from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.modules.proxy import udp_one_way
 from ngxstream.process import channel as channels
 from ngxstream.process import handover, rendezvous, signals, system
 from ngxstream.stream import travel
@@ -132,7 +133,10 @@ class Service:
             return
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
             if conf.options.is_udp:
-                self._add_udp(listening, conf.begin, idle, conf.believes)
+                forward = udp_one_way.forwarder(conf, loop)
+                for gate in self._add_udp(listening, conf.begin, idle, conf.believes):
+                    if forward is not None:
+                        gate.forward_by(forward)
                 continue
             for sock in listening.for_worker(worker, cycle.workers):
                 self.tcp_gates.append(

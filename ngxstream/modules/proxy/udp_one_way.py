@@ -5,6 +5,10 @@ so nothing is owed to a source port of its own: all sessions of a worker that go
 leave through one connected socket, which is never read. Everything else is as in any session: its
 phases, the balancer's choice for each datagram, variables, logs.
 
+Where nothing looks at a session (no rules, no logs, plain round robin), there is none either: the
+gate's drains go straight to a Forwarder, which asks the balancer about each datagram and sends
+what goes to one server in as few messages as sizes allow.
+
 A refusal (ICMP) that an earlier datagram met is told to the next send: it is nobody's who would
 still be there, so it is noted and the send done again.
 """
@@ -15,15 +19,21 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import codes, log
+from ngxstream.core import codes, errors, log
+from ngxstream.event import connect, datagram
 from ngxstream.modules.proxy.udp import UdpProxy
+from ngxstream.stream import rotation, round_robin
 from ngxstream.stream.upstream import CONNECT
 
 if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.core import ListeningConf, ServerConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
 SHARED: Final = 1024  # sockets kept in a worker
+# methods whose choice needs no session
+_BY_TURNS: Final = (round_robin.RoundRobin, rotation.RotatingRoundRobin)
 _STALE: Final = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 
@@ -38,6 +48,23 @@ def is_one_way(conf: Any) -> bool:
     )
 
 
+def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
+    """Return the socket that everything goes to a server by. raises: PeerError, InternalError"""
+    shared = loop.one_way
+    key = (peer.sockaddr, options)
+    sock = shared.get(key)
+    if sock is None:
+        sock, _ = connect.connect_peer(
+            peer.family, socket.SOCK_DGRAM, peer.sockaddr, peer.name, options
+        )
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
+        if len(shared) >= SHARED:
+            loop.doomed.extend(shared.values())
+            shared.clear()
+        shared[key] = sock
+    return sock
+
+
 class OneWayUdpProxy(UdpProxy):
     """A session of one datagram and no answer."""
 
@@ -49,18 +76,7 @@ class OneWayUdpProxy(UdpProxy):
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Return the socket that all sessions to this server share."""
-        shared = self.loop.one_way
-        key = (peer.sockaddr, self.conf.options)
-        sock = shared.get(key)
-        if sock is None:
-            sock, _ = super().open(peer, local, transparent)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
-            if len(shared) >= SHARED:
-                for old in shared.values():
-                    self.loop.doomed.append(old)
-                shared.clear()
-            shared[key] = sock
-        return sock, True
+        return shared_socket(self.loop, peer, self.conf.options), True
 
     def begin(self, ready: bool) -> None:
         """Send the datagram; that was all."""
@@ -104,3 +120,155 @@ class OneWayUdpProxy(UdpProxy):
         self.finish_state(0, 0)
         self._free(self.failed)
         self._close_peer()
+
+
+class _Nobody:
+    """Stands for the session in a selection that has none."""
+
+    __slots__ = ("c", "is_udp", "log", "loop")
+
+    def __init__(self, loop: Loop, to: log.Log) -> None:
+        self.loop = loop
+        self.log = to
+        self.c = self
+        self.is_udp = True
+
+    def log_error(self, level: int, message: str, err: int | None = None) -> None:
+        """Say what a selection has to say."""
+        if level <= self.log.level:
+            self.log.write(level, message)
+
+
+class Forwarder:
+    """Sends drains of datagrams on, without sessions. Calling it returns how many were dropped."""
+
+    __slots__ = ("_balancer", "_gso", "_loop", "_nobody", "_options", "_said_ms", "_selection")
+
+    def __init__(self, loop: Loop, server: ServerConf) -> None:
+        self._loop = loop
+        self._balancer: round_robin.RoundRobin = server.proxy.upstream.balancer
+        self._options: connect.PeerOptions = server.proxy.options
+        self._nobody: Any = _Nobody(loop, server.log)
+        self._selection: Any = None
+        self._gso = True
+        self._said_ms = -1000
+
+    def __call__(self, views: list[memoryview]) -> int:
+        """Choose a server for each datagram and send it there."""
+        tier = self._balancer.tier
+        selection = self._selection = self._balancer.begin(self._nobody, tier)
+        if tier.single:
+            only = self._choose()
+            return len(views) if only is None else self._send(only, views, 1)
+        groups: dict[Peer, list[memoryview]] = {}
+        dropped = 0
+        for view in views:
+            selection.tier = tier
+            selection.tried = 0
+            peer = self._choose()
+            if peer is None:
+                dropped += 1
+            elif peer in groups:
+                groups[peer].append(view)
+            else:
+                groups[peer] = [view]
+        for peer, group in groups.items():
+            dropped += self._send(peer, group, tier.number)
+        return dropped
+
+    def _choose(self) -> Peer | None:
+        """Choose for one datagram: its session begins and ends at once."""
+        try:
+            peer: Peer = self._selection.get()
+        except errors.NoLivePeers:
+            self._say("no live upstreams")
+            return None
+        peer.hold(-1)
+        if peer.fails and peer.accessed_ms < peer.checked_ms:
+            peer.fails = 0
+        return peer
+
+    def _send(self, peer: Peer, views: list[memoryview], tries: int) -> int:
+        """Send all to one server; what it cannot take goes to others. returns: how many dropped"""
+        try:
+            sock = shared_socket(self._loop, peer, self._options)
+        except errors.NgxError as error:
+            return self._fail(peer, str(error), views, tries)
+        done = 0
+        stale = True  # an error may be told that is of what was sent before
+        for first, end, size in datagram.runs(views):
+            at = first
+            while at < end:
+                try:
+                    if end - at > 1 and self._gso:
+                        sock.sendmsg(views[at:end], datagram.segment_control(size))
+                        at = end
+                    else:
+                        sock.send(views[at])
+                        at += 1
+                    stale = True
+                except BlockingIOError:
+                    return len(views) - at - done  # the interface's queue is full
+                except OSError as error:
+                    if end - at > 1 and self._gso and datagram.is_no_gso(error):
+                        self._gso = False
+                    elif error.errno == errno.EMSGSIZE:
+                        self._say(f"send() to {peer.name} failed: a datagram is too large")
+                        at += 1
+                        done -= 1
+                    elif stale and error.errno in _STALE:
+                        stale = False
+                    else:
+                        text = f"send() to {peer.name} failed ({error.errno}: {error.strerror})"
+                        return self._fail(peer, text, views[at:], tries) - done
+        return -done
+
+    def _fail(self, peer: Peer, text: str, views: list[memoryview], tries: int) -> int:
+        """Count a failure of a server and try another one for what it did not take."""
+        self._say(text)
+        selection = self._selection
+        fail = getattr(selection, "fail", None)
+        if fail is not None:  # the only server there is has no failures
+            fail(peer)
+        if tries <= 1:
+            return len(views)
+        dropped = 0
+        for view in views:
+            selection.tier = self._balancer.tier
+            selection.tried = 0
+            other = self._choose()
+            if other is None or other is peer:
+                dropped += 1
+            else:
+                dropped += self._send(other, [view], tries - 1)
+        return dropped
+
+    def _say(self, text: str) -> None:
+        """Log an error, once a second."""
+        now_ms = self._loop.now_ms
+        if now_ms - self._said_ms >= 1000:
+            self._said_ms = now_ms
+            self._nobody.log_error(log.ERR, text)
+
+
+def forwarder(conf: ListeningConf, loop: Loop) -> Forwarder | None:
+    """Return what takes the datagrams of an address of which nobody wants to see a session."""
+    address = conf.default
+    server = address.default_server
+    given = getattr(server, "proxy", None)
+    if (
+        given is None
+        or given.upstream is None
+        or not is_one_way(given)
+        or given.proxy_protocol
+        or conf.addresses is not None
+        or conf.is_debugged is not None
+        or conf.options.proxy_protocol
+        or len(address.servers) > 1
+        or len(address.engine) > 1
+        or address.log_handlers
+        or server.log.level >= log.INFO
+        or type(given.upstream.balancer) not in _BY_TURNS
+    ):
+        return None
+    return Forwarder(loop, server)

@@ -40,7 +40,7 @@ SLOTS: Final = (
 class _Rated(UdpProxy):
     """A session whose client, or server, may send so many bytes a second."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     upload: RateLimiter | None
     download: RateLimiter | None
