@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import inet
-from ngxstream.event import dns_query, resolver, timers
-from ngxstream.event import loop as event_loop
+from ngxstream.event import dns_query, resolver
 from ngxstream.event.loop import Loop
 from ngxstream.wire import dns
 from tests.support import ports
 from tests.support.engine import MemoryLog, engine, run_until
+from tests.support.moving_clock import MovingClock
 from tests.support.scripted_dns import (
     Query,
     Record,
@@ -38,25 +37,17 @@ WWW: list[Record] = [
 FOUND = {"192.0.2.1", "192.0.2.2", "2001:db8::1"}
 
 
-class Clock:
-    """Stands in for the time module in the loop: the real clock, and what a test adds to it."""
-
-    def __init__(self) -> None:
-        self.added_ms = 0
-
-    def monotonic_ns(self) -> int:
-        """Return the time that the loop shall see."""
-        return time.monotonic_ns() + self.added_ms * 1_000_000
-
-
 class Lab:
     """A loop, some scripted servers and a resolver that asks them.
 
     ``pass_time`` moves the loop's clock on; nothing waits for real.
     """
 
-    def __init__(self, loop: Loop, servers: list[ScriptedDns], **options: Any) -> None:
+    def __init__(
+        self, loop: Loop, clock: MovingClock, servers: list[ScriptedDns], **options: Any
+    ) -> None:
         self.loop = loop
+        self.clock = clock
         self.servers = servers
         self.resolver = resolver.Resolver(loop, [server.addr for server in servers], **options)
         self.answers: list[resolver.Answer] = []
@@ -91,10 +82,7 @@ class Lab:
 
     def pass_time(self, ms: int) -> None:
         """Move the clock, and let what is due by then happen."""
-        clock = event_loop.time
-        assert isinstance(clock, Clock)
-        clock.added_ms += ms + timers.TICK_MS * 2
-        self.loop.turn(0)
+        self.clock.move(self.loop, ms)
 
     def close(self) -> None:
         """Give up what is still asked, and close the servers."""
@@ -121,22 +109,20 @@ class Lab:
 Make = Callable[..., Lab]
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> MovingClock:
     """Have loops see a clock that can be moved."""
-    made = Clock()
-    monkeypatch.setattr(event_loop, "time", made)
-    return made
+    return MovingClock(monkeypatch)
 
 
 @pytest.fixture
-def lab(clock: Clock) -> Iterator[Make]:
+def lab(clock: MovingClock) -> Iterator[Make]:
     """Give ``lab(script, …, **options)``: one server per script."""
     labs: list[Lab] = []
     with engine() as loop:
 
         def make(*scripts: Script, **options: Any) -> Lab:
-            labs.append(Lab(loop, [ScriptedDns(script) for script in scripts], **options))
+            labs.append(Lab(loop, clock, [ScriptedDns(script) for script in scripts], **options))
             return labs[-1]
 
         yield make
@@ -733,7 +719,9 @@ def test_a_flood_takes_turns_with_the_rest_of_the_worker(lab: Make) -> None:
     ),
     tcp=st.booleans(),
 )
-def test_no_answer_breaks_the_resolver(noise: list[bytes | tuple[int, int]], tcp: bool) -> None:
+def test_no_answer_breaks_the_resolver(
+    clock: MovingClock, noise: list[bytes | tuple[int, int]], tcp: bool
+) -> None:
     """Whatever bytes come before it, the true answer is found, or none and the time is up."""
 
     def spoiled(query: Query) -> list[bytes]:
@@ -753,7 +741,7 @@ def test_no_answer_breaks_the_resolver(noise: list[bytes | tuple[int, int]], tcp
         return [*spoiled(query), genuine(query)]
 
     with engine() as loop:
-        one = Lab(loop, [ScriptedDns(script)])
+        one = Lab(loop, clock, [ScriptedDns(script)])
         try:
             one.ask(timeout_ms=4000)
 

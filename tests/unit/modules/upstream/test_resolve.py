@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,8 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
-from ngxstream.event import loop as event_loop
-from ngxstream.event import timers
 from ngxstream.event.loop import Loop
 from ngxstream.modules.upstream import names, resolve
 from ngxstream.stream.upstream import UpstreamConf
@@ -22,6 +19,7 @@ from ngxstream.wire import dns
 from tests.support.balancing import Clock, session
 from tests.support.engine import MemoryLog, engine, run_until
 from tests.support.hall import CONF, Built, build
+from tests.support.moving_clock import MovingClock
 from tests.support.scripted_dns import (
     Query,
     Record,
@@ -32,21 +30,10 @@ from tests.support.scripted_dns import (
 )
 
 
-class MovableClock:
-    """Stands in for the time module in the loop: the real clock, and what a test adds to it."""
-
-    def __init__(self) -> None:
-        self.added_ms = 0
-
-    def monotonic_ns(self) -> int:
-        """Return the time that the loop shall see."""
-        return time.monotonic_ns() + self.added_ms * 1_000_000
-
-
 class Lab:
     """A configuration with an upstream of names, a DNS server, and a worker's loop."""
 
-    def __init__(self, loop: Loop, clock: MovableClock, lines: str, *, old: Lab | None = None,
+    def __init__(self, loop: Loop, clock: MovingClock, lines: str, *, old: Lab | None = None,
                  outer: str = "", dns_server: ScriptedDns | None = None) -> None:
         """shape: lines are the inside of the upstream; `old` is the configuration before this."""
         self.loop = loop
@@ -92,8 +79,7 @@ class Lab:
 
     def pass_time(self, ms: int) -> None:
         """Move the clock, and let what is due by then happen."""
-        self.clock.added_ms += ms + timers.TICK_MS * 2
-        self.loop.turn(0)
+        self.clock.move(self.loop, ms)
 
     def ask(self, ms: int = 0) -> None:
         """Let time pass, and wait until a lookup has begun after it and is through."""
@@ -131,15 +117,13 @@ def a(host: str, ttl: int = 60, name: str = "a.test") -> Record:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> MovableClock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> MovingClock:
     """Have loops see a clock that can be moved."""
-    made = MovableClock()
-    monkeypatch.setattr(event_loop, "time", made)
-    return made
+    return MovingClock(monkeypatch)
 
 
 @pytest.fixture
-def lab(clock: MovableClock) -> Iterator[Make]:
+def lab(clock: MovingClock) -> Iterator[Make]:
     """Give ``lab(lines, …)``."""
     labs: list[Lab] = []
     with engine() as loop:
