@@ -15,9 +15,9 @@ import itertools
 import mmap
 import os
 import socket
-import time
 import traceback
 from collections.abc import Callable, Iterator
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import client_sockets, recycle, room, splice, timers
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ALERT: Final = 2
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
+LONGEST_MS: Final = 3_600_000  # a poll waits no longer: a timeout must fit an int
 SLOTS: Final = 64  # datagrams a drain can hold
 
 
@@ -140,9 +141,13 @@ class Loop:
         """Run one turn. shape: wait_ms overrides how long the poll may wait (tests)"""
         wheel = self.timers
         if wait_ms is None:
-            wait_ms = 0 if self.posted else wheel.wait_ms(self.now_ms)
+            wait_ms = wheel.next_ms - self.now_ms
+            if wait_ms < 0 or self.posted:
+                wait_ms = 0
+            elif wait_ms > LONGEST_MS:
+                wait_ms = LONGEST_MS
         events = self.poller.poll(wait_ms)
-        now_ms = self.now_ms = time.monotonic_ns() // 1_000_000
+        now_ms = self.now_ms = monotonic_ns() // 1_000_000
         lookup = self.handlers.get
         for fd, mask in events:
             handler = lookup(fd)
@@ -151,7 +156,8 @@ class Loop:
                     handler(mask)
                 except Exception:  # the loop's last guard
                     self._guard(handler)
-        wheel.expire(now_ms, self._guard)
+        if now_ms >= wheel.next_ms:
+            wheel.expire(now_ms, self._guard)
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
             for callback in posted:
@@ -183,6 +189,6 @@ class Loop:
 
 def monotonic_ms() -> int:
     """Return CLOCK_MONOTONIC in milliseconds: one clock for all processes of the host."""
-    return time.monotonic_ns() // 1_000_000
+    return monotonic_ns() // 1_000_000
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 TICK_MS: Final = 10
+NEVER_MS: Final = 1 << 62
 
 
 class Owner(Protocol):
@@ -34,9 +35,14 @@ class Owner(Protocol):
 class TimerWheel:
     """Owners by the tick in which they are looked at next."""
 
-    __slots__ = ("_buckets", "_ticks")
+    __slots__ = (
+        "_buckets",
+        "_ticks",
+        "next_ms",  # int: before it, expire() has nothing to do; it may have nothing at it either
+    )
 
     def __init__(self) -> None:
+        self.next_ms = NEVER_MS
         self._buckets: dict[int, set[Owner]] = {}
         self._ticks: list[int] = []  # a heap of the buckets' ticks
 
@@ -53,6 +59,8 @@ class TimerWheel:
         if bucket is None:
             self._buckets[tick] = {owner}
             heapq.heappush(self._ticks, tick)
+            if tick * TICK_MS < self.next_ms:
+                self.next_ms = tick * TICK_MS
         else:
             bucket.add(owner)
 
@@ -66,12 +74,14 @@ class TimerWheel:
 
     def wait_ms(self, now_ms: int) -> int:
         """Return how long the poller may wait: ms, -1 for ever."""
+        self._drop_empty()
+        return max(0, self.next_ms - now_ms) if self._ticks else -1
+
+    def _drop_empty(self) -> None:
         ticks, buckets = self._ticks, self._buckets
         while ticks and not buckets[ticks[0]]:
             del buckets[heapq.heappop(ticks)]
-        if not ticks:
-            return -1
-        return max(0, ticks[0] * TICK_MS - now_ms)
+        self.next_ms = ticks[0] * TICK_MS if ticks else NEVER_MS
 
     def expire(self, now_ms: int, guard: Callable[[Callable[[], None]], None]) -> None:
         """Fire what is due and re-file what was touched.
@@ -94,6 +104,7 @@ class TimerWheel:
                         owner.on_timeout()
                     except Exception:  # the loop's last guard: the others still fire
                         guard(owner.on_timeout)
+        self._drop_empty()
 
 
 class Timer:
