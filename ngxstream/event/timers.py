@@ -72,26 +72,15 @@ class TimerWheel:
             owner.tick = 0
             self._buckets[filed].discard(owner)
 
-    def wait_ms(self, now_ms: int) -> int:
-        """Return how long the poller may wait: ms, -1 for ever."""
-        self._drop_empty()
-        return max(0, self.next_ms - now_ms) if self._ticks else -1
-
-    def _drop_empty(self) -> None:
-        ticks, buckets = self._ticks, self._buckets
-        while ticks and not buckets[ticks[0]]:
-            del buckets[heapq.heappop(ticks)]
-        self.next_ms = ticks[0] * TICK_MS if ticks else NEVER_MS
-
     def expire(self, now_ms: int, guard: Callable[[Callable[[], None]], None]) -> None:
         """Fire what is due and re-file what was touched.
 
         calls back: owner.on_timeout(); guard(owner.on_timeout) after an exception it raised
         """
-        ticks = self._ticks
+        ticks, buckets = self._ticks, self._buckets
         now_tick = now_ms // TICK_MS
         while ticks and ticks[0] <= now_tick:
-            bucket = self._buckets.pop(heapq.heappop(ticks))
+            bucket = buckets.pop(heapq.heappop(ticks))
             while bucket:
                 owner = bucket.pop()
                 owner.tick = 0
@@ -104,7 +93,9 @@ class TimerWheel:
                         owner.on_timeout()
                     except Exception:  # the loop's last guard: the others still fire
                         guard(owner.on_timeout)
-        self._drop_empty()
+        while ticks and not buckets[ticks[0]]:  # all who were filed here are gone
+            del buckets[heapq.heappop(ticks)]
+        self.next_ms = ticks[0] * TICK_MS if ticks else NEVER_MS
 
 
 class Timer:
