@@ -285,22 +285,22 @@ class Context:
         if not bio:
             raise lib.error(f'BIO_new_file("{name}") failed')
         try:
-            if lib.SSL_CTX_set0_tmp_dh_pkey is not None:
-                pkey = lib.PEM_read_bio_Parameters(bio, None)
-                if not pkey:
-                    raise lib.error(f'PEM_read_bio_Parameters("{name}") failed')
-                if lib.SSL_CTX_set0_tmp_dh_pkey(self.pointer, pkey) != 1:
-                    said = lib.error(f'SSL_CTX_set0_tmp_dh_pkey("{name}") failed')
-                    lib.EVP_PKEY_free(pkey)
-                    raise said
+            if lib.PEM_read_bio_DHparams is not None:
+                dh = lib.PEM_read_bio_DHparams(bio, None, None, None)
+                if not dh:
+                    raise lib.error(f'PEM_read_bio_DHparams("{name}") failed')
+                done = lib.SSL_CTX_ctrl(self.pointer, _CTRL_SET_TMP_DH, 0, dh)
+                lib.DH_free(dh)
+                if done != 1:
+                    raise lib.error(f'SSL_CTX_set_tmp_dh("{name}") failed')
                 return
-            dh = lib.PEM_read_bio_DHparams(bio, None, None, None)
-            if not dh:
-                raise lib.error(f'PEM_read_bio_DHparams("{name}") failed')
-            done = lib.SSL_CTX_ctrl(self.pointer, _CTRL_SET_TMP_DH, 0, dh)
-            lib.DH_free(dh)
-            if done != 1:
-                raise lib.error(f'SSL_CTX_set_tmp_dh("{name}") failed')
+            pkey = lib.PEM_read_bio_Parameters(bio, None)
+            if not pkey:
+                raise lib.error(f'PEM_read_bio_Parameters("{name}") failed')
+            if lib.SSL_CTX_set0_tmp_dh_pkey(self.pointer, pkey) != 1:
+                said = lib.error(f'SSL_CTX_set0_tmp_dh_pkey("{name}") failed')
+                lib.EVP_PKEY_free(pkey)
+                raise said
         finally:
             lib.BIO_free(bio)
 

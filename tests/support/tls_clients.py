@@ -115,9 +115,9 @@ def bridge(port: int) -> Iterator[int]:
 
     def serve() -> None:
         client, _ = door.accept()
-        with client, socket.create_connection(("127.0.0.1", port), PATIENCE) as plain:
-            with context.wrap_socket(plain) as inside:
-                _pump(client, inside)
+        plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        with client, context.wrap_socket(plain) as inside:
+            _pump(client, inside)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -1,5 +1,6 @@
 """TLS towards upstream servers: what each proxy_ssl_* directive does, as s_server, nginx and our
-own termination see it."""
+own termination see it.
+"""
 
 import re
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_plain_bytes_go_on_under_tls(proxied) -> None:
     """The upstream server sees TLS without a name and without a certificate."""
     proxy, _ = proxied("")
     assert b"TLSv1.3|TLS_AES_256_GCM_SHA384||NONE|" == fetch(proxy)
-    wait_until(lambda: proxy.access_log(), PATIENCE, "the access log")
+    wait_until(proxy.access_log, PATIENCE, "the access log")
     assert proxy.access_log()[0].endswith(f" 0 {len('TLSv1.3|TLS_AES_256_GCM_SHA384||NONE|')}")
 
 
@@ -107,7 +108,7 @@ def test_protocols_and_ciphers_are_offered_as_told(proxied) -> None:
 @pytest.mark.effect("proxy_ssl_name", "proxy_ssl_server_name")
 def test_the_name_is_sent_only_if_asked_for(proxied) -> None:
     """SNI carries proxy_ssl_name without its port; never an address."""
-    proxy, up = proxied("proxy_ssl_server_name on; proxy_ssl_name a.test:443;")
+    proxy, _up = proxied("proxy_ssl_server_name on; proxy_ssl_name a.test:443;")
     assert b"a.test" == fetch(proxy).split(b"|")[2]
     plain, _ = proxied("proxy_ssl_server_name on;")
     assert b"" == fetch(plain).split(b"|")[2]
@@ -141,7 +142,7 @@ def test_the_server_is_verified(proxied, world: World) -> None:
     )
     assert b"" == fetch(stranger)
     error_line(stranger, "upstream SSL certificate verify error: (")
-    wait_until(lambda: stranger.access_log(), PATIENCE, "the access log")
+    wait_until(stranger.access_log, PATIENCE, "the access log")
     assert stranger.access_log()[0].startswith(f"502 127.0.0.1:{up.port('tls')} ")
 
 
@@ -272,7 +273,7 @@ def test_the_proxy_header_goes_before_tls(ngxstream: Factory, world: World, vers
     )
     with clients.TcpClient(proxy.address("main")) as client:
         assert f"127.0.0.1:{client.name[1]}".encode() == client.recv_to_eof()
-    wait_until(lambda: proxy.access_log(), PATIENCE, "the access log")
+    wait_until(proxy.access_log, PATIENCE, "the access log")
     assert int(proxy.access_log()[0]) > 28
 
 

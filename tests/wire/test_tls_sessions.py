@@ -21,7 +21,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the directives of a certificate."""
     ca = certs.Authority(tmp_path_factory.mktemp("ca"))
     made = ca.issue("a.test")
-    yield f"ssl_certificate {made.cert}; ssl_certificate_key {made.key};"
+    return f"ssl_certificate {made.cert}; ssl_certificate_key {made.key};"
 
 
 def conf(server: str, workers: int = 4) -> str:

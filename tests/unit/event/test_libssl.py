@@ -87,9 +87,9 @@ def test_pointers_are_not_believed_unseen() -> None:
     good = lib.context_pointer(context)
     method = lib.TLS_server_method()
     # the probe is private to its file; what it asks for can be seen from here
-    assert libssl._names(good, method)  # noqa: SLF001
-    assert not libssl._names(8, method)  # noqa: SLF001
-    assert not libssl._names(id(context), method)  # noqa: SLF001
+    assert libssl._names(good, method)
+    assert not libssl._names(8, method)
+    assert not libssl._names(id(context), method)
 
 
 def test_reasons_empty_the_queue(tmp_path: Path) -> None:
