@@ -363,4 +363,6 @@ def test_a_silent_server_is_given_up(ngxstream: Factory, backends: BackendFactor
     )
     assert b"" == fetch(proxy)
     assert b"" == fetch(proxy, "dumb")
+    line = error_line(proxy, "upstream timed out (110: Connection timed out)")
+    assert "while SSL handshaking to upstream" in line
     wait_until(lambda: len(proxy.access_log()) >= 2, PATIENCE, "the access log")
