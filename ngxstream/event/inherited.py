@@ -106,6 +106,22 @@ def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[List
     return list(found.values())
 
 
+def merge(found: Iterable[Listening], lent: Iterable[Listening]) -> list[Listening]:
+    """Put what workers of a dead master have before what a service manager lends anew.
+
+    An address that both have is the workers': their group has all of its sockets. What is lent of
+    it is one of them, and closed.
+    """
+    merged = {one.options.key: one for one in found}
+    for one in lent:
+        known = merged.setdefault(one.options.key, one)
+        if known is not one:
+            known.is_lent = one.is_lent
+            for sock in one.socks:
+                sock.close()
+    return list(merged.values())
+
+
 def _is_ours_to_serve(sock: socket.socket) -> bool:
     """Tell datagrams and listening streams from connections (Accept=yes)."""
     if sock.type == socket.SOCK_DGRAM:

@@ -19,6 +19,9 @@ REOPEN: Final = 3
 HANDOVER: Final = 4  # a packed Plan, and the mailboxes of those who take over
 GO: Final = 5  # nobody is left who could hand over: read
 READY: Final = 6  # said by a worker: it has begun
+ORPHAN: Final = 7  # said by a worker to a new master: its generation and configuration
+GIVE: Final = 8  # a new master wants the listening sockets
+SOCKETS: Final = 9  # the answer: sockets, and whether there are more
 
 MAX_FDS: Final = 253  # SCM_MAX_FD
 MAX_MESSAGE: Final = 65536

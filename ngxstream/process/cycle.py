@@ -25,6 +25,7 @@ from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
 from ngxstream.core import errors, files, log, shm
 from ngxstream.event import listening
+from ngxstream.event.inherited import merge
 from ngxstream.process import directives, elsewhere, pidfile, system
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Cycle:
         "inherited",  # Sequence[Listening]: what came with the process; only the first cycle's
         "serial",  # shm.Serial: connection numbers, one for all cycles of a master
         "workers",  # int: processes that serve (1 without a master)
+        "is_heir",  # bool: workers of a dead master are to hand their UDP clients over
         "_new_pid",  # str: pid file made for this cycle, "" for none
     )
 
@@ -111,12 +113,13 @@ class Cycle:
         to: log.Log,
         old: Cycle | None = None,
         inherited: Sequence[Listening] = (),
-        orphaned: Callable[[str, log.Log], list[Listening]] | None = None,
+        orphaned: Callable[[Cycle], list[Listening]] | None = None,
     ) -> None:
         """Build a cycle beside `old` (or out of nothing) in the order of ngx_init_cycle.
 
         shape: `to` hears of warnings and of bind(); `inherited` are sockets that came with the
-        process, orphaned(pid file, log) finds others. raises: ConfError, ListenError; nothing is left of the new cycle then
+        process, orphaned(cycle) finds those of workers whose master died
+        raises: ConfError, ListenError; nothing is left of the new cycle then
         """
         self.generation: int = old.generation + 1 if old is not None else 1
         self.options = options
@@ -131,6 +134,7 @@ class Cycle:
         self.inherited = inherited
         self.listenings: list[Listening] = []
         self.lingering: list[Listening] = []
+        self.is_heir = False
         self._new_pid = ""
         self.log = self._make_logs(to)
         try:
@@ -138,7 +142,7 @@ class Cycle:
             self.files.open_all()
             self.zones.build(old.zones if old is not None else None)
             if orphaned is not None:
-                inherited = self.inherited = [*inherited, *orphaned(self.main.pid, self.log)]
+                inherited = self.inherited = merge(orphaned(self), inherited)
             self.listenings = listening.open_all(
                 [conf.options for conf in self.stream.listenings] if self.stream else [],
                 [*old.lingering, *old.listenings] if old is not None else inherited,
@@ -178,7 +182,7 @@ class Cycle:
 
     def commit(self, old: Cycle | None) -> None:
         """Make this the cycle that serves; what only the old one listened at is closed."""
-        handed_over = old is not None and old.main.master_process
+        handed_over = self.is_heir or (old is not None and old.main.master_process)
         listening.configure(
             self.listenings, workers=self.workers, log=self.log, defer=handed_over
         )

@@ -21,19 +21,20 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import log
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, rendezvous, signals, system
+from ngxstream.process import pidfile, signals, system
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.notify import Notifier
+from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.verdict import Desk, Hearing
 from ngxstream.process.worker import Family, Worker
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
 
 READY_S: Final = 5.0  # how long new workers may take to begin before the old ones leave
+LATE_MS: Final = 1000  # after the start: who was left by a killed master and did not answer then
 RETIRE_MS: Final = 200  # how often old cycles are looked after while there are any
 FIRST_WAIT_MS: Final = 50  # after the first TERM; then twice as long each time
 LAST_WAIT_MS: Final = 1000  # a longer one means KILL
@@ -90,13 +92,15 @@ class Master:
         "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
         "generations",  # Generations
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
-        "meeting",  # socket | None: see rendezvous.py
+        "survivors",  # Survivors: workers of a master that died
         "_retiring",  # bool: a look at old cycles is due
         "desk",  # Desk: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
     )
 
-    def __init__(self, cycle: Cycle, title: system.Title, *, daemonized: bool) -> None:
+    def __init__(
+        self, cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool
+    ) -> None:
         """shape: the cycle is committed, its pid file written, signals are blocked."""
         self.cycle = cycle
         self.old: list[Cycle] = []
@@ -110,7 +114,7 @@ class Master:
         self._deaths: dict[int, int] = {}
         self.generations = Generations()
         self.mailboxes: list[Mailbox] = []
-        self.meeting = rendezvous.open_for(cycle.main.pid)
+        self.survivors = survivors
         self._retiring = False
         self.desk = Desk(cycle.log)
         self.manager = Notifier(os.environ)
@@ -118,13 +122,28 @@ class Master:
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
         self.title.set(" ".join(["master process", *self.cycle.options.argv]))
-        self.start_workers()
-        if self.manager.is_heard:
+        self.start_workers(idle=bool(self.survivors.heirs))
+        if self.manager.is_heard or self.survivors.all:
             self._wait_ready()
-            self.manager.ready(self._status())
+        if self.survivors.all:
+            self._succeed()
+        self.manager.ready(self._status())
         while self.children or not (self.terminating or self.quitting):
             self._wait()
         return self._exit()
+
+    def _succeed(self) -> None:
+        """Have the workers of a dead master leave, their UDP clients in our hands."""
+        self._hand_over(self.survivors.heirs)
+        self.survivors.tell(channels.QUIT)
+        self._later(LATE_MS, self._succeed_late)
+
+    def _succeed_late(self) -> None:
+        """The same for one that was slow to see its master die."""
+        late = self.survivors.meet(self.cycle.main.pid)
+        if late:
+            self._hand_over([one for one in late if one in self.survivors.heirs])
+            self.survivors.tell(channels.QUIT)
 
     def _status(self) -> str:
         return f"serving, worker processes: {self.cycle.main.worker_processes}"
@@ -238,7 +257,8 @@ class Master:
                 child.channel.close()  # or nobody would see the master's end
             self.children.clear()
             self.desk.close()
-            family = Family(self.generations, self.mailboxes, self.old, self.meeting)
+            self.survivors.close()
+            family = Family(self.generations, self.mailboxes, self.old)
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
             )
@@ -356,6 +376,7 @@ class Master:
         if not self.terminating:
             self.terminating = True
             self.manager.stopping("stopping")
+            self.survivors.tell(channels.TERMINATE)
             self._terminate_workers(FIRST_WAIT_MS)
 
     def _terminate_workers(self, wait_ms: int) -> None:
@@ -416,10 +437,6 @@ class Master:
             text = traceback.format_exc().strip().replace("\n", " | ")
             to.error(log.ALERT, f"unexpected exception: {text}")
             return False
-        if new.main.pid != before.main.pid:
-            if self.meeting is not None:
-                self.meeting.close()
-            self.meeting = rendezvous.open_for(new.main.pid)
         old_workers = list(self.children.values())
         self.old.append(before)
         self.cycle = new
@@ -451,7 +468,7 @@ class Master:
                 except (EOFError, OSError):
                     del waiting[fd]
 
-    def _hand_over(self, whom: list[Child]) -> None:
+    def _hand_over(self, whom: Sequence[Child | Survivor]) -> None:
         """Have old workers give their UDP clients to the workers of the cycle."""
         listening.widen((*self.cycle.listenings, *self.cycle.lingering))
         plan = Plan(
@@ -468,6 +485,7 @@ class Master:
     def reopen(self) -> None:
         """Open all logs anew, here and in the workers."""
         to = self.cycle.log
+        self.survivors.tell(channels.REOPEN)
         to.error(log.NOTICE, "reopening logs")
         for cycle in (*self.old, self.cycle):
             user = cycle.main.user
@@ -483,8 +501,11 @@ def block_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def serve(cycle: Cycle, title: system.Title, *, daemonized: bool) -> int:
+def serve(
+    cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool
+) -> int:
     """Serve a committed cycle until told otherwise; return the exit code."""
     if cycle.main.master_process:
-        return Master(cycle, title, daemonized=daemonized).run()
+        return Master(cycle, title, survivors, daemonized=daemonized).run()
+    survivors.tell(channels.QUIT)
     return SingleProcess(cycle).run()

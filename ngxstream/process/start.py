@@ -20,7 +20,6 @@ from ngxstream.event import inherited
 from ngxstream.process import cycle, notify, pidfile, rendezvous, signals, system, verdict
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import Listening
     from ngxstream.process.options import Options
 
 
@@ -115,7 +114,9 @@ def serve(options: Options, builtin: log.Log) -> int:
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
     came += inherited.adopt(inherited.lent(os.environ, builtin), builtin, lent=True)
-    built = cycle.Cycle(options, builtin, inherited=came, orphaned=_orphaned if not came else None)
+    survivors = rendezvous.Survivors()
+    orphaned = survivors.collect if value is None else None
+    built = cycle.Cycle(options, builtin, inherited=came, orphaned=orphaned)
     try:
         pidfile.check(built.main.pid)
     except errors.NgxError:
@@ -136,17 +137,9 @@ def serve(options: Options, builtin: log.Log) -> int:
             target.file.close()
     assert builtin.console is not None
     builtin.console.close()
-    code: int = master.serve(built, title, daemonized=built.main.daemon or value is not None)
+    daemonized = built.main.daemon or value is not None
+    code: int = master.serve(built, title, survivors, daemonized=daemonized)
     return code
-
-
-def _orphaned(path: str, to: log.Log) -> list[Listening]:
-    """Return the listening sockets of workers whose master, by the pid file, is dead."""
-    try:
-        pid = pidfile.find(path)
-    except errors.NgxError:
-        return []
-    return [] if pidfile.is_alive(pid) else rendezvous.collect(path, to)
 
 
 def _write_out(data: bytes) -> None:

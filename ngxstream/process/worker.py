@@ -269,21 +269,15 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
 class Family:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes", "meeting", "owner")
+    __slots__ = ("former", "generations", "mailboxes", "owner")
 
     def __init__(
-        self,
-        generations: Generations,
-        mailboxes: Sequence[Mailbox],
-        former: Sequence[Cycle] = (),
-        meeting: socket.socket | None = None,
+        self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = ()
     ) -> None:
-        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on; meeting
-        is the socket of rendezvous.py"""
+        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on"""
         self.generations = generations
         self.mailboxes = mailboxes
         self.former = former
-        self.meeting = meeting
         self.owner = os.geteuid()  # the master's
 
 
@@ -302,6 +296,7 @@ class Worker:
         "family",  # Family: what it shares with the other workers of its master
         "arrival",  # handover.Arrival
         "handing_over",  # bool: it was told to
+        "_orphan",  # Orphan | None: waits for a new master
         "_idle",  # bool: former workers read the UDP sockets still
     )
 
@@ -321,6 +316,7 @@ class Worker:
         self.family = family
         self._idle = idle
         self.handing_over = False
+        self._orphan: rendezvous.Orphan | None = None
         self.arrival: handover.Arrival
         self.cycle = cycle
         self.number = number
@@ -384,6 +380,10 @@ class Worker:
                     self.service.reopen()
                 elif message.command == channels.GO:
                     self.arrival.go()
+                elif message.command == channels.GIVE:
+                    rendezvous.give(
+                        self.channel, [*self.cycle.listenings, *self.cycle.lingering]
+                    )
                 elif message.command == channels.HANDOVER:
                     self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:
@@ -395,16 +395,22 @@ class Worker:
             if self.loop.exiting:
                 return
             self.cycle.log.error(log.NOTICE, "the master process is gone, serving on")
-            family = self.family
-            if family.meeting is not None:
-                rendezvous.Orphan(
-                    self.loop, family.meeting, family.owner, self._listening_fds, self.quit
-                )
+            self._wait_for_master()
 
-    def _listening_fds(self) -> list[int]:
-        cycle = self.cycle
-        socks = [sock for one in (*cycle.listenings, *cycle.lingering) for sock in one.socks]
-        return [sock.fileno() for sock in socks if sock.fileno() >= 0]
+    def _wait_for_master(self) -> None:
+        """Serve on until a new master comes. source: none, nginx's worker never learns"""
+        path, owner = self.cycle.main.pid, self.family.owner
+        try:
+            self._orphan = rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
+        except OSError as error:
+            self.cycle.log.error(log.WARN, "no new master will find this worker", error)
+
+    def _on_new_master(self, channel: Channel) -> None:
+        self._orphan = None
+        self.cycle.log.error(log.NOTICE, "a new master process takes over")
+        self.channel = channel
+        self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
+        rendezvous.introduce(channel, self.cycle)
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_WORKER"""
@@ -433,6 +439,8 @@ class Worker:
         timeout = self.cycle.main.worker_shutdown_timeout
         if timeout:
             loop.call_later(timeout, self.service.shut_down_sessions, cancelable=True)
+        if self._orphan is not None:
+            self._orphan.close()  # what it would give is about to be closed
         self.service.close_gates(udp=not self.handing_over)
         self.arrival.when_settled(self._sweep)
         loop.exiting = True

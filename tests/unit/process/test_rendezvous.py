@@ -1,57 +1,341 @@
-"""Workers that outlived their master give their listening sockets to a new one."""
+"""Workers that outlived their master, and the new master that takes their place."""
 
 import os
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ngxstream.process import channel as channels
 from ngxstream.process import rendezvous
-from tests.support import clients, processes
+from ngxstream.process.channel import Channel
+from tests.support import clients, processes, tools
+from tests.support.activation import Activated
 from tests.support.backends import BackendFactory
-from tests.support.proxies import ProxyFactory
-from tests.support.waiting import wait_until
+from tests.support.proxies import Proxy, ProxyFactory
+from tests.support.waiting import PATIENCE, wait_until
 
 CONF = """
 worker_processes 2;
 events {{}}
 stream {{
     server {{ listen 127.0.0.1:@tcp@; proxy_pass {tcp}; }}
-    server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp}; proxy_timeout 2s; }}
+    server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp}; proxy_timeout 60s; }}
 }}
 """
+GONE = "the master process is gone"
 
 
-def test_a_new_master_starts_beside_the_workers_of_a_killed_one(
+def kill_master(running: Proxy) -> list[int]:
+    """Kill it; return its workers, once they have seen it."""
+    workers = running.worker_pids()
+    seen = len([line for line in running.error_log() if GONE in line])
+    os.kill(running.pid, signal.SIGKILL)
+    if running._process is not None:
+        running._process.wait()
+    running.wait_log(GONE, count=seen + len(workers))
+    return workers
+
+
+@contextmanager
+def orphaned(running: Proxy) -> Iterator[list[int]]:
+    """Give the workers of a killed master, which have to leave by themselves later."""
+    workers = kill_master(running)
+    try:
+        yield workers
+        wait_until(lambda: not any(map(processes.is_alive, workers)), what="the orphans leave")
+    finally:
+        for pid in workers:
+            if processes.is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+# -- a new master ----------------------------------------------------------------------------------
+
+
+def test_a_new_master_takes_over_while_clients_come(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
-    """After SIGKILL of the master its workers serve; a new master takes over, sessions finish."""
+    """Nobody is refused at any time, no bind is tried twice, and TCP sessions finish."""
     running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
-    orphans = running.worker_pids()
+    over = threading.Event()
+    answers: list[bytes] = []
+    refused: list[OSError] = []
+
+    def come() -> None:
+        while not over.is_set():
+            try:
+                answers.append(clients.tcp_exchange(running.address("tcp"), b"come", size=4))
+            except OSError as error:
+                refused.append(error)
+
+    coming = threading.Thread(target=come)
     with clients.TcpClient(running.address("tcp")) as client:
         client.exchange(b"before")
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait_log("the master process is gone", count=2)
-        assert b"alive" == clients.tcp_exchange(running.address("tcp"), b"alive", size=5)
-        assert b"alive" == clients.udp_exchange(running.address("udp"), b"alive")
-        running._process.wait()
+        coming.start()
+        try:
+            with orphaned(running) as orphans:
+                running.start()
+                assert not set(orphans) & set(running.worker_pids())
+                running.wait_log("gracefully shutting down", count=2)
+                assert b"after" == client.exchange(b"after")
+                client.close()
+        finally:
+            over.set()
+            coming.join()
+    assert [] == refused
+    assert {b"come"} == set(answers)
+    assert not any("bind()" in line for line in running.error_log())
+
+
+def test_udp_sessions_go_on_in_the_new_workers(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Every client keeps its upstream socket, however often the master is killed."""
+    udp = backends.udp()
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=udp.text))
+    crowd = [clients.UdpClient(running.address("udp")) for _ in range(30)]
+    try:
+        for client in crowd:
+            assert b"one" == client.exchange(b"one")
+        before = set(udp.sources)
+        for number in (b"two", b"three"):
+            with orphaned(running):
+                assert [number] * 30 == [client.exchange(number) for client in crowd]
+                running.start()
+                assert [number] * 30 == [client.exchange(number) for client in crowd]
+        assert before == set(udp.sources)
+        running.reload()
+        assert [b"four"] * 30 == [client.exchange(b"four") for client in crowd]
+        assert before == set(udp.sources)
+    finally:
+        for client in crowd:
+            client.close()
+    assert not [line for line in running.error_log() if "[warn]" in line]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_new_configuration_may_be_another(
+    workers: int, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Sockets go over, old TCP sessions finish, new clients are served by the new text."""
+    conf = CONF.format(tcp=backends.tcp().text, udp=backends.udp().text)
+    running = ngxstream(conf)
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running):
+            running.write(
+                conf.replace("processes 2", f"processes {workers}").replace("60s", "30s")
+            )
+            running.start()
+            assert workers == len(running.worker_pids())
+            assert b"after" == client.exchange(b"after")
+            client.close()
+        for _ in range(10):
+            assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+            assert b"new" == clients.udp_exchange(running.address("udp"), b"new")
+    assert not any("bind()" in line for line in running.error_log())
+
+
+def test_a_master_that_fails_to_start_leaves_the_orphans_serving(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """They wait for the next one, which takes over."""
+    conf = CONF.format(tcp=backends.tcp().text, udp=backends.udp().text)
+    running = ngxstream(conf)
+    with orphaned(running), socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        running.write(f"{conf.rstrip()[:-1]} server {{ listen {where}; return x; }} }}")
+        assert 1 == running.run().code
+        running.wait_log(GONE, count=4)
+        assert b"on" == clients.tcp_exchange(running.address("tcp"), b"on", size=2)
+        running.write(conf)
         running.start()
-        assert not set(orphans) & set(running.worker_pids())
-        running.wait_log("gracefully shutting down", count=2)
-        assert not any("bind()" in line for line in running.error_log())
-        assert b"after" == client.exchange(b"after")
+        assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+
+
+def test_one_orphan_is_enough(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """A worker has the sockets of all: those of a killed one are not lost."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    first, _ = running.worker_pids()
+    with orphaned(running):
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not processes.is_alive(first))
+        running.start()
+        for _ in range(20):
+            assert b"new" == clients.udp_exchange(running.address("udp"), b"new")
+            assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+    assert not any("bind()" in line for line in running.error_log())
+
+
+@pytest.mark.parametrize("head", ["daemon on;", "master_process off;"])
+def test_any_kind_of_process_takes_over(
+    head: str, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """A daemon, and a single process."""
+    conf = CONF.format(tcp=backends.tcp().text, udp=backends.udp().text)
+    running = ngxstream(conf)
+    with orphaned(running):
+        running.write(head + conf)
+        running.start()
         assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
         assert b"new" == clients.udp_exchange(running.address("udp"), b"new")
-    wait_until(lambda: not any(map(processes.is_alive, orphans)), what="the orphans leave")
 
 
-def test_nobody_answers_where_there_is_no_orphan(tmp_path) -> None:
+def test_workers_without_rights_are_found(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """The master is root's, its workers are not; their UDP clients go over all the same."""
+    tools.require_root()
+    udp = backends.udp()
+    running = ngxstream(
+        "user nobody nogroup;" + CONF.format(tcp=backends.tcp().text, udp=udp.text)
+    )
+    with clients.UdpClient(running.address("udp")) as client, orphaned(running):
+        client.exchange(b"one")
+        running.start()
+        assert b"two" == client.exchange(b"two")
+        assert 1 == len(udp.sources)
+
+
+def test_unix_sockets_and_what_nobody_wants_any_more(
+    ngxstream: ProxyFactory, tmp_path: Path
+) -> None:
+    """A Unix path serves on; an address the new configuration lacks is closed, its path removed."""
+    server = "server {{ listen unix:{0}/{1}; return {1}; }}"
+    servers = [server.format(tmp_path, name) for name in ("a", "b")]
+    running = ngxstream(f"events {{}} stream {{ {' '.join(servers)} }}")
+    with orphaned(running):
+        running.write(f"events {{}} stream {{ {servers[0]} }}")
+        running.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(tmp_path / "a"))
+            assert b"a" == client.recv(10)
+        assert not (tmp_path / "b").exists()
+
+
+def test_a_stop_ends_the_orphans_too(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """TERM to the new master ends sessions that the old one's workers still have."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running):
+            running.start()
+            running.wait_log("gracefully shutting down", count=2)
+            running.stop()
+            assert b"" == client.recv()
+
+
+def test_sockets_of_a_service_manager_survive_a_killed_master(tmp_path: Path) -> None:
+    """What is lent anew and what the orphans have are the same sockets: one group, no warning."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        address = udp.getsockname()
+        conf = (
+            "worker_processes 3; events {} stream { server { "
+            f"listen 127.0.0.1:{address[1]} udp; return $pid; }} }}"
+        )
+        with Activated(conf, tmp_path, [udp]) as running:
+            with orphaned(running):
+                running.start()
+            answers = {clients.udp_exchange(address, b"?") for _ in range(60)}
+            assert {str(pid).encode() for pid in running.worker_pids()} == answers
+            assert not [line for line in running.error_log() if "[warn]" in line]
+
+
+# -- strangers -------------------------------------------------------------------------------------
+
+
+def test_an_orphan_obeys_no_stranger(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """Another user's process gets no word and no socket out of it."""
+    tools.require_root()
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    script = textwrap.dedent("""
+        import os, socket, sys
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        os.setuid(65534)
+        sock.settimeout(20)
+        sock.connect(sys.stdin.read())
+        try:
+            sock.send(bytes([8]))
+            print(sock.recv(100))
+        except ConnectionError:
+            print(b"")
+    """)
+    with orphaned(running) as workers:
+        name = f"{rendezvous.prefix_of(str(running.prefix / 'logs/nginx.pid'))}{workers[0]}"
+        done = subprocess.run(
+            [sys.executable, "-c", script], input=name, capture_output=True, text=True, check=False
+        )
+        assert ("b''\n", "") == (done.stdout, done.stderr)
+        running.start()
+
+
+def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
+    """Be an orphan of a pid file, in this process."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getpid()}")
+    sock.listen()
+    sock.settimeout(PATIENCE)
+
+    def serve() -> None:
+        with sock:
+            peer, _ = sock.accept()
+        channel = Channel(peer)
+        say(channel)
+        channel.sock.setblocking(True)
+        with channel.sock:
+            while channel.sock.recv(65536):
+                continue
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"nonsense", b"{}", b"[1]", b'{"generation": [], "digest": 7}', b'{"generation": 1}'],
+)
+def test_nonsense_is_no_heir(told: bytes, tmp_path: Path) -> None:
+    """Who says nothing sensible is told to leave, and asked for nothing."""
+    path = tmp_path / "pid"
+    thread = pretend(path, lambda channel: channel.send(channels.ORPHAN, told) and None)
+    survivors = rendezvous.Survivors()
+    (one,) = survivors.meet(str(path))
+    assert (0, "", os.getpid()) == (one.generation, one.digest, one.pid)
+    assert [] == survivors.heirs
+    survivors.close()
+    thread.join()
+
+
+def test_an_impostor_s_name_is_not_believed(tmp_path: Path) -> None:
+    """The pid in the name has to be that of the process behind it."""
+    path = tmp_path / "pid"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getppid()}")
+        sock.listen()
+        assert [] == rendezvous.Survivors().meet(str(path))
+
+
+def test_nobody_is_met_where_there_is_no_orphan(tmp_path: Path) -> None:
     """A pid file without workers behind it costs nothing and gives nothing."""
-    assert [] == rendezvous.collect(str(tmp_path / "pid"), None)
+    assert [] == rendezvous.Survivors().meet(str(tmp_path / "pid"))
 
 
-def test_a_name_is_taken_once(tmp_path) -> None:
-    """The second who wants the name of a pid file goes without; another path is another name."""
-    with rendezvous.open_for(str(tmp_path / "pid")) as first:
-        assert socket.AF_UNIX == first.family
-        assert rendezvous.open_for(str(tmp_path / "x" / ".." / "pid")) is None
-        with rendezvous.open_for(str(tmp_path / "other")) as other:
-            assert other is not None
+@given(st.lists(st.sampled_from(["a", "b", "..", "."]), max_size=6))
+def test_a_pid_file_has_one_name(parts: list[str]) -> None:
+    """However its path is written."""
+    path = "/nowhere/" + "/".join([*parts, "pid"])
+    assert rendezvous.prefix_of(os.path.normpath(path)) == rendezvous.prefix_of(path)
+    assert rendezvous.prefix_of(path) != rendezvous.prefix_of(path + "2")
