@@ -63,7 +63,7 @@ class Connection:
         self.passes = 0
 
     def local_sockaddr(self) -> Any:
-        """Return the address the client connected or sent to. source: ngx_connection_local_sockaddr"""
+        """Return the address the client connected to. source: ngx_connection_local_sockaddr"""
         local = self.local
         if local is None:
             options = self.listening.options

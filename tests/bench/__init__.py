@@ -1,1 +1,1 @@
-"""The benchmark: proxies side by side on the same work. `make bench`, or `python -m tests.bench`."""
+"""The benchmark: proxies side by side on the same work (`make bench`)."""

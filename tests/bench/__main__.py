@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--seconds", type=float, default=2.0, help="of each run")
-    parser.add_argument("-w", "--workers", type=int, action="append", help="1 by default; again for more")
+    parser.add_argument(
+        "-w", "--workers", type=int, action="append", help="1 by default; again for more"
+    )
     parser.add_argument("-p", "--programs", default="none,nginx,ngxstream,haproxy,dnsdist")
     parser.add_argument("-o", "--output", type=Path, help="write all samples here, as JSON")
     args = parser.parse_args()

@@ -108,7 +108,7 @@ def nobody(folder: Path, port: int) -> None:
 def _wait(running: Running, port: int, *, udp: bool = False) -> Running:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and running.process.poll() is None:
-        if programs._is_bound(port, udp):
+        if programs.is_bound(port, udp):
             time.sleep(0.1)
             return running
         time.sleep(0.05)

@@ -127,7 +127,8 @@ def _stream_conf(place: Place, setup: Setup, *, is_nginx: bool) -> str:
         words.append("ssl")
     certificate = ""
     if setup.tls:
-        certificate = f"ssl_certificate {place.certificate}; ssl_certificate_key {place.certificate};"
+        pem = place.certificate
+        certificate = f"ssl_certificate {pem}; ssl_certificate_key {pem};"
     log = ""
     if setup.log is not None:
         log = f"access_log {place.folder}/access.log eight {setup.log};"
@@ -190,10 +191,10 @@ def _command(name: str, place: Place, setup: Setup) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("nginx", "ngxstream"):
         (folder / "nginx.conf").write_text(_stream_conf(place, setup, is_nginx=name == "nginx"))
-        words = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "early.log")]
-        return [sys.executable, "-m", "ngxstream", *words] if name == "ngxstream" else [
-            str(which("nginx")), *words
-        ]
+        conf, log = folder / "nginx.conf", folder / "early.log"
+        ours = [sys.executable, "-m", "ngxstream"]
+        program = ours if name == "ngxstream" else [str(which("nginx"))]
+        return [*program, "-p", str(folder), "-c", str(conf), "-e", str(log)]
     if name == "haproxy":
         (folder / "haproxy.cfg").write_text(_haproxy_conf(place, setup))
         return [str(which("haproxy")), "-db", "-q", "-f", str(folder / "haproxy.cfg")]
@@ -203,7 +204,7 @@ def _command(name: str, place: Place, setup: Setup) -> list[str]:
 
 
 def start(name: str, place: Place, setup: Setup) -> Running | None:
-    """Start a proxy and wait until its workers serve. returns: None for "none" """
+    """Start a proxy and wait until its workers serve. returns: None where there is no proxy"""
     if name == "none":
         return None
     command = _command(name, place, setup)
@@ -216,7 +217,8 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
             break
         has_workers = name in ("nginx", "ngxstream")
         running.pids = children(pid) if has_workers else [pid]
-        if len(running.pids) == (place.workers if has_workers else 1) and _is_bound(place.port, setup.udp):
+        is_whole = len(running.pids) == (place.workers if has_workers else 1)
+        if is_whole and is_bound(place.port, setup.udp):
             time.sleep(0.3)  # let the start itself be over
             return running
         time.sleep(0.05)
@@ -225,7 +227,7 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
     raise RuntimeError(f"{name} did not start: {said or command}")
 
 
-def _is_bound(port: int, udp: bool) -> bool:
+def is_bound(port: int, udp: bool) -> bool:
     wanted = f"0100007F:{port:04X}"
     table = Path("/proc/net/udp" if udp else "/proc/net/tcp").read_text()
     return any(line.split()[1] == wanted for line in table.splitlines()[1:])

@@ -63,7 +63,7 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 def number(value: float | None) -> str:
     """Return a number with three digits that count."""
     if value is None:
-        return "–"
+        return "-"
     if value >= 100_000:
         return f"{value / 1000:.0f} k"
     if value >= 10_000:
@@ -75,7 +75,7 @@ def number(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """Return a ratio."""
-    return "–" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def units(case: Case) -> tuple[str, str]:

@@ -41,7 +41,8 @@ def run(command: list[str], seconds: float) -> str:
         raise ToolError(f"{command[0]} is not installed")
     try:
         done = subprocess.run(
-            [path, *command[1:]], capture_output=True, text=True, timeout=seconds + 60, cwd=ROOT
+            [path, *command[1:]],
+            capture_output=True, text=True, check=False, timeout=seconds + 60, cwd=ROOT,
         )
     except subprocess.TimeoutExpired:
         raise ToolError(f"{command[0]} did not end") from None

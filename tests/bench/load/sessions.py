@@ -19,7 +19,7 @@ def _wait_for_word() -> bool:
 
 
 def idle_tcp(port: int, warm: int, count: int) -> None:
-    """Open connections, use each once, leave them open; a line before and after the counted ones."""
+    """Open connections, use each once, leave them open; a line after each of the two steps."""
     held = []
     for number in (warm, count):
         for _ in range(number):
@@ -76,10 +76,8 @@ def _go_round(socks: list[socket.socket], trips: int, window: int) -> None:
     done = 0
     place = 0
     while done < trips:
-        some = []
-        for _ in range(min(window, trips - done, count)):
-            some.append(socks[place])
-            place = (place + 1) % count
+        some = [socks[(place + i) % count] for i in range(min(window, trips - done, count))]
+        place = (place + len(some)) % count
         for sock in some:
             sock.send(batch.buffer)
         for sock in some:
@@ -143,9 +141,7 @@ def paced(port: int, connections: int, rate: float, seconds: float, is_udp: bool
             t = now()
             whole, rest[fd] = divmod(rest[fd] + n, size)
             times = waiting[fd]
-            for _ in range(whole):
-                if times:
-                    samples.append(t - times.popleft())
+            samples.extend(t - times.popleft() for _ in range(min(whole, len(times))))
         t = now()
     unanswered = sum(map(len, waiting.values()))
     count = len(samples)

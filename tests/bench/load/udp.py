@@ -74,7 +74,8 @@ class Windows:
                 if single:  # no batch to be had: the socket module costs less
                     sock = by_fd[fd]
                     try:
-                        n = 1 if sock.recv_into(incoming.buffer) else 1
+                        sock.recv_into(incoming.buffer)
+                        n = 1
                         _stamp.pack_into(out.buffer, 0, t)
                         sock.send(out.buffer)
                     except OSError:

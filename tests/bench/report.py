@@ -1,0 +1,170 @@
+"""The page's tables and plots: `python -m tests.bench.report RESULTS.json …` rewrites docs/."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench import cases, programs, svg, table, tools
+from tests.bench.cases import median
+
+DOCS: Final = tools.ROOT / "docs"
+PAGE: Final = DOCS / "performance.md"
+VERSIONS: Final = (
+    ("nginx", "-v"), ("haproxy", "-v"), ("dnsdist", "--version"), ("iperf3", "--version"),
+    ("wrk", "-v"), ("dnsperf", "-h"), ("nsd", "-v"), ("openssl", "version"),
+)
+
+
+def main(*paths: str) -> None:
+    """Write the tables between the page's marks, and the plots beside it."""
+    results: list[dict[str, Any]] = []
+    for path in paths:
+        results += json.loads(Path(path).read_text())
+    page = PAGE.read_text()
+    page = between(page, "machine", machine(Path(paths[0]).stat().st_mtime))
+    for workers in (1, 2):
+        some = [r for r in results if r.get("workers", 1) == workers]
+        page = between(page, f"results-{workers}", "\n".join(markdown(some)) if some else "")
+    page = between(page, "sessions", "\n".join(sessions(results)))
+    page = between(page, "log", "\n".join(log_cost(results)))
+    PAGE.write_text(page)
+    one = [r for r in results if r.get("workers", 1) == 1]
+    for name, text in plots(one).items():
+        (DOCS / f"performance-{name}.svg").write_text(text)
+
+
+def between(page: str, mark: str, text: str) -> str:
+    """Replace what stands between two marks."""
+    begin, end = f"<!-- bench:{mark} -->", f"<!-- /bench:{mark} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{text}\n{end}", page)
+
+
+def machine(when: float) -> str:
+    """Return machine, versions and date."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    date = time.strftime("%Y-%m-%d", time.gmtime(when))
+    where = f"{os.cpu_count()} cores of {model[1] if model else 'a CPU'}"
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    lines = [f"Run of {date}, on {where}, {system}, loopback.", ""]
+    for program, option in VERSIONS:
+        path = programs.which(program)
+        if path:
+            done = subprocess.run([path, option], capture_output=True, text=True, check=False)
+            found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
+            lines.append(f"{program} {found[0] if found else '?'},")
+    return "\n".join(lines).rstrip(",") + "."
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one table over all cases."""
+    lines = [
+        "| case | | throughput | ratio | CPU per unit | ratio | p50 µs | p99 µs | p99 ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        case = cases.BY_NAME[result["case"]]
+        rate_unit, each_unit = table.units(case)
+        title = case.title
+        for row in table.rows(result):
+            rate = f"{table.number(row.rate)} {rate_unit}" if case.rated else "-"
+            each = "-" if row.each is None else f"{table.number(row.each)} {each_unit[:16]}"
+            rate_ratio = row.rate_ratio if case.rated else None
+            cells = [
+                title, row.program, rate, table.ratio(rate_ratio),
+                each.replace("CPU ", "").split("/")[0],
+                table.ratio(row.each_ratio), table.number(row.p50), table.number(row.p99),
+                table.ratio(row.p99_ratio),
+            ]
+            if row.program == "ngxstream":
+                cells = [cells[0], *(f"**{cell}**" if cell != "-" else cell for cell in cells[1:])]
+            lines.append(f"| {' | '.join(cells)} |")
+            title = ""
+        lines.extend(
+            f"| {case.title} | missing: {what} | | | | | | | |"
+            for what in result.get("missing", ())
+        )
+    return lines
+
+
+def _live(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return (sessions, µs) points by program: of a datagram and of a session's begin."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {"datagram": {}, "begin": {}}
+    for result in results:
+        if not result["case"].startswith("udp-live-") or result.get("workers", 1) != 1:
+            continue
+        count = float(result["case"].rsplit("-", 1)[1])
+        for row in table.rows(result):
+            if row.each is not None:
+                found["datagram"].setdefault(row.program, []).append((count, row.each))
+        for name, values in result["notes"].get("begin_us", {}).items():
+            found["begin"].setdefault(name, []).append((count, median(values) or 0.0))
+    return found
+
+
+def sessions(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what a UDP session costs among how many."""
+    found = _live(results)
+    counts = sorted({x for line in found["datagram"].values() for x, _ in line})
+    heads = "".join(f" {count:.0f} |" for count in counts)
+    lines = [f"| CPU µs | |{heads}", "|---|---|" + "---|" * len(counts)]
+    for what, label in (("datagram", "round trip"), ("begin", "session begun")):
+        for name, line in found[what].items():
+            cells = "".join(f" {value:.1f} |" for _, value in line)
+            lines.append(f"| {label} | {name} |{cells}")
+    return lines
+
+
+def log_cost(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what an access log of eight variables costs."""
+    one = {r["case"]: r for r in results if r.get("workers", 1) == 1}
+    lines = ["| case | | throughput kept | CPU per unit grows by |", "|---|---|---|---|"]
+    for logged, plain in cases.LOG_PAIRS.items():
+        if logged not in one or plain not in one:
+            continue
+        before = {row.program: row for row in table.rows(one[plain])}
+        for row in table.rows(one[logged]):
+            was = before.get(row.program)
+            if was and row.rate and was.rate and row.each and was.each:
+                kept, grown = row.rate / was.rate, row.each / was.each - 1
+                title = cases.BY_NAME[plain].title
+                lines.append(f"| {title} | {row.program} | {kept:.0%} | {grown:+.0%} |")
+    return lines
+
+
+def plots(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the plots by name."""
+    rates, costs = [], []
+    for result in results:
+        case = cases.BY_NAME[result["case"]]
+        if case.name.startswith(("check", "udp-live", "fairness")):
+            continue
+        shown = [row for row in table.rows(result) if row.program not in ("none", "nginx")]
+        at_least, at_most = case.targets
+        fast = [(row.program, row.rate_ratio) for row in shown if row.rate_ratio]
+        if case.rated and fast:
+            rates.append((case.title, fast, at_least))
+        cheap = [(row.program, row.each_ratio) for row in shown if row.each_ratio]
+        if cheap:
+            costs.append((case.title, cheap, at_most))
+    live = _live(results)
+    return {
+        "throughput": svg.ratios("Throughput, one worker", rates, less_is_better=False),
+        "cpu": svg.ratios("CPU (or memory) per unit, one worker", costs, less_is_better=True),
+        "sessions": svg.lines(
+            "Cost of a UDP round trip among many sessions", "CPU µs of the worker", live["datagram"]
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
