@@ -111,7 +111,10 @@ class Transport:
             self.is_done = True
             return OK
         error = lib.SSL_get_error(pointer, code)
-        if error in (libssl.ERROR_WANT_READ, libssl.ERROR_WANT_WRITE):
+        if error == libssl.ERROR_WANT_READ:
+            return AGAIN
+        if error == libssl.ERROR_WANT_WRITE:
+            self.loop.poller.want_write(self.fd)
             return AGAIN
         number = ctypes.get_errno() or None if error == libssl.ERROR_SYSCALL else None
         if error == libssl.ERROR_ZERO_RETURN or not lib.ERR_peek_error():
@@ -134,8 +137,13 @@ class Transport:
         except OSError as error:
             raise self.failed("SSL_read() failed", error) from None
 
-    def recv(self, size: int) -> bytes:
-        """Read at most so many bytes; none at the end. raises: BlockingIOError, Failure"""
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read at most so many bytes; none at the end. raises: BlockingIOError, Failure
+
+        shape: with flags (MSG_PEEK) they are the bytes of the records, as nginx looks at them
+        """
+        if flags:
+            return self.sock.recv(size, flags)
         buffer = bytearray(size)
         return bytes(buffer[: self.recv_into(buffer)])
 
@@ -214,6 +222,8 @@ class Transport:
             code = lib.SSL_shutdown(pointer)
         if code < 0 and self.waits:
             error = lib.SSL_get_error(pointer, code)
+            if error == libssl.ERROR_WANT_WRITE:
+                self.loop.poller.want_write(self.fd)
             if error in (libssl.ERROR_WANT_READ, libssl.ERROR_WANT_WRITE):
                 return AGAIN
         lib.ERR_clear_error()

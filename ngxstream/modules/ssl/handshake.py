@@ -39,7 +39,11 @@ def handle(s: Session) -> int:
         context = s.server.ssl.context
         if context is None:
             return codes.ERROR
-        return Handshake(s, context).start()
+        try:
+            return Handshake(s, context).start()
+        except libssl.SslError as error:  # there is no memory for one more
+            s.log_error(log.ALERT, error.message)
+            return codes.ERROR
     return _check_client(s, s.c.sock) if s.server.ssl.verify else codes.OK
 
 
