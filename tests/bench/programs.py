@@ -20,7 +20,12 @@ ACCESS_LOG: Final = (
     "log_format eight '$remote_addr:$remote_port $server_port $protocol $status "
     "$bytes_sent $bytes_received $session_time';"
 )
+ROOT: Final = Path(__file__).resolve().parents[2]
 PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+class StartError(Exception):
+    """A program did not start."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,8 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
         return None
     command = _command(name, place, setup)
     quiet = subprocess.DEVNULL
-    running = Running(spawn(command, stdin=quiet, stdout=quiet, stderr=quiet))
+    with (place.folder / "stderr.log").open("w") as errors:
+        running = Running(spawn(command, stdin=quiet, stdout=quiet, stderr=errors, cwd=ROOT))
     pid = running.process.pid
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -224,7 +230,7 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
         time.sleep(0.05)
     running.stop()
     said = "".join(p.read_text() for p in place.folder.glob("*.log"))
-    raise RuntimeError(f"{name} did not start: {said or command}")
+    raise StartError(f"{name} did not start: {said or command}")
 
 
 def is_bound(port: int, udp: bool) -> bool:

@@ -66,7 +66,7 @@ def run_case(
                         if case.fresh:
                             stop(running.pop(name, None))
                     samples[name].append(asdict(sample))
-        except tools.ToolError as error:
+        except (tools.ToolError, programs.StartError) as error:
             missing.append(str(error))
         finally:
             for one in running.values():

@@ -15,7 +15,7 @@ from tests.bench import programs
 
 SIZES: Final = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 TIMES: Final = {"us": 1.0, "ms": 1e3, "s": 1e6}
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = programs.ROOT
 
 
 @dataclass

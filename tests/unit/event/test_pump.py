@@ -189,6 +189,32 @@ def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
         relay.close()
 
 
+@pytest.mark.parametrize("road", ["copy", "splice"])
+def test_a_bulky_flow_leaves_every_turn_to_the_small_ones(road: str) -> None:
+    """However much a source has, others are served in the same turn, and its share is bounded."""
+    with ExitStack() as stack, engine() as loop:
+        bulk, small = Relay(loop, stack, road), Relay(loop, stack, road)
+        share = pump.FAIR_SHARE * max(splice.PIPE_SIZE, len(loop.view))
+        data = bytes(1 << 20)
+        for turn in range(100):
+            try:
+                bulk.client.send(data)
+            except BlockingIOError:
+                pass
+            small.client.send(bytes([turn]))
+            before = bulk.up.received
+            loop.turn(0)
+            assert bulk.up.received - before <= share
+            assert bytes([turn]) == small.server.recv(10)  # non-blocking: it is there
+            try:
+                bulk.server.recv(1 << 20)
+            except BlockingIOError:
+                pass
+        assert bulk.up.received > 10 * len(loop.view)
+        bulk.close()
+        small.close()
+
+
 def test_a_reset_source_ends_its_direction_only() -> None:
     """A reset is told as a read error and then as the end of that direction."""
     with ExitStack() as stack, engine() as loop:
