@@ -27,6 +27,7 @@ from tests.support.dns import Dnsmasq
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
+CLIENTS = 3
 HOSTS = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]
 
 
@@ -39,7 +40,8 @@ class Traffic:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(3)]
+        self._turn = threading.Semaphore(CLIENTS)  # held during a session
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(CLIENTS)]
 
     def _session(self) -> str:
         with socket.socket(socket.AF_INET, self.kind) as client:
@@ -51,7 +53,8 @@ class Traffic:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                answer = self._session()
+                with self._turn:
+                    answer = self._session()
             except OSError as error:
                 answer = repr(error)
             name, colon, _ = answer.partition(":x")
@@ -60,6 +63,14 @@ class Traffic:
             else:
                 self.failures.append(answer or "closed")
             self._stopping.wait(0.005)  # a pace
+
+    @contextlib.contextmanager
+    def rest(self) -> Iterator[None]:
+        """Have no session under way for a while."""
+        for _ in range(CLIENTS):
+            self._turn.acquire()
+        yield
+        self._turn.release(CLIENTS)
 
     def wait_for(self, name: str) -> None:
         """Wait until a backend of that name answers from now on."""
@@ -160,9 +171,15 @@ def test_no_session_fails_while_addresses_come_and_go(
             wait_until(lambda: len(dns.queries("a.test")) > asked, PATIENCE, "a vain question")
             proxy.wait_log(r"a\.test could not be resolved \(3: Host not found\)")
             clients.wait_for("3")
-            if not is_udp:  # its own UDP sessions die with a worker, in nginx too
-                os.kill(proxy.worker_pids()[0], signal.SIGKILL)
-                clients.wait_for("3")
+            with clients.rest():  # what is under way in a worker that is killed dies with it
+                killed = proxy.worker_pids()[0]
+                os.kill(killed, signal.SIGKILL)
+                wait_until(
+                    lambda: len({*proxy.worker_pids()} - {killed}) == 4,
+                    PATIENCE,
+                    "a new worker",
+                )
+            clients.wait_for("3")
             proxy.reload()
             clients.wait_for("3")
             dns.update({"a.test": [HOSTS[3], HOSTS[0]]})
