@@ -159,6 +159,28 @@ def _one_question_one_answer(stage: Stage) -> Account:
     return stage.account()
 
 
+def _bursts(stage: Stage) -> Account:
+    """Sixteen datagrams at a time, of two sizes: they are coalesced and cut again on the way."""
+    proxy = stage.serve(stage.conf())
+    stage.clients(50, hz=5, burst=16)
+    for workers in (3, 2):
+        stage.rounds(2)
+        _reload(stage, proxy, stage.conf(workers))
+    stage.rounds(2)
+    return stage.account()
+
+
+def _renewed(stage: Stage) -> Account:
+    """Sessions of three datagrams each: the fourth begins the client's next one."""
+    proxy = stage.serve(stage.conf(server="proxy_requests 3;"))
+    stage.clients(100, hz=20)
+    for _ in range(2):
+        stage.rounds(4)
+        _reload(stage, proxy)
+    stage.rounds(4)
+    return stage.account()
+
+
 # Addresses.
 
 
@@ -295,6 +317,24 @@ def _killed_worker(stage: Stage) -> Account:
     )
 
 
+def _killed_master(stage: Stage) -> Account:
+    """SIGKILL of the master, traffic through the orphans, a new master, twenty new clients."""
+    proxy = stage.serve(stage.conf(workers=2))
+    stage.clients(100, hz=20)
+    stage.rounds(4)
+    stage.mark("SIGKILL of the master")
+    os.kill(proxy.pid, signal.SIGKILL)
+    proxy._running().wait()
+    stage.rounds(8)
+    stage.mark("a new master starts")
+    proxy.start()
+    stage.mark("it has its workers")
+    stage.rounds(8)
+    stage.clients(20, hz=20)
+    stage.rounds(8)
+    return stage.account()
+
+
 # Want of room.
 
 
@@ -372,18 +412,22 @@ TEN_THOUSAND = Case("10 000 sessions at 0.5 Hz, one reload", _ten_thousand)
 SLOW_REPLY = Case("200 sessions, the first reply comes after the reload", _slow_first_reply)
 SILENT = Case("200 silent clients, the backend talks, two reloads", _silent_clients)
 SHORT = Case("300 clients, `proxy_responses 1`, three reloads", _one_question_one_answer)
+BURSTS = Case("50 sessions in bursts of 16, reloads to 3 and 2 workers", _bursts)
+RENEWED = Case("100 clients, `proxy_requests 3`, two reloads", _renewed)
 IPV6 = Case("200 sessions over IPv6, reloads to 3 and 2 workers", _ipv6, host="::1")
 WILDCARD = Case("200 sessions to 50 addresses of a wildcard, two reloads", _wildcard)
 FAMILIES = Case("200 sessions, IPv6 wildcard for both families, two reloads", _both_families)
 AND_BACK = Case("200 sessions, upgrade by USR2, and back", _upgrade_and_back)
 FOR_GOOD = Case("200 sessions, upgrade by USR2, for good", _upgrade_for_good)
 KILLED = Case("200 sessions, SIGKILL of one worker of 4", _killed_worker)
+ORPHANS = Case("100 sessions, SIGKILL of the master, then a new one", _killed_master)
 FLOODED = Case("`worker_connections` used up by forged clients", _flooded)
 DESCRIPTORS = Case("descriptors used up by forged clients", _without_descriptors)
 ONE_CLIENT = Case("100 clients, 8 workers, no `reuseport`", _one_client_many_workers)
 SPREAD = Case("1 000 clients over 8 workers", _spread)
 
 ALL = [
-    RELOADS, WORKERS, SUCCESSION, GROUP, LISTENER, TEN_THOUSAND, SLOW_REPLY, SILENT, SHORT, IPV6,
-    WILDCARD, FAMILIES, AND_BACK, FOR_GOOD, KILLED, FLOODED, DESCRIPTORS, ONE_CLIENT, SPREAD,
+    RELOADS, WORKERS, SUCCESSION, GROUP, LISTENER, TEN_THOUSAND, SLOW_REPLY, SILENT, SHORT,
+    BURSTS, RENEWED, IPV6, WILDCARD, FAMILIES, AND_BACK, FOR_GOOD, KILLED, ORPHANS, FLOODED,
+    DESCRIPTORS, ONE_CLIENT, SPREAD,
 ]

@@ -9,7 +9,7 @@ from tests.support import tools
 from tests.support.accounting import Account
 
 PROGRAMS = ("nginx", "ngxstream")
-COLUMNS = ("sent", "lost up", "lost down", "moved", "kernel")
+COLUMNS = ("sent", "lost up", "lost down", "moved", "kernel", "longest")
 
 
 @dataclass
@@ -48,8 +48,11 @@ def _cells(account: Account) -> list[str]:
     remarks += [f"{len(account.unheard)} never served"] * bool(account.unheard)
     doubled = account.up.doubled + account.down.doubled
     remarks += [f"{doubled} doubled"] * bool(doubled)
+    late = account.up.late + account.down.late
+    remarks += [f"{late} out of order"] * bool(late)
     remarks += [f"{account.mangled} mangled"] * bool(account.mangled)
-    return [*map(str, numbers), moved, str(account.kernel.lost), "; ".join(remarks)]
+    longest = f"{1000 * max(account.up.longest_s, account.down.longest_s):.0f} ms"
+    return [*map(str, numbers), moved, str(account.kernel.lost), longest, "; ".join(remarks)]
 
 
 def _machine() -> list[str]:
@@ -69,7 +72,8 @@ Clients and backends are processes of their own. Every datagram has its session 
 both directions; both sides keep a journal, and what one sent and the other did not get is lost.
 Nothing is sent again. A session is moved when its backend heard it from another port, which is
 another client to it. `kernel` is what the kernel counted as dropped in the namespace for want of
-room in a socket's buffer, included in the losses.
+room in a socket's buffer, included in the losses. `longest` is the longest time a datagram was
+under way, clients' and backends' own share of two busy processors included.
 
 nginx is given `reuseport` where the title does not say otherwise: without it one client's datagrams
 scatter over its workers even when nothing happens. ngxstream is never given it.

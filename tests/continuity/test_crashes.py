@@ -18,3 +18,12 @@ def test_a_killed_worker_takes_no_other_session_with_it(performance: Performance
     respawned = next(at for at, what in account.marks if what == "respawned")
     after = [m for m in account.up.missing + account.down.missing if m.at > respawned]
     assert [] == after or account.kernel.lost, account.story()
+
+
+def test_sessions_outlive_the_master_and_a_new_one_serves_on(performance: Performance) -> None:
+    """Orphans lose and move nothing, and a new master takes their sessions over as they are."""
+    account = performance(cases.ORPHANS)
+    if performance.is_ours:
+        assert {} == account.harm, account.story()
+    else:
+        assert account.moved

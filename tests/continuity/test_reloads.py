@@ -14,6 +14,7 @@ SAME_FOR_ALL = [
     cases.RELOADS,
     cases.WORKERS,
     cases.SUCCESSION,
+    cases.BURSTS,
     cases.IPV6,
     cases.WILDCARD,
     cases.FAMILIES,
@@ -60,7 +61,7 @@ def test_ten_thousand_sessions_go_on(performance: Performance) -> None:
         assert {} == account.harm, account.story()
         assert 0 == account.kernel.lost or account.late_turns, account.story()
     else:
-        assert len(account.moved) > 9000
+        assert len(account.moved) > 5000
 
 
 def test_an_answer_that_comes_after_the_reload_reaches_its_client(
@@ -84,9 +85,12 @@ def test_silent_clients_go_on_hearing_their_backend(performance: Performance) ->
         assert account.down.lost > 1000
 
 
-def test_no_question_of_a_short_session_goes_unanswered(performance: Performance) -> None:
-    """Sessions of one question and one answer lose neither while workers change."""
-    account = performance(cases.SHORT)
+@pytest.mark.parametrize("case", [cases.SHORT, cases.RENEWED], ids=lambda case: case.title)
+def test_no_question_of_a_short_session_goes_unanswered(
+    performance: Performance, case: cases.Case
+) -> None:
+    """Sessions that end while workers change, for the next one to begin, lose nothing either."""
+    account = performance(case)
     assert (0, 0) == (account.up.doubled, account.down.doubled)
     if performance.is_ours:
         assert 0 == account.ours, account.story()

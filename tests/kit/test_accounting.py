@@ -16,12 +16,18 @@ fates = st.sampled_from(["through", "through", "through", "lost", "doubled"])
 def settle(
     got_up: list[list[int]], got_down: list[list[int]], sent: list[int], **options: Any
 ) -> Account:
-    """Return the account of sessions that sent so many datagrams each way."""
+    """Return the account of sessions that sent so many datagrams each way.
+
+    Number n was sent n seconds after the beginning, and arrived at 100 s.
+    """
     times = [[float(n) for n in range(count)] for count in sent]
-    clients = {"first": 0, "sent": times, "got": got_down, "mangled": 0, "skipped": 0}
+    came_up, came_down = ([[100.0] * len(n) for n in got] for got in (got_up, got_down))
+    clients = {"first": 0, "sent": times, "got": got_down, "came": came_down}
+    clients |= {"mangled": 0, "skipped": 0}
     backends: Mapping[str, Any] = {
         "sent": {str(i): t for i, t in enumerate(times)},
         "got": {str(i): numbers for i, numbers in enumerate(got_up)},
+        "came": {str(i): at for i, at in enumerate(came_up)},
         "paths": {str(i): [[0.0, 0, "127.0.0.1", 1000 + i]] for i in range(len(sent))},
         "mangled": 0,
     }
@@ -58,6 +64,12 @@ def test_what_came_after_a_later_one_is_late() -> None:
     """A datagram overtaken by two others counts once; a double of an old one is no late one."""
     account = settle([[1, 2, 0, 3, 1]], [[0, 1, 2, 3]], [4])
     assert (1, 1) == (account.up.late, account.up.doubled)
+
+
+def test_the_longest_way_is_told() -> None:
+    """A datagram sent at 1 s that came at 100 s was under way for 99; lost ones do not count."""
+    account = settle([[1]], [[2]], [3])
+    assert (99.0, 98.0) == (account.up.longest_s, account.down.longest_s)
 
 
 def test_the_kernel_s_losses_are_kept_apart() -> None:

@@ -10,7 +10,7 @@ saying whose they were. Its count is kept apart: what is missing beyond it is th
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Mark = tuple[float, str]  # CLOCK_MONOTONIC, what happened
@@ -33,7 +33,8 @@ class Flow:
     got: int = 0  # without those that came twice
     missing: tuple[Missing, ...] = ()
     doubled: int = 0
-    late: int = 0
+    late: int = 0  # came after a later one of its session
+    longest_s: float = 0.0  # that one of them was under way
 
     @property
     def lost(self) -> int:
@@ -119,7 +120,7 @@ class Account:
 
         def part(flow: Flow) -> Flow:
             missing = tuple(m for m in flow.missing if m.session in wanted)
-            return Flow(flow.sent, flow.got, missing, flow.doubled, flow.late)
+            return replace(flow, missing=missing)
 
         return Account(
             tuple(s for s in self.sessions if s in wanted), part(self.up), part(self.down),
@@ -133,6 +134,7 @@ class Account:
         lines = [
             f"{len(self.sessions)} sessions; sent up {self.up.sent}, down {self.down.sent}",
             f"harm: {self.harm}; late: {self.up.late} up, {self.down.late} down",
+            f"longest under way: {self.up.longest_s:.3f} s up, {self.down.longest_s:.3f} s down",
             f"kernel: {self.kernel.buffers} dropped for want of buffer, {self.kernel.device} by lo",
             f"turns the clients gave up, being late: {self.late_turns}",
             f"dropped at open sockets, by port: {dict(self.kernel.ports)}",
@@ -158,30 +160,39 @@ def _bunches(what: str, events: list[tuple[float, int]]) -> list[tuple[float, st
     ]
 
 
-def flow(sent: Mapping[int, list[float]], got: Mapping[int, list[int]]) -> tuple[Flow, int]:
+def flow(
+    sent: Mapping[int, list[float]],
+    got: Mapping[int, list[int]],
+    came: Mapping[int, list[float]],
+) -> tuple[Flow, int]:
     """Set what was sent against what came.
 
-    shape: sent[session][number] is a time; got[session] are numbers in order of arrival
+    shape: sent[session][number] is a time; got[session] are numbers in order of arrival,
+    came[session] their times
     returns: the flow, and how many arrived that nobody sent
     """
     missing: list[Missing] = []
     arrived = doubled = late = strange = 0
+    longest = 0.0
     for session, times in sent.items():
         numbers = Counter(got.get(session, ()))
         missing += [Missing(session, n, at) for n, at in enumerate(times) if n not in numbers]
-    for session, came in got.items():
-        count = len(sent.get(session, ()))
+    for session, numbers_got in got.items():
+        times = sent.get(session, ())
         seen: set[int] = set()
         highest = -1
-        for number in came:
-            strange += number >= count
+        for number, at in zip(numbers_got, came[session], strict=True):
+            if number < len(times):
+                longest = max(longest, at - times[number])
+            else:
+                strange += 1
             doubled += number in seen
             late += number < highest and number not in seen
             seen.add(number)
             highest = max(highest, number)
         arrived += len(seen)
     total = sum(map(len, sent.values()))
-    return Flow(total, arrived, tuple(missing), doubled, late), strange
+    return Flow(total, arrived, tuple(missing), doubled, late, longest), strange
 
 
 def account(
@@ -196,16 +207,22 @@ def account(
     """
     sent_up: dict[int, list[float]] = {}
     got_down: dict[int, list[int]] = {}
+    came_down: dict[int, list[float]] = {}
     mangled = backends["mangled"]
     late_turns = 0
     for journal in clients:
-        for i, (sent, got) in enumerate(zip(journal["sent"], journal["got"], strict=True)):
-            sent_up[journal["first"] + i] = sent
-            got_down[journal["first"] + i] = got
+        for i, sent in enumerate(journal["sent"], journal["first"]):
+            sent_up[i] = sent
+            got_down[i] = journal["got"][i - journal["first"]]
+            came_down[i] = journal["came"][i - journal["first"]]
         mangled += journal["mangled"]
         late_turns += journal["skipped"]
-    up, strange_up = flow(sent_up, {int(s): n for s, n in backends["got"].items()})
-    down, strange_down = flow({int(s): n for s, n in backends["sent"].items()}, got_down)
+    sent_down, got_up, came_up = (
+        {int(session): found for session, found in backends[what].items()}
+        for what in ("sent", "got", "came")
+    )
+    up, strange_up = flow(sent_up, got_up, came_up)
+    down, strange_down = flow(sent_down, got_down, came_down)
     paths = {
         int(session): tuple(sorted((Path(*path) for path in found), key=lambda p: p.at))
         for session, found in backends["paths"].items()

@@ -84,15 +84,15 @@ class Player:
     def _keep_schedule(self) -> float:
         """Do what is due; return the seconds until something is."""
         for _ in range(BURST):
-            now = time.monotonic()
-            if self.next_at > now or not self.gap_s:
+            at = time.monotonic()
+            if self.next_at > at or not self.gap_s:
                 break
             self.play()
             self.next_at += self.gap_s
-        if self.gap_s and now - self.next_at > LATE_S:
-            self.slept += int((now - self.next_at) / self.gap_s)
-            self.next_at = now
-        return max(0.0, self.next_at - now) if self.gap_s else -1.0
+        if self.gap_s and at - self.next_at > LATE_S:
+            self.slept += int((at - self.next_at) / self.gap_s)
+            self.next_at = at
+        return max(0.0, self.next_at - at) if self.gap_s else -1.0
 
     def pace(self, per_second: float) -> None:
         """Call play() so often from now on."""
@@ -140,13 +140,15 @@ class Clients(Player):
         hz: float,
         first: int = 0,
         source: list[str] | None = None,
+        burst: int = 1,
     ) -> None:
         """Open the sockets.
 
-        shape: session first + i goes to to[i mod n], from the host source[i mod n] if given;
-        hz datagrams a second for each session
+        shape: session first + i goes to to[i mod n], from the host source[i mod n] if given; in a
+        turn, of which each session has hz a second, it sends burst datagrams
         """
         super().__init__()
+        self.burst = burst
         self.hz = hz
         self.first = first
         self.count = count
@@ -154,7 +156,9 @@ class Clients(Player):
         self.last_turn = 0
         self.sent: list[list[float]] = [[] for _ in range(count)]  # times; the index is the number
         self.got: list[list[int]] = [[] for _ in range(count)]  # numbers, in order of arrival
-        self.answered = self.total_got = self.mangled = self.refused = self.unsent = 0
+        self.came: list[list[float]] = [[] for _ in range(count)]  # when each of these came
+        self.answered = self.total_sent = self.total_got = 0
+        self.mangled = self.refused = self.unsent = 0
         self.socks: list[socket.socket] = []
         self.by_fd: dict[int, int] = {}
         for i in range(count):
@@ -172,13 +176,20 @@ class Clients(Player):
         return [sock.getsockname()[:2] for sock in self.socks]
 
     def do_go(self, rounds: float = 0) -> dict[str, int]:
-        """Send so many datagrams per session from now on, or until told to stop."""
+        """Take so many turns for each session from now on, or until told to stop."""
         self.last_turn = self.turn + int(rounds) * self.count if rounds else 0
         self.pace(self.hz * self.count)
         return self.do_status()
 
     def play(self) -> None:
         i = self.turn % self.count
+        for _ in range(self.burst):
+            self._send(i)
+        self.turn += 1
+        if self.turn == self.last_turn:
+            self.gap_s = 0.0
+
+    def _send(self, i: int) -> None:
         data = encode(UP, self.first + i, len(self.sent[i]))
         try:
             try:
@@ -189,10 +200,8 @@ class Clients(Player):
         except OSError:
             self.unsent += 1
         else:
-            self.sent[i].append(round(time.monotonic(), 4))
-        self.turn += 1
-        if self.turn == self.last_turn:
-            self.gap_s = 0.0
+            self.sent[i].append(now())
+            self.total_sent += 1
 
     def _on_answer(self, fd: int) -> None:
         i = self.by_fd[fd]
@@ -209,12 +218,13 @@ class Clients(Player):
         if not self.got[i]:
             self.answered += 1
         self.got[i].append(found[1])
+        self.came[i].append(now())
         self.total_got += 1
 
     def do_status(self) -> dict[str, int]:
         return {
             "turns": self.turn,
-            "sent": self.turn - self.unsent,
+            "sent": self.total_sent,
             "got": self.total_got,
             "answered": self.answered,
             "idle": int(not self.gap_s),
@@ -225,6 +235,7 @@ class Clients(Player):
             "first": self.first,
             "sent": self.sent,
             "got": self.got,
+            "came": self.came,
             "mangled": self.mangled,
             "refused": self.refused,
             "skipped": self.slept,
@@ -245,6 +256,7 @@ class Backends(Player):
         self.by_fd = {sock.fileno(): k for k, sock in enumerate(self.socks)}
         self.sent: dict[int, list[float]] = {}
         self.got: dict[int, list[int]] = {}
+        self.came: dict[int, list[float]] = {}
         self.paths: dict[int, dict[tuple[int, Any], float]] = {}  # (backend, sender): since when
         self.total_sent = self.total_got = self.mangled = self.unsent = 0
         self.held: list[tuple[int, Any, int]] | None = None
@@ -267,8 +279,10 @@ class Backends(Player):
                 continue
             session, number = found
             self.total_got += 1
+            at = now()
             self.got.setdefault(session, []).append(number)
-            self.paths.setdefault(session, {}).setdefault((k, peer), round(time.monotonic(), 4))
+            self.came.setdefault(session, []).append(at)
+            self.paths.setdefault(session, {}).setdefault((k, peer), at)
             if self.held is None:
                 self._answer(k, peer, session)
             else:
@@ -281,7 +295,7 @@ class Backends(Player):
         except OSError:
             self.unsent += 1
             return
-        sent.append(round(time.monotonic(), 4))
+        sent.append(now())
         self.total_sent += 1
 
     def do_hold(self) -> dict[str, int]:
@@ -314,6 +328,7 @@ class Backends(Player):
         return {
             "sent": self.sent,
             "got": self.got,
+            "came": self.came,
             "paths": {
                 session: [[at, k, *peer[:2]] for (k, peer), at in paths.items()]
                 for session, paths in self.paths.items()
@@ -361,6 +376,11 @@ def _udp(host: str, buffer: int) -> socket.socket:
     except OSError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     return sock
+
+
+def now() -> float:
+    """Return CLOCK_MONOTONIC in seconds, one clock for all processes, to a tenth of a ms."""
+    return round(time.monotonic(), 4)
 
 
 def say(value: Any) -> None:

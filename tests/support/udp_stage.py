@@ -192,6 +192,7 @@ class Stage:
         *,
         to: list[tuple[str, int]] | None = None,
         start: bool = True,
+        burst: int = 1,
     ) -> Player:
         """Add a crowd, numbered on from the last one.
 
@@ -202,7 +203,14 @@ class Stage:
         source = None if ":" in addresses[0][0] else SOURCES
         first = sum(len(crowd.introduction) for crowd in self.crowds)
         crowd = Player(
-            self.net, "clients", to=addresses, count=count, hz=hz, first=first, source=source
+            self.net,
+            "clients",
+            to=addresses,
+            count=count,
+            hz=hz,
+            first=first,
+            source=source,
+            burst=burst,
         )
         self.crowds.append(crowd)
         if start:
@@ -219,7 +227,7 @@ class Stage:
         self.marks.append((time.monotonic(), what))
 
     def rounds(self, count: int) -> None:
-        """Wait until every crowd has sent so many further datagrams for each of its sessions."""
+        """Wait until every crowd has taken so many further turns for each of its sessions."""
         goals = [
             crowd.say("status")["turns"] + count * len(crowd.introduction) for crowd in self.crowds
         ]
