@@ -57,6 +57,7 @@ def serve() -> Iterator[Serve]:
             *((preread.check, handler, after) for handler in handlers),
             (phases.check_content, phases.run_content, after + 1),
         )
+        address.begin = session.begin  # there are phases to walk now
         if wrapped:
 
             def begin(s: session.Session) -> None:
