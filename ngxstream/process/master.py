@@ -122,11 +122,12 @@ class Master:
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
         self.title.set(" ".join(["master process", *self.cycle.options.argv]))
-        self.start_workers(idle=bool(self.survivors.heirs))
+        self.start_workers(idle=bool(self.survivors.all))
         if self.manager.is_heard or self.survivors.all:
             self._wait_ready()
         if self.survivors.all:
             self._succeed()
+            self._later(LATE_MS, self._succeed_late)
         self.manager.ready(self._status())
         while self.children or not (self.terminating or self.quitting):
             self._wait()
@@ -134,16 +135,17 @@ class Master:
 
     def _succeed(self) -> None:
         """Have the workers of a dead master leave, their UDP clients in our hands."""
-        self._hand_over(self.survivors.heirs)
+        heirs = self.survivors.heirs
+        if heirs:
+            self._hand_over(heirs)
         self.survivors.tell(channels.QUIT)
-        self._later(LATE_MS, self._succeed_late)
+        if not heirs:
+            self._let_read()
 
     def _succeed_late(self) -> None:
         """The same for one that was slow to see its master die."""
-        late = self.survivors.meet(self.cycle.main.pid)
-        if late:
-            self._hand_over([one for one in late if one in self.survivors.heirs])
-            self.survivors.tell(channels.QUIT)
+        if self.survivors.meet(self.cycle.main.pid):
+            self._succeed()
 
     def _status(self) -> str:
         return f"serving, worker processes: {self.cycle.main.worker_processes}"

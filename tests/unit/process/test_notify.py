@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.process import notify
@@ -140,6 +140,7 @@ def test_an_abstract_name_begins_with_an_at() -> None:
         assert b"MAINPID=77\nREADY=1" == sock.recv(100)
 
 
+@settings(max_examples=50)
 @given(st.text(max_size=30))
 def test_any_value_of_the_variable_is_survived(name: str) -> None:
     """What is no address is nobody."""

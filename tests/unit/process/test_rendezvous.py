@@ -187,6 +187,7 @@ def test_any_kind_of_process_takes_over(
     with orphaned(running):
         running.write(head + conf)
         running.start()
+        running.wait_log("gracefully shutting down", count=2)
         assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
         assert b"new" == clients.udp_exchange(running.address("udp"), b"new")
 
