@@ -7,6 +7,7 @@ level it deserves. `status`, where there is one, is the $status a session ends w
 An [alert] means a fault of ours or of the kernel, never of a peer.
 """
 
+import errno
 import os
 from typing import ClassVar, Final
 
@@ -18,6 +19,21 @@ UPSTREAM: Final = "upstream"
 SELF: Final = "self"
 
 COMMAND_LINE: Final = "command line"
+
+# errnos that a peer or the way to it may cause: no fault of ours. source: ngx_connection_error
+REMOTE_FAULTS: Final = frozenset(
+    (
+        errno.ECONNRESET,
+        errno.EPIPE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+    )
+)
 
 _ROOM: Final = 1024        # NGX_MAX_CONF_ERRSTR: bytes of a configuration message before its place
 _ERRNO_ROOM: Final = 50    # of which an errno may claim the last

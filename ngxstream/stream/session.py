@@ -12,15 +12,13 @@ Answers for ngx_stream_session_t, ngx_stream_init_connection and ngx_stream_fina
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ngxstream.core import inet, log
+from ngxstream.core import errors, inet, log
 from ngxstream.core.codes import INTERNAL_SERVER_ERROR, STREAM_OK
 from ngxstream.core.log import ALERT, INFO
-from ngxstream.event import tls
 from ngxstream.stream import phases
 
 if TYPE_CHECKING:
@@ -30,21 +28,6 @@ if TYPE_CHECKING:
     from ngxstream.stream.core import AddressConf, ServerConf
     from ngxstream.stream.upstream import UpstreamState
     from ngxstream.wire.proxy_protocol import ProxyHeader
-
-# what a client or the way to it may cause: no fault of ours (ngx_connection_error)
-CLIENT_FAULTS: Final = frozenset(
-    (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ENOTCONN,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    )
-)
 
 DEBUG_CONNECTION: Final = "debug_connection"  # set in ctx: log everything
 
@@ -196,7 +179,7 @@ class Session:
         # a TLS transport has its own words, and no errno where the fault is TLS's
         code = getattr(error, "code", error.errno)
         message = getattr(error, "message", message)
-        level = INFO if code is None or code in CLIENT_FAULTS else ALERT
+        level = INFO if code is None or code in errors.REMOTE_FAULTS else ALERT
         self.log_error(level, message, code)
 
     def log_plain(self, level: int, message: str) -> None:

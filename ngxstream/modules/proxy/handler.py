@@ -11,9 +11,8 @@ ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
 
 from __future__ import annotations
 
-import errno
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
@@ -25,30 +24,15 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
 
-# errnos of a peer or its path, not of ours. source: ngx_connection_error
-_REMOTE: Final = frozenset(
-    (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ENOTCONN,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    )
-)
-
 
 def client_level(error: OSError) -> int:
     """Return the level of an error of the client's side."""
-    return log.INFO if error.errno in _REMOTE else log.ALERT
+    return log.INFO if error.errno in errors.REMOTE_FAULTS else log.ALERT
 
 
 def upstream_level(error: OSError) -> int:
     """Return the level of an error of the upstream's side."""
-    return log.ERR if error.errno in _REMOTE else log.ALERT
+    return log.ERR if error.errno in errors.REMOTE_FAULTS else log.ALERT
 
 
 class Proxy:
