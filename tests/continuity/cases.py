@@ -317,6 +317,31 @@ def _killed_worker(stage: Stage) -> Account:
     )
 
 
+def _killed_while_leaving(stage: Stage) -> Account:
+    """A worker is stopped, so that it cannot leave; a reload; then SIGKILL. It is excused."""
+    proxy = stage.serve(stage.conf(workers=3), expected=(r"exited on signal 9",))
+    stage.clients(150, hz=20)
+    stage.rounds(4)
+    pids = proxy.worker_pids()
+    victim = pids[1]
+    owners = stage.owners(pids)
+    os.kill(victim, signal.SIGSTOP)
+    stage.mark("a worker is stopped; reload")
+    proxy.signal(signal.SIGHUP)
+    wait_until(
+        lambda: len(set(processes.children(proxy.pid)) - set(pids)) == 3, what="new workers"
+    )
+    stage.mark("SIGKILL of the stopped one")
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in proxy.all_worker_pids(), what="it is gone")
+    stage.rounds(10)
+    account = stage.account()
+    excused = frozenset(session for session, pid in owners.items() if pid == victim)
+    return dataclasses.replace(
+        account, excused=excused, remark=f"{len(excused)} sessions were the dead worker's"
+    )
+
+
 def _killed_master(stage: Stage) -> Account:
     """SIGKILL of the master, traffic through the orphans, a new master, twenty new clients."""
     proxy = stage.serve(stage.conf(workers=2))
@@ -420,6 +445,7 @@ FAMILIES = Case("200 sessions, IPv6 wildcard for both families, two reloads", _b
 AND_BACK = Case("200 sessions, upgrade by USR2, and back", _upgrade_and_back)
 FOR_GOOD = Case("200 sessions, upgrade by USR2, for good", _upgrade_for_good)
 KILLED = Case("200 sessions, SIGKILL of one worker of 4", _killed_worker)
+LEAVING = Case("150 sessions, SIGKILL of a worker that should hand over", _killed_while_leaving)
 ORPHANS = Case("100 sessions, SIGKILL of the master, then a new one", _killed_master)
 FLOODED = Case("`worker_connections` used up by forged clients", _flooded)
 DESCRIPTORS = Case("descriptors used up by forged clients", _without_descriptors)
@@ -428,6 +454,6 @@ SPREAD = Case("1 000 clients over 8 workers", _spread)
 
 ALL = [
     RELOADS, WORKERS, SUCCESSION, GROUP, LISTENER, TEN_THOUSAND, SLOW_REPLY, SILENT, SHORT,
-    BURSTS, RENEWED, IPV6, WILDCARD, FAMILIES, AND_BACK, FOR_GOOD, KILLED, ORPHANS, FLOODED,
-    DESCRIPTORS, ONE_CLIENT, SPREAD,
+    BURSTS, RENEWED, IPV6, WILDCARD, FAMILIES, AND_BACK, FOR_GOOD, KILLED, LEAVING, ORPHANS,
+    FLOODED, DESCRIPTORS, ONE_CLIENT, SPREAD,
 ]

@@ -1,12 +1,16 @@
 """Reloads: ngxstream loses and moves nothing; what nginx does beside it is a fact too."""
 
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
 import pytest
 
 from tests.continuity import cases
 from tests.continuity.conftest import Performance
 from tests.support import udp_crowd
 from tests.support.udp_stage import Stage
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -122,6 +126,60 @@ def test_a_session_ends_by_the_settings_it_began_with(stage: Stage) -> None:
     )
     assert expected == sorted(proxy.access_log("logs/first.log"))
     assert [] == proxy.access_log("logs/second.log")
+
+
+def test_a_server_s_sessions_are_counted_on(stage: Stage) -> None:
+    """Sessions from before a reload fill `max_conns` after it, and make room when they end."""
+    conf = stage.conf(
+        stream=f"upstream u {{ zone u 128k; server {stage.backend()} max_conns=20; }}",
+        target="u",
+        server="proxy_timeout 2s;",
+    )
+    proxy = stage.serve(conf)
+    stage.clients(20, hz=20)
+    proxy.reload()
+    stage.rounds(2)
+    stage.clients(5, hz=20, start=False).say("go")
+    stage.rounds(4)
+    account = stage.account()
+    assert [20, 21, 22, 23, 24] == account.unheard
+    assert {} == account.of(range(20)).harm, account.story()
+    late = stage.crowds[1]
+    wait_until(
+        lambda: late.say("go", 1) and late.say("status")["answered"] == 5,
+        what="the idle sessions have ended and others are served",
+        every=0.3,
+    )
+
+
+def test_unix_clients_go_on_over_reloads(stage: Stage, tmp_path: Path) -> None:
+    """Clients of a Unix datagram socket, which one worker owns, keep their ports too."""
+    path = tmp_path / "proxy.sock"
+    proxy = stage.serve(stage.conf(listen=(f"unix:{path}",)))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_unix_client(tmp_path / f"{i}", path)) for i in range(5)]
+
+        def ask(number: int) -> None:
+            for session, sock in enumerate(clients):
+                sock.send(udp_crowd.encode(udp_crowd.UP, session, number))
+            answers = [udp_crowd.decode(udp_crowd.DOWN, sock.recv(4096)) for sock in clients]
+            assert [(session, number) for session in range(5)] == answers
+
+        ask(0)
+        for number, workers in enumerate((3, 1, 2), 1):
+            proxy.reload(stage.conf(workers, listen=(f"unix:{path}",)))
+            ask(number)
+    paths = stage.backends.say("journal")["paths"]
+    assert [1] * 5 == [len(paths[str(session)]) for session in range(5)]
+
+
+def _unix_client(path: Path, to: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(path))
+    path.chmod(0o777)
+    sock.connect(str(to))
+    sock.settimeout(PATIENCE)
+    return sock
 
 
 def _size(session: int, count: int) -> int:

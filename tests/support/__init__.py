@@ -8,6 +8,9 @@
 - ``backends``   in-process TCP and UDP servers that script and record what they see
 - ``clients``    sockets of a client with a deadline on every step
 - ``netns``      network namespaces joined by veth pairs, always cleaned up
+- ``udp_crowd``  UDP clients, backends and floods that number every datagram, as processes
+- ``udp_stage``  a namespace with a proxy between such players
+- ``accounting`` what became of every datagram, from the players' journals
 - ``dns``        dnsmasq as a backend, and dig as a client
 
 Fixtures made of these (``proxy``, ``both``, ``backends``, ``namespaces``) are in tests/conftest.py.
