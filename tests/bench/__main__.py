@@ -25,6 +25,10 @@ def main() -> int:
     parser.add_argument(
         "-w", "--workers", type=int, action="append", help="1 by default; again for more"
     )
+    parser.add_argument(
+        "-q", "--quiet", type=float, default=5.0, metavar="SECONDS",
+        help="how long each load waits for other work on the machine to pause (5)",
+    )
     parser.add_argument("-p", "--programs", default="none,nginx,ngxstream,haproxy,dnsdist")
     parser.add_argument("-o", "--output", type=Path, help="write all samples here, as JSON")
     args = parser.parse_args()
@@ -43,7 +47,12 @@ def main() -> int:
         for name in names:
             runner.say(f"{name}, {workers} worker(s)")
             result = runner.run_case(
-                cases.BY_NAME[name], args.programs.split(","), args.rounds, args.seconds, workers
+                cases.BY_NAME[name],
+                args.programs.split(","),
+                args.rounds,
+                args.seconds,
+                workers,
+                args.quiet,
             )
             results.append(result)
             print(table.text(result), flush=True)

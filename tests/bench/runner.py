@@ -19,12 +19,18 @@ Result = dict[str, Any]
 
 
 def run_case(
-    case: Case, names: Sequence[str], rounds: int, seconds: float, workers: int
+    case: Case,
+    names: Sequence[str],
+    rounds: int,
+    seconds: float,
+    workers: int,
+    patience: float,
 ) -> Result:
     """Run one case. returns: samples by program, and what was missing
 
     Proxies run from before the first round to after the last; an idle one costs nothing. Which
-    goes first changes from round to round.
+    goes first changes from round to round. shape: patience is how many seconds each load may wait
+    for other work on the machine to pause
     """
     lacking = case.missing()
     if lacking:
@@ -60,6 +66,7 @@ def run_case(
                 for name in order:
                     if case.fresh:
                         running[name] = programs.start(name, places[name], case.setup)
+                    wait_for_quiet(patience)
                     try:
                         sample = case.measure(running.get(name), places[name], bench)
                     finally:
@@ -80,6 +87,23 @@ def run_case(
         "missing": missing,
         "notes": notes,
     }
+
+
+def wait_for_quiet(patience: float) -> None:
+    """Wait until four fifths of the machine are idle, but not for ever."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = _cpu_times()
+        time.sleep(0.1)
+        idle, total = (b - a for a, b in zip(before, _cpu_times(), strict=True))
+        if idle > 0.8 * total:
+            return
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Return idle and total time of all cores, in ticks."""
+    times = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    return times[3] + times[4], sum(times[:8])
 
 
 def stop(running: Running | None) -> None:
