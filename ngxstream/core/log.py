@@ -1,11 +1,11 @@
-"""The error log: levels, lines and the targets that receive them (ngx_log.c).
+r"""The error log: levels, lines and the targets that receive them (ngx_log.c).
 
 A Log is a set of targets, each with a threshold of its own; `Log.level` is the most talkative of
 them, so that a caller pays one comparison for a line nobody wants. Writing never raises: a log
 that cannot be written to must not take a session with it.
 
 1. A line is one write(2), at most MAX_LINE bytes with its line feed.
-2. One message is one line in a target: a line feed inside it is shown as `\\n`, whoever sent it.
+2. One message is one line in a target: a line feed inside it is shown as `\n`, whoever sent it.
 3. While the console is open (start-up, -t, -s), a message of warn or worse is also said there, as
    `nginx: [emerg] …`, unless a target has just written it to the same standard error.
 """

@@ -22,7 +22,7 @@ MAX_PAYLOAD: Final = 65507
 _NO_GSO: Final = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP))
 
 _segments = [
-    [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(0, 2049)
+    [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(2049)
 ]
 
 

@@ -372,7 +372,7 @@ class UdpGate:
         limit = self._limit
         try:
             for slot in self.loop.slots[:limit]:
-                views.append(slot[: receive(slot)])
+                views.append(slot[: receive(slot)])  # noqa: PERF401 - what came before the end counts
         except BlockingIOError:
             self._limit = len(views) or 1
         except OSError as error:
@@ -475,13 +475,12 @@ class UdpGate:
     def _exhausted(self) -> None:
         loop = self.loop
         self.dropped += 1
-        if loop.room.may_complain():
-            if loop.log.level >= ALERT:
-                loop.log.write(
-                    ALERT,
-                    f"{loop.connections} worker_connections are not enough "
-                    f"while accepting new connection on {self.listening.options.text}",
-                )
+        if loop.room.may_complain() and loop.log.level >= ALERT:
+            loop.log.write(
+                ALERT,
+                f"{loop.connections} worker_connections are not enough "
+                f"while accepting new connection on {self.listening.options.text}",
+            )
 
     def enlist(self, c: Connection, sink: Sink) -> list[bytes]:
         """Send a client's datagrams to a sink from now on.

@@ -68,4 +68,5 @@ class Holder:
         self._row = row
 
     def __call__(self) -> None:
+        """Count one session less."""
         self._tally.add(self._row, -1)

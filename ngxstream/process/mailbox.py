@@ -72,7 +72,9 @@ class Outbox:
         self._timer = False
         self.gone = False  # nobody will ever read it
 
-    def put(self, kind: int, *values: Any, fds: Sequence[int] = (), socks: Sequence[Any] = ()) -> None:
+    def put(
+        self, kind: int, *values: Any, fds: Sequence[int] = (), socks: Sequence[Any] = ()
+    ) -> None:
         """Send one message, or have it wait; the socks are closed once it is sent."""
         self.put_packed(pickle.dumps((kind, *values), 5), fds, socks)
 

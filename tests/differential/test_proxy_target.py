@@ -1,4 +1,4 @@
-"""proxy_pass with variables leads to the same place in nginx and here, and fails in the same words."""
+"""proxy_pass with variables leads to one place in nginx and here, and fails in the same words."""
 
 import re
 import socket
@@ -89,7 +89,7 @@ def told(proxy: proxies.Proxy, data: bytes = b"hello") -> list[str]:
 def test_a_target_is_understood_alike(
     both: Callable[..., Pair], backends: BackendFactory, target: str
 ) -> None:
-    """Names of upstreams, addresses and names to resolve lead on; all else is a 500 that says why."""
+    """Names of upstreams, addresses and names to resolve lead on; else a 500 says why."""
     backend = backends.tcp(tagged("b"))
     text = target.replace("%d", str(backend.port))
     with ScriptedDns(script) as server:

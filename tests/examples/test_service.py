@@ -30,8 +30,6 @@ def test_its_commands_are_ours() -> None:
     """Every command line is one that the program understands, in the foreground."""
     commands = re.findall(rf"(?m)^Exec\w+={INSTALLED} \$NGXSTREAM_OPTIONS (.*)$", UNIT.read_text())
     assert ['-g "daemon off;"', "-s reload"] == commands
-    start, reload = (
-        options.Options(["ngxstream", *(word.strip('"') for word in re.findall(r'"[^"]*"|\S+', one))])
-        for one in commands
-    )
+    spoken = [[w.strip('"') for w in re.findall(r'"[^"]*"|\S+', one)] for one in commands]
+    start, reload = (options.Options(["ngxstream", *words]) for words in spoken)
     assert ("daemon off;", "reload") == (start.directives, reload.signal)

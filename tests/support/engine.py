@@ -46,11 +46,11 @@ class Gate:
         self.sock = sock
         if kind == socket.SOCK_STREAM:
             sock.listen(128)
-            self.gate: Any = accept.TcpGate(loop, self, sock, begin, **options)  # type: ignore
+            self.gate: Any = accept.TcpGate(loop, self, sock, begin, **options)
         else:
             if wildcard:
                 sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
-            self.gate = udp.UdpGate(loop, self, sock, begin)  # type: ignore
+            self.gate = udp.UdpGate(loop, self, sock, begin)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A clock for loops under test: the real one, and what a test adds to it. Nothing waits for real."""
+"""A clock for loops under test: the real one, and what a test adds to it. Nothing waits."""
 
 import time
 

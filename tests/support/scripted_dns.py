@@ -1,4 +1,4 @@
-"""A DNS server that answers as a test says, over UDP and TCP on one port; it records who asked what.
+"""A DNS server that answers as a test says, over UDP and TCP on one port; it records the questions.
 
 A script is called with each Query and returns messages to send back (none: silence). ``respond``
 writes a sound one; anything else may be sent as well. In a test with a loop of its own call

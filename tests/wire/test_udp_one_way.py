@@ -1,4 +1,4 @@
-"""Fire and forget: spread exactly as the balancer says, by few sockets, logged where logs are on."""
+"""Fire and forget: spread as the balancer says, by few sockets, logged where logs are on."""
 
 import socket
 from collections import Counter
@@ -47,7 +47,7 @@ def drain(sock: socket.socket) -> list[tuple[bytes, int]]:
 
 @pytest.mark.parametrize("log", ["", LOGGED], ids=["no-session", "session"])
 def test_weights_are_kept_to_the_datagram(log: str, ngxstream: ProxyFactory) -> None:
-    """Servers of weights 4, 2 and 1 get 120, 60 and 30 of 210 datagrams, whole, from one port each."""
+    """Servers of weights 4, 2 and 1 get 120, 60 and 30 of 210 datagrams, each from one port."""
     backends = [receiver() for _ in range(3)]
     servers = " ".join(
         f"server 127.0.0.1:{sock.getsockname()[1]} weight={weight};"
@@ -63,7 +63,7 @@ def test_weights_are_kept_to_the_datagram(log: str, ngxstream: ProxyFactory) -> 
 
     def is_all() -> bool:
         for sock, own in zip(backends, got, strict=True):
-            own += drain(sock)
+            own.extend(drain(sock))
         return sum(map(len, got)) == COUNT
 
     wait_until(is_all, what="all datagrams")

@@ -112,7 +112,7 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
 
     return (
         Directive("proxy_pass", SERVER, d.TAKE1, proxy_pass,
-                  "Where sessions are proxied to: an address, an upstream, or text with variables."),
+                  "Where sessions are proxied to: an address, an upstream, text with variables."),
         Directive("proxy_bind", BOTH, d.TAKE12, bind.set_bind,
                   "Local address of the connections to upstream servers.",
                   syntax="address[:port] [transparent] | off"),

@@ -254,6 +254,10 @@ class Proxy:
             return None
         return pump.RateLimiter(rate, self.loop.now_ms) if rate else None
 
+    def close(self) -> None:
+        """Let go of everything. See session.Content"""
+        raise NotImplementedError
+
     def counts(self) -> tuple[int, int, int, int]:
         """Return bytes from and to the client, from and to the upstream."""
         raise NotImplementedError

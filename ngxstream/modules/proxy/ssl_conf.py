@@ -95,7 +95,7 @@ def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
         certificates = tls_certificates.Certificates(
             context.lib, draft.builder.conf_prefix, conf.passwords, conf.certificate_cache
         )
-    server.proxy_ssl = dataclasses.replace(  # type: ignore[attr-defined]
+    server.proxy_ssl = dataclasses.replace(
         conf, context=context, certificates=certificates
     )
 

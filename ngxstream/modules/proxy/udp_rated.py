@@ -35,12 +35,13 @@ SLOTS: Final = (
     "upload_timer",  # Timer | None
     "download_timer",
 )
+_NONE_YET: Final[tuple[str, ...]] = ()
 
 
 class _Rated(UdpProxy):
     """A session whose client, or server, may send so many bytes a second."""
 
-    __slots__: tuple[str, ...] = ()
+    __slots__ = _NONE_YET
 
     upload: RateLimiter | None
     download: RateLimiter | None

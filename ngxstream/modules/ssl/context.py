@@ -39,7 +39,7 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
         context = _make(conf, draft)
     except libssl.SslError as error:
         raise tls_conf.unplaced(error) from None
-    server.ssl = dataclasses.replace(conf, context=context)  # type: ignore[attr-defined]
+    server.ssl = dataclasses.replace(conf, context=context)
 
 
 def finish(draft: StreamDraft) -> None:

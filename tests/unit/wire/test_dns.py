@@ -199,7 +199,7 @@ def test_pointers_to_pointers_are_followed_while_they_lead_backwards() -> None:
 
 @pytest.mark.parametrize(("count", "is_refused"), [(127, False), (128, True), (8000, True)])
 def test_a_name_has_no_more_pointers_than_it_can_have_labels(count: int, is_refused: bool) -> None:
-    """A record of nothing but pointers shall not keep a worker busy for each name that ends there."""
+    """A record of nothing but pointers shall not keep a worker busy for every name in it."""
     start = 12 + len(ECHO) + 12  # of the data of the first record
     places = [12, *range(start, start + 2 * (count - 2), 2)]
     chain = b"".join((0xC000 | place).to_bytes(2, "big") for place in places)

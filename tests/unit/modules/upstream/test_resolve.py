@@ -104,7 +104,7 @@ class Lab:
         """What was logged at error."""
         log = self.loop.log
         assert isinstance(log, MemoryLog)
-        return [text for level, text in log.lines if level == 3 or level == 4]
+        return [text for level, text in log.lines if level in (3, 4)]
 
 
 Make = Callable[..., Lab]
@@ -188,7 +188,7 @@ def test_an_upstream_may_have_a_resolver_of_its_own(lab: Make) -> None:
     one = lab(f"resolver {own.text} ipv6=off; resolver_timeout 2s; " + LINE)
     one.start()
     try:
-        one.until(lambda: one.loop.turn(5) or own.step() or bool(own.queries))  # type: ignore
+        one.until(lambda: one.loop.turn(5) or own.step() or bool(own.queries))
         assert [] == one.dns.queries
         one.pass_time(2000)
         one.until(lambda: bool(one.errors))
