@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
+from ngxstream.conf import files as conf_files
 from ngxstream.core import errors, files, log, shm
 from ngxstream.event import listening
 from ngxstream.event.inherited import merge
@@ -52,8 +53,11 @@ class Reading:
         "capabilities",  # frozenset[str]: what a worker that gives root up keeps
     )
 
-    def __init__(self, options: Options, to: log.Log) -> None:
-        """shape: warnings go to the log at once."""
+    def __init__(
+        self, options: Options, to: log.Log, texts: Mapping[str, bytes] | None = None
+    ) -> None:
+        """shape: warnings go to the log at once; texts stand for the files, if given"""
+        where = None if texts is None else conf_files.Memory(texts)
 
         def warn(level: str, message: str) -> None:
             to.error(log.LEVELS[level], message)
@@ -70,10 +74,14 @@ class Reading:
         self.sources: list[reader.Source] = []
         scope = builder.Scope(judge, directive.MAIN)
         if options.directives:
-            given = reader.read_text(options.directives, conf_prefix=options.conf_prefix)
+            given = reader.read_text(
+                options.directives, conf_prefix=options.conf_prefix, files=where
+            )
             self.sources.append(given)
             judge.build(given.main.statements, scope)
-        source = reader.read(options.conf_file, conf_prefix=options.conf_prefix)
+        source = reader.read(
+            options.conf_file, conf_prefix=options.conf_prefix, files=where
+        )
         self.sources.append(source)
         judge.build(source.main.statements, scope)
         if options.test and not options.quiet and to.console is not None:
@@ -154,6 +162,48 @@ class Cycle:
             self.abandon(old)
             raise
 
+    @classmethod
+    def revive(
+        cls,
+        beside: Cycle,
+        generation: int,
+        texts: Mapping[str, bytes],
+        steered: Mapping[Any, int],
+    ) -> Cycle:
+        """Make a cycle that was another master's, for the sake of its UDP sessions.
+
+        shape: beside is the cycle that serves, whose sockets it has; texts are its files, steered
+        the workers of each address. raises: NgxError
+        """
+        self = cls.__new__(cls)
+        self.generation = generation
+        self.options = beside.options
+        quiet = log.Log([], clock=beside.log.clock)  # what there is to say was said
+        reading = self.reading = Reading(beside.options, quiet, texts)
+        self.main = reading.main
+        self.events = reading.events
+        self.stream = reading.stream
+        self.zones = reading.zones
+        self.files = reading.files
+        self.serial = beside.serial
+        self.workers = max(1, self.main.worker_processes)
+        self.inherited = ()
+        self.is_heir = False
+        self.lingering = []
+        self._new_pid = ""
+        self.log = self._make_logs(beside.log)
+        self.files.open_all()
+        self.zones.build(beside.zones)
+        known = {one.options.key: one for one in (*beside.listenings, *beside.lingering)}
+        self.listenings = []
+        for conf in self.stream.listenings if self.stream is not None else ():
+            key = conf.options.key
+            listening_ = listening.Listening(conf.options, known.get(key))
+            listening_.steered = steered.get(key, 0)
+            listening_.previous = None
+            self.listenings.append(listening_)
+        return self
+
     def _make_logs(self, to: log.Log) -> log.Log:
         """Make the logs of the main context and of the servers; their files are opened later."""
         clock, console = to.clock, to.console
@@ -180,24 +230,29 @@ class Cycle:
             pidfile.create(path, os.getpid())
             self._new_pid = path
 
-    def commit(self, old: Cycle | None) -> None:
-        """Make this the cycle that serves; what only the old one listened at is closed."""
-        handed_over = self.is_heir or (old is not None and old.main.master_process)
+    def commit(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
+        """Make this the cycle that serves; what only the old one listened at is closed.
+
+        shape: lingering are keys of inherited UDP addresses that sessions of others live by
+        """
+        handed_over = (
+            self.is_heir or bool(lingering) or (old is not None and old.main.master_process)
+        )
         listening.configure(
             self.listenings, workers=self.workers, log=self.log, defer=handed_over
         )
         self._redirect_stderr()
         self._announce()
-        gone: Iterable[Listening] = self.inherited
-        if old is not None:
-            kept = {id(sock) for one in self.listenings for sock in one.socks}
-            before = [*old.lingering, *old.listenings]
-            self.lingering = [
-                one for one in before
-                if handed_over and one.options.is_udp
-                and not any(id(sock) in kept for sock in one.socks)
-            ]
-            gone = [one for one in before if one not in self.lingering]
+        before = list(self.inherited) if old is None else [*old.lingering, *old.listenings]
+        wanted = set(lingering)
+        kept = {id(sock) for one in self.listenings for sock in one.socks}
+        self.lingering = [
+            one for one in before
+            if handed_over and one.options.is_udp
+            and (old is not None or one.options.key in wanted)
+            and not any(id(sock) in kept for sock in one.socks)
+        ]
+        gone = [one for one in before if one not in self.lingering]
         listening.release(gone, self.listenings, log=self.log)
         self.inherited = ()
         if old is not None and self._new_pid:

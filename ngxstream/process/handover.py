@@ -424,6 +424,13 @@ class Arrival:
         self._nobody_left = True
         self._check()
 
+    def give_up(self) -> None:
+        """Wait no more, and read nothing: this worker leaves before anything came."""
+        if self.idle:
+            self.idle = False
+            self._loop.live -= 1
+            self._tell_settled()
+
     def _look(self) -> None:
         if not self.settled:
             self._check()
@@ -472,6 +479,9 @@ class Arrival:
             gate.start()
         self._loop.live -= 1
         self._end_of_strays()
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
         settled, self._settled = self._settled, []
         for do in settled:
             do()

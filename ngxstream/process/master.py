@@ -28,19 +28,21 @@ from ngxstream.core import log
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system
+from ngxstream.process import pidfile, signals, system, upgrade
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
-from ngxstream.process.handover import Plan
+from ngxstream.process.handover import START_MS, Plan
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.notify import Notifier
 from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
+from ngxstream.process.succession import Succession
 from ngxstream.process.verdict import Desk, Hearing
 from ngxstream.process.worker import Family, Worker
 
 if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
+    from ngxstream.process.upgrade import Link
 
 READY_S: Final = 5.0  # how long new workers may take to begin before the old ones leave
 LATE_MS: Final = 1000  # after the start: who was left by a killed master and did not answer then
@@ -93,15 +95,24 @@ class Master:
         "generations",  # Generations
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
         "survivors",  # Survivors: workers of a master that died
+        "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
         "desk",  # Desk: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
+        "other",  # Succession: another master, during an upgrade
     )
 
     def __init__(
-        self, cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool
+        self,
+        cycle: Cycle,
+        title: system.Title,
+        survivors: Survivors,
+        *,
+        daemonized: bool,
+        link: Link | None = None,
     ) -> None:
-        """shape: the cycle is committed, its pid file written, signals are blocked."""
+        """shape: the cycle is committed, its pid file written, signals are blocked; link leads to
+        the master that started this one, if one did"""
         self.cycle = cycle
         self.old: list[Cycle] = []
         self.children: dict[int, Child] = {}
@@ -115,20 +126,25 @@ class Master:
         self.generations = Generations()
         self.mailboxes: list[Mailbox] = []
         self.survivors = survivors
+        self._has_udp = link is None
         self._retiring = False
         self.desk = Desk(cycle.log)
         self.manager = Notifier(os.environ)
+        self.other = Succession(self, link)
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. source: ngx_master_process_cycle"""
         self.title.set(" ".join(["master process", *self.cycle.options.argv]))
-        self.start_workers(idle=bool(self.survivors.all))
-        if self.manager.is_heard or self.survivors.all:
-            self._wait_ready()
+        self.other.learn()
+        self.start_workers(idle=bool(self.survivors.all) or self.other.is_alive)
+        if self.manager.is_heard or self.survivors.all or self.other.is_alive:
+            self.wait_ready()
+        self.other.look()
         if self.survivors.all:
             self._succeed()
-            self._later(LATE_MS, self._succeed_late)
-        self.manager.ready(self._status())
+            self.later(LATE_MS, self._succeed_late)
+        if not self.other.is_alive:
+            self.manager.ready(self._status())
         while self.children or not (self.terminating or self.quitting):
             self._wait()
         return self._exit()
@@ -140,7 +156,7 @@ class Master:
             self._hand_over(heirs)
         self.survivors.tell(channels.QUIT)
         if not heirs:
-            self._let_read()
+            self.let_read()
 
     def _succeed_late(self) -> None:
         """The same for one that was slow to see its master die."""
@@ -152,12 +168,20 @@ class Master:
 
     def _exit(self) -> int:
         path = self.cycle.main.pid
+        if self.other.started:
+            path += upgrade.OLDBIN
+            self.manager.succeeded_by(self.other.pid)
         error = pidfile.remove(path)
         if error is not None:
             self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
         self.cycle.log.error(log.NOTICE, "exit")
-        listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
+        self._close_listening()
         return 0
+
+    def _close_listening(self) -> None:
+        """Close the listening sockets; paths of Unix sockets are left to another master."""
+        unlink = not self.other.is_alive
+        listening.close_all(self.cycle.listenings, unlink=unlink, log=self.cycle.log)
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -178,7 +202,8 @@ class Master:
         for do in ripe:
             do()
 
-    def _later(self, delay_ms: int, do: Callable[[], None]) -> None:
+    def later(self, delay_ms: int, do: Callable[[], None]) -> None:
+        """Do something later, between signals."""
         self._due.append((monotonic_ms() + delay_ms, do))
 
     def _obey(self, info: signal.struct_siginfo) -> None:
@@ -199,7 +224,8 @@ class Master:
             if self.daemonized or info.si_pid:
                 action, do = "stop accepting connections", self.stop_accepting
         elif number == signals.CHANGE_BINARY:
-            action = "ignoring"
+            action = "ignoring" if self.other.is_alive else "changing binary"
+            do = self.other.change_binary
         elif number == signal.SIGCHLD:
             do = self.reap
         self.cycle.log.error(log.NOTICE, signals.received(number, info.si_pid, action))
@@ -216,10 +242,12 @@ class Master:
         """
         self.cycle.log.error(log.NOTICE, "start worker processes")
         self._deaths.clear()
+        self._has_udp = not idle or self._has_udp
         for box in self.mailboxes:
             box.close()
         self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
         self.generations.begin(self.cycle.generation)
+        self.other.announce(starting=True)  # mail may wait for those who will read it
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what the workers share stays shared: their collector does not touch it
@@ -260,7 +288,10 @@ class Master:
             self.children.clear()
             self.desk.close()
             self.survivors.close()
-            family = Family(self.generations, self.mailboxes, self.old)
+            family = Family(
+                self.generations, self.mailboxes, self.old,
+                patience_ms=0 if self.other.is_alive else START_MS,
+            )
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
             )
@@ -288,15 +319,19 @@ class Master:
                 break
             child = self.children.pop(pid, None)
             name = "worker process" if child is not None else "unknown process"
+            if pid == self.other.pid:
+                name = "new binary process"
             self._log_end(f"{name} {pid}", status)
             for cycle in (self.cycle, *self.old):
                 cycle.zones.reclaim(pid)
             self.generations.reclaim(pid)
+            if pid == self.other.pid and self.other.started:
+                self.other.ended()
             if child is not None:
                 child.channel.close()
                 self._replace(child, status)
-        if not any(child.leaving for child in self.children.values()):
-            self._let_read()
+        if self.udp_is_ours and not any(child.leaving for child in self.children.values()):
+            self.let_read()
         self._retire()
 
     def _log_end(self, who: str, status: int) -> None:
@@ -321,11 +356,11 @@ class Master:
         number = child.number
         if code == 0 or monotonic_ms() - child.started_ms >= AT_ONCE_MS:
             self._deaths.pop(number, None)
-            self.spawn(number)
+            self.spawn(number, idle=not self.udp_is_ours)
             return
         deaths = self._deaths[number] = self._deaths.get(number, 0) + 1
         if deaths == 1:
-            self.spawn(number)
+            self.spawn(number, idle=not self.udp_is_ours)
             return
         pause_ms = min(PAUSE_MS << min(deaths - 2, 16), LONGEST_PAUSE_MS)
         self.cycle.log.error(
@@ -334,12 +369,19 @@ class Master:
             f"starting it again in {pause_ms}ms",
         )
         cycle = self.cycle
-        self._later(pause_ms, lambda: self._spawn_again(number, cycle))
+        self.later(pause_ms, lambda: self._spawn_again(number, cycle))
 
     def _spawn_again(self, number: int, cycle: Cycle) -> None:
         stopped = self.terminating or self.quitting or self.not_accepting
         if cycle is self.cycle and not stopped:
-            self.spawn(number)
+            self.spawn(number, idle=not self.udp_is_ours)
+
+    @property
+    def udp_is_ours(self) -> bool:
+        """Whether the UDP clients belong to this master's workers, not to another's."""
+        if not self.other.is_alive or self._has_udp:
+            return True
+        return self.generations.settled(self.cycle.generation) > 0  # handed over to us
 
     def _retire(self) -> None:
         """Let go of old cycles without workers and sessions, and of addresses nobody needs."""
@@ -358,14 +400,14 @@ class Master:
             cycle.retire([self.cycle, *self.old])
         if (self.old or self.cycle.lingering) and not self._retiring:
             self._retiring = True
-            self._later(RETIRE_MS, self._look_after_old)
+            self.later(RETIRE_MS, self._look_after_old)
 
     def _look_after_old(self) -> None:
         self._retiring = False
         if not (self.terminating or self.quitting):
             self._retire()
 
-    def _let_read(self) -> None:
+    def let_read(self) -> None:
         """Tell the workers of the cycle that nobody is left to hand UDP clients over."""
         for child in self.children.values():
             if child.cycle is self.cycle:
@@ -392,14 +434,18 @@ class Master:
                 os.kill(child.pid, signal.SIGTERM)
             child.leaving = True
         if self.children:
-            self._later(wait_ms, lambda: self._terminate_workers(min(wait_ms * 2, 1600)))
+            self.later(wait_ms, lambda: self._terminate_workers(min(wait_ms * 2, 1600)))
 
     def quit(self) -> None:
         """Leave when the workers have finished their sessions."""
         self.quitting = True
-        self.manager.stopping("finishing the sessions, then stopping")
+        if self.other.started:
+            self.manager.succeeded_by(self.other.pid)
+        else:
+            self.manager.stopping("finishing the sessions, then stopping")
+        self._leave_udp()
         self._quit_workers(list(self.children.values()))
-        listening.close_all(self.cycle.listenings, unlink=True, log=self.cycle.log)
+        self._close_listening()
 
     def _quit_workers(self, whom: list[Child]) -> None:
         for child in whom:
@@ -410,13 +456,26 @@ class Master:
     def stop_accepting(self) -> None:
         """Have the workers leave, and start no others."""
         self.not_accepting = True
+        self._leave_udp()
         self._quit_workers(list(self.children.values()))
+        self.other.announce()
+
+    def _leave_udp(self) -> None:
+        """Have another master's workers take the UDP clients, if there is one."""
+        if self.other.is_alive and self.udp_is_ours:
+            self.other.hand_over()
+            self._has_udp = False
+            self.generations.begin(self.cycle.generation)
 
     def reload(self) -> None:
         """Serve by a new configuration, or go on with the old one, and tell who asked."""
         self.desk.admit()
         if self.terminating or self.quitting:
             self.desk.refuse("[emerg] the master process is stopping, nothing is reloaded")
+            return
+        if self.other.started:
+            self.other.restart()
+            self.desk.accept()
             return
         self.manager.reloading()
         hearing = Hearing(self.cycle.log)
@@ -444,14 +503,16 @@ class Master:
         self.cycle = new
         self.not_accepting = False
         serving = [child for child in old_workers if not child.leaving]
-        self.start_workers(idle=bool(serving))
-        self._wait_ready()
-        self._hand_over(serving)
+        ours = self.udp_is_ours
+        self.start_workers(idle=bool(serving) or not ours)
+        self.wait_ready()
+        if ours:
+            self._hand_over(serving)
         self._quit_workers(old_workers)
         self._retire()
         return True
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until the workers of the cycle have begun, or died, or time is up."""
         waiting = {
             child.channel.fileno(): child
@@ -478,11 +539,20 @@ class Master:
             [one.options.key for one in self.cycle.listenings],
             [child.pid for child in whom],
         )
+        if not self.send_plan(plan):
+            self.let_read()
+
+    def send_plan(self, plan: Plan) -> bool:
+        """Tell the workers of a plan to hand over. returns: whether any of them heard it"""
         packed = plan.pack()
         fds = [sock.fileno() for sock in plan.writers]
-        told = [child.channel.send(channels.HANDOVER, packed, fds) for child in whom]
-        if not any(told):
-            self._let_read()
+        everyone: list[Child | Survivor] = [*self.children.values(), *self.survivors.all]
+        told = [
+            child.channel.send(channels.HANDOVER, packed, fds)
+            for child in everyone
+            if child.pid in plan.pids
+        ]
+        return any(told)
 
     def reopen(self) -> None:
         """Open all logs anew, here and in the workers."""
@@ -504,10 +574,15 @@ def block_signals() -> None:
 
 
 def serve(
-    cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool
+    cycle: Cycle,
+    title: system.Title,
+    survivors: Survivors,
+    *,
+    daemonized: bool,
+    link: Link | None = None,
 ) -> int:
     """Serve a committed cycle until told otherwise; return the exit code."""
     if cycle.main.master_process:
-        return Master(cycle, title, survivors, daemonized=daemonized).run()
+        return Master(cycle, title, survivors, daemonized=daemonized, link=link).run()
     survivors.tell(channels.QUIT)
     return SingleProcess(cycle).run()

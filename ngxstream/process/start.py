@@ -17,7 +17,16 @@ from ngxstream.conf import dump
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
-from ngxstream.process import cycle, notify, pidfile, rendezvous, signals, system, verdict
+from ngxstream.process import (
+    cycle,
+    notify,
+    pidfile,
+    rendezvous,
+    signals,
+    system,
+    upgrade,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from ngxstream.process.options import Options
@@ -122,7 +131,13 @@ def serve(options: Options, builtin: log.Log) -> int:
     except errors.NgxError:
         built.abandon(None)
         raise
-    built.commit(None)
+    link = upgrade.Link.of_environment()
+    estate = None if link is None else link.latest(upgrade.WAIT_S)
+    if estate is None:
+        built.commit(None)
+    else:
+        built.generation = max(record.generation for record in estate.records) + upgrade.STEP
+        built.commit(None, [key for record in estate.records for key in record.steered])
     system.os_status(built.log, options.version)
     master.block_signals()
     detaching = None
@@ -138,7 +153,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     assert builtin.console is not None
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
-    code: int = master.serve(built, title, survivors, daemonized=daemonized)
+    code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
     return code
 
 

@@ -269,12 +269,18 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
 class Family:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes", "owner")
+    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms")
 
     def __init__(
-        self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = ()
+        self,
+        generations: Generations,
+        mailboxes: Sequence[Mailbox],
+        former: Sequence[Cycle] = (),
+        patience_ms: int = handover.START_MS,
     ) -> None:
-        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on"""
+        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on;
+        patience_ms is how long an idle worker waits for UDP clients, 0 for ever"""
+        self.patience_ms = patience_ms
         self.generations = generations
         self.mailboxes = mailboxes
         self.former = former
@@ -356,6 +362,7 @@ class Worker:
             family.mailboxes[self.number].reader,
             [box.writer for box in family.mailboxes],
             idle=self._idle,
+            patience_ms=family.patience_ms,
         )
         self.arrival.when_settled(self._settle)
         self.title.set("worker process")
@@ -441,6 +448,8 @@ class Worker:
             loop.call_later(timeout, self.service.shut_down_sessions, cancelable=True)
         if self._orphan is not None:
             self._orphan.close()  # what it would give is about to be closed
+        if not self.handing_over:
+            self.arrival.give_up()
         self.service.close_gates(udp=not self.handing_over)
         self.arrival.when_settled(self._sweep)
         loop.exiting = True

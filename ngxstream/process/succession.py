@@ -1,0 +1,202 @@
+"""The other master during an upgrade on the fly: the one this one started, or that started it.
+
+Answers for ngx_exec_new_binary, and the ngx_new_binary branches of ngx_process_cycle.c. What the
+two say to each other, and who has the UDP clients when, is the law of upgrade.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import errors, log
+from ngxstream.event import listening
+from ngxstream.process import channel as channels
+from ngxstream.process import signals, system, upgrade
+from ngxstream.process.cycle import Cycle
+from ngxstream.process.handover import Plan
+
+if TYPE_CHECKING:
+    from ngxstream.process.master import Master
+    from ngxstream.process.upgrade import Link
+
+LOOK_MS: Final = 200  # how often it is seen whether the older master lives
+REFUSED: Final = (
+    "the changing binary signal is ignored: you should shutdown or terminate before either old or "
+    "new binary's process"
+)
+
+
+class Succession:
+    """The other master as this one knows it."""
+
+    __slots__ = ("_link", "_master", "is_older", "pid")
+
+    def __init__(self, master: Master, link: Link | None) -> None:
+        """shape: link is that of the environment: the other one is the older then"""
+        self._master = master
+        self._link = link
+        self.is_older = link is not None
+        self.pid = os.getppid() if link is not None else 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is another master."""
+        return self._link is not None
+
+    @property
+    def started(self) -> bool:
+        """Whether there is one that this one has started."""
+        return self._link is not None and not self.is_older
+
+    # -- the older master's side ---------------------------------------------------------------
+
+    def change_binary(self) -> None:
+        """Start the new binary beside this one. source: ngx_exec_new_binary"""
+        master = self._master
+        cycle, to = master.cycle, master.cycle.log
+        if self.is_alive:
+            to.error(log.CRIT, REFUSED)
+            return
+        path = cycle.main.pid
+        words = [sys.executable, *sys.orig_argv[1:]]
+        try:
+            os.rename(path, path + upgrade.OLDBIN)
+        except OSError as error:
+            to.error(
+                log.ALERT,
+                f"rename() {path} to {path}{upgrade.OLDBIN} failed "
+                f'before executing new binary process "{words[0]}"',
+                error,
+            )
+            return
+        listening.widen((*cycle.listenings, *cycle.lingering))  # a start takes CPU time
+        link, theirs = upgrade.Link.pair()
+        with theirs:
+            link.tell([cycle, *master.old], (), ())
+            try:
+                self.pid = upgrade.execute(
+                    words,
+                    system.environment(cycle.main.env, os.environ),
+                    [*cycle.listenings, *cycle.lingering],
+                    theirs,
+                    signals.HEARD,
+                )
+            except OSError as error:
+                to.error(log.ALERT, f'fork() failed while spawning "{words[0]}"', error)
+                link.close()
+                self._rename_back()
+                return
+        to.error(log.NOTICE, f"start new binary process {self.pid}")
+        self._link = link
+        self.is_older = False
+
+    def ended(self) -> None:
+        """The new binary's master is gone: this one is alone again. source: ngx_reap_children"""
+        master = self._master
+        self.learn()  # its sessions may be on their way
+        self._forget()
+        self._rename_back()
+        if master.not_accepting and not (master.quitting or master.terminating):
+            master.not_accepting = False
+            master.start_workers()
+
+    def _rename_back(self) -> None:
+        master = self._master
+        path = master.cycle.main.pid
+        try:
+            os.rename(path + upgrade.OLDBIN, path)
+        except OSError as error:
+            master.cycle.log.error(
+                log.ALERT,
+                f"rename() {path}{upgrade.OLDBIN} back to {path} failed "
+                "after the new binary process exited",
+                error,
+            )
+
+    def restart(self) -> None:
+        """Serve again by the old binary's workers (HUP). The new one's have the UDP clients."""
+        master = self._master
+        master.cycle.log.error(log.NOTICE, "the new binary is running: nothing is read anew")
+        if any(not child.leaving for child in master.children.values()):
+            return
+        master.not_accepting = False
+        self.learn()
+        master.start_workers(idle=True)
+
+    # -- both sides ----------------------------------------------------------------------------
+
+    def learn(self) -> None:
+        """Make the other one's configurations known here, for the sessions that may come."""
+        if self._link is None:
+            return
+        master = self._master
+        estate = self._link.latest(upgrade.WAIT_S if self.is_older else 0)
+        if estate is None:
+            return
+        known = {cycle.generation for cycle in (master.cycle, *master.old)}
+        for record in estate.records:
+            if record.generation in known:
+                continue
+            try:
+                revived = Cycle.revive(
+                    master.cycle, record.generation, record.texts, record.steered
+                )
+            except errors.NgxError as error:
+                master.cycle.log.error(
+                    log.WARN, f"a configuration of the other binary is not understood here: {error}"
+                )
+                continue
+            master.generations.begin(record.generation)
+            master.old.append(revived)
+
+    def announce(self, *, starting: bool = False) -> None:
+        """Tell the other one where sessions may be sent to: to the workers there are."""
+        if self._link is None:
+            return
+        master = self._master
+        running = starting or any(not child.leaving for child in master.children.values())
+        self._link.tell(
+            [master.cycle, *master.old],
+            [one.options.key for one in master.cycle.listenings],
+            [box.writer for box in master.mailboxes] if running else (),
+        )
+
+    def hand_over(self) -> None:
+        """Have this master's workers give their UDP clients to the other one's."""
+        if self._link is None:
+            return
+        master = self._master
+        self.announce()  # the configurations there are by now
+        estate = self._link.latest(0 if self.is_older else upgrade.WAIT_S)
+        if estate is None or not estate.writers:
+            return
+        listening.widen((*master.cycle.listenings, *master.cycle.lingering))
+        master.send_plan(
+            Plan(
+                estate.writers,
+                estate.keys,
+                [child.pid for child in master.children.values() if not child.leaving],
+            )
+        )
+
+    def look(self) -> None:
+        """See whether the older master lives still; if not, take what is left."""
+        master = self._master
+        if self._link is None or not self.is_older:
+            return
+        if os.getppid() == self.pid:
+            master.later(LOOK_MS, self.look)
+            return
+        self._forget()
+        for survivor in master.survivors.meet(master.cycle.main.pid):  # of a master that was killed
+            survivor.channel.send(channels.QUIT)
+        master.let_read()
+
+    def _forget(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        self.pid = 0
+        self.is_older = False
