@@ -16,7 +16,7 @@ from typing import Final
 from ngxstream.process import options as opts
 
 USAGE: Final = """\
-Usage: {program} [-?hvVtTq] [-s signal] [-p prefix]
+Usage: {program} [-?hvVtTq{letter}] [-s signal] [-p prefix]
        {blank} [-e filename] [-c filename] [-g directives]
 
 Options:
@@ -26,11 +26,16 @@ Options:
   -t            : test configuration and exit
   -T            : test configuration, dump it and exit
   -q            : suppress non-error messages during configuration testing
-  -s signal     : send signal to a master process: stop, quit, reopen, reload
+{network}  -s signal     : send signal to a master process: stop, quit, reopen, reload
   -p prefix     : set prefix path (default: {prefix})
   -e filename   : set error log file (default: {error_log})
   -c filename   : set configuration file (default: {conf})
   -g directives : set global directives out of configuration file
+"""
+
+# Said under our own name: nginx's page has no such line.
+NETWORK: Final = """\
+  -N            : print the commands that set the network up for transparent proxy_bind, and exit
 """
 
 # What scripts search in `nginx -V` to know what a build can do.
@@ -73,6 +78,8 @@ def version_info(options: opts.Options) -> str:
     if options.show_help:
         text += USAGE.format(
             program=program,
+            letter="" if program == opts.NGINX else "N",
+            network="" if program == opts.NGINX else NETWORK,
             blank=" " * len(program),
             prefix=opts.PREFIX,
             error_log=opts.ERROR_LOG_PATH,

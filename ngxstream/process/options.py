@@ -55,6 +55,7 @@ class Options:
         "test",            # bool: -t, -T
         "dump",            # bool: -T
         "quiet",           # bool: -q
+        "network",         # bool: -N
         "signal",          # str: of -s, "" for none
         "directives",      # str: of -g
         "prefix",          # str
@@ -73,6 +74,7 @@ class Options:
         self.test = False
         self.dump = False
         self.quiet = False
+        self.network = False
         self.signal = ""
         self.directives = ""
         self.prefix = PREFIX
@@ -110,6 +112,8 @@ class Options:
             self.test = self.dump = True
         elif letter == "q":
             self.quiet = True
+        elif letter == "N":
+            self.network = True
         else:
             raise OptionError(f'invalid option: "{letter}"')
 

@@ -19,12 +19,13 @@ from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
 from ngxstream.process import (
     cycle,
+    netcheck,
+    netsetup,
     notify,
     pidfile,
     rendezvous,
     signals,
     system,
-    upgrade,
     verdict,
 )
 
@@ -39,6 +40,8 @@ def run(options: Options) -> int:
     try:
         if options.test:
             return test(options, builtin)
+        if options.network:
+            return print_network(options, builtin)
         if options.signal:
             return send_signal(options, builtin)
         return serve(options, builtin)
@@ -87,11 +90,20 @@ def test(options: Options, builtin: log.Log) -> int:
         console.say(f"configuration file {options.conf_file} test failed")
         return 1
     built.check()
+    for text in netcheck.warnings(built.stream):
+        built.log.error(log.WARN, text)
     if not options.quiet:
         console.say(f"configuration file {options.conf_file} test is successful")
     if options.dump:
         _write_out(dump.dump(*built.reading.sources))
     built.abandon(None)
+    return 0
+
+
+def print_network(options: Options, builtin: log.Log) -> int:
+    """Print what the configuration needs of the network: -N. raises: ConfError"""
+    reading = cycle.Reading(options, builtin)
+    _write_out(log.encode(netsetup.script(reading.stream, options.conf_file)))
     return 0
 
 
@@ -131,13 +143,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     except errors.NgxError:
         built.abandon(None)
         raise
-    link = upgrade.Link.of_environment()
-    estate = None if link is None else link.latest(upgrade.WAIT_S)
-    if estate is None:
-        built.commit(None)
-    else:
-        built.generation = max(record.generation for record in estate.records) + upgrade.STEP
-        built.commit(None, [key for record in estate.records for key in record.steered])
+    built.commit(None)
     system.os_status(built.log, options.version)
     master.block_signals()
     detaching = None
@@ -153,7 +159,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     assert builtin.console is not None
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
-    code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
+    code: int = master.serve(built, title, survivors, daemonized=daemonized)
     return code
 
 

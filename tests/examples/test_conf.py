@@ -28,13 +28,16 @@ def test_example_passes_the_configuration_test(
     ports = [int(port) for port in re.findall(r"\blisten\s+(?:\S*:)?(\d+)\b", text)]
     if min(ports) < 1024:
         tools.require_root()  # -t binds what it is to listen on
+    text = text.replace("198.51.100.1:", "127.0.0.1:")  # an address that this machine has
     proxy = program(text, tmp_path)
     shutil.copytree(path.parent, proxy.prefix / "conf", dirs_exist_ok=True)
     verdict = proxy.test(text)
     file = proxy.conf_file
     said = f"{program.name}: the configuration file {file} syntax is ok\n"
     said += f"{program.name}: configuration file {file} test is successful\n"
-    assert (0, said) == (verdict.code, verdict.stderr)
+    # what this machine's network lacks is another machine's business
+    about_here = re.compile(rf'(?m)^{program.name}: \[warn\] .* cannot work on this host: .*\n')
+    assert (0, said) == (verdict.code, about_here.sub("", verdict.stderr))
 
 
 @every_example

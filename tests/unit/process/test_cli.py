@@ -249,6 +249,14 @@ def test_help_is_nginx_s_page(programs: Programs) -> None:
     assert 0 == ours.code
 
 
+def test_our_own_help_has_one_more_option(programs: Programs) -> None:
+    """Under our own name -h tells of -N as well."""
+    own = programs.ours("-h").stderr.splitlines()
+    (line,) = [line for line in own if line.startswith("  -N ")]
+    assert "print the commands" in line
+    assert any("[-?hvVtTqN]" in line for line in own)
+
+
 def test_the_version_is_said_under_our_own_name(programs: Programs) -> None:
     """-v is one line on standard error."""
     expected = f"ngxstream version: ngxstream/{ngxstream.VERSION}\n"
