@@ -26,6 +26,7 @@ from ngxstream.process import (
     rendezvous,
     signals,
     system,
+    upgrade,
     verdict,
 )
 
@@ -143,7 +144,13 @@ def serve(options: Options, builtin: log.Log) -> int:
     except errors.NgxError:
         built.abandon(None)
         raise
-    built.commit(None)
+    link = upgrade.Link.of_environment()
+    estate = None if link is None else link.latest(upgrade.WAIT_S)
+    if estate is None:
+        built.commit(None)
+    else:
+        built.generation = max(record.generation for record in estate.records) + upgrade.STEP
+        built.commit(None, [key for record in estate.records for key in record.steered])
     system.os_status(built.log, options.version)
     master.block_signals()
     detaching = None
@@ -159,7 +166,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     assert builtin.console is not None
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
-    code: int = master.serve(built, title, survivors, daemonized=daemonized)
+    code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
     return code
 
 
