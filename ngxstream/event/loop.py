@@ -15,19 +15,21 @@ import itertools
 import mmap
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import client_sockets, recycle, room, splice, timers
-from ngxstream.event.poller import EpollPoller, Handler, Poller
+from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
 
 ALERT: Final = 2
+CRIT: Final = 3
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
 LONGEST_MS: Final = 3_600_000  # a poll waits no longer: a timeout must fit an int
 SLOTS: Final = 64  # datagrams a drain can hold
@@ -179,7 +181,11 @@ class Loop:
     def _guard(self, handler: Handler | Callable[[], None]) -> None:
         """Log an unexpected exception and end its owner. It is our bug: [alert]."""
         text = traceback.format_exc().strip().replace("\n", " | ")
-        if self.log.level >= ALERT:
+        error = sys.exception()
+        if isinstance(error, LimitError):
+            if self.log.level >= CRIT:
+                self.log.write(CRIT, str(error.strerror))
+        elif self.log.level >= ALERT:
             self.log.write(ALERT, f"unexpected exception: {text}")
         owner = getattr(handler, "__self__", None)
         on_fault = getattr(owner, "on_fault", None)

@@ -24,6 +24,7 @@ Some facts about readiness, and what we made of them
 
 from __future__ import annotations
 
+import errno
 import select
 import selectors
 from collections.abc import Callable, Mapping
@@ -42,6 +43,10 @@ EXCLUSIVE: Final = getattr(select, "EPOLLEXCLUSIVE", 1 << 28)
 FD_SETSIZE: Final = 1024
 
 Handler = Callable[[int], None]
+
+
+class LimitError(OSError):
+    """A descriptor that this poller cannot watch; its owner ends, and nothing is wrong with us."""
 
 
 class _Base(selectors.BaseSelector):
@@ -233,7 +238,7 @@ class _LevelPoller(_Base):
             self.no_write(fd)
 
     def _check(self, fd: int) -> None:
-        """Refuse an fd this poller cannot watch. raises: OSError"""
+        """Refuse an fd this poller cannot watch. raises: LimitError"""
 
     def _change(self, fd: int) -> None:
         """Pass a changed interest on to the kernel's set."""
@@ -291,8 +296,8 @@ class SelectPoller(_LevelPoller):
 
     def _check(self, fd: int) -> None:
         if fd >= FD_SETSIZE:
-            raise OSError(
-                24, f"select() cannot watch descriptor {fd}: its limit is {FD_SETSIZE}"
+            raise LimitError(
+                errno.EMFILE, f"select() cannot watch descriptor {fd}: its limit is {FD_SETSIZE}"
             )
 
 

@@ -1,0 +1,140 @@
+"""The loop's turn: what is posted, what expires, what fails, and what is closed when."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ngxstream.core import log
+from ngxstream.event.loop import Loop
+from ngxstream.event.poller import FD_SETSIZE, LEVEL
+from tests.support.engine import engine, run_until
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """Give a loop over epoll."""
+    with engine() as made:
+        yield made
+
+
+class Owner:
+    """Somebody whose handler fails, as an owner that can be ended."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.ended = 0
+
+    def on_event(self, mask: int) -> None:
+        """Fail."""
+        raise self.error
+
+    def on_fault(self) -> None:
+        """Note the end."""
+        self.ended += 1
+
+
+def nothing(mask: int) -> None:
+    """Handle an event by doing nothing."""
+
+
+def test_what_is_posted_runs_at_the_end_of_the_turn(loop: Loop) -> None:
+    """And what that posts runs in the next one."""
+    seen: list[str] = []
+    loop.post(lambda: (seen.append("first"), loop.post(lambda: seen.append("second"))))
+    loop.turn(0)
+    assert ["first"] == seen
+    loop.turn(0)
+    assert ["first", "second"] == seen
+
+
+def test_a_fault_ends_its_owner_and_not_the_loop(loop: Loop) -> None:
+    """The log has one line of level alert, in one line; everybody else goes on."""
+    near, far = socket.socketpair()
+    owner = Owner(ValueError("no good"))
+    with near, far:
+        loop.register(near.fileno(), owner.on_event, LEVEL)
+        far.send(b"x")
+        run_until(loop, lambda: owner.ended)
+        loop.unregister(near.fileno())
+    ((level, text),) = loop.log.lines
+    assert log.ALERT == level
+    assert text.startswith("unexpected exception: Traceback")
+    assert text.endswith("ValueError: no good")
+    assert "\n" not in text
+
+
+def test_a_failing_callback_hinders_no_other(loop: Loop) -> None:
+    """Of three posted, the first and the last run though the second fails."""
+    seen: list[int] = []
+    for callback in (lambda: seen.append(1), lambda: seen.append(1 // 0), lambda: seen.append(3)):
+        loop.post(callback)
+    loop.turn(0)
+    assert [1, 3] == seen
+    assert [log.ALERT] == [level for level, _ in loop.log.lines]
+
+
+def test_a_descriptor_beyond_select_s_limit_is_told_in_words() -> None:
+    """Under select its owner ends with a line of level crit; it is nobody's bug."""
+    near, far = socket.socketpair()
+    with engine("select") as loop, near, far:
+        try:
+            high = fcntl.fcntl(near.fileno(), fcntl.F_DUPFD, FD_SETSIZE)
+        except OSError:
+            pytest.skip("this process may not have so many descriptors")
+
+        class Late(Owner):
+            def on_event(self, mask: int) -> None:
+                loop.register(high, nothing)
+
+        owner = Late(ValueError())
+        loop.register(near.fileno(), owner.on_event, LEVEL)
+        far.send(b"x")
+        run_until(loop, lambda: owner.ended)
+        loop.unregister(near.fileno())
+        os.close(high)
+        lines = loop.log.lines
+    assert [(log.CRIT, f"select() cannot watch descriptor {high}: its limit is 1024")] == lines
+
+
+def test_sockets_are_closed_at_the_end_of_the_turn(loop: Loop) -> None:
+    """A descriptor's number is not given out again while events of the turn may name it."""
+    near, far = socket.socketpair()
+    loop.register(near.fileno(), nothing)
+    number = near.fileno()
+    loop.close_later(near)
+    assert number == near.fileno()
+    assert number not in loop.handlers
+    loop.turn(0)
+    assert -1 == near.fileno()
+    assert b"" == far.recv(1)
+    far.close()
+
+
+def test_timers_end_and_are_cancelled(loop: Loop) -> None:
+    """A timer calls back once; a cancelled one does not; both leave nothing behind."""
+    seen: list[str] = []
+    loop.call_later(1, lambda: seen.append("called"))
+    loop.call_later(1, lambda: seen.append("cancelled"), cancelable=True).cancel()
+    assert 1 == loop.live
+    run_until(loop, lambda: seen)
+    loop.turn(0)
+    assert ["called"] == seen
+    assert 0 == loop.live
+
+
+def test_a_leaving_loop_is_idle_when_nothing_lives(loop: Loop) -> None:
+    """on_idle is called at the end of the first turn in which nothing keeps the worker."""
+    idle: list[int] = []
+    loop.on_idle = lambda: idle.append(1)
+    loop.turn(0)
+    assert [] == idle  # it is not leaving
+    loop.exiting = True
+    loop.live = 1
+    loop.turn(0)
+    assert [] == idle
+    loop.live = 0
+    loop.turn(0)
+    assert [1] == idle
