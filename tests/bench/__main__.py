@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import signal
+import sys
 from pathlib import Path
 
 from tests.bench import cases, runner, table
@@ -40,6 +42,8 @@ def main() -> int:
     unknown = [name for name in names if name not in cases.BY_NAME]
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; see --list")
+    # killed, it takes with it what it started: the runner's `finally` runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     results = []
