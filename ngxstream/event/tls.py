@@ -216,17 +216,17 @@ class Transport:
         lib, pointer = self.lib, self.pointer
         if lib.SSL_get_shutdown(pointer) & _RECEIVED_SHUTDOWN:
             return OK  # who ended first does not wait for an answer
-        lib.ERR_clear_error()
         code = lib.SSL_shutdown(pointer)
         if code == 0 and self.waits:
             code = lib.SSL_shutdown(pointer)
-        if code < 0 and self.waits:
+        if code < 0:
             error = lib.SSL_get_error(pointer, code)
-            if error == libssl.ERROR_WANT_WRITE:
-                self.loop.poller.want_write(self.fd)
-            if error in (libssl.ERROR_WANT_READ, libssl.ERROR_WANT_WRITE):
+            if error == libssl.ERROR_WANT_READ and self.waits:
                 return AGAIN
-        lib.ERR_clear_error()
+            if error == libssl.ERROR_WANT_WRITE and self.waits:
+                self.loop.poller.want_write(self.fd)
+                return AGAIN
+            lib.ERR_clear_error()
         return OK
 
     def _linger(self) -> None:

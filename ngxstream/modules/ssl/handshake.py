@@ -10,7 +10,6 @@ ngx_stream_ssl_certificate() (ngx_stream_ssl_module.c).
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -53,65 +52,63 @@ class Handshake:
     __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
 
     def __init__(self, s: Session, context: libssl_context.Context) -> None:
+        """Put the client's socket under TLS. raises: SslError"""
         self.s = s
-        self.transport: tls.Transport | None = None
         self.is_rejected = False
-        self.underway: Pending = context.owner
         self.deadline = 0
         self.tick = 0
-        self._begin(context)
-
-    def _begin(self, context: libssl_context.Context) -> None:
-        s = self.s
         c = s.c
         if s.server.core.tcp_nodelay and c.family != socket.AF_UNIX:
-            with contextlib.suppress(OSError):  # of a client gone already; the handshake says so
+            try:  # noqa: SIM105 - a context manager for every client is dear
                 c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport = self.transport = c.sock = tls.Transport(s.loop, context, c.sock)
-        self.underway[transport.pointer] = self
+            except OSError:
+                pass  # the client is gone already: the handshake will say so
+        transport = c.sock = tls.Transport(s.loop, context, c.sock)
+        self.transport: tls.Transport | None = transport
+        underway = self.underway = context.owner
+        underway[transport.pointer] = self
 
     def start(self) -> int:
         """Begin. returns: what a phase handler says"""
-        s = self.s
+        s, transport = self.s, self.transport
+        assert transport is not None
         s.action = "SSL handshaking"
-        code = self._step()
+        code = transport.handshake()
         if code == codes.AGAIN:
             s.content = self
             self.deadline = s.loop.now_ms + s.server.ssl.handshake_timeout
             s.loop.timers.add(self)
             s.loop.register(s.c.fd, self.on_event)
-        elif code == codes.OK and s.server.ssl.verify:
-            assert self.transport is not None
-            return _check_client(s, s.c.sock)
-        return code
-
-    def _step(self) -> int:
-        transport = self.transport
-        assert transport is not None
-        code = transport.handshake()
-        if code != codes.AGAIN:
-            self.underway.pop(transport.pointer, None)
-            if code == codes.ERROR:
-                message, number = transport.failure
-                if self.is_rejected:
-                    message, number = "handshake rejected", None
-                self.s.log_error(log.INFO, message, number)
+            return code
+        self._leave()
+        if code == codes.ERROR:
+            self._complain(transport)
+        elif s.server.ssl.verify:
+            return _check_client(s, transport)
         return code
 
     def on_event(self, mask: int) -> None:
         """Go on shaking hands."""
-        if self.transport is None:
+        transport = self.transport
+        if transport is None:
             return
-        code = self._step()
+        code = transport.handshake()
         if code == codes.AGAIN:
             return
         s = self.s
+        self._leave()
         if code == codes.ERROR:
+            self._complain(transport)
             s.finalize(codes.INTERNAL_SERVER_ERROR)
             return
-        self._leave()
         s.content = None
         phases.run(s)
+
+    def _complain(self, transport: tls.Transport) -> None:
+        message, number = transport.failure
+        if self.is_rejected:
+            message, number = "handshake rejected", None
+        self.s.log_error(log.INFO, message, number)
 
     def on_timeout(self) -> None:
         """End the session: ssl_handshake_timeout is over. nginx says nothing either."""
