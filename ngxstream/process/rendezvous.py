@@ -5,7 +5,8 @@ nginx has no counterpart: after SIGKILL of the master its workers keep the addre
 master fails to bind.
 
 1. A worker that sees its master die listens at an abstract Unix address, named after the pid file
-   and its own pid: an orphan. It serves on.
+   and its own pid: an orphan. It serves on. One that was leaving already does so, too, but has
+   nothing to give: it wants to be told when all is to end.
 2. A new master finds the orphans of its pid file in the kernel's table of Unix sockets, before it
    binds, and connects to all. The connection is an orphan's channel from then on: it obeys.
 3. The orphan of the newest configuration gives its listening sockets. They are the same sockets:
@@ -109,9 +110,10 @@ class Orphan:
         self._loop.close_later(self._sock)
 
 
-def introduce(to: Channel, cycle: Cycle) -> None:
-    """Tell a new master who this worker is."""
-    text = json.dumps({"generation": cycle.generation, "digest": digest_of(cycle)})
+def introduce(to: Channel, cycle: Cycle | None) -> None:
+    """Tell a new master who this worker is. shape: a cycle it serves; None if it is leaving"""
+    told = (0, "") if cycle is None else (cycle.generation, digest_of(cycle))
+    text = json.dumps(dict(zip(("generation", "digest"), told, strict=True)))
     to.send(channels.ORPHAN, text.encode())
 
 
@@ -182,7 +184,7 @@ class Survivors:
         self.meet(cycle.main.pid)
         for one in sorted(self.all, key=lambda one: -one.generation):
             fds = _take(one.channel) if one.generation else None
-            if fds is None:
+            if not fds:
                 continue
             cycle.log.error(
                 logs.NOTICE,

@@ -302,7 +302,6 @@ class Worker:
         "family",  # Family: what it shares with the other workers of its master
         "arrival",  # handover.Arrival
         "handing_over",  # bool: it was told to
-        "_orphan",  # Orphan | None: waits for a new master
         "_idle",  # bool: former workers read the UDP sockets still
     )
 
@@ -322,7 +321,6 @@ class Worker:
         self.family = family
         self._idle = idle
         self.handing_over = False
-        self._orphan: rendezvous.Orphan | None = None
         self.arrival: handover.Arrival
         self.cycle = cycle
         self.number = number
@@ -388,9 +386,8 @@ class Worker:
                 elif message.command == channels.GO:
                     self.arrival.go()
                 elif message.command == channels.GIVE:
-                    rendezvous.give(
-                        self.channel, [*self.cycle.listenings, *self.cycle.lingering]
-                    )
+                    has = [*self.cycle.listenings, *self.cycle.lingering]
+                    rendezvous.give(self.channel, [] if self.loop.exiting else has)
                 elif message.command == channels.HANDOVER:
                     self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:
@@ -399,25 +396,23 @@ class Worker:
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
             self.arrival.go()
-            if self.loop.exiting:
-                return
-            self.cycle.log.error(log.NOTICE, "the master process is gone, serving on")
+            on = "leaving" if self.loop.exiting else "serving on"
+            self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
 
     def _wait_for_master(self) -> None:
-        """Serve on until a new master comes. source: none, nginx's worker never learns"""
+        """Serve on, or finish, until a new master comes. source: none, nginx's worker never learns"""
         path, owner = self.cycle.main.pid, self.family.owner
         try:
-            self._orphan = rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
+            rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:
             self.cycle.log.error(log.WARN, "no new master will find this worker", error)
 
     def _on_new_master(self, channel: Channel) -> None:
-        self._orphan = None
         self.cycle.log.error(log.NOTICE, "a new master process takes over")
         self.channel = channel
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
-        rendezvous.introduce(channel, self.cycle)
+        rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_WORKER"""
@@ -446,8 +441,6 @@ class Worker:
         timeout = self.cycle.main.worker_shutdown_timeout
         if timeout:
             loop.call_later(timeout, self.service.shut_down_sessions, cancelable=True)
-        if self._orphan is not None:
-            self._orphan.close()  # what it would give is about to be closed
         if not self.handing_over:
             self.arrival.give_up()
         self.service.close_gates(udp=not self.handing_over)

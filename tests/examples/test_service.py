@@ -1,12 +1,21 @@
 """The unit of conf/ is one that systemd takes."""
 
 import re
+import shlex
+import signal
+import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from ngxstream.process import options
-from tests.support import tools
+from tests.support import clients, ports, systemd, tools
+from tests.support.backends import BackendFactory
 from tests.support.proxies import ROOT
+from tests.support.waiting import wait_until
 
 UNIT = ROOT / "conf" / "ngxstream.service"
 INSTALLED = "/usr/local/sbin/ngxstream"  # where `make install` puts it
@@ -30,6 +39,95 @@ def test_its_commands_are_ours() -> None:
     """Every command line is one that the program understands, in the foreground."""
     commands = re.findall(rf"(?m)^Exec\w+={INSTALLED} \$NGXSTREAM_OPTIONS (.*)$", UNIT.read_text())
     assert ['-g "daemon off;"', "-s reload"] == commands
-    spoken = [[w.strip('"') for w in re.findall(r'"[^"]*"|\S+', one)] for one in commands]
-    start, reload = (options.Options(["ngxstream", *words]) for words in spoken)
+    start, reload = (
+        options.Options(["ngxstream", *shlex.split(command)]) for command in commands
+    )
     assert ("daemon off;", "reload") == (start.directives, reload.signal)
+
+
+CONF = """
+worker_processes 2; pid logs/nginx.pid; user root; error_log logs/error.log info;
+events {{}}
+stream {{
+    server {{ listen 127.0.0.1:{tcp}; proxy_pass {backend}; }}
+    server {{ listen 127.0.0.1:{tcp} udp; return $pid; }}
+}}
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path, backends: BackendFactory) -> Iterator["Service"]:
+    """Give the unit of conf/ under a systemd of the test's own, changed in its paths alone."""
+    made = Service(tmp_path, backends.tcp().text)
+    with made.systemd:
+        yield made
+
+
+class Service:
+    """ngxstream.service, and what it serves."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        self.address = "127.0.0.1", ports.free_port()
+        self._text = CONF.format(tcp=self.address[1], backend=backend)
+        self.conf = folder / "conf/nginx.conf"
+        for name in ("conf", "logs"):
+            (folder / name).mkdir()
+        self.write()
+        program = folder / "ngxstream"
+        program.write_text(
+            f'#!/bin/sh\nexec env PYTHONPATH={ROOT} {sys.executable} -m ngxstream "$@"\n'
+        )
+        program.chmod(0o755)
+        options = f"-p {folder}/ -e logs/error.log -c conf/nginx.conf"
+        unit = UNIT.read_text().replace(INSTALLED, str(program))
+        unit = re.sub("(?m)^Environment=.*", f'Environment="NGXSTREAM_OPTIONS={options}"', unit)
+        # these targets and this protection are the system manager's
+        unit = re.sub("(?m)^(After|Wants|Protect.*)=.*\n", "", unit)
+        self.systemd = systemd.Systemd(folder, {UNIT.name: unit})
+
+    def write(self, more: str = "") -> None:
+        """Write the configuration."""
+        self.conf.write_text(self._text.rstrip()[:-1] + more + "}")
+
+    def do(self, word: str) -> int:
+        """Start, reload or stop it; return the exit code."""
+        return self.systemd.control(word, UNIT.name).returncode
+
+    def state(self) -> tuple[str, str]:
+        """Return whether it is active, and its status line."""
+        show = self.systemd.show
+        return show(UNIT.name, "SubState"), show(UNIT.name, "StatusText")
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_a_life_under_systemd(service: Service) -> None:
+    """Start, reload, a refused reload, a killed master and stop are what systemd is told."""
+    serving = "running", "serving, worker processes: 2"
+    assert 0 == service.do("start"), service.systemd.said()
+    assert serving == service.state()
+    with clients.TcpClient(service.address) as client:
+        assert b"one" == client.exchange(b"one")
+        assert 0 == service.do("reload"), service.systemd.said()
+        assert serving == service.state()
+
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            where = f"127.0.0.1:{taken.getsockname()[1]}"
+            service.write(f"server {{ listen {where}; return x; }}")
+            assert 0 != service.do("reload")
+        state, status = service.state()
+        assert "running" == state
+        assert f"the last reload was refused: [emerg] bind() to {where} failed (98: " in status
+        service.write()
+
+        service.systemd.kill(UNIT.name, signal.SIGKILL)
+        wait_until(lambda: "1" == service.systemd.show(UNIT.name, "NRestarts"))
+        wait_until(lambda: serving == service.state())
+        assert b"two" == client.exchange(b"two")
+        assert b"new" == clients.tcp_exchange(service.address, b"new", size=3)
+        assert clients.udp_exchange(service.address, b"?").isdigit()
+
+        assert 0 == service.do("stop")
+        assert b"" == client.recv()
+    assert ("dead", "") == service.state()
+    assert "success" == service.systemd.show(UNIT.name, "Result")

@@ -32,7 +32,7 @@ stream {{
     server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp}; proxy_timeout 60s; }}
 }}
 """
-GONE = "the master process is gone"
+GONE = "the master process is gone, serving on"
 
 
 def kill_master(running: Proxy) -> list[int]:
@@ -252,6 +252,26 @@ def test_sockets_of_a_service_manager_survive_a_killed_master(tmp_path: Path) ->
             answers = {clients.udp_exchange(address, b"?") for _ in range(60)}
             assert {str(pid).encode() for pid in running.worker_pids()} == answers
             assert not [line for line in running.error_log() if "[warn]" in line]
+
+
+def test_a_stop_ends_those_who_were_leaving_too(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """A worker that a reload had told to leave before its master was killed hears the new one."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    first = running.worker_pids()
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        running.reload()
+        (leaving,) = wait_until(lambda: [pid for pid in first if processes.is_alive(pid)][:1])
+        with orphaned(running):
+            running.wait_log("the master process is gone, leaving")
+            running.start()
+            assert b"after" == client.exchange(b"after")
+            assert processes.is_alive(leaving)
+            running.stop()
+            assert b"" == client.recv()
+    wait_until(lambda: not processes.is_alive(leaving))
 
 
 # -- strangers -------------------------------------------------------------------------------------
