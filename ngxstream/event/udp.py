@@ -498,6 +498,15 @@ class UdpGate:
         if sink is not None and sink.c is c:
             del self.table[c.key]
 
+    def take_over(self, former: UdpGate) -> None:
+        """Have the clients of a gate of the same socket, in the same process."""
+        for sink in former.table.values():
+            sink.c.table = self
+            if hasattr(sink, "gate"):
+                sink.gate = self
+        self.table.update(former.table)
+        former.table = self.table
+
     # -- answering -----------------------------------------------------------------------------
 
     def control_for(self, c: Connection) -> list[tuple[int, int, bytes]] | None:

@@ -248,7 +248,7 @@ class Cycle:
         kept = {id(sock) for one in self.listenings for sock in one.socks}
         self.lingering = [
             one for one in before
-            if handed_over and one.options.is_udp
+            if one.options.is_udp
             and (old is not None or one.options.key in wanted)
             and not any(id(sock) in kept for sock in one.socks)
         ]

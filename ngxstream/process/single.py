@@ -102,11 +102,23 @@ class SingleProcess:
         loop.free_connections += before.count()
         self.service = worker.Service(new, loop, 0)
         loop.free_connections -= self.service.count()
+        former = {gate.fd: gate for gate in before.udp_gates}
+        for gate in self.service.udp_gates:
+            if gate.fd in former:
+                gate.take_over(former[gate.fd])
+        self._close_lingering()
         if not self.old:
             loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
         self.old.append(before)
         self.manager.ready(SERVING)
         self.desk.accept()
+
+    def _close_lingering(self) -> None:
+        """Close the UDP addresses that only former configurations have, once nobody is left."""
+        if self.service.close_lingering():
+            self.loop.call_later(worker.SWEEP_MS, self._close_lingering, cancelable=True)
+        else:
+            self.cycle.release_lingering([])
 
     def _sweep(self) -> None:
         """Let go of configurations without sessions."""

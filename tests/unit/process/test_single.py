@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 
 import pytest
 
@@ -79,3 +80,33 @@ def test_logs_are_reopened(proxy: ProxyFactory) -> None:
     wait_until(log.exists)
     clients.tcp_exchange(running.address("main"))
     running.wait_log(r"client 127\.0\.0\.1:\d+ connected to")
+
+
+def test_udp_sessions_outlive_a_reload(ngxstream: ProxyFactory) -> None:
+    """The backend sees one port before and after, also when the address is listened at no more."""
+    conf = (
+        "master_process off; events {} stream {"
+        " server { listen 127.0.0.1:@udp@ udp; proxy_pass 127.0.0.1:@back@; }"
+        " server { listen 127.0.0.1:@tcp@; return x; } }"
+    )
+    running = ngxstream(conf)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        back.settimeout(20)
+        back.bind(running.address("back"))
+        client.settimeout(20)
+        client.connect(running.address("udp"))
+        ports = set()
+        for round_ in range(3):
+            client.send(b"ping")
+            data, proxy = back.recvfrom(64)
+            ports.add(proxy[1])
+            back.sendto(data, proxy)
+            assert b"ping" == client.recv(64)
+            if round_ == 0:
+                running.reload(conf.replace("return x", "return y"))
+            elif round_ == 1:
+                running.reload(conf.replace("listen 127.0.0.1:@udp@ udp", "listen 127.0.0.1:@more@"))
+        assert 1 == len(ports)
