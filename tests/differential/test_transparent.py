@@ -4,13 +4,14 @@ Every test that both programs can pass runs on both; what nginx cannot do says s
 """
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.support import backends as b
 from tests.support import hosts, tools
-from tests.support.clients import UdpClient, tcp_exchange, udp_exchange
+from tests.support.clients import TcpClient, UdpClient, tcp_exchange, udp_exchange
 from tests.support.netns import Namespaces
 from tests.support.proxies import Proxy, ProxyFactory
 
@@ -257,3 +258,75 @@ def test_a_user_that_cannot_keep_the_capability(net: Namespaces, ngxstream: Prox
     lines = proxy.wait_log("CAP_NET_RAW cannot be kept: not held", count=2)
     assert all("[error]" in line for line in lines)
     assert [0, 0] == capabilities(proxy)
+
+
+def test_one_client_port_towards_two_servers(net: Namespaces, ngxstream: ProxyFactory) -> None:
+    """A client's TCP port can lead to two servers at once; to one and the same it cannot (500)."""
+    front = hosts.FRONT[4]
+    client = (hosts.CLIENT[4], 40_000)
+    tcp = [
+        b.TcpBackend(b.echo, host=hosts.BACKEND[4], port=port, netns=net.name("backend"))
+        for port in (PORT, PORT + 1)
+    ]
+    mark = ("-p", "tcp", "-s", hosts.BACKEND[4], "-j", "MARK", "--set-mark", "1")
+    net.run("proxy", "iptables", "-t", "mangle", "-A", "PREROUTING", *mark)
+    servers = "".join(
+        f"server {{ listen {front}:{listen}; proxy_pass {hosts.BACKEND[4]}:{port}; "
+        "proxy_bind $remote_addr:$remote_port transparent; }"
+        for listen, port in ((53, PORT), (54, PORT + 1), (55, PORT))
+    )
+    with tcp[0], tcp[1]:
+        program = ngxstream(f"{HEAD} {servers} }}", netns=net.name("proxy"))
+        options = {"source": client, "netns": net.name("client")}
+        with (
+            ReusedClient((front, 53), **options) as one,
+            ReusedClient((front, 54), **options) as two,
+        ):
+            for n in range(3):
+                for connection in (one, two):
+                    connection.send(b"%d" % n)
+                    assert b"%d" % n == connection.recv_exactly(1)
+            with ReusedClient((front, 55), **options) as same:
+                assert b"" == same.recv_to_eof()
+        (line,) = program.wait_log("this client has such a connection already")
+        assert "[crit]" in line
+        assert "(99: Cannot assign requested address)" in line
+        peers = [one_of.wait_accepted(1)[0].peer[:2] for one_of in tcp]
+        assert [client, client] == peers
+
+
+class ReusedClient(TcpClient):
+    """A connection from a port that others of the test have as well."""
+
+    def __init__(self, address: tuple[str, int], *, source: tuple[str, int], netns: str) -> None:
+        self.sock = b.make_socket(b.family_of(address[0]), socket.SOCK_STREAM, netns)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.sock.settimeout(20)
+        self.sock.bind(source)
+        self.sock.connect(address)
+
+
+def test_a_client_socket_stays_claimed_over_a_reload(
+    net: Namespaces, ngxstream: ProxyFactory
+) -> None:
+    """A transparent UDP session goes on over a reload, and still owns its answers."""
+    front = hosts.FRONT[4]
+    servers = "".join(
+        f"server {{ listen {front}:{listen} udp; proxy_pass {hosts.BACKEND[4]}:{PORT}; "
+        "proxy_bind $remote_addr:$remote_port transparent; }"
+        for listen in (53, 54)
+    )
+    with backend(net, 4, udp=True) as server:
+        program = ngxstream(f"{HEAD} {servers} }}", netns=net.name("proxy"))
+        with UdpClient((front, 53), connected=False, netns=net.name("client")) as client:
+            for n in range(3):
+                client.send(b"%d" % n)
+                assert (b"%d" % n, (front, 53)) == client.recv_from()
+                program.reload()
+            client.address = (front, 54)
+            client.send(b"other")
+            program.wait_log("belong to a session of another listening address")
+            client.address = (front, 53)
+            client.send(b"3")
+            assert (b"3", (front, 53)) == client.recv_from()
+        assert [b"0", b"1", b"2", b"3"] == server.datagrams

@@ -214,6 +214,39 @@ def test_a_chain_of_two_programs(ngxstream: ProxyFactory, backends) -> None:
     assert names == {tuple(line.split()[:2]) for line in inner.access_log()}
 
 
+@pytest.mark.parametrize("way", ["every", "first"])
+def test_clients_behind_a_peer_survive_a_reload(
+    way: str, ngxstream: ProxyFactory, backends
+) -> None:
+    """Sessions of a peer's clients go on over reloads, and keep their server's socket."""
+    server = backends.udp()
+    text = (
+        f"{HEAD} server {{ listen 127.0.0.1:@in@ udp proxy_protocol={way}; proxy_timeout 60s; "
+        f"set_real_ip_from 127.0.0.1; proxy_pass {server.text}; }} }}"
+    )
+    program = ngxstream(text)
+    many = range(5) if way == "every" else range(1)
+    peers = [UdpClient(program.address("in")) for _ in range(6)]
+    try:
+        for turn in range(3):
+            for peer in peers:
+                for n in many:
+                    payload = b"%d %d" % (n, turn)
+                    header = way == "every" or not turn
+                    peer.send(headed(f"192.0.2.{n}", 99, payload) if header else payload)
+                    assert payload == peer.recv()
+            program.reload()
+        assert 6 * len(many) == len(server.sources)
+        assert {3} == set(server.sources.values())
+        assert not [record for record in program.records() if "dropped" in record.message]
+    finally:
+        for peer in peers:
+            peer.close()
+    program.stop()
+    logged = [line.split()[0] for line in program.access_log()]
+    assert {f"192.0.2.{n}" for n in many} >= set(logged)
+
+
 def test_warnings(ngxstream: ProxyFactory) -> None:
     """-t warns of the version 1 text on UDP, and of a listener that would believe nobody."""
     events = "events {} stream { server { listen 127.0.0.1:@in@ udp"

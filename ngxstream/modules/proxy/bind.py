@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors, inet, ip, log
 from ngxstream.event import connect
@@ -140,6 +140,18 @@ def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
             del claims[key]
 
     s.add_cleanup(release)
+
+
+def take_over(s: Session, sock: Any) -> None:
+    """Note the same of a session that another process began, whose connected socket this is."""
+    given = s.server.proxy
+    if given.bind.transparent and given.responses:
+        try:
+            local = sock.getsockname()
+            if inet.port_of(local):
+                _claim(s, local, sock.getpeername())
+        except (OSError, connect.BindError):
+            return  # it is connected no more, or the answers are another's meanwhile
 
 
 def is_ported(text: str) -> bool:

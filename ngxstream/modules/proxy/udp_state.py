@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
+from ngxstream.modules.proxy import bind
 from ngxstream.modules.proxy.module import make_udp
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import round_robin
@@ -100,6 +101,7 @@ def restore(s: Session, packed: Packed, fd: int, gate: Any, current: StreamConf 
     proxy.pc = raw_socket(sock_family, socket.SOCK_DGRAM, 0, fd)
     proxy.pc.setblocking(False)
     proxy.pc_fd = fd
+    bind.take_over(s, proxy.pc)
     loop.free_connections -= 1
     proxy.connected = True
     proxy.peer_name = peer_name
