@@ -1,0 +1,144 @@
+"""The upgrade on the fly: what becomes of pid files, masters, and clients when it goes either way."""
+
+import os
+import signal
+import socket
+
+import pytest
+
+from ngxstream.process import upgrade
+from tests.support import clients, processes
+from tests.support.backends import BackendFactory
+from tests.support.proxies import Proxy, ProxyFactory
+from tests.support.waiting import wait_until
+
+CONF = """
+worker_processes 2;
+events {{}}
+stream {{
+    server {{ listen 127.0.0.1:@tcp@; return TEXT; }}
+    server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp}; }}
+}}
+"""
+
+
+def old_pid(running: Proxy) -> int:
+    """Return what the renamed pid file says."""
+    return int((running.prefix / "logs/nginx.pid.oldbin").read_text())
+
+
+def workers(master: int) -> list[int]:
+    """Return the children of a master that are workers."""
+    return [
+        pid for pid in processes.children(master) if "worker process" in processes.title(pid)
+    ]
+
+
+def start_new(running: Proxy) -> tuple[int, int]:
+    """Send USR2; return the pids of the old and the new master."""
+    old = running.pid
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: running.pid not in (0, old) and len(workers(running.pid)) == 2)
+    return old, running.pid
+
+
+def serves(running: Proxy) -> bool:
+    """Tell whether TCP and UDP are answered."""
+    return (
+        clients.tcp_exchange(running.address("tcp")) == b"TEXT"
+        and clients.udp_exchange(running.address("udp"), b"hello") == b"hello"
+    )
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_the_old_master_goes_on_when_the_new_one_is_gone(
+    sig: signal.Signals, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """The pid file is renamed back, and the old workers have had the UDP clients all the time."""
+    running = ngxstream(CONF.format(udp=backends.udp().text), expected=("exited on signal 9",))
+    old, new = start_new(running)
+    assert old == old_pid(running)
+    assert serves(running)
+    leftover = workers(new)
+    os.kill(new, sig)
+    wait_until(lambda: running.pid == old)
+    if sig == signal.SIGKILL:
+        for pid in leftover:
+            os.kill(pid, signal.SIGKILL)
+    assert not (running.prefix / "logs/nginx.pid.oldbin").exists()
+    assert serves(running)
+
+
+def test_after_winch_the_old_master_starts_workers_when_the_new_one_dies(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """The workers told to leave are replaced, and they read what nobody else reads any more."""
+    running = ngxstream(CONF.format(udp=backends.udp().text))
+    old, new = start_new(running)
+    first = workers(old)
+    os.kill(old, signal.SIGWINCH)
+    wait_until(lambda: not any(map(processes.is_alive, first)))
+    assert serves(running)
+    os.kill(new, signal.SIGTERM)
+    wait_until(lambda: running.pid == old and len(workers(old)) == 2)
+    assert serves(running)
+
+
+def test_the_new_master_serves_alone_when_the_old_one_is_terminated(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Without a hand-over the new workers begin to read UDP when they see that nobody else does."""
+    running = ngxstream(CONF.format(udp=backends.udp().text), start=False, args=())
+    running.write("daemon on;" + CONF.format(udp=backends.udp().text))
+    running.start()
+    old, new = start_new(running)
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: not processes.is_alive(old))
+    assert new == running.pid
+    assert serves(running)
+
+
+def test_a_second_upgrade_waits_for_the_first(ngxstream: ProxyFactory) -> None:
+    """While two masters run, USR2 to either is refused in nginx's words."""
+    running = ngxstream("events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }"
+                        " worker_processes 2;")
+    old, new = start_new(running)
+    for master in (old, new):
+        os.kill(master, signal.SIGUSR2)
+        running.wait_log(rf"\[crit\] {master}#.*the changing binary signal is ignored: you should")
+    assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+    os.kill(new, signal.SIGTERM)
+    wait_until(lambda: running.pid == old)
+
+
+def test_a_pid_file_that_cannot_be_renamed_stops_the_upgrade(ngxstream: ProxyFactory) -> None:
+    """It is an alert, and everything stays as it is."""
+    running = ngxstream("events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }",
+                        expected=("rename",))
+    old = running.pid
+    (running.prefix / "logs/nginx.pid").rename(running.prefix / "logs/elsewhere")
+    os.kill(old, signal.SIGUSR2)
+    running.wait_log(r"\[alert\] .*rename\(\) .* failed before executing new binary process")
+    (running.prefix / "logs/elsewhere").rename(running.prefix / "logs/nginx.pid")
+    assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+
+
+def test_what_is_told_last_is_heard() -> None:
+    """A link keeps what was said until it is asked for; descriptors arrive with it."""
+    link, theirs = upgrade.Link.pair()
+    other = upgrade.Link(theirs)
+    assert other.latest() is None
+    one, two = socket.socketpair()
+    with one, two:
+        link.tell((), ("first",), ())
+        link.tell((), ("second",), (one,))
+        estate = other.latest()
+        assert estate is not None
+        assert ("second",) == estate.keys
+        assert os.getpid() == estate.pid
+        with estate.writers[0] as writer:
+            writer.send(b"x")
+            assert b"x" == two.recv(1)
+    link.close()
+    assert estate is other.latest(0.1)
+    other.close()
