@@ -69,10 +69,12 @@ def run_case(
                     wait_for_quiet(patience)
                     try:
                         sample = case.measure(running.get(name), places[name], bench)
+                        samples[name].append(asdict(sample))
+                    except tools.ToolError as error:  # this one round is lost
+                        missing.append(f"a round of {name}: {error}")
                     finally:
                         if case.fresh:
                             stop(running.pop(name, None))
-                    samples[name].append(asdict(sample))
         except (tools.ToolError, programs.StartError) as error:
             missing.append(str(error))
         finally:
