@@ -255,6 +255,25 @@ def test_a_udp_backend_that_sends_more_than_asked_for(bystander, backends) -> No
     )
 
 
+@pytest.mark.effect("proxy_bind")
+def test_a_local_address_that_is_none(same, backends) -> None:
+    """A variable that holds no address is told once, and any address is taken."""
+    echo = backends.tcp()
+    with b.refusing_tcp() as (host, port):
+
+        def story(program: Proxy) -> Any:
+            with TcpClient(program.address("in")) as client:
+                answer = client.exchange(b"x")
+            return answer, ended(program, 1), said(program, "error")
+
+        same(
+            f"map $pid $none {{ default nowhere; }} upstream u {{ server {host}:{port}; "
+            f"server {echo.text}; }} server {{ listen 127.0.0.1:@in@; proxy_pass u; "
+            "proxy_bind $none; }",
+            story,
+        )
+
+
 @pytest.mark.effect("proxy_responses")
 def test_no_answer_is_passed_on_that_was_not_asked_for(ngxstream, backends) -> None:
     """The session ends with the last answer that proxy_responses counts, whatever is queued."""

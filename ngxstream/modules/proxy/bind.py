@@ -68,7 +68,7 @@ class Bind:
                 if self.transparent:
                     # from an address of our own the server would take us for the client
                     raise connect.BindError(f'invalid local address "{text}"')
-                s.log_error(log.ERR, f'invalid local address "{text}"')
+                _complain(s, text)
                 return None
         if inet.family_of(found) != peer.family:
             found = _for_family(found, peer.family)
@@ -91,6 +91,17 @@ class Bind:
                     return client_sockaddr
         found = inet.parse_addr_port(text)
         return None if found is None else found.sockaddr
+
+
+def _complain(s: Session, text: str) -> None:
+    """Log once that a value is no address, as nginx does before it has chosen a server."""
+    if s.states is not None and len(s.states) > 1:
+        return
+    proxy: Any = s.content
+    kept = s.action, proxy.peer_name
+    s.action, proxy.peer_name = None, ""
+    s.log_error(log.ERR, f'invalid local address "{text}"')
+    s.action, proxy.peer_name = kept
 
 
 NONE: Final = Bind()

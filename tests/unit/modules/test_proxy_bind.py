@@ -19,7 +19,8 @@ V6_PEER = SimpleNamespace(family=inet.AF_INET6, sockaddr=("2001:db8::9", 53, 0, 
 
 def session(sockaddr: Any, *, listening: Any = ("192.0.2.53", 53)) -> Any:
     """Return what of a session is looked at, of a UDP client."""
-    made = SimpleNamespace(said=[], cleanups=[])
+    made = SimpleNamespace(said=[], cleanups=[], states=None, action="")
+    made.content = SimpleNamespace(peer_name="")
     made.c = SimpleNamespace(
         sockaddr=sockaddr, is_udp=True, key=sockaddr, local_sockaddr=lambda: listening
     )
