@@ -78,13 +78,14 @@ def is_alive(pid: int) -> bool:
 class Plan:
     """Where sessions go: what the master tells a worker that is to hand over."""
 
-    __slots__ = ("keys", "pids", "until_ms", "workers", "writers")
+    __slots__ = ("keys", "pids", "workers", "writers")
 
     def __init__(
         self, writers: Sequence[socket.socket], keys: Iterable[Key], pids: Sequence[int]
     ) -> None:
         """shape: one mailbox for each new worker; keys of the addresses they listen at; pids of
-        all workers that hand over."""
+        all workers that hand over.
+        """
         self.writers = writers
         self.workers = len(writers)
         self.keys = frozenset(keys)
@@ -273,7 +274,8 @@ class Arrival:
         patience_ms: int = START_MS,
     ) -> None:
         """shape: idle says that others read the sockets still; patience_ms how long this worker
-        waits for them, 0 for ever"""
+        waits for them, 0 for ever
+        """
         self._loop = loop
         self._service = service
         self._log = service.cycle.log

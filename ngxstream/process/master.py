@@ -112,7 +112,8 @@ class Master:
         link: Link | None = None,
     ) -> None:
         """shape: the cycle is committed, its pid file written, signals are blocked; link leads to
-        the master that started this one, if one did"""
+        the master that started this one, if one did
+        """
         self.cycle = cycle
         self.old: list[Cycle] = []
         self.children: dict[int, Child] = {}

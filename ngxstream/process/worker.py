@@ -15,8 +15,8 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 from __future__ import annotations
 
 import contextlib
-import os
 import functools
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -279,7 +279,8 @@ class Family:
         patience_ms: int = handover.START_MS,
     ) -> None:
         """shape: one mailbox for each worker; former are cycles whose UDP sessions go on;
-        patience_ms is how long an idle worker waits for UDP clients, 0 for ever"""
+        patience_ms is how long an idle worker waits for UDP clients, 0 for ever
+        """
         self.patience_ms = patience_ms
         self.generations = generations
         self.mailboxes = mailboxes
@@ -317,7 +318,8 @@ class Worker:
         idle: bool = False,
     ) -> None:
         """shape: number is the worker's place, 0 <= number < cycle.workers; made after the fork;
-        idle says that former workers will hand their UDP clients over"""
+        idle says that former workers will hand their UDP clients over
+        """
         self.family = family
         self._idle = idle
         self.handing_over = False
@@ -401,7 +403,7 @@ class Worker:
             self._wait_for_master()
 
     def _wait_for_master(self) -> None:
-        """Serve on, or finish, until a new master comes. source: none, nginx's worker never learns"""
+        """Serve on, or finish, until a new master comes; nginx's worker never learns."""
         path, owner = self.cycle.main.pid, self.family.owner
         try:
             rendezvous.Orphan(self.loop, path, owner, self._on_new_master)

@@ -56,7 +56,7 @@ def test_what_is_over_the_bound_is_dropped_and_counted(
         for n in range(300):
             client.send(numbered(n))
         assert numbered(0) == client.recv(2048)
-        wait_until(lambda: running.access_log(), what="the end of the session", timeout=2 * PATIENCE)
+        wait_until(running.access_log, 2 * PATIENCE, "the end of the session")
     received, sent, dropped = map(int, running.access_log()[0].split())
     assert received > 257
     assert received - 256 <= dropped + sent

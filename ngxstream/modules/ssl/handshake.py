@@ -59,7 +59,7 @@ class Handshake:
         self.tick = 0
         c = s.c
         if s.server.core.tcp_nodelay and c.family != socket.AF_UNIX:
-            try:  # noqa: SIM105 - a context manager for every client is dear
+            try:
                 c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 pass  # the client is gone already: the handshake will say so

@@ -108,5 +108,6 @@ def test_udp_sessions_outlive_a_reload(ngxstream: ProxyFactory) -> None:
             if round_ == 0:
                 running.reload(conf.replace("return x", "return y"))
             elif round_ == 1:
-                running.reload(conf.replace("listen 127.0.0.1:@udp@ udp", "listen 127.0.0.1:@more@"))
+                other = conf.replace("listen 127.0.0.1:@udp@ udp", "listen 127.0.0.1:@more@")
+                running.reload(other)
         assert 1 == len(ports)

@@ -1,4 +1,4 @@
-"""The upgrade on the fly: what becomes of pid files, masters, and clients when it goes either way."""
+"""The upgrade on the fly: what becomes of pid files, masters and clients, either way."""
 
 import os
 import signal
