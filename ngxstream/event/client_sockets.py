@@ -37,7 +37,8 @@ class ClientSockets:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        # (sockaddr, options) -> [socket, loop ms of the last use]; the latest used is the last
+        # sockaddr, with the options if there are any -> [socket, loop ms of the last use];
+        # the latest used is the last
         self._kept: OrderedDict[Any, list[Any]] = OrderedDict()
         self._is_sweeping = False
         self.limit = max(LEAST, loop.connections // SHARE)
@@ -49,7 +50,7 @@ class ClientSockets:
         raises: BindError, InternalError
         """
         kept = self._kept
-        key = (sockaddr, options)
+        key = sockaddr if options.plain else (sockaddr, options)
         found = kept.get(key)
         if found is not None:
             found[1] = self._loop.now_ms

@@ -43,6 +43,7 @@ class Bind:
     sockaddr: SockAddr | None = None  # the address itself when no variable is in it
     transparent: bool = False
     ported: bool = False  # written as address:port, the port a variable, no brackets
+    whole: bool = False  # just the client's address and port: there is nothing to be read
 
     @property
     def may_name_a_port(self) -> bool:
@@ -58,6 +59,8 @@ class Bind:
         source: ngx_stream_proxy_set_local
         """
         found = self.sockaddr
+        if self.whole and isinstance(s.c.sockaddr, tuple):
+            found = s.c.sockaddr
         if found is None:
             assert self.value is not None
             text = self.value.get(s).decode("latin-1")
@@ -106,6 +109,7 @@ def _complain(s: Session, text: str) -> None:
 
 NONE: Final = Bind()
 
+_WHOLE: Final = ("$remote_addr:$remote_port", "[$remote_addr]:$remote_port")
 # variables that are an address and nothing else
 _ADDRESSES: Final = ("remote_addr", "realip_remote_addr", "proxy_protocol_addr", "server_addr")
 
@@ -195,7 +199,10 @@ def set_bind(scope: Scope, module: Module, st: Statement) -> None:
         return
     if st.args[1] != "transparent":
         raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
-    made = Bind(value, sockaddr, transparent=True, ported=is_ported(text))
+    plain = text.replace("{", "").replace("}", "")
+    made = Bind(
+        value, sockaddr, transparent=True, ported=is_ported(text), whole=plain in _WHOLE
+    )
     wanted: set[str] = scope.builder.data.setdefault("capabilities", set())
     wanted.add(NET_RAW)
     if made.may_name_a_port:

@@ -146,3 +146,25 @@ CAPABILITIES = {
 def test_low_ports_are_foreseen(text: str, low: bool) -> None:
     """CAP_NET_BIND_SERVICE is kept where the port that is bound to may be a low one."""
     assert low == made_of(text).may_name_a_port
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["$remote_addr:$remote_port", "${remote_addr}:${remote_port}", "[$remote_addr]:$remote_port"],
+)
+@pytest.mark.parametrize("client", [ALICE, CAROL], ids=["IPv4", "IPv6"])
+def test_the_client_s_own_address_needs_no_reading(text: str, client: Any) -> None:
+    """The usual forms take address and port from the session as they are, brackets or none."""
+    made = made_of(text)
+    assert made.whole
+    peer = V6_PEER if client is CAROL else V4_PEER
+    assert client == made.local(session(client), peer)
+
+
+def test_a_unix_client_has_no_address_to_bind_to() -> None:
+    """A client without an IP address cannot be the source: refused, not replaced by our own."""
+    s = session("")
+    made = made_of("$remote_addr:$remote_port")
+    compiled: Any = SimpleNamespace(get=lambda s: b"unix::", text="")
+    with pytest.raises(connect.BindError, match="invalid local address"):
+        bind.Bind(compiled, None, True, made.ported, made.whole).local(s, V4_PEER)
