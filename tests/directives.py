@@ -26,6 +26,9 @@ BY_BLOCK: Final = {
     "resolver_timeout": ("resolver_timeout", "upstream/resolver_timeout"),
 }
 
+# Directives of ours, which nginx does not know.
+OURS: Final = ("proxy_protocol_datagrams",)
+
 _TUNING: Final = "accepted: hashes need no tuning here"
 _OCSP: Final = "only `off` is served; see docs/divergences.md"
 _RESPONDER: Final = "accepted: responders are not asked; see docs/divergences.md"
@@ -63,6 +66,7 @@ def names() -> list[str]:
     """Return the directives of nginx that must have tests, each meaning by itself."""
     with open(TABLE, encoding="utf-8") as table:
         known = [row["directive"] for row in csv.DictReader(table, delimiter="\t")]
+    known += OURS
     return sorted(meaning for name in known for meaning in BY_BLOCK.get(name, (name,)))
 
 
@@ -94,10 +98,21 @@ def book() -> Book:
     return found
 
 
-def _cell(tests: list[str], reason: str) -> str:
-    links = []
+def _bad_uses(name: str) -> list[str]:
+    """Return what is refused of a directive by the first two cases, with the words."""
+    shown = []
+    for case in refusals.REFUSALS.get(name, [])[:2]:
+        text = case.text if len(case.text) < 80 else f"{case.text[:40]}…"
+        shown.append(f"`{text}` {case.words}".replace("|", "\\|"))
+    return shown
+
+
+def _cell(tests: list[str], reason: str, before: list[str] | None = None) -> str:
+    links = list(before or ())
     for test in tests:
         path, _, function = test.partition("::")
+        if test == REFUSAL_TEST:
+            continue  # its cases are shown
         links.append(f"[{function.removeprefix('test_').replace('_', ' ')}](../{path})")
     return "<br>".join(links) or reason
 
@@ -107,13 +122,14 @@ def page() -> str:
     lines = [
         "# Tests of directives",
         "",
-        "Printed from the marks in tests/ (`make docs`); do not edit. What is said of a bad use is",
-        "compared with nginx's words wherever the nginx at hand knows the directive.",
+        "Printed from the marks in tests/ (`make docs`); do not edit. A bad use and its words are a",
+        "case of [test_refusals.py](../tests/differential/test_refusals.py), which compares them with",
+        "nginx's wherever the nginx at hand knows the directive.",
         "",
         "| directive | what it does | what it refuses |",
         "|---|---|---|",
     ]
     for name, kinds in book().items():
         effect = _cell(kinds["effect"], f"— {WITHOUT_EFFECT.get(name, '')}")
-        lines.append(f"| `{name}` | {effect} | {_cell(kinds['refusal'], '—')} |")
+        lines.append(f"| `{name}` | {effect} | {_cell(kinds['refusal'], '—', _bad_uses(name))} |")
     return "\n".join(lines) + "\n"

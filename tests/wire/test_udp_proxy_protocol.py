@@ -37,6 +37,7 @@ def split(data: bytes) -> tuple[pp.ProxyHeader | None, bytes]:
     return header, data[header.length :]
 
 
+@pytest.mark.effect("proxy_protocol_datagrams")
 def test_every_datagram_bears_the_header(ngxstream: ProxyFactory, backends) -> None:
     """With `every` each datagram begins with it, those of a burst and empty ones too."""
     server = backends.udp(b.udp_silent, rcvbuf=1 << 20)
@@ -262,6 +263,7 @@ def test_warnings(ngxstream: ProxyFactory) -> None:
     assert 'takes no datagrams without "set_real_ip_from"' in said.stderr
 
 
+@pytest.mark.refusal("proxy_protocol_datagrams", "listen")
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

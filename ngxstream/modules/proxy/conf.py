@@ -154,7 +154,7 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
         Directive("proxy_protocol_datagrams", BOTH, d.TAKE1,
                   d.enum("every_datagram", {"first": False, "every": True}),
                   "Which datagrams of a UDP session bear the PROXY protocol header.",
-                  syntax="first | every", default="first"),
+                  syntax="first | every", default="first", extension=True),
         Directive("proxy_half_close", BOTH, d.FLAG, d.flag("half_close"),
                   "Close each direction of a TCP connection by itself.", default="off"),
     )
