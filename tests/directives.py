@@ -122,9 +122,9 @@ def page() -> str:
     lines = [
         "# Tests of directives",
         "",
-        "Printed from the marks in tests/ (`make docs`); do not edit. A bad use and its words are a",
-        "case of [test_refusals.py](../tests/differential/test_refusals.py), which compares them with",
-        "nginx's wherever the nginx at hand knows the directive.",
+        "Printed from the marks in tests/ (`make docs`); do not edit. A bad use and its words are",
+        "a case of [test_refusals.py](../tests/differential/test_refusals.py), which compares them",
+        "with nginx's wherever the nginx at hand knows the directive.",
         "",
         "| directive | what it does | what it refuses |",
         "|---|---|---|",
