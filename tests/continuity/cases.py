@@ -114,7 +114,10 @@ def _ten_thousand(stage: Stage) -> Account:
     stage.clients(10_000, hz=0.5)
     _reload(stage, proxy)
     stage.rounds(1)
-    return stage.account()
+    account = stage.account()
+    early = [m for m in account.up.missing + account.down.missing if m.at < account.marks[0][0]]
+    remark = f"{len(early)} lost while they began" if early else ""
+    return dataclasses.replace(account, remark=remark)
 
 
 def _slow_first_reply(stage: Stage) -> Account:
