@@ -18,6 +18,7 @@ from ngxstream.core import log as logs
 from ngxstream.event.listening import Listening, ListenOptions
 
 VARIABLE: Final = "NGINX"
+LENT_ON: Final = "NGXSTREAM_LENT"  # which of those in VARIABLE a service manager has lent
 LENT: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 FIRST_LENT: Final = 3  # SD_LISTEN_FDS_START
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -67,6 +68,13 @@ def lent(environ: MutableMapping[str, str], log: logs.Log) -> list[int]:
         return []
     log.error(logs.NOTICE, f"using {last - FIRST_LENT} sockets of the service manager")
     return list(range(FIRST_LENT, last))
+
+
+def mark_lent(listenings: Iterable[Listening], environ: MutableMapping[str, str]) -> None:
+    """Mark inherited sockets that a service manager has lent to a master before."""
+    fds = {ip.atoi(word) for word in environ.pop(LENT_ON, "").split(";")}
+    for one in listenings:
+        one.is_lent = not fds.isdisjoint(sock.fileno() for sock in one.socks)
 
 
 def value_of(listenings: Iterable[Listening]) -> str:

@@ -159,6 +159,11 @@ class Master:
         if not heirs:
             self.let_read()
 
+    def meet_survivors(self) -> None:
+        """Have the workers of another master that is gone now leave."""
+        self._succeed_late()
+        self.later(LATE_MS, self._succeed_late)
+
     def _succeed_late(self) -> None:
         """The same for one that was slow to see its master die."""
         if self.survivors.meet(self.cycle.main.pid):
@@ -171,7 +176,6 @@ class Master:
         path = self.cycle.main.pid
         if self.other.started:
             path += upgrade.OLDBIN
-            self.manager.succeeded_by(self.other.pid)
         error = pidfile.remove(path)
         if error is not None:
             self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
@@ -181,6 +185,7 @@ class Master:
 
     def _close_listening(self) -> None:
         """Close the listening sockets; paths of Unix sockets are left to another master."""
+        self.other.look()  # it may have gone a moment ago
         unlink = not self.other.is_alive
         listening.close_all(self.cycle.listenings, unlink=unlink, log=self.cycle.log)
 
@@ -420,7 +425,8 @@ class Master:
         """Leave now: TERM to the workers, again and again, then KILL."""
         if not self.terminating:
             self.terminating = True
-            self.manager.stopping("stopping")
+            if not self.other.started:
+                self.manager.stopping("stopping")
             self.survivors.tell(channels.TERMINATE)
             self._terminate_workers(FIRST_WAIT_MS)
 
@@ -440,9 +446,7 @@ class Master:
     def quit(self) -> None:
         """Leave when the workers have finished their sessions."""
         self.quitting = True
-        if self.other.started:
-            self.manager.succeeded_by(self.other.pid)
-        else:
+        if not self.other.started:
             self.manager.stopping("finishing the sessions, then stopping")
         self._leave_udp()
         self._quit_workers(list(self.children.values()))

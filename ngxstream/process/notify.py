@@ -3,6 +3,10 @@
 nginx has no counterpart. The protocol is sd_notify(3)'s: lines of NAME=value in one datagram to
 the Unix socket that NOTIFY_SOCKET names. Where nobody has named one, nothing is said. A manager
 that does not listen is left alone: the service goes on.
+
+During an upgrade (USR2) the old master says nothing when it leaves: systemd finds the new one by the
+pid file (PIDFile=). Told of it earlier, by MAINPID, it would supervise a process that is not yet its
+child, and not wait for it when it is stopped.
 """
 
 from __future__ import annotations
@@ -51,10 +55,6 @@ class Notifier:
     def status(self, status: str) -> None:
         """Say something for people alone."""
         self._send(_status(status))
-
-    def succeeded_by(self, pid: int) -> None:
-        """Say that another process is the main one from now on: the next program's master."""
-        self._send(f"MAINPID={pid}", "READY=1")
 
     def _send(self, *lines: str) -> None:
         if not self._address:

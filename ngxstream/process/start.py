@@ -135,6 +135,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
+    inherited.mark_lent(came, os.environ)
     came += inherited.adopt(inherited.lent(os.environ, builtin), builtin, lent=True)
     survivors = rendezvous.Survivors()
     orphaned = survivors.collect if value is None else None

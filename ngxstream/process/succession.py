@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, log
 from ngxstream.event import listening
-from ngxstream.process import channel as channels
 from ngxstream.process import signals, system, upgrade
 from ngxstream.process.cycle import Cycle
 from ngxstream.process.handover import Plan
@@ -190,8 +189,7 @@ class Succession:
             master.later(LOOK_MS, self.look)
             return
         self._forget()
-        for survivor in master.survivors.meet(master.cycle.main.pid):  # of a master that was killed
-            survivor.channel.send(channels.QUIT)
+        master.meet_survivors()  # if it was killed
         master.let_read()
 
     def _forget(self) -> None:

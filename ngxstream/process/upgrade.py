@@ -178,6 +178,9 @@ def execute(
         inherited.VARIABLE: inherited.value_of(listenings),
         VARIABLE: str(link.fileno()),
     }
+    lent = inherited.value_of(one for one in listenings if one.is_lent)
+    if lent:
+        environment[inherited.LENT_ON] = lent
     for name, value in os.environ.items():
         if name.startswith(KEPT):
             environment.setdefault(name, value)

@@ -69,7 +69,7 @@ class Service:
     def __init__(self, folder: Path, backend: str) -> None:
         self.address = "127.0.0.1", ports.free_port()
         self._text = CONF.format(tcp=self.address[1], backend=backend)
-        self.conf = folder / "conf/nginx.conf"
+        self.conf, self.pid = folder / "conf/nginx.conf", folder / "logs/nginx.pid"
         for name in ("conf", "logs"):
             (folder / name).mkdir()
         self.write()
@@ -81,6 +81,7 @@ class Service:
         options = f"-p {folder}/ -e logs/error.log -c conf/nginx.conf"
         unit = UNIT.read_text().replace(INSTALLED, str(program))
         unit = re.sub("(?m)^Environment=.*", f'Environment="NGXSTREAM_OPTIONS={options}"', unit)
+        unit = re.sub("(?m)^PIDFile=.*", f"PIDFile={self.pid}", unit)
         # these targets and this protection are the system manager's
         unit = re.sub("(?m)^(After|Wants|Protect.*)=.*\n", "", unit)
         self.systemd = systemd.Systemd(folder, {UNIT.name: unit})
@@ -126,6 +127,20 @@ def test_a_life_under_systemd(service: Service) -> None:
         assert b"two" == client.exchange(b"two")
         assert b"new" == clients.tcp_exchange(service.address, b"new", size=3)
         assert clients.udp_exchange(service.address, b"?").isdigit()
+        before = service.pid.read_text()
+
+        old = service.systemd.show(UNIT.name, "MainPID")
+        service.systemd.kill(UNIT.name, signal.SIGUSR2)
+        wait_until(
+            lambda: service.pid.exists() and service.pid.read_text() not in ("", before),
+            what="the new binary has its pid file",
+        )
+        service.systemd.kill(UNIT.name, signal.SIGQUIT)
+        wait_until(lambda: old != service.systemd.show(UNIT.name, "MainPID"), what="MAINPID")
+        wait_until(lambda: serving == service.state())
+        assert b"three" == clients.tcp_exchange(service.address, b"three", size=5)
+        assert 0 == service.do("reload"), service.systemd.said()
+        assert "1" == service.systemd.show(UNIT.name, "NRestarts")
 
         assert 0 == service.do("stop")
         assert b"" == client.recv()

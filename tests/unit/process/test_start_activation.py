@@ -1,6 +1,7 @@
 """Socket activation: sockets that a service manager has opened, served and left to it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import clients, ports, tools
+from tests.support import clients, ports, processes, tools
 from tests.support.activation import Activated
 from tests.support.proxies import ROOT, Ngxstream, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -99,6 +100,30 @@ def test_the_sockets_outlive_the_service(held: Held, tmp_path: Path) -> None:
         b.connect(unix.getsockname())
         with Activated(conf, tmp_path, [tcp, unix]):
             assert [b"tcp", b"unix"] == [a.recv(10), b.recv(10)]
+
+
+def test_an_upgrade_knows_whose_the_sockets_are(held: Held, tmp_path: Path) -> None:
+    """After USR2 and the old master's end the new one leaves the manager's path alone, too."""
+    lent, name = held(socket.SOCK_STREAM, str(tmp_path / "lent")), tmp_path / "own"
+    own = f"server {{ listen unix:{name}; return own; }} "
+    with Activated(HEAD + server(lent, "lent") + own + "}", tmp_path, [lent]) as running:
+        old = running.pid
+        os.kill(old, signal.SIGUSR2)
+        new = wait_until(lambda: running.pid not in (0, old) and running.pid)
+        try:
+            wait_until(lambda: len(processes.children(new)) == 3)
+            os.kill(old, signal.SIGQUIT)
+            wait_until(lambda: not processes.is_alive(old) or processes.state(old) == "Z")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE)
+                client.connect(lent.getsockname())
+                assert b"lent" == client.recv(10)
+            assert name.is_socket()
+        finally:
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not processes.is_alive(new))
+    assert (tmp_path / "lent").is_socket()
+    assert not name.exists()
 
 
 def test_a_udp_socket_becomes_a_group(held: Held, tmp_path: Path) -> None:
