@@ -4,9 +4,9 @@ nginx has no counterpart. The protocol is sd_notify(3)'s: lines of NAME=value in
 the Unix socket that NOTIFY_SOCKET names. Where nobody has named one, nothing is said. A manager
 that does not listen is left alone: the service goes on.
 
-During an upgrade (USR2) the old master says nothing when it leaves: systemd finds the new one by the
-pid file (PIDFile=). Told of it earlier, by MAINPID, it would supervise a process that is not yet its
-child, and not wait for it when it is stopped.
+During an upgrade (USR2) the old master says nothing when it leaves: systemd finds the new one by
+the pid file (PIDFile=). Told of it earlier, by MAINPID, it would supervise a process that is not
+yet its child, and not wait for it when it is stopped.
 """
 
 from __future__ import annotations
