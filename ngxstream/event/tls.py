@@ -61,6 +61,7 @@ class Transport:
         "pointer",  # int: SSL*
         "fd",
         "read",  # (buffer) -> bytes read; raises what the ssl module raises
+        "wants_write",  # bool: the handshake waits for room, not for bytes
         "is_done",  # bool: the handshake is over, and well
         "waits",  # bool: the peer is given time to end too
         "quiet",  # bool: nothing is said at the end
@@ -81,6 +82,7 @@ class Transport:
         self.context = context
         self.sock = libssl.WrappedSocket.take(sock)
         self.fd = self.sock.fileno()
+        self.wants_write = False
         self.is_done = False
         self.waits = context.server_side
         self.quiet = False
@@ -112,8 +114,10 @@ class Transport:
             return OK
         error = lib.SSL_get_error(pointer, code)
         if error == libssl.ERROR_WANT_READ:
+            self.wants_write = False
             return AGAIN
         if error == libssl.ERROR_WANT_WRITE:
+            self.wants_write = True
             self.loop.poller.want_write(self.fd)
             return AGAIN
         number = ctypes.get_errno() or None if error == libssl.ERROR_SYSCALL else None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
 from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
+from ngxstream.event.poller import READABLE
 from ngxstream.modules.ssl import conf as c
 from ngxstream.stream import phases, servers
 
@@ -72,13 +73,16 @@ class Handshake:
         """Begin. returns: what a phase handler says"""
         s, transport = self.s, self.transport
         assert transport is not None
+        loop, fd = s.loop, s.c.fd
         s.action = "SSL handshaking"
-        code = transport.handshake()
+        # A client speaks first: the edge that comes with registering tells whether it has. Only
+        # where the edge was told already (to who read a PROXY header) is it time to look.
+        code = transport.handshake() if fd in loop.handlers else codes.AGAIN
         if code == codes.AGAIN:
             s.content = self
-            self.deadline = s.loop.now_ms + s.server.ssl.handshake_timeout
-            s.loop.timers.add(self)
-            s.loop.register(s.c.fd, self.on_event)
+            self.deadline = loop.now_ms + s.server.ssl.handshake_timeout
+            loop.timers.add(self)
+            loop.register(fd, self.on_event)
             return code
         self._leave()
         if code == codes.ERROR:
@@ -90,7 +94,7 @@ class Handshake:
     def on_event(self, mask: int) -> None:
         """Go on shaking hands."""
         transport = self.transport
-        if transport is None:
+        if transport is None or not (mask & READABLE or transport.wants_write):
             return
         code = transport.handshake()
         if code == codes.AGAIN:
