@@ -500,7 +500,8 @@ def test_descriptors_do_not_grow_with_reloads(ngxstream: ProxyFactory) -> None:
     before = settle()
     for _ in range(3):
         running.reload()
-    wait_until(lambda: before == settle(), what="as many descriptors as before")
+    # what the first reload left to close may have been counted
+    wait_until(lambda: settle() <= before, what="no more descriptors than before")
 
 
 def test_reloads_may_follow_each_other_at_once(ngxstream: ProxyFactory) -> None:
