@@ -49,7 +49,7 @@ class Talk:
         return self.fact(r"subject=(.*)")
 
 
-BEGIN, END = "<<", ">>"  # what the server sends stands between these, in openssl's report
+BEGIN, END = "<data>", "</data>"  # what the server sends stands between these, in openssl's report
 
 
 def s_client(

@@ -30,7 +30,7 @@ def conf(server: str, workers: int = 4) -> str:
         f"worker_processes {workers}; events {{}} stream {{ "
         "ssl_protocols TLSv1.2 TLSv1.3; log_format l '$pid $ssl_session_reused'; "
         f"access_log logs/access.log l; server {{ listen 127.0.0.1:@main@ ssl reuseport; {server} "
-        'return "<<$ssl_session_reused$pid>>"; } }'
+        'return "<data>$ssl_session_reused$pid</data>"; } }'
     )
 
 
@@ -226,9 +226,9 @@ def test_a_client_known_at_one_server_is_not_known_at_another(
     proxy = ngxstream(
         f"events {{}} stream {{ {pair} {verify} "
         "server { listen 127.0.0.1:@main@ ssl; server_name a.test; "
-        'return "<<a$ssl_session_reused>>"; } '
+        'return "<data>a$ssl_session_reused</data>"; } '
         "server { listen 127.0.0.1:@main@ ssl; server_name b.test; "
-        'return "<<b$ssl_session_reused>>"; } }'
+        'return "<data>b$ssl_session_reused</data>"; } }'
     )
     port, session = proxy.port("main"), tmp_path / "s.pem"
     shown = ("-tls1_2", "-cert", str(guest.cert), "-key", str(guest.key))
@@ -236,4 +236,4 @@ def test_a_client_known_at_one_server_is_not_known_at_another(
     assert b"ar" == s_client(port, "-tls1_2", "-sess_in", str(session)).data
     other = s_client(port, "-tls1_2", "-sess_in", str(session), name="b.test")
     assert b"br" != other.data
-    assert not re.search("<<b", other.said)
+    assert not re.search("<data>b", other.said)

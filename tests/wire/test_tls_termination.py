@@ -67,7 +67,7 @@ def serve(proxy: Factory, tmp_path: Path) -> Callable[..., proxies.Proxy]:
             "events {} stream { ssl_protocols TLSv1.2 TLSv1.3; "
             "log_format l '$status $ssl_protocol'; access_log logs/access.log l; "
             f"server {{ listen 127.0.0.1:@main@ ssl; {directives} "
-            f'return "<<{says}>>"; }} {more} }}'
+            f'return "<data>{says}</data>"; }} {more} }}'
         )
         if proxy.name == "nginx":
             said = proxies.Nginx(conf, tmp_path).test().stderr
@@ -140,7 +140,7 @@ def test_protocols_decide_the_version(serve, world: World) -> None:
     proxy = serve(
         world.pair + "ssl_protocols TLSv1.2;",
         more=f"server {{ listen 127.0.0.1:@new@ ssl; {world.pair} ssl_protocols TLSv1.3; "
-        "return <<>>; }",
+        "return <data</data>>; }",
     )
     assert "TLSv1.2" == s_client(proxy.port("main")).protocol
     assert "" == s_client(proxy.port("new"), "-tls1_2").protocol
@@ -167,7 +167,7 @@ def test_ciphers_and_whose_order_counts(serve, world: World) -> None:
     proxy = serve(
         common,
         more=f"server {{ listen 127.0.0.1:@ours@ ssl; {common} ssl_prefer_server_ciphers on; "
-        "return <<>>; }",
+        "return <data</data>>; }",
     )
     words = ("-tls1_2", "-cipher", reverse)
     assert "ECDHE-ECDSA-AES256-GCM-SHA384" == s_client(proxy.port("main"), *words).cipher
@@ -211,7 +211,7 @@ def test_encrypted_keys_are_opened(ngxstream: Factory, world: World, tmp_path: P
     proxy = ngxstream(
         f"events {{}} stream {{ ssl_password_file {file}; server {{ "
         f"listen 127.0.0.1:@main@ ssl; ssl_certificate {secret.cert}; "
-        f"ssl_certificate_key {secret.key}; return <<ok>>; }} }}"
+        f"ssl_certificate_key {secret.key}; return <data>ok</data>; }} }}"
     )
     assert b"ok" == s_client(proxy.port("main")).data
 
@@ -239,7 +239,7 @@ def test_names_of_certificates_may_hold_variables(
     put("b.test", world.b)
     chosen = (
         f"ssl_certificate {files}/$ssl_server_name.crt; "
-        f"ssl_certificate_key {files}/$ssl_server_name.key; return <<>>;"
+        f"ssl_certificate_key {files}/$ssl_server_name.key; return <data</data>>;"
     )
     proxy = ngxstream(
         f"events {{}} stream {{ server {{ listen 127.0.0.1:@main@ ssl; {chosen} }} "
@@ -263,9 +263,9 @@ def test_sni_selects_the_virtual_server_and_its_protocols(ngxstream: Factory, wo
     b = f"ssl_certificate {world.b.cert}; ssl_certificate_key {world.b.key};"
     proxy = ngxstream(
         f"events {{}} stream {{ server {{ listen 127.0.0.1:@main@ ssl; {world.pair} "
-        "server_name a.test *.a.test; return <<a:$server_name>>; } "
+        "server_name a.test *.a.test; return <data>a:$server_name</data>; } "
         f"server {{ listen 127.0.0.1:@main@ ssl; {b} server_name b.test ~^(?<w>\\w+)\\.re$; "
-        "ssl_protocols TLSv1.2; return <<b:$w>>; } }"
+        "ssl_protocols TLSv1.2; return <data>b:$w</data>; } }"
     )
     port = proxy.port("main")
     for name, data, subject, version in (
@@ -284,9 +284,9 @@ def test_a_server_may_refuse_every_handshake(ngxstream: Factory, world: World) -
     """The default server without a certificate refuses; a named one serves."""
     proxy = ngxstream(
         "events {} stream { server { listen 127.0.0.1:@main@ ssl; ssl_reject_handshake on; "
-        f"return <<>>; }} server {{ listen 127.0.0.1:@main@ ssl; server_name b.test; "
+        f"return <data</data>>; }} server {{ listen 127.0.0.1:@main@ ssl; server_name b.test; "
         f"ssl_certificate {world.b.cert}; ssl_certificate_key {world.b.key}; "
-        "return <<b>>; } }"
+        "return <data>b</data>; } }"
     )
     assert b"b" == s_client(proxy.port("main"), name="b.test").data
     talk = s_client(proxy.port("main"), name="a.test")
@@ -315,7 +315,7 @@ def test_client_certificates(serve, world: World, version: str) -> None:
     ca = f"ssl_client_certificate {world.ca.cert};"
     servers = " ".join(
         f"server {{ listen 127.0.0.1:@{name}@ ssl; {world.pair} ssl_verify_client {mode}; "
-        f'{ca if name != "free" else ""} return "<<{VERIFY}>>"; }}'
+        f'{ca if name != "free" else ""} return "<data>{VERIFY}</data>"; }}'
         for name, mode in (("on", "on"), ("some", "optional"), ("free", "optional_no_ca"))
     )
     proxy = serve(world.pair, more=servers)
@@ -345,7 +345,7 @@ def test_authorities_are_named_to_clients_unless_only_trusted(serve, world: Worl
     proxy = serve(
         f"{world.pair} ssl_verify_client on; ssl_client_certificate {world.ca.cert};",
         more=f"server {{ listen 127.0.0.1:@quiet@ ssl; {world.pair} ssl_verify_client on; "
-        f'ssl_trusted_certificate {world.ca.cert}; return "<<{VERIFY}>>"; }}',
+        f'ssl_trusted_certificate {world.ca.cert}; return "<data>{VERIFY}</data>"; }}',
     )
     good = world.as_client(world.client)
     assert "CN = test authority" in s_client(proxy.port("main"), *good).said.partition(
@@ -377,7 +377,7 @@ def test_the_depth_of_chains_is_limited(serve, world: World, tmp_path: Path) -> 
     proxy = serve(
         verify,
         more=f"server {{ listen 127.0.0.1:@deep@ ssl; {verify} ssl_verify_depth 3; "
-        f'return "<<{VERIFY}>>"; }}',
+        f'return "<data>{VERIFY}</data>"; }}',
     )
     assert b"SUCCESS|CN=leaf" == s_client(proxy.port("deep"), *words).data
     assert b"" == s_client(proxy.port("main"), *words).data
@@ -528,7 +528,7 @@ def test_certificates_are_read_before_rights_are_dropped(
     os.chmod(key, 0o400)
     proxy = ngxstream(
         f"user nobody nogroup; events {{}} stream {{ server {{ listen 127.0.0.1:@main@ ssl; "
-        f"ssl_certificate {world.a.cert}; ssl_certificate_key {key}; return <<ok>>; }} }}"
+        f"ssl_certificate {world.a.cert}; ssl_certificate_key {key}; return <data>ok</data>; }} }}"
     )
     assert b"ok" == s_client(proxy.port("main")).data
 
@@ -541,7 +541,7 @@ def test_a_reload_with_a_broken_certificate_changes_nothing(
     pem.write_bytes(world.a.cert.read_bytes())
     proxy = ngxstream(
         f"events {{}} stream {{ server {{ listen 127.0.0.1:@main@ ssl; ssl_certificate {pem}; "
-        f"ssl_certificate_key {world.a.key}; return <<>>; }} }}"
+        f"ssl_certificate_key {world.a.key}; return <data</data>>; }} }}"
     )
     pem.write_text("no certificate\n")
     proxy.signal(signal.SIGHUP)
