@@ -25,15 +25,22 @@ VERSIONS: Final = (
 
 
 def main(*paths: str) -> None:
-    """Write the tables between the page's marks, and the plots beside it."""
-    results: list[dict[str, Any]] = []
+    """Write the tables between the page's marks, and the plots beside it.
+
+    shape: of a case that is in several files the last one counts
+    """
+    newest: dict[tuple[str, int], dict[str, Any]] = {}
     for path in paths:
-        results += json.loads(Path(path).read_text())
+        for result in json.loads(Path(path).read_text()):
+            newest[result["case"], result.get("workers", 1)] = result
+    order = list(cases.BY_NAME)
+    results = sorted(newest.values(), key=lambda result: order.index(result["case"]))
     page = PAGE.read_text()
     page = between(page, "machine", machine(Path(paths[0]).stat().st_mtime))
     for workers in (1, 2):
         some = [r for r in results if r.get("workers", 1) == workers]
         page = between(page, f"results-{workers}", "\n".join(markdown(some)) if some else "")
+    page = between(page, "targets", "\n".join(targets(results)))
     page = between(page, "sessions", "\n".join(sessions(results)))
     page = between(page, "log", "\n".join(log_cost(results)))
     PAGE.write_text(page)
@@ -93,6 +100,30 @@ def markdown(results: Sequence[dict[str, Any]]) -> list[str]:
             f"| {case.title} | missing: {what} | | | | | | | |"
             for what in result.get("missing", ())
         )
+    return lines
+
+
+def targets(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what was to be reached with one worker, and what was."""
+    lines = [
+        "| case | throughput, ratio | to reach | CPU (memory) per unit, ratio | to reach |",
+        "|---|---|---|---|---|",
+    ]
+    for result in results:
+        case = cases.BY_NAME[result["case"]]
+        at_least, at_most = case.targets
+        ours = next((row for row in table.rows(result) if row.program == "ngxstream"), None)
+        if result.get("workers", 1) != 1 or ours is None or case.targets == (None, None):
+            continue
+        fast = table.ratio(ours.rate_ratio if case.rated else None)
+        if at_least is not None and ours.rate_ratio is not None and ours.rate_ratio >= at_least:
+            fast = f"**{fast}**"
+        cheap = table.ratio(ours.each_ratio)
+        if at_most is not None and ours.each_ratio is not None and ours.each_ratio <= at_most:
+            cheap = f"**{cheap}**"
+        least = "-" if at_least is None else f"≥ {at_least}"
+        most = "-" if at_most is None else f"≤ {at_most}"
+        lines.append(f"| {case.title} | {fast} | {least} | {cheap} | {most} |")
     return lines
 
 

@@ -14,7 +14,7 @@ class Row:
     """One program in one case, medians over the rounds.
 
     shape: `each` is the CPU per unit in µs (s for GB; bytes for idle sessions), None for "none";
-    ratios are to nginx in the same rounds
+    ratios are to nginx, see rows()
     """
 
     program: str
@@ -29,30 +29,40 @@ class Row:
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-    """Return a case's rows, nginx's first after "none"."""
+    """Return a case's rows.
+
+    A ratio is the median of the ratios within each round: what else the machine did meanwhile,
+    it did to both.
+    """
     case = cases.BY_NAME[result["case"]]
+    scale = 1e9 if case.unit == "GB" else 1e3
+    measured: dict[str, dict[str, list[float | None]]] = {}
     found: dict[str, Row] = {}
     for name, samples in result.get("samples", {}).items():
         if not samples:
             continue
-        scale = 1e9 if case.unit == "GB" else 1e3
-        found[name] = Row(
-            name,
-            median(s["units"] / s["seconds"] for s in samples),
-            median(
+        lists = measured[name] = {
+            "rate": [s["units"] / s["seconds"] for s in samples],
+            "each": [
                 s["cpu_ns"] / s["units"] / scale if s["cpu_ns"] is not None and s["units"] else None
                 for s in samples
-            ),
+            ],
+            "p99": [s["p99_us"] for s in samples],
+        }
+        found[name] = Row(
+            name,
+            median(lists["rate"]),
+            median(lists["each"]),
             median(s["p50_us"] for s in samples),
-            median(s["p99_us"] for s in samples),
+            median(lists["p99"]),
             sum(s["lost"] for s in samples) / max(1.0, sum(s["units"] for s in samples)),
         )
-    base = found.get("nginx")
+    base = measured.get("nginx")
     if base is not None:
-        for row in found.values():
-            row.rate_ratio = _ratio(row.rate, base.rate)
-            row.each_ratio = _ratio(row.each, base.each)
-            row.p99_ratio = _ratio(row.p99, base.p99)
+        for name, row in found.items():
+            for what in ("rate", "each", "p99"):
+                pairs = zip(measured[name][what], base[what], strict=False)
+                setattr(row, f"{what}_ratio", median(_ratio(a, b) for a, b in pairs))
     return list(found.values())
 
 
