@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.conf import reader
@@ -99,6 +99,8 @@ def test_any_text_gets_nginx_s_message(
     soup: bytes, frame: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     """Whatever the text, message and line are nginx's."""
+    # inside http such a block is read as an nginx with Lua reads it, which this one is not
+    assume(not frame[0] or b"_by_lua_block" not in soup)
     nginx = NginxSays(tmp_path)
     said = nginx.of(frame[0] + soup + frame[1])
     assert said == ours(nginx.path)
