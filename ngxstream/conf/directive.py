@@ -152,16 +152,9 @@ def offset(field: str) -> Setter:
     return _slot(field, units.parse_offset, "invalid value")
 
 
-def parse_number(text: str) -> int:
-    """Read digits only, within nginx's signed 64 bits. raises: ValueError. source: ngx_atoi"""
-    if not text.isascii() or not text.isdigit() or int(text) > 0x7FFFFFFFFFFFFFFF:
-        raise ValueError(text)
-    return int(text)
-
-
 def num(field: str, least: int | None = None, most: int | None = None) -> Setter:
     """Make the setter of a number, optionally bounded. source: ngx_conf_set_num_slot"""
-    plain = _slot(field, parse_number, "invalid number")
+    plain = _slot(field, units.parse_number, "invalid number")
 
     def set_num(scope: Scope, module: Module, st: Statement) -> None:
         plain(scope, module, st)
@@ -231,10 +224,6 @@ def bitmask(field: str, words: Mapping[str, int]) -> Setter:
         given[field] = bits
 
     return set_bits
-
-
-def accepted(scope: Scope, module: Module, st: Statement) -> None:
-    """Accept a directive that means nothing here (hash tuning and the like)."""
 
 
 def refuse(why: str) -> Setter:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.core import errors
 from ngxstream.event import libssl, libssl_context
@@ -76,9 +75,9 @@ def _cache_number(word: str) -> tuple[str, int]:
     name, _, value = word.partition("=")
     if name in ("inactive", "valid"):
         return name, units.parse_time_sec(value)
-    if name != "max" or d.parse_number(value) <= 0:
+    if name != "max" or units.parse_number(value) <= 0:
         raise ValueError(word)
-    return name, d.parse_number(value)
+    return name, units.parse_number(value)
 
 
 def password_file(field: str) -> Setter:

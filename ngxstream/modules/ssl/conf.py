@@ -90,7 +90,7 @@ def _session_cache(scope: Scope, module: Module, st: Statement) -> None:
             given["session_cache"] = CACHE_BUILTIN
         elif kind == "builtin" and rest:
             try:
-                given["session_cache"] = d.parse_number(rest)
+                given["session_cache"] = units.parse_number(rest)
             except ValueError:
                 raise errors.ConfError(f'invalid session cache "{word}"') from None
         elif kind == "shared" and rest:
