@@ -48,6 +48,7 @@ class Lock:
 
     def __init__(self, name: str) -> None:
         """shape: name is what lsof shows."""
+        self.fd = -1  # there may be no descriptor left
         self.fd = os.memfd_create(name[:200], os.MFD_CLOEXEC)
 
     def __enter__(self) -> None:
@@ -63,6 +64,10 @@ class Lock:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        """Give it back when nobody can ask for the lock any more."""
+        self.close()
 
 
 class Zone:

@@ -9,8 +9,10 @@ operator says.
 from __future__ import annotations
 
 import array
+import math
+import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 QUIT: Final = 1
@@ -26,6 +28,18 @@ SOCKETS: Final = 9  # the answer: sockets, and whether there are more
 MAX_FDS: Final = 253  # SCM_MAX_FD
 MAX_MESSAGE: Final = 65536
 _INT: Final = array.array("i").itemsize
+
+
+def wait_readable(fds: Iterable[int], wait_s: float) -> list[int]:
+    """Wait until one of some descriptors has something to read, or its other end is gone.
+
+    shape: the descriptors of which that is true, none when the time is up. Their numbers may be
+    any: a master of many addresses has more than the 1024 that select(2) knows
+    """
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    return [fd for fd, _ in poller.poll(math.ceil(wait_s * 1000))]
 
 
 class Message(NamedTuple):

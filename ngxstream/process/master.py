@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import signal
 import time
 import traceback
@@ -526,8 +525,7 @@ class Master:
         }
         end = time.monotonic() + READY_S
         while waiting and (left := end - time.monotonic()) > 0:
-            readable, _, _ = select.select(list(waiting), (), (), left)
-            for fd in readable:
+            for fd in channels.wait_readable(waiting, left):
                 try:
                     if waiting[fd].channel.receive().command == channels.READY:
                         del waiting[fd]

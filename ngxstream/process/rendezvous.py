@@ -25,7 +25,6 @@ import contextlib
 import hashlib
 import json
 import os
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -208,8 +207,7 @@ class Survivors:
         waiting = {one.channel.fileno(): one for one in new}
         end = time.monotonic() + ANSWER_S
         while waiting and (left := end - time.monotonic()) > 0:
-            readable, _, _ = select.select(list(waiting), (), (), left)
-            for fd in readable:
+            for fd in channels.wait_readable(waiting, left):
                 waiting.pop(fd).hear()
         return new
 
@@ -261,7 +259,7 @@ def _take(channel: Channel) -> list[int] | None:
     end = time.monotonic() + ANSWER_S
     channel.send(channels.GIVE)
     while (left := end - time.monotonic()) > 0:
-        if not select.select([channel.fileno()], (), (), left)[0]:
+        if not channels.wait_readable([channel.fileno()], left):
             break
         try:
             message = channel.receive()

@@ -53,6 +53,8 @@ def run(options: Options) -> int:
     except Exception:  # noqa: BLE001 - a fault of ours is a log line too
         text = traceback.format_exc().strip().replace("\n", " | ")
         builtin.write(log.ALERT, f"unexpected exception: {text}")
+    finally:
+        close_files(builtin)
     return 1
 
 
@@ -73,6 +75,13 @@ def builtin_log(options: Options, console: log.Console) -> log.Log:
             file = table.stderr()
     target = log.FileTarget(file, log.NOTICE, clock)
     return log.Log([target], clock=clock, console=console)
+
+
+def close_files(builtin: log.Log) -> None:
+    """Let go of the log of start-up; standard error stays."""
+    for target in builtin.targets:
+        if isinstance(target, log.FileTarget):
+            target.file.close()
 
 
 def complain(error: errors.NgxError, to: log.Log) -> None:
@@ -161,9 +170,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     if detaching is not None:
         system.detach(detaching)
     system.redirect_stderr(built.log, built.files)
-    for target in builtin.targets:
-        if isinstance(target, log.FileTarget):
-            target.file.close()
+    close_files(builtin)
     assert builtin.console is not None
     builtin.console.close()
     daemonized = built.main.daemon or value is not None

@@ -20,7 +20,6 @@ from __future__ import annotations
 import array
 import os
 import pickle
-import select
 import signal
 import socket
 import time
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.event import inherited
 from ngxstream.event.listening import Listening
+from ngxstream.process import channel as channels
 
 if TYPE_CHECKING:
     from ngxstream.process.cycle import Cycle
@@ -129,7 +129,7 @@ class Link:
             if last is not None and (last.writers or not writers):
                 return last
             left = end - time.monotonic()
-            if left <= 0 or not select.select([self._sock], (), (), left)[0]:
+            if left <= 0 or not channels.wait_readable([self._sock.fileno()], left):
                 return None
             if not self._sock.recv(1, socket.MSG_PEEK):
                 return None  # the other one is gone

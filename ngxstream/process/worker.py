@@ -338,6 +338,19 @@ class Worker:
 
         raises: WorkerInitError, OSError when the worker cannot begin
         """
+        try:
+            self._begin()
+        except poller.LimitError as error:  # with every try again it would be the same
+            raise system.WorkerInitError(str(error.strerror)) from None
+        self.title.set("worker process")
+        self.channel.send(channels.READY)
+        self.loop.run()
+        self.service.stop()
+        self.cycle.log.error(log.NOTICE, "exit")
+        return self.code
+
+    def _begin(self) -> None:
+        """Become what the configuration says, and open the gates. raises: as run"""
         cycle = self.cycle
         system.init_worker(
             cycle.main, self.number, cycle.log, capabilities=cycle.reading.capabilities
@@ -365,12 +378,6 @@ class Worker:
             patience_ms=family.patience_ms,
         )
         self.arrival.when_settled(self._settle)
-        self.title.set("worker process")
-        self.channel.send(channels.READY)
-        loop.run()
-        self.service.stop()
-        cycle.log.error(log.NOTICE, "exit")
-        return self.code
 
     # -- commands ------------------------------------------------------------------------------
 

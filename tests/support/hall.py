@@ -169,7 +169,7 @@ class Hall:
         return bytes(data)
 
     def close(self) -> None:
-        """Close clients, what is left of their sessions, and what listens."""
+        """Close clients, what is left of their sessions, what listens, logs and zones."""
         for sock in self.clients:
             sock.close()
         for s in self.sessions:
@@ -178,11 +178,11 @@ class Hall:
         for sock in self.socks:
             sock.close()
         self.loop.poller.close()
+        self.built.files.close_all()
+        self.built.zones.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        self.built.files.close_all()
-        self.built.zones.close()

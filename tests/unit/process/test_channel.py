@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.process import channel
+from tests.support import descriptors
 
 
 def test_a_message_comes_whole_and_in_order() -> None:
@@ -81,3 +82,28 @@ def test_an_end_that_does_not_read_blocks_nobody() -> None:
     assert accepted > 0
     ours.close()
     theirs.close()
+
+
+def test_whoever_speaks_or_leaves_is_waited_for() -> None:
+    """Of three ends, the one with a message and the one that is left alone are told."""
+    pairs = [channel.Channel.pair() for _ in range(3)]
+    ends = [theirs.fileno() for _, theirs in pairs]
+    assert [] == channel.wait_readable(ends, 0.001)
+    pairs[0][0].send(channel.QUIT)
+    pairs[2][0].close()
+    assert {ends[0], ends[2]} == set(channel.wait_readable(ends, 20.0))
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def test_descriptors_beyond_those_of_select_are_waited_for() -> None:
+    """A number of 1024 or more is as good as any."""
+    with descriptors.beyond_select():
+        ours, theirs = channel.Channel.pair()
+        assert theirs.fileno() > descriptors.FD_SETSIZE
+        assert [] == channel.wait_readable([theirs.fileno()], 0.001)
+        ours.send(channel.QUIT)
+        assert [theirs.fileno()] == channel.wait_readable([theirs.fileno()], 20.0)
+        ours.close()
+        theirs.close()

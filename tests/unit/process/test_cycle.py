@@ -1,5 +1,6 @@
 """Cycles: built in nginx's order, beside the old one, committed or abandoned whole."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ class World:
         self.folder = folder
         self.console = log.Console("nginx")
         self.made: list[cycle.Cycle] = []
+        self.opened: list[files.OpenFile] = []
 
     def write(self, text: str) -> None:
         """Write the configuration; @@ stands for the folder."""
@@ -35,6 +37,7 @@ class World:
         """Return the log of start-up."""
         file = files.OpenFile(str(self.folder / "e.log"))
         file.open()
+        self.opened.append(file)
         return log.Log([log.FileTarget(file, log.NOTICE, clock.Clock())], console=self.console)
 
     def build(self, text: str, *words: str) -> cycle.Cycle:
@@ -67,6 +70,8 @@ class World:
                 for sock in one.socks:
                     sock.close()
             made.retire([])
+        for file in self.opened:
+            file.close()
 
 
 @pytest.fixture
@@ -240,6 +245,7 @@ def test_a_refused_reload_changes_nothing(
     before_text = HEAD + EVENTS + stream(f"127.0.0.1:{port}", f"127.0.0.1:{port} udp")
     first = world.build(before_text)
     seen = len(world.said())
+    gc.collect()  # what former tests have left is not closed meanwhile
     open_before = sorted(os.listdir("/proc/self/fd"))
     sockets = fds(first)
     head = "" if kind == "pid file" else "pid @@/p.pid;"

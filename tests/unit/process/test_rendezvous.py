@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ngxstream.process import channel as channels
 from ngxstream.process import rendezvous
 from ngxstream.process.channel import Channel
-from tests.support import clients, processes, tools
+from tests.support import clients, descriptors, processes, tools
 from tests.support.activation import Activated
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
@@ -96,6 +96,35 @@ def test_a_new_master_takes_over_while_clients_come(
     assert [] == refused
     assert {b"come"} == set(answers)
     assert not any("bind()" in line for line in running.error_log())
+
+
+def many_conf(addresses: int) -> str:
+    """Return a configuration whose master has four sockets for each of so many addresses."""
+    listens = " ".join(f"listen 127.0.1.{n}:@udp@ udp reuseport;" for n in range(1, addresses + 1))
+    return f"""
+        worker_processes 4; events {{ worker_connections 3000; }} stream {{
+            server {{ {listens} return udp; }}
+            server {{ listen 127.0.0.1:@tcp@; return tcp; }}
+        }}"""
+
+
+def test_masters_have_more_descriptors_than_select_knows(ngxstream: ProxyFactory) -> None:
+    """More than 1024 sockets: a reload, a successor and an upgrade find their workers."""
+    with descriptors.room_for_many():
+        running = ngxstream(many_conf(254), expected=("exited on signal 9",))
+        numbers = [int(name) for name in os.listdir(f"/proc/{running.pid}/fd")]
+        assert max(numbers) > descriptors.FD_SETSIZE
+        running.reload()
+        with orphaned(running):
+            running.start()
+        old = running.pid
+        running.signal(signal.SIGUSR2)
+        wait_until(lambda: running.pid not in (0, old) and len(running.worker_pids()) == 4)
+        os.kill(old, signal.SIGQUIT)
+        wait_until(lambda: not processes.is_alive(old), what="the old master leaves")
+        assert b"tcp" == clients.tcp_exchange(running.address("tcp"))
+        last = ("127.0.1.254", running.port("udp"))
+        assert b"udp" == clients.udp_exchange(last, b"anybody?")
 
 
 def test_udp_sessions_go_on_in_the_new_workers(

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from tests.support import clients, processes
+from tests.support import clients, descriptors, processes
 from tests.support.backends import BackendFactory
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import wait_until
@@ -84,6 +84,23 @@ def test_every_event_method_serves(
     running.wait_log(rf'using the "{method}" event method')
     assert b"hello" == clients.tcp_exchange(running.address("main"), b"hello", size=5)
     assert b"hello" == clients.udp_exchange(running.address("main"), b"hello")
+
+
+def test_select_has_no_room_for_many_addresses(ngxstream: ProxyFactory) -> None:
+    """A worker whose sockets are beyond select(2) says so and ends; none is started again."""
+    groups = " ".join(f"listen 127.0.1.{n}:@udp@ udp reuseport;" for n in range(1, 255))
+    groups += " listen 127.0.2.1:@udp@ udp reuseport; listen 127.0.2.2:@udp@ udp reuseport;"
+    with descriptors.room_for_many():
+        running = ngxstream(RETURNS, expected=("cannot watch descriptor", "fatal code 2"))
+        running.write(
+            "worker_processes 4; events { use select; worker_connections 1000; }"
+            f" stream {{ server {{ {groups} return TEXT; }} }}"
+        )
+        running.signal(signal.SIGHUP)
+        said = r"\[alert\] .*: select\(\) cannot watch descriptor \d+: its limit is 1024$"
+        assert running.wait_log(said)
+        assert running.wait_log(r"\[alert\] .*exited with fatal code 2 and cannot be respawned$")
+        assert running.is_running()
 
 
 def test_listening_sockets_take_connection_slots(

@@ -1,0 +1,36 @@
+"""The descriptors of the test's own process: how many there are, and room for more."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+
+FD_SETSIZE = 1024  # select(2) knows numbers below it
+
+
+def count() -> int:
+    """Return how many descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1  # the listing's own
+
+
+@contextlib.contextmanager
+def room_for_many(least: int = 4 * FD_SETSIZE) -> Iterator[None]:
+    """Let this process, and the programs it starts meanwhile, open so many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = least if soft == resource.RLIM_INFINITY else max(soft, least)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def beyond_select() -> Iterator[None]:
+    """Hold so many descriptors that every further one is beyond what select(2) knows."""
+    with room_for_many(), contextlib.ExitStack() as held:
+        fd = -1
+        while fd < FD_SETSIZE:
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, fd)
+        yield
