@@ -45,11 +45,20 @@ class Connection:
     )
 
     def __init__(
-        self, sock: Any, fd: int, family: int, sockaddr: Any, number: int, listening: Listening
+        self,
+        sock: Any,
+        fd: int,
+        family: int,
+        sockaddr: Any,
+        number: int,
+        listening: Listening,
+        table: Table | None = None,
+        key: Any = None,
     ) -> None:
+        """shape: table and key for a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
-        self.is_udp = False
+        self.is_udp = table is not None
         self.family = family
         self.sockaddr = sockaddr
         self.local: Any = None
@@ -57,8 +66,8 @@ class Connection:
         self.received = 0
         self.sent = 0
         self.listening = listening
-        self.table: Table | None = None
-        self.key: Any = None
+        self.table = table
+        self.key = key
         self.closed = False
         self.passes = 0
 

@@ -50,6 +50,8 @@ class Loop:
         self.handlers = self.poller.handlers
         self.timers = timers.TimerWheel()
         self.now_ms = monotonic_ms()
+        self.turns = 0  # those whose poll told of all that was ready
+        self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
         self.doomed: list[Any] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
@@ -150,6 +152,8 @@ class Loop:
                 wait_ms = LONGEST_MS
         events = self.poller.poll(wait_ms)
         now_ms = self.now_ms = monotonic_ns() // 1_000_000
+        if len(events) < self._batch:
+            self.turns += 1
         lookup = self.handlers.get
         for fd, mask in events:
             handler = lookup(fd)

@@ -53,6 +53,7 @@ class _Base(selectors.BaseSelector):
     """What all pollers share: the table of handlers, and the selectors interface over it."""
 
     name = ""
+    max_events = 1 << 30  # a poll that returns fewer has told of all that is ready
 
     def __init__(self) -> None:
         # bound methods by fd; the loop looks an fd up for every event and skips the unknown
@@ -144,7 +145,7 @@ class EpollPoller(_Base):
     def __init__(self, max_events: int = 512) -> None:
         super().__init__()
         self._epoll = select.epoll()
-        self._max_events = max_events
+        self.max_events = max_events
         self._ctl_add = self._epoll.register
 
     def add(self, fd: int, handler: Handler, mask: int = EDGE) -> None:
@@ -170,7 +171,7 @@ class EpollPoller(_Base):
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
         """Wait for events. shape: timeout_ms -1 for ever; returns [(fd, mask)]"""
         timeout = timeout_ms / 1000 if timeout_ms > 0 else timeout_ms
-        return self._epoll.poll(timeout, self._max_events)
+        return self._epoll.poll(timeout, self.max_events)
 
     def fileno(self) -> int:
         """Return the epoll descriptor."""

@@ -11,7 +11,10 @@ Why no answer can reach another client
 1. The port is given up when the session ends. From then on the kernel finds no socket for a late
    or doubled answer and says "port unreachable", exactly as after close().
 2. While it rests, the socket has no port, so nothing can be queued on it.
-3. What was queued before is read and thrown away before the socket is used again.
+3. What was queued before is read and thrown away before the socket is used again. A resting
+   socket stays in the poller's set, level-triggered: what it holds is told by the next poll and
+   thrown away in that turn. One that has rested through a whole turn is empty, and is not asked;
+   one that has not is read until it is dry.
 4. The next connect() binds a port that the kernel draws as it does for a new socket. An answer to
    an old port reaches a new session only if the kernel draws that very port again, which is as
    likely as with a socket closed and opened: nothing can tell the difference.
@@ -23,6 +26,7 @@ options of its own is not like the others: neither is recycled.
 from __future__ import annotations
 
 import ctypes
+import functools
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +38,7 @@ IDLE_LIMIT: Final = 1024  # resting sockets of a worker, both families together
 _UNSPEC: Final = bytes(16)  # struct sockaddr with sa_family AF_UNSPEC
 
 # the socket module has no way to spell an AF_UNSPEC address
-_connect: Final = ctypes.CDLL(None, use_errno=True).connect
+_connect: Final = ctypes.PyDLL(None).connect
 
 
 class SocketPool:
@@ -44,7 +48,7 @@ class SocketPool:
 
     def __init__(self, loop: Loop, limit: int = IDLE_LIMIT) -> None:
         self._loop = loop
-        self._idle: dict[int, deque[tuple[Any, int]]] = {
+        self._idle: dict[int, deque[tuple[Any, int, int]]] = {  # socket, fd, Loop.turns
             socket.AF_INET: deque(),
             socket.AF_INET6: deque(),
         }
@@ -59,38 +63,41 @@ class SocketPool:
         idle = self._idle.get(family)
         if not idle:
             return None
-        sock, _ = idle.popleft()
+        sock, _, turn = idle.popleft()
         self._count -= 1
-        receive, slot = sock.recv_into, self._loop.view
-        while True:
-            try:
-                receive(slot)
-            except BlockingIOError:
-                return sock
-            except OSError:
-                continue  # an ICMP error of the former session: reading it clears it
+        if turn + 2 > self._loop.turns:
+            self._drain(sock)
+        return sock
 
     def give(self, sock: Any, fd: int, family: int) -> bool:
         """Take a session's socket for a rest. returns: False when it is to be closed instead"""
         if self._count >= self.limit or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0:
             return False
-        self._loop.handlers[fd] = _resting
-        self._idle[family].append((sock, fd))
+        loop = self._loop
+        loop.handlers[fd] = functools.partial(self._drain, sock)
+        self._idle[family].append((sock, fd, loop.turns))
         self._count += 1
         return True
+
+    def _drain(self, sock: Any, mask: int = 0) -> None:
+        """Throw away what a former session left in its socket."""
+        receive, slot = sock.recv_into, self._loop.view
+        while True:
+            try:
+                receive(slot)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error of the former session: reading it clears it
 
     def close(self) -> None:
         """Close what rests."""
         for idle in self._idle.values():
             while idle:
-                sock, fd = idle.popleft()
+                sock, fd, _ = idle.popleft()
                 self._loop.poller.forget(fd)
                 sock.close()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
-
-
-def _resting(mask: int) -> None:
-    """Do nothing: an event of a session that ended within the same turn."""

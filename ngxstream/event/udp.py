@@ -11,7 +11,7 @@ burst of fifty clients costs one wait. Order within a client is kept; boundaries
 
 * The socket is level-triggered, so a drain may stop early: it reads as many datagrams as the
   last drains found and asks for EAGAIN only when that was not the end (`_limit`). A client
-  playing ping-pong pays for no failing receive.
+  playing ping-pong pays for a failing receive less and less often (`_patience`).
 * GRO is a property of the socket. With peers that do not coalesce it costs 10-15 % more, with
   peers that do it is worth ten times everything else, so it is switched by what was seen: on
   after GRO_HINTS drains in which a client sent a long run of equal sizes, off after GRO_IDLE
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 ALERT: Final = 2
 IP_PKTINFO: Final = 8  # socket has no name for it
+PATIENCE: Final = (3, 255)  # single datagrams after which a drain looks for a second one
 GRO_HINTS: Final = 8
 GRO_RUN: Final = 8  # datagrams of one size from one client in one drain
 GRO_IDLE: Final = 512
@@ -142,6 +143,7 @@ class UdpGate:
         "accepts",  # bool: unknown clients are welcome
         "_limit",
         "_filled",
+        "_patience",
         "_pktinfo",
         "_gro",
         "_gro_hints",
@@ -154,7 +156,7 @@ class UdpGate:
         # True says that the datagram was passed on to the client's owner
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
-        "released",  # Connection | None: just begun, and wants no more than its first datagram
+        "begun",  # Connection | None: last one whose session said what it wants to be sent
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
     )
@@ -178,9 +180,10 @@ class UdpGate:
         self.table: dict[Any, Sink] = {} if table is None else table
         self.begin = begin
         self.accepts = True
-        self.released: Connection | None = None
+        self.begun: Connection | None = None
         self._limit = 1
         self._filled = 0
+        self._patience = PATIENCE[0]
         self._pktinfo = listening.options.wildcard and self.family != socket.AF_UNIX
         self._gro = False
         self._gro_hints = 0
@@ -273,8 +276,27 @@ class UdpGate:
         """
         lookup = self.table.get
         receive = self.sock.recvfrom_into
-        ready: list[Sink] = []
         limit = self._limit
+        if limit == 1:
+            slot = self.loop.slots[0]
+            try:
+                n, key = receive(slot)
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    self._failed(error)
+                return
+            sink = lookup(key)
+            if sink is None:
+                self.accept(key, key, None, slot[:n])
+            else:
+                sink.inbox.append(slot[:n])
+                sink.take()
+            self._filled += 1
+            if self._filled > self._patience:
+                self._limit = 2
+                self._filled = 0
+            return
+        ready: list[Sink] = []
         count = 0
         try:
             for slot in self.loop.slots[:limit]:
@@ -291,6 +313,8 @@ class UdpGate:
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
+            shortest, longest = PATIENCE
+            self._patience = shortest if count > 1 else min(longest, self._patience * 2)
         except OSError as error:
             self._failed(error)
         else:
@@ -450,10 +474,9 @@ class UdpGate:
             return
         loop.free_connections -= 1
         loop.live += 1
-        c = Connection(self.sock, self.fd, self.family, peer, loop.next_number(), self.listening)
-        c.is_udp = True
-        c.table = self
-        c.key = key
+        c = Connection(
+            self.sock, self.fd, self.family, peer, loop.next_number(), self.listening, self, key
+        )
         if local is not None:
             port = self.listening.options.sockaddr[1]
             host = socket.inet_ntop(
@@ -464,9 +487,8 @@ class UdpGate:
         loop.datagram = view
         self.begin(c, loop)
         loop.datagram = None
-        if not c.closed and key and key not in self.table and self.released is not c:
+        if self.begun is not c and not c.closed and key:
             self.table[key] = Waiting(c)
-        self.released = None
 
     def again(self, c: Connection, view: memoryview) -> None:
         """Begin a client's next session with a datagram its former one did not want."""
@@ -482,21 +504,26 @@ class UdpGate:
                 f"while accepting new connection on {self.listening.options.text}",
             )
 
-    def enlist(self, c: Connection, sink: Sink) -> list[bytes]:
-        """Send a client's datagrams to a sink from now on.
-
-        returns: what came while the session was not ready.
-        """
-        before = self.table.get(c.key)
+    def enlist(self, c: Connection, sink: Sink) -> None:
+        """Send a client's datagrams to a sink from now on."""
+        self.begun = c
         if c.key:  # an unnamed unix client cannot be told from another
             self.table[c.key] = sink
-        return before.kept if isinstance(before, Waiting) and before.c is c else []
+
+    def release(self, c: Connection) -> None:
+        """Begin anew with a client's next datagram: its session wants no more than the first."""
+        self.begun = c
+
+    def kept_for(self, c: Connection) -> list[bytes]:
+        """Return what came from a client while its session was not ready."""
+        waiting = self.table.get(c.key)
+        return waiting.kept if isinstance(waiting, Waiting) and waiting.c is c else []
 
     def forget(self, c: Connection) -> None:
         """Take a client out of the table, unless a newer session has its place."""
-        sink = self.table.get(c.key)
-        if sink is not None and sink.c is c:
-            del self.table[c.key]
+        sink = self.table.pop(c.key, None)
+        if sink is not None and sink.c is not c:
+            self.table[c.key] = sink
 
     def take_over(self, former: UdpGate) -> None:
         """Have the clients of a gate of the same socket, in the same process."""

@@ -259,12 +259,12 @@ class ProxiedUdpGate(UdpGate):
                 f"{self.listening.options.text}, dropped so far: {sum(self.refused.values())}",
             )
 
-    def enlist(self, c: Connection, sink: Sink) -> list[bytes]:
+    def enlist(self, c: Connection, sink: Sink) -> None:
         """Send a client's datagrams to a sink from now on; see UdpGate."""
         if self.first and is_tagged(c.key):  # it may come from another worker
             peer, data = c.key
             self._sole[peer, data[1 : 1 + data[0]] or None] = c.key
-        return super().enlist(c, sink)
+        super().enlist(c, sink)
 
     # -- what did not come straight from the socket ----------------------------------------------
 

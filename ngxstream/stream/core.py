@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
-from ngxstream.core import errors, inet
+from ngxstream.core import codes, errors, inet, log
 from ngxstream.stream import (
     listen,
     phases,
@@ -130,7 +130,7 @@ class AddressConf:
         self.log_handlers = phases.log_handlers(modules, self.servers)
         self.begin: Callable[[Session], Any] = session.begin
         if len(self.engine) == 1:  # the content phase alone: no phases to walk
-            self.begin = phases.run_content
+            self.begin = self.default_server.handler or phases.run_content
         if self.proxy_protocol:
             is_udp = draft.options.is_udp
             self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
@@ -160,9 +160,18 @@ class ListeningConf:
         if self.addresses is not None:
             local = c.local_sockaddr()
             address = self.addresses.get(inet.host_of(local), address)
+        s = session.Session(c, loop, address)
         if self.is_debugged is not None and self.is_debugged(c.sockaddr):
-            return session.start(c, loop, address, debug=True)
-        return session.start(c, loop, address)
+            s.debug()
+        if s.log.level >= log.INFO:
+            s.log_connected()
+        try:
+            address.begin(s)
+        except Exception:
+            # the loop's guard would blame the gate, which cannot end the session
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            raise
+        return s
 
 
 class StreamDraft:

@@ -84,7 +84,7 @@ def log_handlers(
 
 def run(s: Session) -> None:
     """Run a session on from where it stopped, until it waits or ends."""
-    engine = s.engine
+    engine = s.address.engine
     while True:
         checker, handler, _ = engine[s.phase]
         if checker(s, handler) != OK:
@@ -98,7 +98,7 @@ def check_generic(s: Session, handler: Handler) -> int:
         s.phase += 1
         return OK
     if code == OK:
-        s.phase = s.engine[s.phase][2]
+        s.phase = s.address.engine[s.phase][2]
         return OK
     if code in (AGAIN, DONE):
         return AGAIN

@@ -155,7 +155,7 @@ def check(s: Session, handler: Handler) -> int:
     if waiting is not None:
         waiting.stop()
     if code == OK:
-        s.phase = s.engine[s.phase][2]
+        s.phase = s.address.engine[s.phase][2]
         return OK
     if code == DECLINED:
         s.phase += 1

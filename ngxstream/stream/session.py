@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import errors, inet, log
-from ngxstream.core.codes import INTERNAL_SERVER_ERROR, STREAM_OK
+from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
 
@@ -53,8 +53,7 @@ class Session:
         "loop",  # Loop of this worker
         "address",  # AddressConf: where it came in
         "server",  # ServerConf: the selected (virtual) server
-        "engine",  # Engine of the address
-        "phase",  # int: index into the engine
+        "phase",  # int: index into the engine of the address
         "status",  # int: 0 until finalize
         "log",  # Log of the server (its level is the threshold)
         "action",  # str | None: what it is doing, for error_log
@@ -75,7 +74,6 @@ class Session:
         self.loop = loop
         self.address = address
         server = self.server = address.default_server
-        self.engine = address.engine
         self.phase = 0
         self.status = 0
         self.log: Log = server.log
@@ -200,26 +198,11 @@ class Session:
             f"server: {self.address.text}{suffix}"
         )
 
-
-def start(c: Connection, loop: Loop, address: AddressConf, *, debug: bool = False) -> Session:
-    """Begin a session for a client that was just accepted and run its phases.
-
-    source: ngx_stream_init_connection
-    """
-    s = Session(c, loop, address)
-    if debug:
-        s.debug()
-    if s.log.level >= log.INFO:
-        udp = "udp " if c.is_udp else ""
-        client = inet.sock_ntop(c.sockaddr) or "unix:"
-        s.log_plain(log.INFO, f"{udp}client {client} connected to {address.text}")
-    try:
-        address.begin(s)
-    except Exception:
-        # the loop's guard would blame the gate, which cannot end the session
-        s.finalize(INTERNAL_SERVER_ERROR)
-        raise
-    return s
+    def log_connected(self) -> None:
+        """Say who is connected to which address. source: ngx_stream_init_connection"""
+        udp = "udp " if self.c.is_udp else ""
+        client = inet.sock_ntop(self.c.sockaddr) or "unix:"
+        self.log_plain(INFO, f"{udp}client {client} connected to {self.address.text}")
 
 
 def begin(s: Session) -> None:

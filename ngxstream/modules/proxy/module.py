@@ -26,18 +26,16 @@ if TYPE_CHECKING:
 
 def handle(s: Session) -> None:
     """Proxy a session to an upstream of the configuration. source: ngx_stream_proxy_handler"""
-    _begin(s).start()
+    proxy: Proxy = s.server.udp_proxy(s) if s.c.is_udp else TcpProxy(s)
+    s.content = proxy
+    proxy.start()
 
 
 def handle_target(s: Session) -> None:
     """Proxy a session to where the variables of its proxy_pass point."""
-    s.server.proxy.target.begin(_begin(s))
-
-
-def _begin(s: Session) -> Proxy:
-    proxy: Proxy = make_udp(s) if s.c.is_udp else TcpProxy(s)
+    proxy: Proxy = s.server.udp_proxy(s) if s.c.is_udp else TcpProxy(s)
     s.content = proxy
-    return proxy
+    s.server.proxy.target.begin(proxy)
 
 
 def make_udp(s: Session) -> UdpProxy:

@@ -64,8 +64,8 @@ class UdpProxy(handler.Proxy):
     kind = socket.SOCK_DGRAM
 
     def __init__(self, s: Session) -> None:
-        super().__init__(s)
-        c = self.c
+        handler.Proxy.__init__(self, s)
+        c = s.c
         gate: Any = c.table
         self.inbox: list[memoryview] = []
         self.gate = gate
@@ -113,10 +113,10 @@ class UdpProxy(handler.Proxy):
 
     def begin(self, ready: bool) -> None:
         """Send the first datagram: a UDP socket is connected at once."""
-        s, loop, state, conf = self.s, self.loop, self.state, self.conf
-        assert self.peer is not None and state is not None
+        s, loop, conf = self.s, self.loop, self.conf
+        state: Any = self.state
         self.connected = True
-        self.selection.notify(self.peer, CONNECT)
+        self.selection.notify(self.peer, CONNECT)  # type: ignore[arg-type]
         state.connect_ms = loop.now_ms - state.start_ms
         if s.log.level >= log.INFO:
             self.log_connected()
@@ -132,25 +132,25 @@ class UdpProxy(handler.Proxy):
         self.send(first)
         if self.pc is not pc:
             return  # it was refused: the next server has it, or the session is over
-        lost = self.dropped > dropped
-        if lost and conf.proxy_protocol and not conf.every_datagram and not s.status:
+        if self.dropped > dropped and conf.proxy_protocol and not conf.every_datagram:
             # what follows would come without the header that says whose it is
             s.finalize(codes.INTERNAL_SERVER_ERROR)
-        if s.status or self.settle():
+        if s.status or ((conf.requests or not self.expected) and self.settle()):
             return
         self.enlist()
 
     def enlist(self) -> None:
         """Have the client's further datagrams come here."""
         if self.conf.requests == 1:
-            self.gate.released = self.c
-            return
-        self.gate.enlist(self.c, self)
+            self.gate.release(self.c)
+        else:
+            self.gate.enlist(self.c, self)
 
     def connect_late(self) -> None:
         """Connect a session that was not ready for a while; then take what came meanwhile."""
         c, gate = self.c, self.gate
-        kept = gate.enlist(c, self)
+        kept = gate.kept_for(c)
+        gate.enlist(c, self)
         self.connect()
         for data in kept:
             view = memoryview(data)
@@ -173,16 +173,16 @@ class UdpProxy(handler.Proxy):
     def take(self) -> None:
         """Send on what the client sent. # hot: once a client and turn"""
         inbox = self.inbox
-        count = len(inbox)
-        self.requests += count
-        if count == 1:
-            view = inbox[0]
+        if len(inbox) == 1:
+            view = inbox.pop()
+            self.requests += 1
             self.c.received += len(view)
             self.send(view)
         else:
+            self.requests += len(inbox)
             self.c.received += sum(map(len, inbox))
             self.send_many(inbox)
-        inbox.clear()
+            inbox.clear()
         self.deadline = self.loop.now_ms + self.timeout
         if not self.expected:
             self.settle()
@@ -326,7 +326,7 @@ class UdpProxy(handler.Proxy):
                 self.first_byte()
             state.bytes_received += n
             # more are owed, or worth a look now and then: drain two next time
-            if self.responses < self.requests or not self.responses & 7:
+            if self.responses < self.requests or not self.responses & 63:
                 self.limit = 2
             self.answer(slots[0][:n])
         else:
@@ -620,22 +620,24 @@ class UdpProxy(handler.Proxy):
 
     def close(self) -> None:
         """Let go of the peer and its socket."""
-        self.loop.timers.remove(self)
-        self.finish_state(0, 0)
+        loop, state, pc = self.loop, self.state, self.pc
+        loop.timers.remove(self)
+        if state is not None:
+            state.session_ms = loop.now_ms - state.start_ms
         self._free(self.failed)
-        pc = self.pc
         if (
             pc is not None
             and self.family
             and not self.gro
             and self.queue is None
-            and self.loop.udp_sockets.give(pc, self.pc_fd, self.family)
+            and loop.udp_sockets.give(pc, self.pc_fd, self.family)
         ):
             self.pc = None
-            self.loop.free_connections += 1
+            loop.free_connections += 1
         else:
             self._close_peer()
-        self.inbox.clear()
+        if self.inbox:
+            self.inbox.clear()
 
 
 class CountedUdpProxy(UdpProxy):

@@ -3,6 +3,7 @@
 import socket
 from contextlib import ExitStack
 
+from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from tests.support.engine import engine
 
@@ -55,6 +56,31 @@ def test_a_pending_icmp_error_does_not_reach_the_next_session() -> None:
         assert pool.give(sock, sock.fileno(), socket.AF_INET)
         again = pool.take(socket.AF_INET)
         assert 0 == again.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def test_a_resting_socket_is_emptied_by_the_turn_and_keeps_no_poll_awake() -> None:
+    """What a session left unread is thrown away in the next turn; the one after has no event."""
+    with ExitStack() as stack, engine() as loop:
+        server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        server.bind(("127.0.0.1", 0))
+        pool = loop.udp_sockets
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        loop.register(sock.fileno(), lambda mask: None, poller.LEVEL)
+        sock.connect_ex(server.getsockname())
+        server.sendto(b"doubled", sock.getsockname())
+        assert pool.give(sock, sock.fileno(), socket.AF_INET)
+        before = loop.turns
+        loop.turn(10_000)
+        assert [] == loop.poller.poll(0)
+        loop.turn(0)
+        assert before + 2 == loop.turns
+        again = pool.take(socket.AF_INET)
+        assert again is sock
+        assert 0 == again.connect_ex(server.getsockname())
+        server.sendto(b"its own", again.getsockname())
+        assert b"its own" == again.recv(100)
 
 
 def test_no_more_rest_than_the_limit() -> None:

@@ -94,7 +94,7 @@ class TableMachine(RuleBasedStateMachine):
         if self.beginning == "list":
             c.table.enlist(c, real)
         elif self.beginning == "single":
-            c.table.released = c
+            c.table.release(c)
         elif self.beginning == "end":
             loop.close_connection(c)
 
@@ -174,7 +174,8 @@ class TableMachine(RuleBasedStateMachine):
         found = self._pick(pick, waits=True)
         if found:
             real, session = found
-            real.got += self.gate.enlist(real.c, real)
+            real.got += self.gate.kept_for(real.c)
+            self.gate.enlist(real.c, real)
             session.got += session.kept
             session.kept = []
             session.waits = False
