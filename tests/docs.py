@@ -7,6 +7,7 @@ import ast
 from pathlib import Path
 
 from ngxstream import modules
+from ngxstream.conf import include
 from ngxstream.conf.directive import CONTEXT_NAMES, Directive, Takes
 from ngxstream.conf.module import Module
 from ngxstream.process import directives as process_directives
@@ -20,7 +21,7 @@ COMMAND = "make docs"
 
 def all_modules() -> tuple[Module, ...]:
     """Return every module, in the order in which the judge asks them."""
-    return (*process_directives.MODULES, *modules.ALL)
+    return (include.MODULE, *process_directives.MODULES, *modules.ALL)
 
 
 def arity(takes: Takes) -> str:

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ngxstream.conf import directive as d
-from ngxstream.conf import reader
+from ngxstream.conf import include, reader
 from ngxstream.conf.module import Given, Module
 from ngxstream.core import errors
-
-SKIPPED_BLOCKS = ("http", "mail")
 
 
 class Scope:
@@ -81,7 +79,7 @@ class Builder:
         warn: Callable[[str, str], None],
         elsewhere: frozenset[str] = frozenset(),
     ) -> None:
-        self.modules = tuple(modules)
+        self.modules = (include.MODULE, *modules)
         self.prefix = prefix
         self.conf_prefix = conf_prefix
         self.warn = warn
@@ -110,10 +108,6 @@ class Builder:
                 raise st.error
             scope.statement = st
             self.place = (st.file, st.line)
-            if st.includes is not None:
-                for file in st.includes:
-                    self.walk(file.statements, scope)
-                continue
             self._judge(st, scope)
 
     def walk_block(self, st: reader.Statement, scope: Scope) -> None:
@@ -131,12 +125,6 @@ class Builder:
 
     def _judge_unplaced(self, st: reader.Statement, scope: Scope) -> None:
         name = st.directive
-        if scope.context == d.MAIN and st.block is not None and name in SKIPPED_BLOCKS:
-            fault = reader.fault_in(st.block)
-            if fault is not None:
-                raise fault
-            scope.warn(f'"{name}" block is skipped: only "stream" is served')
-            return
         known = False
         for module, record in self._table.get(name, ()):
             known = True

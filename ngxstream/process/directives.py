@@ -20,6 +20,7 @@ from ngxstream.conf import error_log, units
 from ngxstream.conf.directive import EVENTS, MAIN, Directive
 from ngxstream.conf.module import Module
 from ngxstream.core import errors, inet, ip
+from ngxstream.process import elsewhere
 from ngxstream.process.options import LOCK_PATH, PID_PATH
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ USER: Final = "nobody"
 GROUPS: Final = ("nobody", "nogroup")  # whichever the system has
 MAX_CPUS: Final = 1024  # CPU_SETSIZE
 SELECT_LIMIT: Final = 1024  # FD_SETSIZE
-TOO_LATE: Final = ("events", "stream")  # blocks after which load_module comes too late
+TOO_LATE: Final = ("events", "stream", "http", "mail")  # blocks after which load_module comes too late
 
 EPOLL: Final = "epoll"
 EVENT_TYPES: Final = (EPOLL, "poll", "select")  # the latter two are ours
@@ -376,7 +377,7 @@ EVENTS_DIRECTIVES: Final = (
 
 MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf)
 EVENTS_MODULE: Final = Module("events", EVENTS_DIRECTIVES, EventsConf)
-MODULES: Final = (MAIN_MODULE, EVENTS_MODULE)
+MODULES: Final = (MAIN_MODULE, EVENTS_MODULE, elsewhere.MODULE)
 
 
 def main_conf(scope: Scope) -> MainConf:

@@ -1,12 +1,22 @@
-"""The names that nginx's http and mail modules know: outside their blocks such a directive is
-`not allowed here`, every other name is `unknown`.
+"""What nginx's http and mail modules know: their blocks, which are skipped, and the names that
+outside of them are `not allowed here` where every other name is `unknown` (ngx_http.c, ngx_mail.c).
 
 Those of an open-source build with the modules of nginx's own packages; what is in NGINX Plus only,
 in dynamic or in third-party modules is not among them. Names that stream or main know too need
 not be here, and some are.
 """
 
-from typing import Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.conf import directive as d
+from ngxstream.conf import reader
+from ngxstream.conf.module import Module
+from ngxstream.core import errors
+
+if TYPE_CHECKING:
+    from ngxstream.conf.builder import Scope
 
 _HTTP: Final = """
     absolute_redirect access_log add_after_body add_before_body add_header add_header_inherit
@@ -134,3 +144,20 @@ _MAIL: Final = """
 """
 
 NAMES: Final = frozenset(_HTTP.split()) | frozenset(_MAIL.split()) | {"http", "mail"}
+
+
+def _skip(scope: Scope, module: Module, st: reader.Statement) -> None:
+    name = st.directive
+    if name in scope.builder.data:
+        raise errors.ConfError(f'"{name}" directive is duplicate')
+    scope.builder.data[name] = st
+    fault = reader.fault_in(st.block or [])
+    if fault is not None:
+        raise fault
+    scope.warn(f'"{name}" block is skipped: only "stream" is served')
+
+
+MODULE: Final = Module("elsewhere", (
+    d.Directive("http", d.MAIN, d.BLOCK, _skip, "Skipped whole, with a warning."),
+    d.Directive("mail", d.MAIN, d.BLOCK, _skip, "Skipped whole, with a warning."),
+))

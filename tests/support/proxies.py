@@ -159,8 +159,11 @@ class Proxy:
             added["user"] = "root"  # nobody could not enter the test's folder
         lines = self._modules(conf_text)
         lines += [f"{name} {value};" for name, value in added.items() if name not in given]
-        text = PLACEHOLDER.sub(lambda match: str(self.port(match[1])), conf_text)
-        return " ".join([*lines, text])
+        return " ".join([*lines, self.fill(conf_text)])
+
+    def fill(self, text: str) -> str:
+        """Return a text with ports filled in."""
+        return PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text)
 
     def port(self, name: str) -> int:
         """Return the port that ``@name@`` stands for in this instance."""

@@ -118,8 +118,29 @@ _ODD: Final = {
         Case("after", "events {}", '"events" directive is duplicate'),
         Case("main", "daemon {", 'directive "daemon" is not terminated by ";"'),
     ],
+    "http": [
+        Case("after", "http;", 'directive "http" has no opening "{"'),
+        Case("after", "http x {}", 'invalid number of arguments in "http" directive'),
+        Case("after", "http {} http {}", '"http" directive is duplicate'),
+        Case("stream", "http {}", '"http" directive is not allowed here'),
+    ],
+    "include": [
+        Case("main", "include;", 'invalid number of arguments in "include" directive'),
+        Case("events", "include a b;", 'invalid number of arguments in "include" directive'),
+        Case("stream", "include;", 'invalid number of arguments in "include" directive'),
+        Case("server", "include {a,b}.conf;", 'directive "include" is not terminated by ";"'),
+        Case("upstream", "include a b;", 'invalid number of arguments in "include" directive'),
+        Case("server", "include nosuch;",
+             'open() "/p/conf/nosuch" failed (2: No such file or directory)'),
+    ],
     "load_module": [
         Case("after", "load_module x.so;", '"load_module" directive is specified too late'),
+        Case("main", "http {} load_module x.so;",
+             '"load_module" directive is specified too late'),
+    ],
+    "mail": [
+        Case("after", "mail;", 'directive "mail" has no opening "{"', ours=True),
+        Case("after", "mail {} mail {}", '"mail" directive is duplicate', ours=True),
     ],
     "ssl_engine": [
         Case("main", "ssl_engine x;", '"ssl_engine" directive is not supported: '

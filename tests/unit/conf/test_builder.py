@@ -14,6 +14,7 @@ def said(verdict) -> list[str]:
     return [line.partition(" in /")[0] for line in verdict.stderr.splitlines()]
 
 
+@pytest.mark.effect("http", "mail")
 @pytest.mark.parametrize("name", ["http", "mail"])
 def test_a_block_of_another_protocol_is_skipped_aloud(name: str, ngxstream: ProxyFactory) -> None:
     """Whatever stands in http{} or mail{}, there is one warning, and stream{} is served."""
