@@ -7,6 +7,7 @@ the library and the SSL* and returns bytes, empty where nginx has none.
 
 from __future__ import annotations
 
+import calendar
 import ctypes
 import hashlib
 import ssl
@@ -62,6 +63,8 @@ def ciphers(lib: libssl.Library, connection: int) -> bytes:
 
 def curve(lib: libssl.Library, connection: int) -> bytes:
     """Return the group of the key exchange (libraries before 3.0 do not tell)."""
+    if not lib.SSL_get_session(connection):
+        return b""  # a handshake that failed early: OpenSSL 3.0 would read behind a null pointer
     nid = lib.SSL_ctrl(connection, _CTRL_GET_NEGOTIATED_GROUP, 0, None)
     return _group(lib, nid) if nid > 0 else b""
 
@@ -255,11 +258,30 @@ def not_after(lib: libssl.Library, connection: int) -> bytes:
 
 def days_left(lib: libssl.Library, connection: int) -> bytes:
     """Return for how many whole days the certificate is valid still."""
-    end = not_after(lib, connection)
-    if not end:
+    end = seconds_of(not_after(lib, connection))
+    if end is None:
         return b""
-    left = ssl.cert_time_to_seconds(end.decode("ascii")) - int(time.time())
-    return b"%d" % max(0, left // 86400)
+    return b"%d" % max(0, (end - int(time.time())) // 86400)
+
+
+_MONTHS: Final = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+def seconds_of(moment: bytes) -> int | None:
+    """Read a moment as OpenSSL prints it; None for what is none.
+
+    ssl.cert_time_to_seconds() imports two modules when it is called, and a worker's user may have
+    no way to where they are. source: ngx_ssl_parse_time
+    """
+    words = moment.split()
+    try:
+        month, day, clock, year, _ = words
+        hour, minute, second = map(int, clock.split(b":"))
+        return calendar.timegm(
+            (int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second)
+        )
+    except ValueError:
+        return None
 
 
 def _time(lib: libssl.Library, moment: int) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ngxstream.modules.ssl import variables
 from tests.support import certs, proxies, tls_clients, tools
 from tests.support.clients import TcpClient
 from tests.support.tls_clients import s_client
@@ -292,6 +293,29 @@ def test_a_server_may_refuse_every_handshake(ngxstream: Factory, world: World) -
     talk = s_client(proxy.port("main"), name="a.test")
     assert "SSL alert number 112" in talk.said
     assert len(info_lines(proxy, "handshake rejected while SSL handshaking")) == 1
+
+
+def test_a_refused_handshake_is_logged_with_every_variable(
+    ngxstream: Factory, world: World
+) -> None:
+    """What was not agreed upon is logged as a dash; the worker lives on."""
+    names = " ".join(f"${variable.name}" for variable in variables.VARIABLES)
+    proxy = ngxstream(
+        f"events {{}} stream {{ log_format l '$status $pid {names}'; access_log logs/access.log l; "
+        "server { listen 127.0.0.1:@main@ ssl; ssl_reject_handshake on; return a; } }"
+    )
+    for _ in range(2):
+        assert "SSL alert number 112" in s_client(proxy.port("main"), "-tls1_3").said
+    path = proxy.prefix / "logs/access.log"
+    wait_until(lambda: path.read_text().count("\n") == 2, PATIENCE, "two lines")
+    first, second = (line.split() for line in path.read_text().splitlines())
+    assert first == second  # the worker too
+    facts = dict(zip(("status", "pid", *names.split()), first, strict=True))
+    assert ("500", "NONE") == tuple(
+        facts[name] for name in ("status", "$ssl_client_verify")
+    )
+    assert {"-"} == {value for name, value in facts.items() if name.startswith("$ssl_client_s")}
+    assert facts["$ssl_curve"] == "-"
 
 
 @pytest.mark.effect("ssl_alpn")
