@@ -31,7 +31,7 @@ USER: Final = "nobody"
 GROUPS: Final = ("nobody", "nogroup")  # whichever the system has
 MAX_CPUS: Final = 1024  # CPU_SETSIZE
 SELECT_LIMIT: Final = 1024  # FD_SETSIZE
-TOO_LATE: Final = ("events", "stream", "http", "mail")  # blocks after which load_module comes too late
+BLOCKS: Final = ("events", "stream", "http", "mail")  # load_module comes too late after one
 
 EPOLL: Final = "epoll"
 EVENT_TYPES: Final = (EPOLL, "poll", "select")  # the latter two are ours
@@ -220,7 +220,7 @@ def _error_log(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _load_module(scope: Scope, module: Module, st: Statement) -> None:
-    if any(name in scope.builder.data for name in TOO_LATE):
+    if any(name in scope.builder.data for name in BLOCKS):
         raise errors.ConfError('"load_module" directive is specified too late')
 
 
