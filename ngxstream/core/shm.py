@@ -20,6 +20,7 @@ failure counts, averages. A cell is 8 bytes and aligned, so it is never seen hal
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -450,27 +451,24 @@ class Serial:
     each count on in their own block. source: ngx_event_accept.c ngx_connection_counter
     """
 
-    __slots__ = ("_cell", "_lock", "_next", "_end")
+    __slots__ = ("_cell", "_lock", "next")
 
-    BLOCK: Final = 16
+    BLOCK: Final = 128
 
     def __init__(self) -> None:
         """shape: made by the master, which gives out no number itself before it forks."""
         self._cell = memoryview(mmap.mmap(-1, 8)).cast("q")
         self._lock = Lock("connection serial")
-        self._next = 1
-        self._end = 1
+        # called: returns a number that was never returned before, in any process; all in C but
+        # for the first of a block
+        self.next: Callable[[], int] = itertools.chain.from_iterable(self._blocks()).__next__
 
-    def next(self) -> int:
-        """Return a number that was never returned before, in any process."""
-        number = self._next
-        if number == self._end:
+    def _blocks(self) -> Iterator[range]:
+        while True:
             with self._lock:
-                number = self._cell[0] + 1
+                first = self._cell[0] + 1
                 self._cell[0] += self.BLOCK
-            self._end = number + self.BLOCK
-        self._next = number + 1
-        return number
+            yield range(first, first + self.BLOCK)
 
 
 Init = Callable[[Zone, bool], None]

@@ -84,7 +84,6 @@ class Half:
         "received",  # int: bytes read from the source
         "sent",  # int: bytes taken by the sink
         "limiter",  # rate limit of this direction, or None
-        "pipe",  # splice's pipe, or None
         "closing",  # int: mask bits that tell of the source's end; 0 where send() takes no flags
     )
 
@@ -111,7 +110,6 @@ class Half:
         self.received = 0
         self.sent = 0
         self.limiter: Any = None
-        self.pipe: Any = None
         self.closing = CLOSING
 
     def on_event(self, mask: int) -> None:
@@ -345,15 +343,7 @@ class Half:
 
     def close(self) -> None:
         """Let go of everything: no half points at its twin or its owner any more."""
-        self.owner = None
-        self.twin = None
-        self.recv_into = self.send = _closed
-        self.pending = None
-        self.limiter = None
-
-
-def _closed(*_: Any) -> int:
-    raise BlockingIOError
+        self.owner = self.twin = self.pending = None
 
 
 class RateLimiter:

@@ -94,7 +94,7 @@ class PipePool:
 class SpliceHalf(pump.Half):
     """One direction of a proxied TCP connection, spliced."""
 
-    __slots__ = ()
+    __slots__ = ("pipe",)  # Pipe | None: lent by the pool
 
     @classmethod
     def promote(cls, half: pump.Half) -> SpliceHalf:
@@ -102,6 +102,7 @@ class SpliceHalf(pump.Half):
         new = cls.__new__(cls)
         for name in pump.Half.__slots__:
             setattr(new, name, getattr(half, name))
+        new.pipe = None
         half.owner = None
         return new
 

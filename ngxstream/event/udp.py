@@ -113,9 +113,7 @@ def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
 
 def peer_of(key: Any) -> Any:
     """Return the address that answers go to, from the key a table knows a client by."""
-    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], tuple):
-        return key[0]
-    return key
+    return key[0] if type(key) is tuple and type(key[0]) is tuple else key
 
 
 def local_of(key: Any) -> bytes:

@@ -11,7 +11,7 @@ Answers for ngx_stream_upstream_round_robin.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -83,14 +83,21 @@ def make_peers(specs: Iterable[ServerSpec]) -> list[Peer]:
 
 
 class SingleSelection:
-    """The way of a session to the only peer there is: no failures are counted, one try."""
+    """The way to the only peer there is: no failures are counted, and one try is all there is.
+
+    Nothing in it is a session's own, so all sessions of a tier have the same one.
+    """
 
     __slots__ = ("tier", "peer", "tries")
 
-    def __init__(self, s: Session, tier: Tier) -> None:
+    def __init__(self, tier: Tier) -> None:
         self.tier = tier
         self.peer = tier.peers[0]
-        self.tries = tier.tries
+        self.tries = 0  # after the first, which nobody has to ask for
+
+    def begin(self, s: Session, tier: Tier) -> SingleSelection:
+        """Begin a selection: see RoundRobin.begin"""
+        return self
 
     def get(self) -> Peer:
         """Take the peer. raises: NoLivePeers when it is down or full"""
@@ -105,7 +112,6 @@ class SingleSelection:
         peer.conns -= 1
         if peer.fails:  # there were more servers once
             peer.fails = 0
-        self.tries = 0
 
     def leave(self, peer: Peer) -> None:
         """Give the peer back for a session that goes on elsewhere."""
@@ -314,6 +320,10 @@ class LockedSingleSelection(Locked, SingleSelection):
         return peer
 
 
+def _single(tier: Tier) -> SingleSelection:
+    return SingleSelection(tier) if tier.lock is None else LockedSingleSelection(tier)
+
+
 class LockedRoundRobinSelection(Locked, RoundRobinSelection):
     """Round robin over peers in shared memory."""
 
@@ -340,12 +350,12 @@ class RoundRobin:
         while level is not None:
             self.prepare(level)
             level = level.backup
-        if tier.single:
-            begin: type[Any] = SingleSelection if tier.lock is None else LockedSingleSelection
-        else:
-            begin = self.plain if tier.lock is None else self.locked
         self.tier = tier
-        self.begin = begin
+        self.begin: Callable[[Session, Tier], Any]
+        if tier.single:
+            self.begin = _single(tier).begin
+        else:
+            self.begin = self.plain if tier.lock is None else self.locked
 
     def prepare(self, tier: Tier) -> None:
         """Put what the method knows of a tier into `tier.aid`; called for the backups too."""
@@ -361,8 +371,7 @@ class RoundRobin:
                 if peer.name == name:
                     selection: Any
                     if tier.single:
-                        single = SingleSelection if tier.lock is None else LockedSingleSelection
-                        selection = single(s, tier)
+                        selection = _single(tier)
                     else:
                         plain = (
                             RoundRobinSelection if tier.lock is None else LockedRoundRobinSelection

@@ -148,7 +148,7 @@ class PeerStats:
 class Selection(Protocol):
     """One session's way through a group of peers (nginx's peer.{get,free,notify,tries})."""
 
-    tries: int  # attempts left, the current one included
+    tries: int  # attempts left, the current one included; 0 on the way to an only server
 
     def get(self) -> Peer:
         """Choose the next peer and count the session on it. raises: errors.NoLivePeers"""

@@ -142,7 +142,8 @@ class Model:
 
     def begin(self, key: bytes = b"") -> ModelSession:
         """Begin a session."""
-        session = ModelSession(tries=sum(not peer.down for peer in self.peers.values()))
+        live = 0 if self.single else sum(not peer.down for peer in self.peers.values())
+        session = ModelSession(tries=live)
         if self.method == "consistent":
             below = [point for point, _ in self.ring if point < crc32(key)]
             session.hash = len(below)
@@ -242,7 +243,6 @@ class Model:
         peer = self.peers[name]
         peer.conns -= 1
         if self.single:
-            session.tries = 0
             return
         if failed:
             peer.fails += 1

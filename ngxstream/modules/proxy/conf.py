@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import directive as d
@@ -52,6 +52,11 @@ class ProxyConf:
     socket_sndbuf: int = 0
     bind: bind.Bind = bind.NONE
     options: connect.PeerOptions = connect.PLAIN
+    is_rated: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        rated = self.upload_rate is not None or self.download_rate is not None
+        object.__setattr__(self, "is_rated", rated)
 
 
 def merge(outer: Given, inner: Given) -> ProxyConf:

@@ -60,10 +60,11 @@ class Proxy:
     kind: int
 
     def __init__(self, s: Session) -> None:
+        conf: ProxyConf = s.server.proxy
+        loop = s.loop
         self.s = s
         self.c = s.c
-        loop = self.loop = s.loop
-        conf: ProxyConf = s.server.proxy
+        self.loop = loop
         self.conf = conf
         self.upstream: UpstreamConf = conf.upstream  # type: ignore[assignment]
         self.selection: Selection = None  # type: ignore[assignment]
@@ -80,11 +81,11 @@ class Proxy:
 
     def start(self) -> None:
         """Choose among the servers of the upstream and connect."""
-        balancer = self.upstream.balancer
-        assert balancer is not None
-        self.peer_name = self.upstream.name
-        self.selection = balancer.select(self.s)
-        self.limit_tries()
+        upstream = self.upstream
+        self.peer_name = upstream.name
+        self.selection = upstream.balancer.select(self.s)  # type: ignore[union-attr]
+        if self.conf.next_upstream_tries:
+            self.limit_tries()
         self.connect()
 
     def limit_tries(self) -> None:

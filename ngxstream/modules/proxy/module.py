@@ -48,7 +48,7 @@ def _udp_kind(given: ProxyConf) -> type[UdpProxy]:
     """Decide the kind, once for each server."""
     counted = bool(given.requests)
     headed = bool(given.every_datagram and given.proxy_protocol)
-    if given.upload_rate is not None or given.download_rate is not None:
+    if given.is_rated:
         if headed:
             return RatedHeadedCountedUdpProxy if counted else RatedHeadedUdpProxy
         return RatedCountedUdpProxy if counted else RatedUdpProxy

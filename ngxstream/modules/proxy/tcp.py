@@ -57,7 +57,7 @@ class TcpProxy(handler.Proxy):
     kind = connect.STREAM
 
     def __init__(self, s: Session) -> None:
-        super().__init__(s)
+        handler.Proxy.__init__(self, s)
         self.up: pump.Half | None = None  # client -> upstream
         self.down: pump.Half | None = None  # upstream -> client
         self.half_closed = False
@@ -105,26 +105,23 @@ class TcpProxy(handler.Proxy):
 
     def ready(self) -> None:
         """Go on with a connection that can carry the client's bytes."""
-        s, state = self.s, self.state
-        assert self.peer is not None and state is not None
+        state: Any = self.state
         self.connected = True
-        self.selection.notify(self.peer, CONNECT)
+        self.selection.notify(self.peer, CONNECT)  # type: ignore[arg-type]
         state.connect_ms = self.loop.now_ms - state.start_ms
-        if s.log.level >= log.INFO:
+        if self.s.log.level >= log.INFO:
             self.log_connected()
         self.relay()
 
     def relay(self) -> None:
         """Set the two halves going."""
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
-        upload = conf.upload_rate and self.limiter(conf.upload_rate)
-        download = conf.download_rate and self.limiter(conf.download_rate)
         s.action = "proxying connection"
-        pc = self.pc
+        pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
         half = event_tls.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
-        up = self.up = half(self, loop, c.sock, c.fd, pc, self.pc_fd)
-        down = self.down = half(self, loop, pc, self.pc_fd, c.sock, c.fd)
+        up = self.up = half(self, loop, c.sock, c.fd, pc, pc_fd)
+        down = self.down = half(self, loop, pc, pc_fd, c.sock, c.fd)
         up.twin = down
         down.twin = up
         before, self.deadline = self.deadline, loop.now_ms + self.timeout
@@ -134,19 +131,19 @@ class TcpProxy(handler.Proxy):
             up.sent += self.header_sent
         elif conf.proxy_protocol:
             up.push(self.proxy_header())
-        preread = s.preread
-        if preread and not s.status:
+        if s.preread and not s.status:
+            preread, s.preread = s.preread, b""
             up.received += len(preread)
-            s.preread = b""
             up.push(preread)
         if s.status:
             return
         from_client = up.on_event
-        if upload is not None:
-            up.limiter = upload
-            from_client = up.on_event_rated
-        down.limiter = download
-        loop.register(self.pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
+        if conf.is_rated:
+            up.limiter = self.limiter(conf.upload_rate)
+            down.limiter = self.limiter(conf.download_rate)
+            if up.limiter is not None:
+                from_client = up.on_event_rated
+        loop.register(pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
         if is_tls and pc.has_pending():
             loop.post(down.resume)
         if c.fd in loop.handlers:  # registered by preread or TLS: no new edge would come
@@ -166,14 +163,14 @@ class TcpProxy(handler.Proxy):
 
     def on_first_event(self, mask: int) -> None:
         """Note the time of the upstream's first byte, then step out of the way."""
-        down, state = self.down, self.state
-        assert down is not None and state is not None
         if mask & READABLE:
-            state.first_byte_ms = self.loop.now_ms - state.start_ms
-            if self.peer is not None:
-                self.selection.notify(self.peer, FIRST_BYTE)
+            loop = self.loop
+            down: Any = self.down
+            state: Any = self.state
+            state.first_byte_ms = loop.now_ms - state.start_ms
+            self.selection.notify(self.peer, FIRST_BYTE)  # type: ignore[arg-type]
             go_on = down.on_event if down.limiter is None else down.on_event_rated
-            self.loop.handlers[self.pc_fd] = go_on
+            loop.handlers[self.pc_fd] = go_on
             go_on(mask)
         elif self.up is not None and self.up.pending is not None:
             self.up.flush()

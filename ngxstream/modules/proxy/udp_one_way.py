@@ -43,8 +43,7 @@ def is_one_way(conf: Any) -> bool:
         conf.requests == 1
         and conf.responses == 0
         and conf.bind.value is None
-        and conf.upload_rate is None
-        and conf.download_rate is None
+        and not conf.is_rated
     )
 
 

@@ -123,15 +123,15 @@ def test_a_probe_that_connects_brings_a_tcp_server_back(is_udp: bool, expected: 
 
 
 def test_the_only_server_is_never_disabled() -> None:
-    """A group of one address counts no failures and gives one try."""
+    """A group of one address counts no failures and has no other to try."""
     balancer = group("server 127.0.0.1:1;")
     clock = Clock()
     assert [[], [], []] == [fail_once(balancer, clock).lines for _ in range(3)]
     selection = balancer.select(session(clock))
-    assert 1 == selection.tries
     peer = selection.get()
     selection.free(peer, True)
     assert (0, 1) == (selection.tries, port(peer))
+    assert selection is balancer.select(session(clock))
 
 
 def test_a_server_with_a_backup_is_not_the_only_one() -> None:
