@@ -2,13 +2,15 @@
 
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import certs, proxies
+from tests.support import certs, proxies, tools
+from tests.support.backends import BackendFactory, Conversation
 from tests.support.tls_clients import s_client
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -76,6 +78,37 @@ def test_tickets_are_resumed_by_every_worker(
     client = Client(proxy.port("main"), tmp_path, version)
     client.begin()
     assert_all_workers_resume(proxy, client)
+
+
+@VERSIONS
+def test_s_time_comes_back_with_one_session_to_all_workers(
+    ngxstream: Factory, backends: BackendFactory, pair: str, version: str
+) -> None:
+    """Every connection of `openssl s_time -reuse` but its first is resumed, at each of 4 workers."""
+
+    def answer(conversation: Conversation) -> None:
+        conversation.recv()  # a session of TLS 1.3 comes with the answer: the client has to read it
+        conversation.send(b"HTTP/1.0 200 OK\r\n\r\n")
+
+    back = backends.tcp(answer)
+    proxy = ngxstream(conf(pair).replace('return "<data>$ssl_session_reused$pid</data>"',
+                                         f"proxy_pass {back.text}"))  # fmt: skip
+    words = [tools.require("openssl"), "s_time", "-connect", f"127.0.0.1:{proxy.port('main')}"]
+    served: dict[str, list[str]] = {}
+    deadline = time.monotonic() + PATIENCE
+    while len(served) < 4 and time.monotonic() < deadline:
+        ran = subprocess.run(
+            [*words, version, "-reuse", "-www", "/", "-time", "1"],
+            capture_output=True, text=True, check=True, timeout=PATIENCE,
+        )  # fmt: skip
+        found = re.search(r"starting\n(\S*)\n", ran.stdout)
+        assert found is not None, ran.stdout + ran.stderr
+        assert {"r"} == set(found[1]), ran.stdout
+        for line in (proxy.prefix / "logs/access.log").read_text().splitlines():
+            pid, reused = line.split()
+            served.setdefault(pid, []).append(reused)
+    assert 4 == len(served)
+    assert all("r" in marks for marks in served.values()), served
 
 
 @VERSIONS
