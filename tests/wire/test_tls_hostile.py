@@ -20,6 +20,7 @@ from tests.support import certs
 from tests.support.hall import Hall
 
 QUIET = {"info", "notice", "debug"}
+OVERSIZED = b"\x16\x03\x03\x7f\xff"  # of a record: 32767 bytes are to come, 18432 are allowed
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +78,18 @@ def connect(hall: Hall) -> socket.socket:
     return client
 
 
-def attempt(hall: Hall, cut: int, *, version: ssl.TLSVersion, name: str, reset: bool) -> int:
+def attempt(
+    hall: Hall,
+    cut: int,
+    *,
+    version: ssl.TLSVersion,
+    name: str,
+    reset: bool,
+    piece: int = 1000,
+) -> int:
     """Shake hands with the first `cut` bytes of what a good client would send, then leave.
 
-    returns: how many bytes it sent
+    shape: piece is how many bytes it sends at a time; returns: how many bytes it sent
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -100,9 +109,10 @@ def attempt(hall: Hall, cut: int, *, version: ssl.TLSVersion, name: str, reset: 
         data = outgoing.read()[: cut - sent]
         idle = 0 if data else idle + 1
         try:
-            if data:
-                client.sendall(data)
-                sent += len(data)
+            for at in range(0, len(data), piece):
+                client.sendall(data[at : at + piece])
+                hall.loop.turn(wait_ms=0)
+            sent += len(data)
             hall.loop.turn(wait_ms=0)
             if came := client.recv(65536):
                 incoming.write(came)
@@ -188,23 +198,28 @@ def test_a_hello_with_one_byte_changed(attacked, place: int, value: int) -> None
 
 @pytest.mark.parametrize("times", [2000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_nothing_is_left_of_many_attempts(pair: certs.Pair, times: int) -> None:
-    """Descriptors and memory stay where they were."""
+    """Garbage, slow bytes, oversized records, cuts: descriptors and memory stay where they were."""
     chance = random.Random(7)
     with Hall(conf(pair)) as hall:
         attacked = Attacked(hall)
 
         def attack(count: int) -> None:
             for number in range(count):
-                if number % 2:
+                kind = number % 4
+                if kind == 0:
+                    throw(hall, chance.randbytes(chance.randrange(200)))
+                elif kind == 1:
+                    throw(hall, OVERSIZED + bytes(chance.randrange(40_000)))
+                else:
                     version = chance.choice([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
                     attempt(hall, chance.randrange(1000), version=version, name="a.test",
-                            reset=chance.random() < 0.5)  # fmt: skip
-                else:
-                    throw(hall, chance.randbytes(chance.randrange(200)))
+                            reset=chance.random() < 0.5,
+                            piece=chance.choice([1000, 1000, 1000, 30]))  # fmt: skip
                 if not number % 50:
                     attacked.settle()
                     assert [] == attacked.complaints()
             attacked.settle()
+            assert [] == attacked.complaints()
 
         attack(1000)  # caches and arenas fill first
         descriptors = len(os.listdir("/proc/self/fd"))
