@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ngxstream.process.netsetup import Flow
     from ngxstream.stream.core import StreamConf
 
-_NAMES: Final = {inet.AF_INET: "IPv4", inet.AF_INET6: "IPv6"}
 _NO_INTERFACES: Final = {"all", "default", "lo"}
 _OPTIONS: Final = {
     inet.AF_INET: (socket.IPPROTO_IP, connect.IP_TRANSPARENT),
@@ -29,11 +28,13 @@ _OPTIONS: Final = {
 
 def warnings(stream: StreamConf | None) -> list[str]:
     """Return what stands in the way of the transparent servers of a configuration."""
-    found, unknown = netsetup.flows(stream)
+    need = netsetup.needs(stream)
+    found = need.flows
     said: list[str] = []
     families = list(dict.fromkeys(flow.family for flow in found))
-    if (found or unknown) and not _may_bind(families):
+    if (found or need.unknown) and not _may_bind(families):
         said.append("CAP_NET_RAW is missing")
+    said += need.mismatches
     said += [
         f"there is no route to {flow.back[0]}"
         for flow in found
@@ -60,7 +61,7 @@ def _may_bind(families: list[int]) -> bool:
 
 def _replies(family: int, found: list[Flow]) -> list[str]:
     """Return why replies of servers would not be delivered to the proxy."""
-    name = _NAMES[family]
+    name = netsetup.NAMES[family]
     ip = "ip" if family == inet.AF_INET else "ip -6"
     try:
         rules, routes = netlink.rules(family), netlink.routes(family)

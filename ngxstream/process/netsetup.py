@@ -20,6 +20,7 @@ from ngxstream.core import inet
 from ngxstream.event import netlink
 
 if TYPE_CHECKING:
+    from ngxstream.event.listening import ListenOptions
     from ngxstream.stream.core import ServerConf, StreamConf
 
 MARK: Final = 1
@@ -27,6 +28,7 @@ TABLE: Final = 100
 NFT_TABLE: Final = "ngxstream"
 _ANYWHERE: Final = {inet.AF_INET: ("192.0.2.1", 9), inet.AF_INET6: ("2001:db8::1", 9)}
 DEFAULT: Final = {inet.AF_INET: "0.0.0.0/0", inet.AF_INET6: "::/0"}
+NAMES: Final = {inet.AF_INET: "IPv4", inet.AF_INET6: "IPv6"}
 _FORWARDING: Final = {
     inet.AF_INET: "net.ipv4.ip_forward",
     inet.AF_INET6: "net.ipv6.conf.all.forwarding",
@@ -53,10 +55,20 @@ class Flow:
         return self.front[0] in ("0.0.0.0", "::")
 
 
-def flows(stream: StreamConf | None) -> tuple[list[Flow], list[str]]:
-    """Return the flows of all transparent servers, and the places whose backends are not known."""
-    found: list[Flow] = []
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the transparent servers of a configuration come to."""
+
+    flows: list[Flow]
+    unknown: list[str]  # FILE:LINE of servers whose backends are not known
+    mismatches: list[str]  # who cannot be the source towards whom, in words
+
+
+def needs(stream: StreamConf | None) -> Needs:
+    """Gather what all transparent servers need of the network."""
+    found: dict[Flow, None] = {}
     unknown: list[str] = []
+    mismatches: dict[str, None] = {}
     for server in stream.servers if stream is not None else ():
         proxy: Any = server.proxy
         if not proxy.bind.transparent or (proxy.upstream is None and proxy.target is None):
@@ -67,21 +79,39 @@ def flows(stream: StreamConf | None) -> tuple[list[Flow], list[str]]:
             unknown.append(place)
         for draft in server.listens:
             options = draft.options
+            if options.family == inet.AF_UNIX:
+                continue
+            sources = _sources(proxy.bind, options)
+            protocol = "udp" if options.is_udp else "tcp"
+            direct = options.is_udp and not proxy.responses
             for family, sockaddr in backs:
-                if family != options.family:
-                    continue
-                udp = options.is_udp
-                flow = Flow(
-                    "udp" if udp else "tcp",
-                    family,
-                    options.sockaddr[:2],
-                    sockaddr[:2],
-                    udp and not proxy.responses,
-                    place,
-                )
-                if flow not in found:
-                    found.append(flow)
-    return found, unknown
+                front, back = options.sockaddr[:2], sockaddr[:2]
+                if family in sources:
+                    found[Flow(protocol, family, front, back, direct, place)] = None
+                else:
+                    who = _who(proxy.bind, options)
+                    mismatches[
+                        f"{who} cannot be the source towards {inet.sock_ntop(back)} ({place})"
+                    ] = None
+    return Needs(list(found), unknown, list(mismatches))
+
+
+def _sources(bind: Any, options: ListenOptions) -> set[int]:
+    """Return the families of what a server's connections may be bound to."""
+    both = {inet.AF_INET, inet.AF_INET6}
+    if bind.sockaddr is not None:
+        return {inet.family_of(bind.sockaddr)}
+    if "remote_addr" not in bind.value.text or options.proxy_protocol:
+        return both
+    if options.wildcard and options.ipv6only is False:
+        return both  # IPv4 clients have a mapped address there
+    return {options.family}
+
+
+def _who(bind: Any, options: ListenOptions) -> str:
+    if bind.sockaddr is not None:
+        return inet.address_text(bind.sockaddr)
+    return f"{NAMES[options.family]} clients of {inet.sock_ntop(options.sockaddr)}"
 
 
 def _backends(server: ServerConf) -> list[tuple[int, Any]]:
@@ -109,29 +139,35 @@ def source_towards(family: int, sockaddr: tuple[str, int]) -> str:
 
 def script(stream: StreamConf | None, conf_file: str) -> str:
     """Return the commands for a configuration, as a text for sh(1)."""
-    found, unknown = flows(stream)
+    need = needs(stream)
     lines = [
         f"# The network that {conf_file} needs, printed by -N. Nothing was changed.",
         "# Review each part, and paste it as root on the host that its heading names.",
     ]
     lines += [
         f"# The servers behind {place} are not known before a session: add theirs by this pattern."
-        for place in unknown
+        for place in need.unknown
     ]
-    if not found:
-        lines.append("# No `proxy_bind … transparent` was found: nothing is needed.")
-    plain = [flow for flow in found if not flow.direct]
-    direct = [_placed(flow, lines) for flow in found if flow.direct]
+    lines += [f"# WARNING: {text}." for text in need.mismatches]
+    if not need.flows:
+        lines.append(
+            "# Nothing can be told."
+            if need.unknown or need.mismatches
+            else "# No `proxy_bind … transparent` was found: nothing is needed."
+        )
+    plain = [flow for flow in need.flows if not flow.direct]
+    direct = [_placed(flow, lines) for flow in need.flows if flow.direct]
     clashes = {_origin(flow) for flow in plain} & {_origin(flow) for flow in direct}
     for protocol, host, port in sorted(clashes):
         lines.append(
             f"# WARNING: answers of {inet.sock_ntop((host, port))}/{protocol} are wanted here and "
             "past here: use different ports."
         )
+    chosen = _told_apart(direct, lines)
     if plain:
         _transparent(plain, lines)
-    if direct:
-        _direct(direct, lines)
+    if chosen:
+        _direct(chosen, lines)
     return "\n".join(lines) + "\n"
 
 
@@ -148,9 +184,9 @@ def _placed(flow: Flow, lines: list[str]) -> Flow:
     if not host or host == own:
         others = [one for one in netlink.addresses(flow.family) if one != own]
         host = others[0] if others else own
-    lines.append(
-        f"# {flow.place} listens on every address; taken for what clients ask: {host}."
-    )
+    note = f"# {flow.place} listens on every address; taken for what clients ask: {host}."
+    if note not in lines:
+        lines.append(note)
     return Flow(
         flow.protocol, flow.family, (host, flow.front[1]), flow.back, flow.direct, flow.place
     )
@@ -212,7 +248,8 @@ def _by_way_of_us(kind: str, found: list[Flow], lines: list[str]) -> None:
 # -- direct server return --------------------------------------------------------------------
 
 
-def _direct(found: list[Flow], lines: list[str]) -> None:
+def _told_apart(found: list[Flow], lines: list[str]) -> list[Flow]:
+    """Return one flow for each server's address and port, and warn of the others."""
     known: dict[tuple[str, str, int], Flow] = {}
     for flow in found:
         first = known.setdefault(_origin(flow), flow)
@@ -222,7 +259,10 @@ def _direct(found: list[Flow], lines: list[str]) -> None:
                 f"{inet.sock_ntop(flow.front)}: its answers cannot be told apart. Give it a port "
                 "for each; below they leave from the first."
             )
-    chosen = list(known.values())
+    return list(known.values())
+
+
+def _direct(chosen: list[Flow], lines: list[str]) -> None:
     lines += [
         "",
         "# Direct server return, in one of two ways: either `by this host`, which forwards the",

@@ -101,7 +101,7 @@ def test(options: Options, builtin: log.Log) -> int:
         return 1
     built.check()
     for text in netcheck.warnings(built.stream):
-        built.log.error(log.WARN, text)
+        builtin.error(log.WARN, text)  # for the terminal, whatever `error_log` wants to hear
     if not options.quiet:
         console.say(f"configuration file {options.conf_file} test is successful")
     if options.dump:

@@ -229,6 +229,43 @@ def test_servers_that_are_not_known(tmp_path: Path) -> None:
     assert "nginx.conf:1 are not known before a session" in network(text, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("listen", "bind"),
+    [
+        ("[::]:5300 ipv6only=off", "$remote_addr"),  # IPv4 clients come mapped
+        ("[::1]:5300 proxy_protocol", "$remote_addr"),  # the header tells of clients of any family
+        ("[::1]:5300", "198.51.100.9"),  # it is not the client's
+        ("[::1]:5300", "$somebody"),  # it may be
+    ],
+)
+def test_ipv4_servers_behind_an_ipv6_address(listen: str, bind: str, tmp_path: Path) -> None:
+    """Where what is bound to may be an IPv4 address, an IPv4 server gets its commands."""
+    text = f"server {{ listen {listen}; proxy_bind {bind} transparent; proxy_pass 127.0.0.9:9; }}"
+    printed = network("map $remote_addr $somebody { default 198.51.100.9; } " + text, tmp_path)
+    (command,) = re.findall("(?m)^ip6?tables .* -A .*", printed)
+    assert "iptables -t mangle -A PREROUTING -p tcp -s 127.0.0.9 --sport 9 " in command
+    assert "cannot be the source" not in printed
+
+
+def test_clients_of_another_family_than_the_server_s(tmp_path: Path) -> None:
+    """A server that no client can be the source towards is named, by -N and by -t."""
+    text = "listen [::1]:@main@; proxy_bind $remote_addr transparent; proxy_pass 127.0.0.9:9;"
+    program = Ngxstream(f"events {{}} stream {{ server {{ {text} }} }}", tmp_path)
+    why = f"IPv6 clients of [::1]:{program.port('main')} cannot be the source towards 127.0.0.9:9"
+    printed = program.run("-N").stdout
+    assert f"# WARNING: {why}" in printed
+    assert {} == parts(printed)
+    assert f"[warn] {CANNOT}{why} (" in program.test().stderr
+
+
+def test_a_note_is_printed_once(tmp_path: Path) -> None:
+    """What is said of a wildcard is said once for all its ports, above all commands."""
+    text = f"server {{ listen 5300-5302 udp; {DIRECT} proxy_pass 127.0.0.9:9; }}"
+    printed = network(text, tmp_path)
+    assert 1 == printed.count("listens on every address")
+    assert printed.index("# WARNING") < printed.index("# ----")
+
+
 @pytest.mark.root
 def test_a_wildcard_is_taken_for_what_clients_ask(
     namespaces: Namespaces, tmp_path: Path
@@ -278,6 +315,14 @@ def test_warnings_follow_the_set_up(
     tables = "ip6tables" if family == 6 else "iptables"
     net.run("proxy", *f"{tables} -t mangle -A PREROUTING -p tcp -j MARK --set-mark 1".split())
     assert [] == warned(net, text, tmp_path)
+
+
+def test_warnings_are_seen_whatever_the_log_s_level(tmp_path: Path) -> None:
+    """-t says them on the terminal, though `error_log` keeps errors alone."""
+    text = "listen 127.0.0.1:@main@; proxy_bind $remote_addr transparent; proxy_pass [::1]:9;"
+    text = f"events {{}} stream {{ server {{ {text} }} }}"
+    said = Ngxstream(text, tmp_path, log_level="error").test().stderr
+    assert f"[warn] {CANNOT}" in said
 
 
 @pytest.mark.root
