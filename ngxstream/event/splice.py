@@ -12,6 +12,8 @@ Why it is so
   they are pooled, at most POOL_LIMIT a worker, and a half holds one only while bytes are in it
   or its flow is in full run: at every lull the pipe goes back.
 * With no pipe to be had a half copies for that turn: the same bytes, the same rules.
+* A turn moves at most SHARE pipes full, as much as the copy road's share and about half a
+  millisecond: the small flows beside a bulky one wait no longer for it than that.
 * Short exchanges never come here: a half is promoted once, when it has filled the copy buffer
   several times in one turn (pump.BULKY).
 """
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 PIPE_SIZE: Final = 1 << 20
 POOL_LIMIT: Final = 64
+SHARE: Final = 2  # pipes full that one flow may move in a turn
 FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -125,7 +128,7 @@ class SpliceHalf(pump.Half):
         self.pipe = pipe
         splice = os.splice
         source_fd, sink_fd = self.source_fd, self.sink_fd
-        for _ in range(pump.FAIR_SHARE):
+        for _ in range(SHARE):
             try:
                 n = splice(source_fd, pipe.write_fd, PIPE_SIZE, flags=FLAGS)
             except BlockingIOError:
@@ -171,7 +174,7 @@ class SpliceHalf(pump.Half):
         self.pending = _IN_PIPE
         self.more = True
         poller = self.loop.poller
-        poller.hold_read(self.source_fd)
+        poller.mute_read(self.source_fd)
         poller.want_write(self.sink_fd)
 
     def flush(self) -> None:
@@ -197,12 +200,13 @@ class SpliceHalf(pump.Half):
             owner.deadline = self.loop.now_ms + owner.timeout
         self.pending = None
         self._give_back(self.loop)
-        self.loop.poller.no_write(self.sink_fd)
+        poller = self.loop.poller
+        poller.no_write(self.sink_fd)
+        poller.unmute_read(self.source_fd)
         if self.eof:
             owner.on_end(self)
         elif self.more:
             self.more = False
-            self.loop.poller.release_read(self.source_fd)
             self.loop.post(self.resume)
 
     def close(self) -> None:

@@ -74,6 +74,22 @@ def test_a_held_descriptor_is_silent(each, ends) -> None:
         assert heard(each, near.fileno(), 1000) & IN
 
 
+def test_a_muted_descriptor_tells_of_no_packet(each, ends) -> None:
+    """What comes in while its owner waits for room elsewhere wakes nobody, until it is unmuted."""
+    near, far = ends
+    far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    each.add(near.fileno(), nothing, EDGE)
+    each.poll(0)
+    each.mute_read(near.fileno())
+    each.poll(0)
+    for n in range(5):
+        far.send(b"x")
+        assert n + 1 == len(near.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        assert not heard(each, near.fileno()) & IN
+    each.unmute_read(near.fileno())
+    assert heard(each, near.fileno(), 1000) & IN
+
+
 def test_a_reset_of_a_held_descriptor_does_not_spin(each, ends) -> None:
     """While nobody reads, a dead peer is told at most once: the loop may sleep."""
     near, far = ends
