@@ -61,7 +61,7 @@ class Returning:
             try:
                 sent = s.c.send(self.rest)
             except OSError as error:
-                s.client_error(error, "send() failed")
+                s.client_error(error, f"{'sendmsg' if s.c.is_udp else 'writev'}() failed")
                 s.finalize(INTERNAL_SERVER_ERROR)
                 return
             if sent == AGAIN:

@@ -147,7 +147,7 @@ def test_a_client_that_takes_nothing_is_let_go() -> None:
 def test_a_failing_send_is_a_500() -> None:
     """The error is logged for what it is."""
     s = begun(OSError(errno.EPIPE, "x"))
-    assert (500, [(0, "send() failed", errno.EPIPE)]) == (s.status, s.errors)
+    assert (500, [(0, "writev() failed", errno.EPIPE)]) == (s.status, s.errors)
 
 
 def test_a_full_udp_socket_is_tried_again() -> None:

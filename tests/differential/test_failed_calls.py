@@ -1,0 +1,55 @@
+"""A call on a client's socket that fails is logged under the name that nginx knows it by."""
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.proxies import ProxyFactory
+from tests.support.waiting import wait_until
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() resets
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Keep a process from running."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stat = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_client_that_has_reset_before_it_is_answered(proxy: ProxyFactory) -> None:
+    """The text that `return` cannot send any more is a line at level info."""
+    program = proxy("events {} stream { server { listen 127.0.0.1:@in@; return text; } }")
+    (worker,) = program.worker_pids()
+    with stopped(worker), socket.create_connection(program.address("in")) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    program.wait_log(
+        r"\[info\] .*writev\(\) failed \(104: Connection reset by peer\) while returning text, "
+        r"client: 127.0.0.1, server: 127.0.0.1:\d+$"
+    )
+
+
+def test_a_client_whose_socket_has_no_file_any_more(proxy: ProxyFactory, tmp_path: Path) -> None:
+    """A datagram whose sender's path is gone cannot be answered."""
+    at, me = tmp_path / "in", tmp_path / "me"
+    program = proxy(
+        f"events {{}} stream {{ server {{ listen unix:{at} udp; return text; }} }}",
+        expected=(r"sendmsg\(\) failed \(2: No such file",),
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.bind(str(me))
+        me.unlink()
+        client.sendto(b"x", str(at))
+    program.wait_log(
+        r"\[alert\] .*sendmsg\(\) failed \(2: No such file or directory\) while returning text, "
+        rf"udp client: unix:{me}, server: unix:{at}$"
+    )
