@@ -19,6 +19,9 @@ from hypothesis import HealthCheck, settings
 from tests.support import backends as backends_
 from tests.support import netns, proxies, stories
 
+# A thousand programs are started: each would compile the whole package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Other programs share the machine: an example that takes long says nothing about the code.
 # Where CI is set the examples are the same in every run: red means a change. Everywhere else each
 # run looks at new ones.

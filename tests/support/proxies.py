@@ -22,7 +22,7 @@ import re
 import signal as signals
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -211,7 +211,7 @@ class Proxy:
     # Life.
 
     def start(self, timeout: float = PATIENCE) -> Self:
-        """Start and return when the pid file is written and all workers are forked.
+        """Start and return when the pid file is written and all workers serve.
 
         raises: AssertionError with what the program said if it ends before that.
         """
@@ -244,7 +244,12 @@ class Proxy:
         pid = self.pid
         if not pid or not (daemon or pid == process.pid):
             return False
-        return len(processes.children(pid)) >= self._workers_wanted()
+        return self._serving() >= self._workers_wanted()
+
+    def _serving(self, besides: Iterable[int] = ()) -> int:
+        """Return how many workers have made themselves what they are to be; they are named then."""
+        pids = set(self.worker_pids()) - set(besides)
+        return sum("worker process" in processes.title(pid) for pid in pids)
 
     def _workers_wanted(self) -> int:
         given = main_directives(self.conf_file.read_text())
@@ -397,9 +402,8 @@ class Proxy:
             said = self._log_from(seen)
             refused = re.findall(rb"(?m)^.*\[emerg\].*$", said) if b"[emerg]" in said else []
             assert not refused, f"{self.name} refused to reload: {refused}"
-            new = set(self.worker_pids()) - old
             leaving = all(not processes.is_alive(pid) or self._is_leaving(pid) for pid in old)
-            return len(new) >= self._workers_wanted() and leaving
+            return self._serving(old) >= self._workers_wanted() and leaving
 
         wait_until(is_done, timeout, f"{self.name} has reloaded")
 
