@@ -92,7 +92,7 @@ class _Base(selectors.BaseSelector):
         self.hold_read(fd)
 
     def unmute_read(self, fd: int) -> None:
-        """Say that it is read again; what came meanwhile may or may not be told."""
+        """Say that it is read again: what came meanwhile is told by the next poll."""
         self.release_read(fd)
 
     def want_write(self, fd: int) -> None:

@@ -202,12 +202,10 @@ class SpliceHalf(pump.Half):
         self._give_back(self.loop)
         poller = self.loop.poller
         poller.no_write(self.sink_fd)
-        poller.unmute_read(self.source_fd)
+        self.more = False
+        poller.unmute_read(self.source_fd)  # and what is there will be told
         if self.eof:
             owner.on_end(self)
-        elif self.more:
-            self.more = False
-            self.loop.post(self.resume)
 
     def close(self) -> None:
         """Let go of everything; bytes still in the pipe are lost with it."""
