@@ -6,6 +6,7 @@ program's name, and in the log that was given with -e.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -179,9 +180,18 @@ def serve(options: Options, builtin: log.Log) -> int:
 
 
 def _write_out(data: bytes) -> None:
+    """Write to standard output. raises: UnplacedError, where nginx leaves part out in silence"""
     try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        if sys.stdout is None:  # was closed before we began
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except OSError:
+            # what could not be written shall not be tried again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
     except BrokenPipeError:
-        # the reader has seen enough; nothing is left to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass  # the reader has seen enough
+    except OSError as error:
+        raise errors.UnplacedError("write() to standard output failed", errno=error) from None

@@ -339,6 +339,32 @@ def test_a_dump_is_every_file_once(programs: Programs) -> None:
     assert 2 == said.stdout.count("# configuration file ")
 
 
+def test_a_dump_that_cannot_be_written_is_an_error(programs: Programs) -> None:
+    """A full disk under -T is said, where nginx leaves the rest out in silence."""
+    programs.file.write_text(EVENTS)
+    for program, code in (([tools.require_nginx()], 0), ([sys.executable, "-m", "ngxstream"], 1)):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [*program, *programs.words(("-Tq",))], stdout=full, stderr=subprocess.PIPE,
+                text=True, check=False, timeout=60, cwd=Path(ngxstream.__file__).parents[1],
+            )  # fmt: skip
+        assert code == done.returncode
+    words = "write() to standard output failed (28: No space left on device)"
+    assert f"ngxstream: [emerg] {words}\n" == done.stderr
+
+
+def test_a_dump_to_nowhere_is_an_error(programs: Programs) -> None:
+    """Standard output may have been closed; nothing else is written to then."""
+    programs.file.write_text(EVENTS)
+    words = [sys.executable, "-m", "ngxstream", *programs.words(("-Tq",))]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words], stderr=subprocess.PIPE, text=True,
+        check=False, timeout=60, cwd=Path(ngxstream.__file__).parents[1],
+    )
+    said = "ngxstream: [emerg] write() to standard output failed (9: Bad file descriptor)\n"
+    assert (1, said) == (done.returncode, done.stderr)
+
+
 def test_a_pid_file_of_another_program_is_never_taken(programs: Programs) -> None:
     """A start beside a real nginx, or anything that lives, says whose the pid file is."""
     programs.file.write_text("pid conf/pid; daemon off; events {}")
