@@ -234,7 +234,10 @@ class PathSink:
         if b"\0" in path or (
             b".." in path and path.split(b"/").count(b"..") > self._parents
         ):
-            s.log_error(log.ERR, f'access log path "{_shown(path)}" is not taken from a variable')
+            s.log_error(
+                log.ERR,
+                f'access log "{_shown(path)}" is not written: a variable brought ".." or a NUL',
+            )
             return
         try:
             written = write(path, line, now_ms)

@@ -6,12 +6,13 @@ import pwd
 import re
 import signal
 import socket
+from collections.abc import Callable
 
 import pytest
 
 from tests.support import clients, descriptors, processes
 from tests.support.backends import BackendFactory
-from tests.support.proxies import ProxyFactory
+from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import wait_until
 
 RETURNS = "events {} stream { server { listen 127.0.0.1:@main@; return TEXT; } }"
@@ -26,6 +27,17 @@ def test_signals_for_the_master_are_ignored(sig: signal.Signals, proxy: ProxyFac
     running.wait_log(rf"{worker}#{worker}: signal {sig:d} \({sig.name}\) received.*, ignoring$")
     assert b"TEXT" == clients.tcp_exchange(running.address("main"))
     assert [worker] == running.worker_pids()
+
+
+def test_who_signalled_a_worker_is_not_known(both: Callable[..., tuple[Proxy, Proxy]]) -> None:
+    """A signal to a worker is logged without its sender, which nginx can name."""
+    said = []
+    for running in both(RETURNS):
+        (worker,) = running.worker_pids()
+        os.kill(worker, signal.SIGUSR1)
+        (line,) = running.wait_log(rf"{worker}#{worker}: signal 10 \(SIGUSR1\)")
+        said.append(line.partition("received")[2])
+    assert [f" from {os.getpid()}, reopening logs", ", reopening logs"] == said
 
 
 def test_winch_does_nothing_in_the_foreground(proxy: ProxyFactory) -> None:
