@@ -65,6 +65,9 @@ class Namespaces:
         name = f"ngxs-{os.getpid()}-{next(_counter)}-{label}"
         self.ip("netns", "add", name)
         self._names[label] = name
+        # Nobody else is on these links: the link-local addresses, too, can be used at once.
+        self.sysctl(label, "net.ipv6.conf.default.accept_dad", 0)
+        self.sysctl(label, "net.ipv6.conf.default.dad_transmits", 0)
         self.ip("-n", name, "link", "set", "lo", "up")
         return name
 
@@ -77,10 +80,14 @@ class Namespaces:
 
         shape: addresses with prefix length, several separated by spaces, IPv4 and IPv6.
         """
-        device = f"eth{next(self._links)}"
+        number = next(self._links)
+        device = f"eth{number}"
         left, right = self._names[a], self._names[b]
+        # The kernel takes a second to see that a pair is up whose ends have the same index.
+        index = str(100 + number)
         self.ip(
-            *("link", "add", device, "netns", left, "mtu", str(mtu), "type", "veth"),
+            *("link", "add", device, "index", index, "netns", left, "mtu", str(mtu)),
+            *("type", "veth"),
             *("peer", "name", device, "netns", right, "mtu", str(mtu)),
         )
         for name, addresses in ((left, a_addresses), (right, b_addresses)):
