@@ -234,7 +234,8 @@ _LOGGED = "buffer=64k flush=1s"
 
 
 def _logged(setup: Setup, parameters: str = "") -> Setup:
-    return replace(setup, log=parameters, programs=OURS)
+    both = tuple(name + end for name in OURS for end in ("", programs.PLAIN))
+    return replace(setup, log=parameters, programs=both)
 
 
 def _live(count: int) -> LiveCase:
@@ -302,8 +303,6 @@ CASES: tuple[Case, ...] = (
 )
 BY_NAME = {case.name: case for case in CASES}
 LATENCY_TCP, LATENCY_UDP = BY_NAME["latency-tcp"], BY_NAME["latency-udp"]
-# what a figure with the log is to be set beside
-LOG_PAIRS = {"tcp-crr-log": "tcp-crr", "udp-oneshot-log": "udp-oneshot"}
 
 
 def median(values: Iterable[float | None]) -> float | None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ ACCESS_LOG: Final = (
     "log_format eight '$remote_addr:$remote_port $server_port $protocol $status "
     "$bytes_sent $bytes_received $session_time';"
 )
+PLAIN: Final = ", no log"
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -33,7 +34,8 @@ class Setup:
     """What a case asks of a proxy.
 
     shape: `lines` go into the server block; `log` is the parameter text of an access_log in the
-    format of eight variables, None for no log; `programs` can do the case.
+    format of eight variables, None for no log; `programs` can do the case. A program with a log
+    runs beside itself without one where its name with PLAIN behind it stands in `programs`.
     """
 
     udp: bool = False
@@ -191,6 +193,11 @@ newServer{{address="127.0.0.1:{place.backend_port}", checkName="www.bench.test."
 """
 
 
+def base(name: str) -> str:
+    """Return the program that a name in a case's list stands for."""
+    return name.removesuffix(PLAIN)
+
+
 def _command(name: str, place: Place, setup: Setup) -> list[str]:
     folder = place.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,6 +219,8 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
     """Start a proxy and wait until its workers serve. returns: None where there is no proxy"""
     if name == "none":
         return None
+    if name.endswith(PLAIN):
+        name, setup = base(name), replace(setup, log=None)
     command = _command(name, place, setup)
     quiet = subprocess.DEVNULL
     with (place.folder / "stderr.log").open("w") as errors:
@@ -241,6 +250,6 @@ def is_bound(port: int, udp: bool) -> bool:
 
 def missing(name: str) -> str | None:
     """Return what a program lacks to run here, None for nothing."""
-    if name in ("none", "ngxstream") or which(name):
+    if base(name) in ("none", "ngxstream") or which(base(name)):
         return None
-    return f"{name} is not installed"
+    return f"{base(name)} is not installed"

@@ -159,16 +159,18 @@ def log_cost(results: Sequence[dict[str, Any]]) -> list[str]:
     """Return the table of what an access log of eight variables costs."""
     one = {r["case"]: r for r in results if r.get("workers", 1) == 1}
     lines = ["| case | | throughput kept | CPU per unit grows by |", "|---|---|---|---|"]
-    for logged, plain in cases.LOG_PAIRS.items():
-        if logged not in one or plain not in one:
+    for name, result in one.items():
+        if cases.BY_NAME[name].setup.log is None:
             continue
-        before = {row.program: row for row in table.rows(one[plain])}
-        for row in table.rows(one[logged]):
-            was = before.get(row.program)
-            if was and row.rate and was.rate and row.each and was.each:
-                kept, grown = row.rate / was.rate, row.each / was.each - 1
-                title = cases.BY_NAME[plain].title
-                lines.append(f"| {title} | {row.program} | {kept:.0%} | {grown:+.0%} |")
+        for program in cases.OURS:
+            # within each round, as all ratios
+            found = {row.program: row for row in table.rows(result, program + programs.PLAIN)}
+            row = found.get(program)
+            if row and row.rate_ratio and row.each_ratio:
+                lines.append(
+                    f"| {cases.BY_NAME[name].title} | {program} | {row.rate_ratio:.0%} | "
+                    f"{row.each_ratio - 1:+.0%} |"
+                )
     return lines
 
 

@@ -35,7 +35,7 @@ def run_case(
     lacking = case.missing()
     if lacking:
         return {"case": case.name, "missing": [f"{tool} is not installed" for tool in lacking]}
-    wanted = [name for name in case.setup.programs if name in names]
+    wanted = [name for name in case.setup.programs if programs.base(name) in names]
     missing = [text for name in wanted if (text := programs.missing(name))]
     wanted = [name for name in wanted if not programs.missing(name)]
     samples: dict[str, list[Any]] = {name: [] for name in wanted}
@@ -47,7 +47,7 @@ def run_case(
         backend = case.backend(folder / "backend", backend_port)
         places = {
             name: Place(
-                folder / name,
+                folder / name.replace(", ", "-").replace(" ", "-"),
                 backend_port if name == "none" else programs.free_port(),
                 backend_port,
                 workers,

@@ -28,8 +28,8 @@ class Row:
     p99_ratio: float | None = None
 
 
-def rows(result: dict[str, Any]) -> list[Row]:
-    """Return a case's rows.
+def rows(result: dict[str, Any], beside: str = "nginx") -> list[Row]:
+    """Return a case's rows, with their ratios to one of the programs.
 
     A ratio is the median of the ratios within each round: what else the machine did meanwhile,
     it did to both.
@@ -57,7 +57,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
             median(lists["p99"]),
             sum(s["lost"] for s in samples) / max(1.0, sum(s["units"] for s in samples)),
         )
-    base = measured.get("nginx")
+    base = measured.get(beside)
     if base is not None:
         for name, row in found.items():
             for what in ("rate", "each", "p99"):
@@ -106,14 +106,14 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"\n{case.title}  [{case.name}, {result.get('workers', 1)} worker(s)]"]
     lines.extend(f"  missing: {what}" for what in result.get("missing", ()))
     lines.append(
-        f"  {'':10}{rate_unit:>16}{'ratio':>8}{each_unit:>22}{'ratio':>8}"
+        f"  {'':18}{rate_unit:>16}{'ratio':>8}{each_unit:>22}{'ratio':>8}"
         f"{'p50 µs':>10}{'p99 µs':>10}{'ratio':>8}{'lost':>8}"
     )
     for row in rows(result):
         rate = row.rate if case.rated else None
         rate_ratio = row.rate_ratio if case.rated else None
         lines.append(
-            f"  {row.program:10}{number(rate):>16}{ratio(rate_ratio):>8}{number(row.each):>22}"
+            f"  {row.program:18}{number(rate):>16}{ratio(rate_ratio):>8}{number(row.each):>22}"
             f"{ratio(row.each_ratio):>8}{number(row.p50):>10}{number(row.p99):>10}"
             f"{ratio(row.p99_ratio):>8}{row.lost:>8.2%}"
         )
