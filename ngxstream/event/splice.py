@@ -97,7 +97,9 @@ class PipePool:
 class SpliceHalf(pump.Half):
     """One direction of a proxied TCP connection, spliced."""
 
-    __slots__ = ("pipe",)  # Pipe | None: lent by the pool
+    __slots__ = ("pipe",)
+
+    pipe: Pipe | None  # lent by the pool
 
     @classmethod
     def promote(cls, half: pump.Half) -> SpliceHalf:
