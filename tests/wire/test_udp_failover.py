@@ -2,7 +2,7 @@
 
 import socket
 
-from tests.support import clients
+from tests.support import clients, ports
 from tests.support.backends import BackendFactory
 from tests.support.proxies import ProxyFactory
 
@@ -19,9 +19,7 @@ stream {{
 
 def dead_port() -> int:
     """Return a UDP port nobody listens at."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return ports.free_udp_port()
 
 
 def send(address: tuple[str, int], data: bytes) -> None:

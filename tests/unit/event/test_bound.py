@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from ngxstream.event import bound
+from tests.support import ports
 
 
 class Binder:
@@ -18,13 +19,17 @@ class Binder:
     def __call__(
         self, host: str, port: int = 0, *, only6: bool = True
     ) -> socket.socket:
-        """Return a socket bound to host and port, sharable with others of its kind."""
+        """Return a socket bound to host and port, sharable with others of its kind.
+
+        shape: port 0 is one that nobody is bound to, at any address; the kernel's own choice may
+        be in use at another one, or by somebody who shares it
+        """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = self.stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
-        sock.bind((host, port))
+        sock.bind((host, port or ports.free_udp_port()))
         return sock
 
 

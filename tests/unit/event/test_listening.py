@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ngxstream.core import errors, log
 from ngxstream.event import listen_socket, listening, steering
 from ngxstream.event.listening import ListenOptions
+from tests.support import ports
 
 TIMEOUT_S = 10
 
@@ -299,9 +300,7 @@ def test_a_udp_group_follows_the_number_of_workers(
 
 def test_a_wildcard_and_an_address_of_one_udp_port_live_together(to: log.Log) -> None:
     """`listen PORT udp` and `listen ADDR:PORT udp bind` of one configuration both get clients."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scout:
-        scout.bind(("127.0.0.1", 0))
-        port = scout.getsockname()[1]
+    port = ports.free_udp_port()
     wanted = [udp(port, "0.0.0.0"), udp(port, "127.0.0.2", bind=True), udp(port, "::")]
     found = listening.open_all(wanted, [], workers=2, log=to)
     listening.configure(found, workers=2, log=to)
@@ -325,9 +324,7 @@ def test_a_dual_stack_and_an_ipv4_address_of_one_udp_port_live_together(
     to: log.Log,
 ) -> None:
     """`listen [::]:PORT udp ipv6only=off` beside `listen ADDR:PORT udp` is no conflict."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as scout:
-        scout.bind(("127.0.0.1", 0))
-        port = scout.getsockname()[1]
+    port = ports.free_udp_port()
     wanted = [udp(port, "::", ipv6only=False), udp(port, "127.0.0.1", bind=True)]
     found = listening.open_all(wanted, [], workers=2, log=to)
     assert [2, 2] == [len(one.socks) for one in found]
@@ -339,8 +336,8 @@ def test_somebody_else_behind_our_own_socket_is_still_seen(to: log.Log) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
         foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        foreign.bind(("127.0.0.3", 0))
-        port = foreign.getsockname()[1]
+        port = ports.free_udp_port()
+        foreign.bind(("127.0.0.3", port))
         wanted = [udp(port, "127.0.0.2"), udp(port, "0.0.0.0")]
         with pytest.raises(errors.ListenError):
             listening.open_all(wanted, [], workers=2, log=to, sleep=lambda _: None)
@@ -481,8 +478,7 @@ def mptcp_works() -> bool:
 @pytest.mark.skipif(not mptcp_works(), reason="this kernel makes no MPTCP sockets")
 def test_multipath_may_come_and_go(to: log.Log) -> None:
     """A change of protocol at a reload opens a new socket at the address before the old goes."""
-    with socket.create_server(("127.0.0.1", 0)) as scout:
-        port = scout.getsockname()[1]
+    port = ports.free_tcp_port()
     first = listening.open_all([tcp(port)], [], workers=1, log=to)
     second = listening.open_all([tcp(port, multipath=True)], first, workers=1, log=to)
     listening.configure(second, workers=1, log=to)
@@ -521,7 +517,7 @@ class Reloads(RuleBasedStateMachine):
         self.log = log.Log()
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "s"
-        tcp_port, udp_port = free_port(), free_port()
+        tcp_port, udp_port = ports.free_port(), ports.free_port()
         self.addresses = {
             "tcp": tcp(tcp_port),
             "tcp reuseport": tcp(tcp_port, reuseport=True),
@@ -604,14 +600,6 @@ def open_fds() -> set[int]:
         for fd in map(int, os.listdir("/proc/self/fd"))
         if os.path.exists(f"/dev/fd/{fd}")
     }
-
-
-def free_port() -> int:
-    """Return a port nobody has right now, for TCP and UDP over both families."""
-    with socket.create_server(
-        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=True
-    ) as scout:
-        return scout.getsockname()[1]
 
 
 TestReloads = Reloads.TestCase

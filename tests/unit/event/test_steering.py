@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.event import steering
+from tests.support import ports
 
 CLIENTS = 1200
 TIMEOUT_S = 10
 
 
 def group(family: int, host: str, size: int, *, only6: bool = True) -> list[socket.socket]:
-    """Return the sockets of one reuseport group on a port of the kernel's choice."""
-    port = 0
+    """Return the sockets of one reuseport group on a port of its own."""
+    port = ports.free_udp_port()
     socks = []
     for _ in range(size):
         sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -27,7 +28,6 @@ def group(family: int, host: str, size: int, *, only6: bool = True) -> list[sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.settimeout(TIMEOUT_S)
         sock.bind((host, port))
-        port = sock.getsockname()[1]
         socks.append(sock)
     return socks
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from ngxstream.core import clock, errors, files, log
 from ngxstream.process import cycle
 from ngxstream.process.options import Options
+from tests.support import ports
 
 HEAD = "pid @@/p.pid; error_log @@/error.log notice;\n"
 EVENTS = "events {}\n"
@@ -89,25 +89,6 @@ def stream(*listens: str) -> str:
     """Return a stream block whose servers listen at these addresses."""
     servers = "".join(f"server {{ listen {listen}; return x; }}\n" for listen in listens)
     return f"stream {{\n{servers}}}\n"
-
-
-def ports(count: int = 1) -> list[int]:
-    """Return ports that are free for TCP and UDP right now."""
-    found = []
-    held = []
-    while len(found) < count:
-        tcp = socket.create_server(("127.0.0.1", 0))
-        held.append(tcp)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        held.append(udp)
-        try:
-            udp.bind(tcp.getsockname())
-        except OSError:
-            continue
-        found.append(tcp.getsockname()[1])
-    for sock in held:
-        sock.close()
-    return found
 
 
 def fds(one: cycle.Cycle) -> list[list[int]]:
@@ -206,7 +187,7 @@ def test_a_test_leaves_the_pid_file_as_it_is(world: World) -> None:
 
 def test_a_reload_keeps_what_both_have(world: World) -> None:
     """Shared addresses keep their sockets, removed ones are closed, numbers count on."""
-    one, two, three = ports(3)
+    one, two, three = (ports.free_port() for _ in range(3))
     first = world.build(HEAD + EVENTS + stream(f"127.0.0.1:{one}", f"127.0.0.1:{two} udp"))
     tcp, udp = (one.socks[0] for one in first.listenings)
     serial = first.serial.next()
@@ -241,7 +222,7 @@ def test_a_refused_reload_changes_nothing(
     kind: str, text: Callable[[int], str], world: World
 ) -> None:
     """One [emerg] line in the old log; every descriptor that was open is, and no other."""
-    (port,) = ports()
+    port = ports.free_port()
     before_text = HEAD + EVENTS + stream(f"127.0.0.1:{port}", f"127.0.0.1:{port} udp")
     first = world.build(before_text)
     seen = len(world.said())

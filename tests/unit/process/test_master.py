@@ -82,6 +82,7 @@ def test_a_reload_is_told_in_nginx_words(proxy: ProxyFactory) -> None:
     running = proxy(RETURNS)
     (old,) = running.worker_pids()
     master = running.pid
+    said(running, rf"start worker process {old}$")  # by the master, once it has forked
     seen = len(running.records())
     running.reload()
     said(running, rf"worker process {old} exited with code 0")

@@ -17,6 +17,7 @@ from tests.support.proxies import ROOT, Ngxstream, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
 NOBODY = 65534
+ANY = ("127.0.0.1", 0)
 HEAD = "worker_processes 3; events {} stream { "
 Held = Callable[..., socket.socket]
 
@@ -27,7 +28,7 @@ def held() -> Iterator[Held]:
     with ExitStack() as stack:
 
         def opened(
-            kind: socket.SocketKind, address: str | tuple[str, int] = ("127.0.0.1", 0),
+            kind: socket.SocketKind, address: str | tuple[str, int] = ANY,
             *, reuseport: bool = False, user: int = 0,
         ) -> socket.socket:
             family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -40,6 +41,8 @@ def held() -> Iterator[Held]:
                     os.seteuid(0)
             if reuseport:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if address == ANY:
+                address = ANY[0], ports.free_port()
             sock.bind(address)
             if kind == socket.SOCK_STREAM:
                 sock.listen(128)
