@@ -168,6 +168,17 @@ class Master:
         if self.survivors.meet(self.cycle.main.pid):
             self._succeed()
 
+    def inherit(self) -> None:
+        """Be the only master: the older one is gone."""
+        self.meet_survivors()  # if it was killed
+        self.let_read()
+        # until systemd has seen the old one end, it does not take our word (NotifyAccess=main)
+        self.later(LATE_MS, self._tell_main)
+
+    def _tell_main(self) -> None:
+        if not (self.terminating or self.quitting):
+            self.manager.ready(self._status())
+
     def _status(self) -> str:
         return f"serving, worker processes: {self.cycle.main.worker_processes}"
 

@@ -5,8 +5,9 @@ the Unix socket that NOTIFY_SOCKET names. Where nobody has named one, nothing is
 that does not listen is left alone: the service goes on.
 
 During an upgrade (USR2) the old master says nothing when it leaves: systemd finds the new one by
-the pid file (PIDFile=). Told of it earlier, by MAINPID, it would supervise a process that is not
-yet its child, and not wait for it when it is stopped.
+the pid file (PIDFile=), and the new one says so itself when the old one is gone. Told of it
+earlier, by MAINPID, systemd would supervise a process that is not yet its child, and not wait for
+it when it is stopped.
 """
 
 from __future__ import annotations

@@ -189,8 +189,7 @@ class Succession:
             master.later(LOOK_MS, self.look)
             return
         self._forget()
-        master.meet_survivors()  # if it was killed
-        master.let_read()
+        master.inherit()
 
     def _forget(self) -> None:
         link, self._link = self._link, None

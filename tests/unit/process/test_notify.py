@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ngxstream.process import notify
 from tests.support.proxies import ProxyFactory
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until
 
 CONF = "events {} stream { server { listen 127.0.0.1:@main@; return old; } }"
 SINGLE = "master_process off;"
@@ -118,6 +118,25 @@ def test_a_daemon_tells_its_pid(manager: Manager, ngxstream: ProxyFactory) -> No
     running = ngxstream("daemon on;" + CONF, env={notify.VARIABLE: manager.name})
     told = manager.hear()
     assert str(running.pid) == told["MAINPID"]
+
+
+def test_after_an_upgrade_the_new_main_process_says_so(
+    manager: Manager, ngxstream: ProxyFactory
+) -> None:
+    """It says READY with its pid when the old one is gone, and the old one says nothing."""
+    running = ngxstream(CONF, env={notify.VARIABLE: manager.name})
+    old = running.pid
+    assert str(old) == manager.hear()["MAINPID"]
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: running.pid not in (0, old), what="the new master")
+    new = running.pid
+    wait_until(
+        lambda: any(f" {new}#{new}: start worker process " in line for line in running.error_log()),
+        what="its worker",
+    )
+    os.kill(old, signal.SIGQUIT)
+    told = manager.hear()
+    assert ("1", str(new), new) == (told["READY"], told["MAINPID"], manager.sender)
 
 
 def test_a_manager_that_is_gone_disturbs_nobody(tmp_path: Path, ngxstream: ProxyFactory) -> None:
