@@ -111,8 +111,17 @@ def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
     return local, size
 
 
+NOBODY = bytes(14)  # an abstract name that nobody has
+
+
 def peer_of(key: Any) -> Any:
-    """Return the address that answers go to, from the key a table knows a client by."""
+    """Return the address that answers go to, from the key a table knows a client by.
+
+    An unnamed Unix client has no address: what is sent to NOBODY is refused.
+    source: ngx_event_udp.c ngx_event_recvmsg, where such a client's socklen is made up
+    """
+    if key is None:
+        return NOBODY
     return key[0] if type(key) is tuple and type(key[0]) is tuple else key
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from tests.support.clients import tcp_exchange
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import wait_until
 
@@ -52,4 +55,60 @@ def test_a_client_whose_socket_has_no_file_any_more(proxy: ProxyFactory, tmp_pat
     program.wait_log(
         r"\[alert\] .*sendmsg\(\) failed \(2: No such file or directory\) while returning text, "
         rf"udp client: unix:{me}, server: unix:{at}$"
+    )
+
+
+@pytest.mark.parametrize("served", ["return answer;", "proxy_pass 127.0.0.1:@back@;"])
+def test_a_unix_client_without_a_name_cannot_be_answered(
+    served: str, proxy: ProxyFactory, tmp_path: Path
+) -> None:
+    """A datagram without a sender is a session whose answer fails, and nothing is left of it."""
+    at = tmp_path / "in"
+    program = proxy(
+        f"events {{}} stream {{ server {{ listen unix:{at} udp; {served} }} "
+        "server { listen 127.0.0.1:@back@ udp; return answer; } }"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.sendto(b"x", str(at))
+    program.wait_log(
+        r"\[info\] .*sendmsg\(\) failed \(111: Connection refused\) while .*, udp client: unix:, "
+    )
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_side_that_has_reset_while_there_is_something_for_it(
+    side: str, proxy: ProxyFactory
+) -> None:
+    """What cannot be sent on any more is a line, at level error where it is the server's doing."""
+    program = proxy("events {} stream { server { listen 127.0.0.1:@in@; "
+                    "proxy_pass 127.0.0.1:@back@; } }")
+    (worker,) = program.worker_pids()
+    with (
+        socket.create_server(program.address("back")) as server,
+        socket.create_connection(program.address("in")) as client,
+        server.accept()[0] as peer,
+    ):
+        program.wait_log("proxy .* connected to")
+        sender, leaver = (peer, client) if side == "client" else (client, peer)
+        with stopped(worker):
+            sender.sendall(b"x")
+            leaver.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            leaver.close()
+        level = "info" if side == "client" else "error"
+        program.wait_log(
+            rf"\[{level}\] .*writev\(\) failed \(104: Connection reset by peer\) "
+            f"while proxying and sending to {side}, "
+        )
+
+
+def test_a_rate_that_is_no_size_is_told_while_connecting(proxy: ProxyFactory) -> None:
+    """The value of a rate is looked at when the server is connected."""
+    program = proxy(
+        "events {} stream { map $protocol $rate { default fast; } server { listen 127.0.0.1:@in@; "
+        "proxy_pass 127.0.0.1:@back@; proxy_upload_rate $rate; } "
+        "server { listen 127.0.0.1:@back@; return x; } }"
+    )
+    assert b"x" == tcp_exchange(program.address("in"))
+    program.wait_log(
+        r'\[error\] .*invalid size "fast" while connecting to upstream, client: 127.0.0.1, '
     )

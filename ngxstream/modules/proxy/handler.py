@@ -128,6 +128,7 @@ class Proxy:
                 local = None if bind.value is None else bind.local(s, peer)
                 pc, ready = self.open(peer, local, bind.transparent)
             except errors.PeerError as error:
+                loop.next_number()
                 state.peer_name = peer.name
                 s.log_error(log.LEVELS[error.level], error.message, error.errno)
                 if not self._may_go_on():

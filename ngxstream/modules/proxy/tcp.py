@@ -116,6 +116,8 @@ class TcpProxy(handler.Proxy):
     def relay(self) -> None:
         """Set the two halves going."""
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
+        if conf.is_rated:  # a bad rate is told while connecting still
+            upload, download = self.limiter(conf.upload_rate), self.limiter(conf.download_rate)
         s.action = "proxying connection"
         pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
@@ -127,20 +129,21 @@ class TcpProxy(handler.Proxy):
         before, self.deadline = self.deadline, loop.now_ms + self.timeout
         if not 0 < before <= self.deadline:
             loop.timers.add(self)
+        first = s.preread
+        if first:
+            up.received += len(first)
+            s.preread = b""
         if is_tls:
             up.sent += self.header_sent
         elif conf.proxy_protocol:
-            up.push(self.proxy_header())
-        if s.preread and not s.status:
-            preread, s.preread = s.preread, b""
-            up.received += len(preread)
-            up.push(preread)
-        if s.status:
-            return
+            first = self.proxy_header() + first
+        if first:
+            up.push(first)
+            if s.status:
+                return
         from_client = up.on_event
         if conf.is_rated:
-            up.limiter = self.limiter(conf.upload_rate)
-            down.limiter = self.limiter(conf.download_rate)
+            up.limiter, down.limiter = upload, download
             if up.limiter is not None:
                 from_client = up.on_event_rated
         loop.register(pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
@@ -272,7 +275,7 @@ class TcpProxy(handler.Proxy):
         """Log a failed write; it ends the session."""
         is_client = half is self.down
         self.s.action = f"proxying and sending to {'client' if is_client else 'upstream'}"
-        self._log_failure(error, is_client, "send() failed")
+        self._log_failure(error, is_client, "writev() failed")
         self.s.finalize(codes.STREAM_OK)
 
     def _log_failure(self, error: OSError, is_client: bool, message: str) -> None:

@@ -266,7 +266,7 @@ class UdpProxy(handler.Proxy):
             s.log_error(log.ERR, "datagram is too large to be sent", error.errno)
             return
         s.action = "proxying and sending to upstream"
-        s.log_error(handler.upstream_level(error), "send() failed", error.errno)
+        s.log_error(handler.upstream_level(error), "sendmsg() failed", error.errno)
         if not self.responses:
             self.fail_over()
             return
@@ -493,7 +493,7 @@ class UdpProxy(handler.Proxy):
     def _answer_failed(self, error: OSError) -> None:
         s = self.s
         s.action = "proxying and sending to client"
-        s.log_error(handler.client_level(error), "sendto() failed", error.errno)
+        s.log_error(handler.client_level(error), "sendmsg() failed", error.errno)
         s.finalize(codes.STREAM_OK)
 
     def on_refused(self, error: OSError) -> None:
