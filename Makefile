@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # Where `make install` puts the program: a venv of its own and a link to it.
 PREFIX ?= /opt/ngxstream
 SBIN   ?= /usr/local/sbin
-# Further words for pytest: make test ARGS="-k reload -x"
+# Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
 # The folder that `make run` writes to.
 RUN    ?= run
@@ -17,7 +17,7 @@ RUN    ?= run
 
 help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
-	@echo "make test     run the tests (ARGS= for pytest)"
+	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
 	@echo "make check    lint, types and the rules of the house"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
@@ -45,7 +45,7 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/ngxstream -p $(CURDIR)/$(RUN) -e logs/error.log -c $(CURDIR)/conf/quickstart.conf
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests

@@ -8,6 +8,7 @@
 - ``namespaces``  network namespaces that end with the test
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support import backends as backends_
-from tests.support import netns, proxies, stories
+from tests.support import descriptors, netns, proxies, stories
+from tests.support.waiting import wait_until
 
 # A thousand programs are started: each would compile the whole package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -34,6 +36,19 @@ settings.register_profile(
 )
 settings.register_profile("fuzz", settings.get_profile("ngxstream"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ngxstream"))
+
+
+FEW = 8  # a registry of ports, a library: what a file may open for all that follow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Fail the last test of a file whose tests leave descriptors behind."""
+    before = descriptors.count()
+    yield
+    if descriptors.count() > before + FEW:
+        gc.collect()
+        wait_until(lambda: descriptors.count() <= before + FEW, what="descriptors are closed")
 
 
 @pytest.fixture(params=list(proxies.PROGRAMS))

@@ -1,0 +1,52 @@
+"""Processes that share a suite run each test once, and tell of every failure."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.__main__ import ENDS
+from tests.support import sharing
+from tests.support.proxies import ROOT
+
+FILE = """
+import pathlib
+import pytest
+
+@pytest.fixture(scope="module")
+def shared():
+    yield 7
+
+@pytest.mark.parametrize("n", range(5))
+def test_it(n, shared):
+    with open(pathlib.Path(__file__).with_suffix(".log"), "a") as log:
+        print(n, file=log)
+    assert (__name__, n) != ("FAILS", 3)
+"""
+
+
+def test_each_test_is_run_by_one(tmp_path: Path) -> None:
+    """Two processes over ten files in two folders: each test once, a failure in one status."""
+    suite, claims = tmp_path / "suite", tmp_path / "claims"
+    claims.mkdir()
+    files = [suite / folder / f"test_{folder}{n}.py" for folder in "ab" for n in range(5)]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(FILE.replace("FAILS", "test_b1"))
+    (suite / "pytest.ini").write_text("[pytest]\n")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.sharing", str(suite)],
+            cwd=suite,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), sharing.CLAIMS: str(claims), sharing.FROM: end},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for end in ENDS
+    ]
+    said = [process.communicate()[0] for process in running]
+    assert [0, 1] == sorted(process.returncode for process in running), said
+    for path in files:
+        assert [str(n) for n in range(5)] == path.with_suffix(".log").read_text().split()
+    assert 1 == sum(text.count("FAILED ") for text in said)
