@@ -141,6 +141,7 @@ SSL_set_SSL_CTX p:pp
 SSL_set_alpn_protos i:psu
 SSL_set_options U:pU
 SSL_set_quiet_shutdown v:pi
+SSL_set_session_id_context i:psu
 SSL_set_shutdown v:pi
 SSL_set_verify v:pip
 SSL_set_verify_depth v:pi

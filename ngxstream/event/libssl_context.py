@@ -127,6 +127,7 @@ class Context:
         "pointer",  # int: SSL_CTX*
         "wrap",  # (WrappedSocket, server_side, server_hostname) -> connection
         "server_side",
+        "id_context",  # bytes: what sessions are bound to, b"" at the client's side
         "leaves",  # list[Stack]: certificates in the order they were given
         "sessions",  # dict: of a client side: the latest session of each peer
         "owner",  # whatever those who made it want to find again
@@ -146,6 +147,7 @@ class Context:
         self.pointer = lib.context_pointer(python)
         self.wrap = libssl.wrapper(python)
         self.server_side = server_side
+        self.id_context = b""
         self.leaves: list[libssl_pem.Stack] = []
         self.sessions: dict[Any, Any] = {}
         self.owner: Any = None
@@ -380,7 +382,8 @@ class Context:
                 digest.update(encode(name))
         for name_der in self._ca_names:
             digest.update(hashlib.sha1(name_der, usedforsecurity=False).digest())
-        self.lib.SSL_CTX_set_session_id_context(self.pointer, digest.digest(), 20)
+        self.id_context = digest.digest()
+        self.lib.SSL_CTX_set_session_id_context(self.pointer, self.id_context, 20)
 
     def staple(self, name: str) -> None:
         """Send the OCSP response of a file to clients that ask for one.

@@ -98,6 +98,10 @@ class Transport:
             raise libssl.SslError(f"SSL_new() failed{lib.reason_of(error)}") from None
         self.connection: Any = connection
         self.pointer = lib.connection_pointer(connection)
+        if context.id_context:  # from 3.13 on Python gives every connection its own
+            lib.SSL_set_session_id_context(
+                self.pointer, context.id_context, len(context.id_context)
+            )
         self.read: Callable[[Any], int] = partial(connection.read, 0)
 
     # -- the handshake -------------------------------------------------------------------------
