@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def require(name: str) -> str:
         missing(f"{name} is not installed")
         raise AssertionError  # not reached: missing() raises
     return path
+
+
+def other_python(version: str) -> str:
+    """Return the path of a Python of a version, or skip: none has to be installed.
+
+    shape: version is "3.13"
+    """
+    beside = Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python3")
+    found = next(map(str, beside), None) or shutil.which(f"python{version}")
+    # a launcher of that name may stand for a Python that is not installed
+    if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+        return found
+    pytest.skip(f"there is no python{version}")
 
 
 def require_root() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import crossplane
 import pytest
 
 from tests.support import certs, proxies, tools
@@ -84,7 +85,7 @@ def test_tickets_are_resumed_by_every_worker(
 def test_s_time_comes_back_with_one_session_to_all_workers(
     ngxstream: Factory, backends: BackendFactory, pair: str, version: str
 ) -> None:
-    """Every connection of `openssl s_time -reuse` but its first is resumed, at each of 4 workers."""
+    """Every connection of `openssl s_time -reuse` but its first is resumed, by each worker."""
 
     def answer(conversation: Conversation) -> None:
         conversation.recv()  # a session of TLS 1.3 comes with the answer: the client has to read it
@@ -247,6 +248,41 @@ def test_a_session_is_bound_to_the_certificate(
     client.begin()
     proxy.reload(two)
     assert not client.resumes()
+
+
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+@VERSIONS
+def test_other_pythons_bind_sessions_to_the_certificate(
+    pair: str, tmp_path: Path, version: str, python: str
+) -> None:
+    """By every Python that is here a ticket is taken back, and not for another certificate."""
+    interpreter = tools.other_python(python)
+
+    class Other(proxies.Ngxstream):
+        """The program by another interpreter."""
+
+        def command(self) -> list[str]:
+            return [interpreter, "-m", "ngxstream"]
+
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(80))
+    other = certs.Authority(tmp_path / "ca").issue("a.test")
+    # crossplane is of Python alone: one installation serves all
+    beside = {"PYTHONPATH": f"{proxies.ROOT}:{Path(crossplane.__file__).parents[1]}"}
+    with Other(
+        conf(f"{pair} ssl_session_ticket_key {key};", workers=1), tmp_path, env=beside
+    ) as running:
+        client = Client(running.port("main"), tmp_path, version)
+        client.begin()
+        assert client.resumes()
+        running.reload(
+            conf(
+                f"ssl_certificate {other.cert}; ssl_certificate_key {other.key}; "
+                f"ssl_session_ticket_key {key};",
+                workers=1,
+            )
+        )
+        assert not client.resumes()
 
 
 def test_a_client_known_at_one_server_is_not_known_at_another(
