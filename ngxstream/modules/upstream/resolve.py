@@ -109,16 +109,22 @@ class Group:
 
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on a peer; None for no such peer."""
-        if sum(cells[VERSION] for cells in self._cells) != self._seen:
+        if self._is_outdated():
             self.refresh()
         found: tuple[Selection, Peer] | None = self.inner.resume(s, name)
         return found
+
+    def _is_outdated(self) -> bool:
+        return sum(cells[VERSION] for cells in self._cells) != self._seen
 
     def wait(self, loop: Loop, resume: Callable[[], None]) -> Callable[[], None] | None:
         """Resume a session when the names have their first answer; None: there is no use in it.
 
         returns: what takes the session out again
         """
+        if self._is_outdated():  # another worker had an answer since this session began to choose
+            loop.post(resume)
+            return functools.partial(self._forget, resume)
         if loop.now_ms >= self.until_ms or not self.is_blank():
             return None
         self._waiting.append(resume)

@@ -617,6 +617,20 @@ def test_what_one_process_finds_all_of_them_use(lab: Make) -> None:
         os.waitpid(pid, 0)
 
 
+def test_an_answer_between_the_choice_and_the_wait_is_not_missed(lab: Make) -> None:
+    """A session that chose among nobody goes on at once when another worker has an answer now."""
+    one = lab(LINE)
+    one.group.select(session(Clock()))
+    assert 0 == one.group.tier.number
+    one.know(a("192.0.2.1"))
+    one.start()
+    one.ask()
+    resumed: list[str] = []
+    assert one.group.wait(one.loop, lambda: resumed.extend(one.servers()))
+    one.loop.turn(0)
+    assert ["192.0.2.1:53"] == resumed
+
+
 def test_a_new_configuration_begins_with_what_the_old_one_found(lab: Make) -> None:
     """After a reload no session finds an empty group, and nobody asks before it is time."""
     old = lab(LINE)
