@@ -12,7 +12,7 @@ ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
+
+
+# of a part of a class: the slots it uses are declared by the class that is made of the parts, as
+# bases with slots do not mix
+NO_SLOTS: Final[tuple[str, ...]] = ()
 
 
 def client_level(error: OSError) -> int:

@@ -11,9 +11,7 @@ What ends a session (R is proxy_requests, N is proxy_responses):
     refused before any response                        the next server, or 502
     room is needed for a new client                    the session idle longest gives way, 200
 
-Bursts: what the gate drained for this client in one turn leaves in one GSO message where sizes
-allow, and what the server answered in one turn leaves in one towards the client
-(event/datagram.py). A path that cannot do GSO is found out once and noted at info.
+How datagrams cross is the business of the two halves: udp_to_server.py and udp_to_client.py.
 """
 
 from __future__ import annotations
@@ -26,19 +24,20 @@ from ngxstream.core import codes, errors, log
 from ngxstream.event import datagram, poller, udp
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
-from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
+from ngxstream.modules.proxy.udp_to_client import ToClient
+from ngxstream.modules.proxy.udp_to_server import ToServer
+from ngxstream.stream.upstream import CONNECT
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
-QUEUED: Final = 64  # datagrams waiting for room towards the server
 NEVER_MS: Final = 1 << 62
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
-class UdpProxy(handler.Proxy):
+class UdpProxy(ToServer, ToClient):
     """The content of a proxied UDP session."""
 
     __slots__ = (
@@ -168,333 +167,7 @@ class UdpProxy(handler.Proxy):
             return proxy_protocol.build_v1(src, dst)
         return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
 
-    # -- from the client -----------------------------------------------------------------------
-
-    def take(self) -> None:
-        """Send on what the client sent. # hot: once a client and turn"""
-        inbox = self.inbox
-        if len(inbox) == 1:
-            view = inbox.pop()
-            self.requests += 1
-            self.c.received += len(view)
-            self.send(view)
-        else:
-            self.requests += len(inbox)
-            self.c.received += sum(map(len, inbox))
-            self.send_many(inbox)
-            inbox.clear()
-        self.deadline = self.loop.now_ms + self.timeout
-        if not self.expected:
-            self.settle()
-
-    def take_burst(self, view: memoryview, size: int) -> None:
-        """Send on a coalesced message as it came."""
-        count = -(-len(view) // size)
-        self.requests += count
-        self.c.received += len(view)
-        if self.gso and self.queue is None:
-            try:
-                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
-                    (view,), datagram.segment_control(size)
-                )
-            except OSError as error:
-                if not self._burst_failed(error):
-                    return
-                self._send_each(datagram.split(view, size))
-        else:
-            self._send_each(datagram.split(view, size))
-        self.deadline = self.loop.now_ms + self.timeout
-        if not self.expected:
-            self.settle()
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send one datagram to the server, or queue it when there is no room."""
-        if self.queue is not None:
-            self._enqueue(data)
-            return
-        try:
-            self.state.bytes_sent += self.pc.send(data)  # type: ignore[union-attr]
-        except BlockingIOError:
-            self._enqueue(data)
-        except OSError as error:
-            self._send_failed(error)
-
-    def send_many(self, views: list[memoryview]) -> None:
-        """Send several datagrams, in as few messages as their sizes allow."""
-        if not self.gso or self.queue is not None:
-            self._send_each(views)
-            return
-        for first, end, size in datagram.runs(views):
-            if end - first == 1:
-                self.send(views[first])
-                continue
-            try:
-                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
-                    views[first:end], datagram.segment_control(size)
-                )
-            except OSError as error:
-                if not self._burst_failed(error):
-                    return
-                self._send_each(views[first:])
-                return
-
-    def _send_each(self, views: list[memoryview]) -> None:
-        for view in views:
-            if self.pc is None:
-                return
-            self.send(view)
-
-    def _burst_failed(self, error: OSError) -> bool:
-        """Tell whether the datagrams of a failed burst should be sent one by one."""
-        if isinstance(error, BlockingIOError):
-            return True
-        if datagram.is_no_gso(error):
-            self.gso = False
-            self.s.log_error(log.INFO, "sending datagrams one by one", error.errno)
-            return True
-        self._send_failed(error)
-        return False
-
-    def _send_failed(self, error: OSError) -> None:
-        """A failed send counts against the peer, and ends the session if it was answered before.
-
-        A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
-        """
-        s = self.s
-        if error.errno == errno.EMSGSIZE:
-            self.dropped += 1
-            s.log_error(log.ERR, "datagram is too large to be sent", error.errno)
-            return
-        s.action = "proxying and sending to upstream"
-        s.log_error(handler.upstream_level(error), "sendmsg() failed", error.errno)
-        if not self.responses:
-            self.fail_over()
-            return
-        self.failed = True
-        s.finalize(codes.STREAM_OK)
-
-    def _enqueue(self, data: bytes | memoryview) -> None:
-        queue = self.queue
-        if queue is None:
-            queue = self.queue = []
-            loop = self.loop
-            on_event = loop.handlers[self.pc_fd]
-            loop.unregister(self.pc_fd)
-            loop.register(self.pc_fd, _Room(self, on_event).on_event, poller.IN | poller.OUT)
-        if len(queue) >= QUEUED:
-            self.dropped += 1
-        else:
-            queue.append(bytes(data))
-
-    def flush(self) -> bool:
-        """Send what waited for room. returns: whether all of it is gone"""
-        queue = self.queue or []
-        while queue:
-            try:
-                self.state.bytes_sent += self.pc.send(queue[0])  # type: ignore[union-attr]
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                self._send_failed(error)
-                if self.s.status:
-                    return False
-            queue.pop(0)
-        self.queue = None
-        return True
-
-    # -- from the server -----------------------------------------------------------------------
-
-    def on_event(self, mask: int) -> None:
-        """Drain the server's answers to the client.
-
-        # hot: once a session and turn; one receive and one send for one answer
-        """
-        slots = self.loop.slots
-        limit = self.limit
-        receive = self.pc.recv_into
-        if limit == 1:
-            try:
-                n = receive(slots[0])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.on_refused(error)
-                return
-            self.responses += 1
-            state: Any = self.state
-            if state.first_byte_ms < 0:
-                self.first_byte()
-            state.bytes_received += n
-            # more are owed, or worth a look now and then: drain two next time
-            if self.responses < self.requests or not self.responses & 63:
-                self.limit = 2
-            self.answer(slots[0][:n])
-        else:
-            views = []
-            failure = None
-            try:
-                for slot in slots[:limit]:
-                    n = receive(slot)
-                    views.append(slot[:n])
-            except BlockingIOError:
-                self.limit = max(1, len(views))
-            except OSError as error:
-                failure = error
-            else:
-                self.limit = min(len(slots), limit * 2)
-            if views:
-                if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
-                    self.first_byte()
-                self.responses += len(views)
-                self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
-                if len(views) == 1:
-                    self.answer(views[0])
-                else:
-                    self.answer_many(views)
-                    if len(views) >= 8:
-                        self._hint(views)
-            if failure is not None and not self.s.status:
-                self.on_refused(failure)
-                return
-        self.deadline = self.loop.now_ms + self.timeout
-        if self.expected != UNLIMITED:
-            self.settle()
-
-    def first_byte(self) -> None:
-        """Note the time of the first answer, or of the first refusal."""
-        state = self.state
-        assert state is not None
-        state.first_byte_ms = self.loop.now_ms - state.start_ms
-        self.first = b""
-        if self.peer is not None:
-            self.selection.notify(self.peer, FIRST_BYTE)
-
-    def on_event_gro(self, mask: int) -> None:
-        """Drain the answers of a server that sends with GSO."""
-        slots = self.loop.slots
-        count = 0
-        dry = False
-        for slot in slots[:16]:
-            try:
-                n, ancillary, _, _ = self.pc.recvmsg_into((slot,), 64)
-            except BlockingIOError:
-                dry = True
-                break
-            except OSError as error:
-                self.on_refused(error)
-                return
-            view = slot[:n]
-            size = datagram.gro_size(ancillary)
-            self.state.bytes_received += n  # type: ignore[union-attr]
-            if 0 < size < n:
-                count = -(-n // size)
-                self.responses += count
-                self.gro_hints = 0
-                self.answer_burst(view, size)
-            else:
-                self.responses += 1
-                self.gro_hints += 1
-                self.answer(view)
-            if self.s.status:
-                return
-        if dry and self.gro_hints > 512:  # what is queued would lose its cuts
-            self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
-            self.gro = False
-            datagram.set_gro(self.pc, False)
-            self.loop.register(self.pc_fd, self.on_event)
-        self.deadline = self.loop.now_ms + self.timeout
-        if self.expected != UNLIMITED:
-            self.settle()
-
-    def _hint(self, views: list[memoryview]) -> None:
-        """Notice long runs of one size: the server may be sending with GSO."""
-        size = len(views[0])
-        if all(len(view) == size for view in views[1:-1]):
-            self.gro_hints += 1
-            if self.gro_hints == 4 and not self.gro and datagram.set_gro(self.pc, True):
-                self.gro = True
-                self.gro_hints = 0
-                if self.queue is None:
-                    self.loop.register(self.pc_fd, self.on_event_gro)
-
-    def answer(self, view: memoryview) -> None:
-        """Send one datagram to the client. # hot"""
-        try:
-            if self.control is None:
-                self.gate.sock.sendto(view, self.client)
-            else:
-                self.gate.sock.sendmsg((view,), self.control, 0, self.client)
-        except BlockingIOError:
-            self._answer_later((view,))
-            return
-        except OSError as error:
-            self._answer_failed(error)
-            return
-        self.c.sent += len(view)
-
-    def answer_many(self, views: list[memoryview]) -> None:
-        """Send several datagrams to the client, in as few messages as their sizes allow."""
-        if not self.client_gso:
-            for view in views:
-                self.answer(view)
-            return
-        control = self.control or []
-        send = self.gate.sock.sendmsg
-        for first, end, size in datagram.runs(views):
-            if end - first == 1:
-                self.answer(views[first])
-                continue
-            try:
-                self.c.sent += send(
-                    views[first:end], control + datagram.segment_control(size), 0, self.client
-                )
-            except BlockingIOError:
-                self._answer_later(views[first:end])
-            except OSError as error:
-                if not datagram.is_no_gso(error):
-                    self._answer_failed(error)
-                    return
-                self.client_gso = False
-                self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
-                for view in views[first:]:
-                    self.answer(view)
-                return
-
-    def answer_burst(self, view: memoryview, size: int) -> None:
-        """Send a coalesced message on as it came."""
-        if not self.client_gso:
-            self.answer_many(datagram.split(view, size))
-            return
-        try:
-            self.c.sent += self.gate.sock.sendmsg(
-                (view,), (self.control or []) + datagram.segment_control(size), 0, self.client
-            )
-        except BlockingIOError:
-            self._answer_later(datagram.split(view, size))
-        except OSError as error:
-            if not datagram.is_no_gso(error):
-                self._answer_failed(error)
-                return
-            self.client_gso = False
-            self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
-            for part in datagram.split(view, size):
-                self.answer(part)
-
-    def _answer_later(self, views: Any) -> None:
-        for view in views:
-            try:
-                self.c.sent += self.gate.send_to(self.c, bytes(view))
-            except BlockingIOError:
-                self.dropped += 1
-            except OSError as error:
-                self._answer_failed(error)
-                return
-
-    def _answer_failed(self, error: OSError) -> None:
-        s = self.s
-        s.action = "proxying and sending to client"
-        s.log_error(handler.client_level(error), "sendmsg() failed", error.errno)
-        s.finalize(codes.STREAM_OK)
+    # -- failing -------------------------------------------------------------------------------
 
     def on_refused(self, error: OSError) -> None:
         """The server's host refused a datagram (ICMP): a failure of the peer.
@@ -666,25 +339,3 @@ class CountedUdpProxy(UdpProxy):
         """Cut a burst at the quota."""
         self.inbox.extend(datagram.split(view, size))
         self.take()
-
-
-class _Room:
-    """Waits, in a session's place, for room towards its server."""
-
-    __slots__ = ("proxy", "go_on")
-
-    def __init__(self, proxy: UdpProxy, go_on: Any) -> None:
-        self.proxy = proxy
-        self.go_on = go_on
-
-    def on_event(self, mask: int) -> None:
-        """Send what waits, then let the session's own handler have the socket back."""
-        proxy = self.proxy
-        if mask & poller.OUT and proxy.flush():
-            loop = proxy.loop
-            loop.unregister(proxy.pc_fd)
-            loop.register(proxy.pc_fd, self.go_on, poller.LEVEL)
-            if proxy.settle():
-                return
-        if mask & poller.READABLE and not proxy.s.status:
-            self.go_on(mask)

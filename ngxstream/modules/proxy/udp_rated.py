@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import datagram, poller
+from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.headed import Headed
 from ngxstream.modules.proxy.udp import CountedUdpProxy, UdpProxy
 
@@ -25,7 +26,7 @@ DELAYED: Final = 256  # datagrams that may wait
 DELAYED_BYTES: Final = 1 << 18
 
 
-# The slots of a rated session, declared by the classes at the end: bases with slots do not mix.
+# The slots of a rated session, declared by the classes at the end (handler.NO_SLOTS).
 SLOTS: Final = (
     "upload",  # RateLimiter | None
     "download",
@@ -35,13 +36,12 @@ SLOTS: Final = (
     "upload_timer",  # Timer | None
     "download_timer",
 )
-_NONE_YET: Final[tuple[str, ...]] = ()
 
 
 class _Rated(UdpProxy):
     """A session whose client, or server, may send so many bytes a second."""
 
-    __slots__ = _NONE_YET
+    __slots__ = handler.NO_SLOTS
 
     upload: RateLimiter | None
     download: RateLimiter | None

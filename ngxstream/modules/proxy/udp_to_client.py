@@ -1,0 +1,241 @@
+"""The server's answers on their way to the client: drained, counted, sent on as they came.
+
+Answers for ngx_stream_proxy_process, from upstream, SOCK_DGRAM (ngx_stream_proxy_module.c).
+
+What the server answered in one turn leaves in one GSO message towards the client
+(event/datagram.py). How many answers a drain reads without asking for EAGAIN is learnt (`limit`),
+and so is whether the server sends with GSO itself (`gro`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ngxstream.core import codes, log
+from ngxstream.event import datagram
+from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy.conf import UNLIMITED
+from ngxstream.stream.upstream import FIRST_BYTE
+
+if TYPE_CHECKING:
+    from ngxstream.event.udp import UdpGate
+
+
+class ToClient(handler.Proxy):
+    """The downward half of a UdpProxy, which has the slots and says what they are."""
+
+    __slots__ = handler.NO_SLOTS
+
+    gate: UdpGate
+    client: Any
+    control: Any
+    requests: int
+    responses: int
+    expected: int
+    client_gso: bool
+    queue: list[bytes] | None
+    dropped: int
+    limit: int
+    first: bytes
+    gro_hints: int
+    gro: bool
+
+    def settle(self) -> bool:
+        """End the session if all that is expected has come. See UdpProxy"""
+        raise NotImplementedError
+
+    def on_refused(self, error: OSError) -> None:
+        """The server's host refused a datagram. See UdpProxy"""
+        raise NotImplementedError
+
+    def on_event(self, mask: int) -> None:
+        """Drain the server's answers to the client.
+
+        # hot: once a session and turn; one receive and one send for one answer
+        """
+        slots = self.loop.slots
+        limit = self.limit
+        receive = self.pc.recv_into
+        if limit == 1:
+            try:
+                n = receive(slots[0])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.on_refused(error)
+                return
+            self.responses += 1
+            state: Any = self.state
+            if state.first_byte_ms < 0:
+                self.first_byte()
+            state.bytes_received += n
+            # more are owed, or worth a look now and then: drain two next time
+            if self.responses < self.requests or not self.responses & 63:
+                self.limit = 2
+            self.answer(slots[0][:n])
+        else:
+            views = []
+            failure = None
+            try:
+                for slot in slots[:limit]:
+                    n = receive(slot)
+                    views.append(slot[:n])
+            except BlockingIOError:
+                self.limit = max(1, len(views))
+            except OSError as error:
+                failure = error
+            else:
+                self.limit = min(len(slots), limit * 2)
+            if views:
+                if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
+                    self.first_byte()
+                self.responses += len(views)
+                self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
+                if len(views) == 1:
+                    self.answer(views[0])
+                else:
+                    self.answer_many(views)
+                    if len(views) >= 8:
+                        self._hint(views)
+            if failure is not None and not self.s.status:
+                self.on_refused(failure)
+                return
+        self.deadline = self.loop.now_ms + self.timeout
+        if self.expected != UNLIMITED:
+            self.settle()
+
+    def first_byte(self) -> None:
+        """Note the time of the first answer, or of the first refusal."""
+        state = self.state
+        assert state is not None
+        state.first_byte_ms = self.loop.now_ms - state.start_ms
+        self.first = b""
+        if self.peer is not None:
+            self.selection.notify(self.peer, FIRST_BYTE)
+
+    def on_event_gro(self, mask: int) -> None:
+        """Drain the answers of a server that sends with GSO."""
+        slots = self.loop.slots
+        count = 0
+        dry = False
+        for slot in slots[:16]:
+            try:
+                n, ancillary, _, _ = self.pc.recvmsg_into((slot,), 64)
+            except BlockingIOError:
+                dry = True
+                break
+            except OSError as error:
+                self.on_refused(error)
+                return
+            view = slot[:n]
+            size = datagram.gro_size(ancillary)
+            self.state.bytes_received += n  # type: ignore[union-attr]
+            if 0 < size < n:
+                count = -(-n // size)
+                self.responses += count
+                self.gro_hints = 0
+                self.answer_burst(view, size)
+            else:
+                self.responses += 1
+                self.gro_hints += 1
+                self.answer(view)
+            if self.s.status:
+                return
+        if dry and self.gro_hints > 512:  # what is queued would lose its cuts
+            self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
+            self.gro = False
+            datagram.set_gro(self.pc, False)
+            self.loop.register(self.pc_fd, self.on_event)
+        self.deadline = self.loop.now_ms + self.timeout
+        if self.expected != UNLIMITED:
+            self.settle()
+
+    def _hint(self, views: list[memoryview]) -> None:
+        """Notice long runs of one size: the server may be sending with GSO."""
+        size = len(views[0])
+        if all(len(view) == size for view in views[1:-1]):
+            self.gro_hints += 1
+            if self.gro_hints == 4 and not self.gro and datagram.set_gro(self.pc, True):
+                self.gro = True
+                self.gro_hints = 0
+                if self.queue is None:
+                    self.loop.register(self.pc_fd, self.on_event_gro)
+
+    def answer(self, view: memoryview) -> None:
+        """Send one datagram to the client. # hot"""
+        try:
+            if self.control is None:
+                self.gate.sock.sendto(view, self.client)
+            else:
+                self.gate.sock.sendmsg((view,), self.control, 0, self.client)
+        except BlockingIOError:
+            self._answer_later((view,))
+            return
+        except OSError as error:
+            self._answer_failed(error)
+            return
+        self.c.sent += len(view)
+
+    def answer_many(self, views: list[memoryview]) -> None:
+        """Send several datagrams to the client, in as few messages as their sizes allow."""
+        if not self.client_gso:
+            for view in views:
+                self.answer(view)
+            return
+        control = self.control or []
+        send = self.gate.sock.sendmsg
+        for first, end, size in datagram.runs(views):
+            if end - first == 1:
+                self.answer(views[first])
+                continue
+            try:
+                self.c.sent += send(
+                    views[first:end], control + datagram.segment_control(size), 0, self.client
+                )
+            except BlockingIOError:
+                self._answer_later(views[first:end])
+            except OSError as error:
+                if not datagram.is_no_gso(error):
+                    self._answer_failed(error)
+                    return
+                self.client_gso = False
+                self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
+                for view in views[first:]:
+                    self.answer(view)
+                return
+
+    def answer_burst(self, view: memoryview, size: int) -> None:
+        """Send a coalesced message on as it came."""
+        if not self.client_gso:
+            self.answer_many(datagram.split(view, size))
+            return
+        try:
+            self.c.sent += self.gate.sock.sendmsg(
+                (view,), (self.control or []) + datagram.segment_control(size), 0, self.client
+            )
+        except BlockingIOError:
+            self._answer_later(datagram.split(view, size))
+        except OSError as error:
+            if not datagram.is_no_gso(error):
+                self._answer_failed(error)
+                return
+            self.client_gso = False
+            self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
+            for part in datagram.split(view, size):
+                self.answer(part)
+
+    def _answer_later(self, views: Any) -> None:
+        for view in views:
+            try:
+                self.c.sent += self.gate.send_to(self.c, bytes(view))
+            except BlockingIOError:
+                self.dropped += 1
+            except OSError as error:
+                self._answer_failed(error)
+                return
+
+    def _answer_failed(self, error: OSError) -> None:
+        s = self.s
+        s.action = "proxying and sending to client"
+        s.log_error(handler.client_level(error), "sendmsg() failed", error.errno)
+        s.finalize(codes.STREAM_OK)

@@ -1,0 +1,197 @@
+"""The client's datagrams on their way to the server: one by one, as a burst, or waiting for room.
+
+Answers for the sending half of ngx_stream_proxy_process, from the client, SOCK_DGRAM
+(ngx_stream_proxy_module.c).
+
+What the gate drained for a client in one turn leaves in one GSO message where sizes allow
+(event/datagram.py); a path that cannot do GSO is found out once and noted at info. Without room in
+the socket up to QUEUED datagrams wait, in order.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import datagram, poller
+from ngxstream.modules.proxy import handler
+
+QUEUED: Final = 64  # datagrams waiting for room towards the server
+
+
+class ToServer(handler.Proxy):
+    """The upward half of a UdpProxy, which has the slots and says what they are."""
+
+    __slots__ = handler.NO_SLOTS
+
+    inbox: list[memoryview]
+    requests: int
+    responses: int
+    expected: int
+    failed: bool
+    gso: bool
+    queue: list[bytes] | None
+    dropped: int
+
+    def settle(self) -> bool:
+        """End the session if all that is expected has come. See UdpProxy"""
+        raise NotImplementedError
+
+    def fail_over(self) -> None:
+        """Go on to the next server. See UdpProxy"""
+        raise NotImplementedError
+
+    def take(self) -> None:
+        """Send on what the client sent. # hot: once a client and turn"""
+        inbox = self.inbox
+        if len(inbox) == 1:
+            view = inbox.pop()
+            self.requests += 1
+            self.c.received += len(view)
+            self.send(view)
+        else:
+            self.requests += len(inbox)
+            self.c.received += sum(map(len, inbox))
+            self.send_many(inbox)
+            inbox.clear()
+        self.deadline = self.loop.now_ms + self.timeout
+        if not self.expected:
+            self.settle()
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Send on a coalesced message as it came."""
+        count = -(-len(view) // size)
+        self.requests += count
+        self.c.received += len(view)
+        if self.gso and self.queue is None:
+            try:
+                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
+                    (view,), datagram.segment_control(size)
+                )
+            except OSError as error:
+                if not self._burst_failed(error):
+                    return
+                self._send_each(datagram.split(view, size))
+        else:
+            self._send_each(datagram.split(view, size))
+        self.deadline = self.loop.now_ms + self.timeout
+        if not self.expected:
+            self.settle()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send one datagram to the server, or queue it when there is no room."""
+        if self.queue is not None:
+            self._enqueue(data)
+            return
+        try:
+            self.state.bytes_sent += self.pc.send(data)  # type: ignore[union-attr]
+        except BlockingIOError:
+            self._enqueue(data)
+        except OSError as error:
+            self._send_failed(error)
+
+    def send_many(self, views: list[memoryview]) -> None:
+        """Send several datagrams, in as few messages as their sizes allow."""
+        if not self.gso or self.queue is not None:
+            self._send_each(views)
+            return
+        for first, end, size in datagram.runs(views):
+            if end - first == 1:
+                self.send(views[first])
+                continue
+            try:
+                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
+                    views[first:end], datagram.segment_control(size)
+                )
+            except OSError as error:
+                if not self._burst_failed(error):
+                    return
+                self._send_each(views[first:])
+                return
+
+    def _send_each(self, views: list[memoryview]) -> None:
+        for view in views:
+            if self.pc is None:
+                return
+            self.send(view)
+
+    def _burst_failed(self, error: OSError) -> bool:
+        """Tell whether the datagrams of a failed burst should be sent one by one."""
+        if isinstance(error, BlockingIOError):
+            return True
+        if datagram.is_no_gso(error):
+            self.gso = False
+            self.s.log_error(log.INFO, "sending datagrams one by one", error.errno)
+            return True
+        self._send_failed(error)
+        return False
+
+    def _send_failed(self, error: OSError) -> None:
+        """A failed send counts against the peer, and ends the session if it was answered before.
+
+        A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
+        """
+        s = self.s
+        if error.errno == errno.EMSGSIZE:
+            self.dropped += 1
+            s.log_error(log.ERR, "datagram is too large to be sent", error.errno)
+            return
+        s.action = "proxying and sending to upstream"
+        s.log_error(handler.upstream_level(error), "sendmsg() failed", error.errno)
+        if not self.responses:
+            self.fail_over()
+            return
+        self.failed = True
+        s.finalize(codes.STREAM_OK)
+
+    def _enqueue(self, data: bytes | memoryview) -> None:
+        queue = self.queue
+        if queue is None:
+            queue = self.queue = []
+            loop = self.loop
+            on_event = loop.handlers[self.pc_fd]
+            loop.unregister(self.pc_fd)
+            loop.register(self.pc_fd, _Room(self, on_event).on_event, poller.IN | poller.OUT)
+        if len(queue) >= QUEUED:
+            self.dropped += 1
+        else:
+            queue.append(bytes(data))
+
+    def flush(self) -> bool:
+        """Send what waited for room. returns: whether all of it is gone"""
+        queue = self.queue or []
+        while queue:
+            try:
+                self.state.bytes_sent += self.pc.send(queue[0])  # type: ignore[union-attr]
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._send_failed(error)
+                if self.s.status:
+                    return False
+            queue.pop(0)
+        self.queue = None
+        return True
+
+
+class _Room:
+    """Waits, in a session's place, for room towards its server."""
+
+    __slots__ = ("proxy", "go_on")
+
+    def __init__(self, proxy: ToServer, go_on: Any) -> None:
+        self.proxy = proxy
+        self.go_on = go_on
+
+    def on_event(self, mask: int) -> None:
+        """Send what waits, then let the session's own handler have the socket back."""
+        proxy = self.proxy
+        if mask & poller.OUT and proxy.flush():
+            loop = proxy.loop
+            loop.unregister(proxy.pc_fd)
+            loop.register(proxy.pc_fd, self.go_on, poller.LEVEL)
+            if proxy.settle():
+                return
+        if mask & poller.READABLE and not proxy.s.status:
+            self.go_on(mask)
