@@ -12,6 +12,7 @@ from tests.support.proxies import ROOT
 FILE = """
 import pathlib
 import pytest
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 @pytest.fixture(scope="module")
 def shared():
@@ -22,6 +23,14 @@ def test_it(n, shared):
     with open(pathlib.Path(__file__).with_suffix(".log"), "a") as log:
         print(n, file=log)
     assert (__name__, n) != ("FAILS", 3)
+
+class Walk(RuleBasedStateMachine):
+    @rule()
+    def step(self):
+        with open(pathlib.Path(__file__).with_suffix(".steps"), "a") as log:
+            print(file=log)
+
+TestWalk = Walk.TestCase  # of a function that another file has
 """
 
 
@@ -49,4 +58,5 @@ def test_each_test_is_run_by_one(tmp_path: Path) -> None:
     assert [0, 1] == sorted(process.returncode for process in running), said
     for path in files:
         assert [str(n) for n in range(5)] == path.with_suffix(".log").read_text().split()
+        assert path.with_suffix(".steps").exists()
     assert 1 == sum(text.count("FAILED ") for text in said)

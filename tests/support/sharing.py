@@ -9,7 +9,6 @@ both have work to the end.
 
 import os
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,13 @@ def claim(folder: Path, name: str) -> bool:
 
 def claimed(items: list[pytest.Item], folder: Path, back: bool) -> Iterator[pytest.Item]:
     """Give the tests of one file after the other, of those that nobody else has taken."""
-    files = [(name, list(tests)) for name, tests in groupby(items, lambda item: item.location[0])]
-    for name, tests in reversed(files) if back else files:
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:  # those of one file need not be neighbours
+        # not item.location: that is where a function was written, which may be another file
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    for name in reversed(files) if back else files:
         if claim(folder, name):
-            yield from tests
+            yield from files[name]
 
 
 @pytest.hookimpl(tryfirst=True)
