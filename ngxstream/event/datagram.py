@@ -8,6 +8,7 @@ of one, and peers that read with GRO get them in one piece too.
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Sequence
 from typing import Any, Final
@@ -64,6 +65,19 @@ def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
 def is_no_gso(error: OSError) -> bool:
     """Tell whether a send failed because this path cannot do GSO."""
     return error.errno in _NO_GSO
+
+
+def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
+    """Return the local address and the size of coalesced datagrams that control data tell."""
+    local, size = None, 0
+    for level, _, data in ancillary:
+        if level == SOL_UDP:
+            size = int.from_bytes(data[:4], "little")
+        elif level == socket.IPPROTO_IP:
+            local = data[8:12]
+        elif level == socket.IPPROTO_IPV6:
+            local = data[:16]
+    return local, size
 
 
 def gro_size(ancillary: Sequence[tuple[int, int, bytes]]) -> int:

@@ -34,14 +34,15 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import datagram, poller
+from ngxstream.event import datagram, poller, udp_clients
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
+    from ngxstream.event.udp_clients import Sink
 
 ALERT: Final = 2
 IP_PKTINFO: Final = 8  # socket has no name for it
@@ -49,7 +50,6 @@ PATIENCE: Final = (3, 255)  # single datagrams after which a drain looks for a s
 GRO_HINTS: Final = 8
 GRO_RUN: Final = 8  # datagrams of one size from one client in one drain
 GRO_IDLE: Final = 512
-KEPT: Final = 64  # datagrams kept for a session that is not ready yet
 QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a gate
 HELD: Final = 65_536  # datagrams a gate holds while sessions change hands; more stay in the kernel
 HELD_BYTES: Final = 64 << 20
@@ -59,80 +59,6 @@ ANCILLARY_SPACE: Final = (
     + socket.CMSG_SPACE(struct.calcsize("=16sI"))
     + socket.CMSG_SPACE(4)
 )
-
-
-class Sink(Protocol):
-    """Where a client's datagrams go."""
-
-    inbox: list[memoryview]
-    c: Connection
-
-    def take(self) -> None:
-        """Take the inbox, in order. The views die with the turn."""
-
-    def take_burst(self, view: memoryview, size: int) -> None:
-        """Take a coalesced message of datagrams of `size` bytes (the last may be shorter)."""
-
-
-class Waiting:
-    """The sink of a session that is not ready for datagrams yet (a name being resolved)."""
-
-    __slots__ = ("inbox", "c", "kept", "dropped")
-
-    def __init__(self, c: Connection) -> None:
-        self.c = c
-        self.inbox: list[memoryview] = []
-        self.kept: list[bytes] = []
-        self.dropped = 0
-
-    def take(self) -> None:
-        """Keep copies, up to a bound."""
-        inbox, self.inbox = self.inbox, []
-        room = KEPT - len(self.kept)
-        self.kept.extend(bytes(view) for view in inbox[:room])
-        self.dropped += max(0, len(inbox) - room)
-
-    def take_burst(self, view: memoryview, size: int) -> None:
-        """Keep the datagrams of a burst."""
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
-
-
-def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
-    """Return the local address and the size of coalesced datagrams that control data tell."""
-    local, size = None, 0
-    for level, _, data in ancillary:
-        if level == datagram.SOL_UDP:
-            size = int.from_bytes(data[:4], "little")
-        elif level == socket.IPPROTO_IP:
-            local = data[8:12]
-        elif level == socket.IPPROTO_IPV6:
-            local = data[:16]
-    return local, size
-
-
-NOBODY = bytes(14)  # an abstract name that nobody has
-
-
-def peer_of(key: Any) -> Any:
-    """Return the address that answers go to, from the key a table knows a client by.
-
-    An unnamed Unix client has no address: what is sent to NOBODY is refused.
-    source: ngx_event_udp.c ngx_event_recvmsg, where such a client's socklen is made up
-    """
-    if key is None:
-        return NOBODY
-    return key[0] if type(key) is tuple and type(key[0]) is tuple else key
-
-
-def local_of(key: Any) -> bytes:
-    """Return the packed local address in a key of a wildcard socket.
-
-    shape: it is the second part of the key; where there is more (udp_proxied.py) its length is
-    in front of it
-    """
-    data: bytes = key[1]
-    return data if len(data) in (4, 16) else data[1 : 1 + data[0]]
 
 
 class UdpGate:
@@ -240,7 +166,7 @@ class UdpGate:
             except OSError as error:
                 self._failed(error)
                 return
-            local, size = facts(ancillary)
+            local, size = datagram.facts(ancillary)
             key = (peer, local) if pktinfo else peer
             for part in datagram.split(view[:n], size) if 0 < size < n else (view[:n],):
                 if stray is None or not stray(self, key, peer, part):
@@ -348,7 +274,7 @@ class UdpGate:
                 count += 1
                 size = 0
                 local = None
-                for level, _kind, data in ancillary:  # as facts(), without the call
+                for level, _kind, data in ancillary:  # as datagram.facts(), without the call
                     if level == datagram.SOL_UDP:
                         size = int.from_bytes(data[:4], "little")
                     elif level == socket.IPPROTO_IP:
@@ -495,11 +421,11 @@ class UdpGate:
         self.begin(c, loop)
         loop.datagram = None
         if self.begun is not c and not c.closed and key:
-            self.table[key] = Waiting(c)
+            self.table[key] = udp_clients.Waiting(c)
 
     def again(self, c: Connection, view: memoryview) -> None:
         """Begin a client's next session with a datagram its former one did not want."""
-        self.accept(c.key, peer_of(c.key), c.key[1] if self._pktinfo else None, view)
+        self.accept(c.key, udp_clients.peer_of(c.key), c.key[1] if self._pktinfo else None, view)
 
     def _exhausted(self) -> None:
         loop = self.loop
@@ -524,7 +450,7 @@ class UdpGate:
     def kept_for(self, c: Connection) -> list[bytes]:
         """Return what came from a client while its session was not ready."""
         waiting = self.table.get(c.key)
-        return waiting.kept if isinstance(waiting, Waiting) and waiting.c is c else []
+        return waiting.kept if isinstance(waiting, udp_clients.Waiting) and waiting.c is c else []
 
     def forget(self, c: Connection) -> None:
         """Take a client out of the table, unless a newer session has its place."""
@@ -547,7 +473,7 @@ class UdpGate:
         """Return the control data that answers from the address the client used."""
         if not self._pktinfo or c.local is None:
             return None
-        host = local_of(c.key)
+        host = udp_clients.local_of(c.key)
         if len(host) == 4:
             return [
                 (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
@@ -572,7 +498,7 @@ class UdpGate:
         return len(data)
 
     def _send(self, c: Connection, data: bytes) -> int:
-        peer = peer_of(c.key)
+        peer = udp_clients.peer_of(c.key)
         control = self.control_for(c)
         if control is None:
             return int(self.sock.sendto(data, peer))

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event import datagram
-from ngxstream.event.udp import ANCILLARY_SPACE, UdpGate, facts
+from ngxstream.event.udp import ANCILLARY_SPACE, UdpGate
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import Sink
+    from ngxstream.event.udp_clients import Sink
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 ERR: Final = 4
@@ -89,7 +89,7 @@ def header_of(tag: bytes) -> ProxyHeader:
 class ProxiedUdpGate(UdpGate):
     """One listening UDP socket whose peers say by headers who their clients are.
 
-    shape: the table's keys are (peer, length of local + local + tag): see event.udp.local_of
+    shape: the table's keys are (peer, length of local + local + tag): see event.udp_clients
     """
 
     __slots__ = (
@@ -139,7 +139,7 @@ class ProxiedUdpGate(UdpGate):
             for slot in slots[:limit]:
                 n, ancillary, _, peer = receive((slot,), ANCILLARY_SPACE)
                 count += 1
-                local, size = facts(ancillary)
+                local, size = datagram.facts(ancillary)
                 view = slot[:n]
                 # coalesced only when a former gate of the socket left that on
                 for part in datagram.split(view, size) if 0 < size < n else (view,):

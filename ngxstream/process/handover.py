@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
-from ngxstream.event import poller, steering, udp
+from ngxstream.event import poller, steering, udp_clients
 from ngxstream.modules.proxy import udp_state
 from ngxstream.process import mailbox
 from ngxstream.process.mailbox import Outbox
@@ -160,7 +160,7 @@ class Departure:
         return owner_of(listening, peer, self._plan.workers, current=current)
 
     def _owner(self, s: Session) -> int:
-        return self._owner_of(s.c.listening, udp.peer_of(s.c.key))
+        return self._owner_of(s.c.listening, udp_clients.peer_of(s.c.key))
 
     def _feed(self, n: int) -> bool:
         """Put the next message for one owner. returns: whether there was any"""
@@ -226,7 +226,7 @@ class Departure:
         sink = gate.table.get(c.key) if gate is not None else None
         if sink is not None and sink.c is c:
             kept += getattr(sink, "kept", [])
-        peer = udp.peer_of(c.key)
+        peer = udp_clients.peer_of(c.key)
         local = local_of(c.key, peer)
         for data in kept:
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
@@ -237,7 +237,7 @@ class Departure:
 
 def local_of(key: Any, peer: Any) -> bytes | None:
     """Return the packed local address in a table's key, None where it has none."""
-    return None if key is peer else udp.local_of(key)
+    return None if key is peer else udp_clients.local_of(key)
 
 
 class Arrival:

@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import datagram, poller, udp
+from ngxstream.event import datagram, poller, udp_clients
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
@@ -69,7 +69,7 @@ class UdpProxy(ToServer, ToClient):
         self.inbox: list[memoryview] = []
         self.gate = gate
         self.control = gate.control_for(c)
-        self.client = udp.peer_of(c.key)
+        self.client = udp_clients.peer_of(c.key)
         self.requests = 1
         self.responses = 0
         self.expected = self.conf.responses

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ngxstream.event import datagram, udp
+from ngxstream.event import datagram, udp, udp_clients
 from tests.support.engine import Gate, engine
 
 UDP = socket.SOCK_DGRAM
@@ -120,7 +120,7 @@ class TableMachine(RuleBasedStateMachine):
         if session is not None:
             if not session.waits:
                 session.got.append(data)
-            elif len(session.kept) < udp.KEPT:
+            elif len(session.kept) < udp_clients.KEPT:
                 session.kept.append(data)
         elif client in self.foreign:
             self.model_passed.append(data)
@@ -242,7 +242,7 @@ class TableMachine(RuleBasedStateMachine):
     def the_table_knows_who_is_served(self) -> None:
         """Whoever is in the table should be, with the right session behind the name."""
         listed = {
-            self.names[udp.peer_of(key)]: sink.c
+            self.names[udp_clients.peer_of(key)]: sink.c
             for key, sink in self.gate.table.items()
         }
         pairs = zip(self.real, self.model, strict=True)

@@ -1,0 +1,75 @@
+"""Clients of a UDP gate: what a table knows them by, and what takes their datagrams.
+
+A table's key is the client's sockaddr; on a wildcard socket the packed local address stands behind
+it, and where PROXY headers tell clients apart (udp_proxied.py) so does what they say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ngxstream.event import datagram
+
+if TYPE_CHECKING:
+    from ngxstream.event.connection import Connection
+
+KEPT: Final = 64  # datagrams kept for a session that is not ready yet
+NOBODY: Final = bytes(14)  # an abstract name that nobody has
+
+
+def peer_of(key: Any) -> Any:
+    """Return the address that answers go to, from the key a table knows a client by.
+
+    An unnamed Unix client has no address: what is sent to NOBODY is refused.
+    source: ngx_event_udp.c ngx_event_recvmsg, where such a client's socklen is made up
+    """
+    if key is None:
+        return NOBODY
+    return key[0] if type(key) is tuple and type(key[0]) is tuple else key
+
+
+def local_of(key: Any) -> bytes:
+    """Return the packed local address in a key of a wildcard socket.
+
+    shape: it is the second part of the key; where there is more (udp_proxied.py) its length is
+    in front of it
+    """
+    data: bytes = key[1]
+    return data if len(data) in (4, 16) else data[1 : 1 + data[0]]
+
+
+class Sink(Protocol):
+    """Where a client's datagrams go."""
+
+    inbox: list[memoryview]
+    c: Connection
+
+    def take(self) -> None:
+        """Take the inbox, in order. The views die with the turn."""
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Take a coalesced message of datagrams of `size` bytes (the last may be shorter)."""
+
+
+class Waiting:
+    """The sink of a session that is not ready for datagrams yet (a name being resolved)."""
+
+    __slots__ = ("inbox", "c", "kept", "dropped")
+
+    def __init__(self, c: Connection) -> None:
+        self.c = c
+        self.inbox: list[memoryview] = []
+        self.kept: list[bytes] = []
+        self.dropped = 0
+
+    def take(self) -> None:
+        """Keep copies, up to a bound."""
+        inbox, self.inbox = self.inbox, []
+        room = KEPT - len(self.kept)
+        self.kept.extend(bytes(view) for view in inbox[:room])
+        self.dropped += max(0, len(inbox) - room)
+
+    def take_burst(self, view: memoryview, size: int) -> None:
+        """Keep the datagrams of a burst."""
+        self.inbox.extend(datagram.split(view, size))
+        self.take()
