@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument(
-        "-w", "--workers", type=int, action="append", help="1 by default; again for more"
+        "-w", "--workers", type=int, action="append", help="one run with each number given; by default with 1, and again with 2"
     )
     parser.add_argument(
         "-q", "--quiet", type=float, default=5.0, metavar="SECONDS",
@@ -47,7 +47,7 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     results = []
-    for workers in args.workers or [1]:
+    for workers in args.workers or [1, 2]:
         for name in names:
             runner.say(f"{name}, {workers} worker(s)")
             result = runner.run_case(
