@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("-r", "--rounds", type=int, default=3)
     parser.add_argument("-s", "--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument(
-        "-w", "--workers", type=int, action="append", help="one run with each number given; by default with 1, and again with 2"
+        "-w", "--workers", type=int, action="append",
+        help="one run with each number given; by default with 1, and again with 2",
     )
     parser.add_argument(
         "-q", "--quiet", type=float, default=5.0, metavar="SECONDS",
