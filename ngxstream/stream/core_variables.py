@@ -12,7 +12,7 @@ from ngxstream import NGINX_VERSION
 from ngxstream.core import inet
 from ngxstream.core.log import ERR, encode
 from ngxstream.stream import upstream_variables
-from ngxstream.stream.variables import NOCACHEABLE, PREFIX, PURE, Variable
+from ngxstream.stream.variables import NOCACHEABLE, PLAIN, PREFIX, PURE, Variable
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
@@ -162,25 +162,28 @@ VARIABLES = (
     Variable("binary_remote_addr", _binary_remote_addr, PURE,
              "Address of the client as 4 or 16 bytes; the text `unix:` for a unix client."),
     Variable("remote_addr", _remote_addr, PURE, "Address of the client."),
-    Variable("remote_port", _remote_port, PURE, "Port of the client; empty for a unix client."),
+    Variable("remote_port", _remote_port, PURE | PLAIN,
+             "Port of the client; empty for a unix client."),
     Variable("server_addr", _server_addr, 0, "Address the client connected to."),
-    Variable("server_port", _server_port, 0, "Port the client connected to."),
+    Variable("server_port", _server_port, PLAIN, "Port the client connected to."),
     Variable("server_name", _server_name, PURE, "First name of the selected server."),
-    Variable("protocol", _protocol, PURE, "`TCP` or `UDP`."),
-    Variable("connection", _connection, PURE, "Serial number of the client's connection."),
-    Variable("bytes_received", _bytes_received, 0, "Bytes read from the client."),
-    Variable("bytes_sent", _bytes_sent, 0, "Bytes sent to the client."),
-    Variable("session_time", _session_time, NOCACHEABLE,
+    Variable("protocol", _protocol, PURE | PLAIN, "`TCP` or `UDP`."),
+    Variable("connection", _connection, PURE | PLAIN, "Serial number of the client's connection."),
+    Variable("bytes_received", _bytes_received, PLAIN, "Bytes read from the client."),
+    Variable("bytes_sent", _bytes_sent, PLAIN, "Bytes sent to the client."),
+    Variable("session_time", _session_time, NOCACHEABLE | PLAIN,
              "Time since the session began, in seconds with milliseconds."),
-    Variable("status", _status, NOCACHEABLE,
+    Variable("status", _status, NOCACHEABLE | PLAIN,
              "How the session ended: 200, 400, 403, 500, 502 or 503; 000 before its end."),
-    Variable("msec", _msec, NOCACHEABLE,
+    Variable("msec", _msec, NOCACHEABLE | PLAIN,
              "Current time in seconds since the epoch, with milliseconds."),
-    Variable("time_iso8601", _time_iso8601, NOCACHEABLE, "Local time as ISO 8601 has it."),
-    Variable("time_local", _time_local, NOCACHEABLE, "Local time as the Common Log Format has it."),
+    Variable("time_iso8601", _time_iso8601, NOCACHEABLE | PLAIN, "Local time as ISO 8601 has it."),
+    Variable("time_local", _time_local, NOCACHEABLE | PLAIN,
+             "Local time as the Common Log Format has it."),
     Variable("hostname", _hostname, PURE, "Host name of the machine, in lower case."),
-    Variable("pid", _pid, PURE, "Process id of the worker."),
-    Variable("nginx_version", _nginx_version, PURE, "The version of nginx whose language this is."),
+    Variable("pid", _pid, PURE | PLAIN, "Process id of the worker."),
+    Variable("nginx_version", _nginx_version, PURE | PLAIN,
+             "The version of nginx whose language this is."),
     Variable("proxy_protocol_addr", _proxy_protocol_addr, 0,
              "Address of the client in its PROXY protocol header."),
     Variable("proxy_protocol_port", _proxy_protocol_port, 0,

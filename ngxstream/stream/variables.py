@@ -3,7 +3,8 @@
 1. Names are case-insensitive; `$1`..`$9` are no variables but captures (stream/values.py).
 2. A getter takes a session and returns bytes, or None for "not found".
 3. Values are cached per session on first use, unless the variable is NOCACHEABLE; PURE says that
-   caching could not be told from not caching, so the getter is called directly.
+   caching could not be told from not caching, so the getter is called directly. Nor can it be of
+   a variable that nothing but log formats name: a session has ended when its lines are written.
 4. A variable that a regex captures or `set` assigns is looked up among the session's values
    first: what was assigned stays, even for a NOCACHEABLE one.
 5. References are handed out while the block is read and linked when it is complete: an unknown
@@ -32,6 +33,7 @@ NOCACHEABLE: Final = 2  # asked again at every use
 PURE: Final = 4  # the same for the whole session and cheap: never cached
 PREFIX: Final = 8  # a family: the name goes on, the getter takes (session, rest of the name)
 WEAK: Final = 16  # defined by nothing but `set`: gives way to a family that knows the name
+PLAIN: Final = 32  # there in every session, and of characters that no log escapes
 
 MAX_DEPTH: Final = 100  # ngx_stream_variable_depth
 
@@ -77,7 +79,7 @@ def _unlinked(s: Session) -> bytes | None:
 class VariableRef:
     """A use of a variable. shape: `get(session)` is bytes or None once the table is linked."""
 
-    __slots__ = ("name", "index", "get", "flags", "is_assigned", "_table")
+    __slots__ = ("name", "index", "get", "flags", "is_assigned", "is_early", "_table")
 
     def __init__(self, name: str, index: int, table: VariableTable) -> None:
         self.name = name
@@ -85,6 +87,7 @@ class VariableRef:
         self.get: Getter = _unlinked
         self.flags = 0
         self.is_assigned = False  # whether assign() may be called
+        self.is_early = False  # whether it is used before the session's end
         self._table = table
 
     def assign(self, s: Session, value: bytes | None) -> None:
@@ -135,9 +138,10 @@ class VariableTable:
         known.flags = (known.flags | flags) & ~(PURE | WEAK)
         return known
 
-    def ref(self, name: str) -> VariableRef:
+    def ref(self, name: str, *, late: bool = False) -> VariableRef:
         """Return the reference to a name; whether it exists is found out at link().
 
+        shape: late says that this use of it is in a line that is written at the session's end
         raises: ConfError `invalid variable name "$"`
         source: ngx_stream_get_variable_index
         """
@@ -148,6 +152,8 @@ class VariableTable:
         if found is None:
             found = self.refs[name] = VariableRef(name, self.size, self)
             self.size += 1
+        if not late:
+            found.is_early = True
         return found
 
     def capture(self, name: str) -> VariableRef:
@@ -206,7 +212,8 @@ class VariableTable:
         flags, index, values_of = ref.flags, ref.index, self.values_of
         if flags & CHANGEABLE:
             get = self._counted(ref.name, get)
-        if not ref.is_assigned and flags & (NOCACHEABLE | PURE):
+        is_cached = not flags & (NOCACHEABLE | PURE) and (ref.is_early or flags & CHANGEABLE)
+        if not ref.is_assigned and not is_cached:
             return get
 
         if flags & NOCACHEABLE:
