@@ -54,6 +54,22 @@ def test_an_uncached_variable_is_asked_at_every_use(flag: int) -> None:
     assert b"1-2" == value.get(FakeSession())
 
 
+@pytest.mark.parametrize(
+    ("early", "flags", "expected"),
+    [(False, 0, (b"1", b"2")), (True, 0, (b"1", b"1")), (False, CHANGEABLE, (b"1", b"1"))],
+)
+def test_what_only_a_log_names_is_not_cached(early: bool, flags: int, expected: Any) -> None:
+    """A value used before the end is the one that is logged; a map is worked out once at most."""
+    get, _ = counter()
+    table = table_of(Variable("x", get, flags))
+    ref = table.ref("x", late=True)
+    if early:
+        table.ref("x")
+    table.link()
+    s = FakeSession()
+    assert expected == (ref.get(s), ref.get(s))
+
+
 def test_not_found_is_cached_too() -> None:
     """A getter that found nothing is not asked again."""
     calls = []
