@@ -41,9 +41,14 @@ def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
     datagram, at most MAX_SEGMENTS long and MAX_PAYLOAD bytes; order and boundaries are kept.
     Empty datagrams stand alone.
     """
+    count = len(views)
+    size = len(views[0]) if views else 0
+    if size and count <= MAX_SEGMENTS and count * size <= MAX_PAYLOAD:  # hot: all of one size
+        sizes = set(map(len, views))
+        if len(sizes) == 1:
+            return [(0, count, size)]
     found = []
     first = 0
-    count = len(views)
     while first < count:
         size = total = len(views[first])
         end = first + 1

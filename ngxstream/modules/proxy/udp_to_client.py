@@ -3,8 +3,9 @@
 Answers for ngx_stream_proxy_process, from upstream, SOCK_DGRAM (ngx_stream_proxy_module.c).
 
 What the server answered in one turn leaves in one GSO message towards the client
-(event/datagram.py). How many answers a drain reads without asking for EAGAIN is learnt (`limit`),
-and so is whether the server sends with GSO itself (`gro`).
+(event/datagram.py). How many answers a drain reads without asking for EAGAIN is learnt (`limit`):
+where one answer comes for each question, nothing more is there when as many were read as were asked
+for. Learnt is also whether the server sends with GSO itself (`gro`).
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class ToClient(handler.Proxy):
         """
         slots = self.loop.slots
         limit = self.limit
+        owed = self.requests - self.responses
+        if limit > owed > 0:
+            limit = owed
         receive = self.pc.recv_into
         if limit == 1:
             try:
@@ -70,7 +74,7 @@ class ToClient(handler.Proxy):
                 self.first_byte()
             state.bytes_received += n
             # more are owed, or worth a look now and then: drain two next time
-            if self.responses < self.requests or not self.responses & 63:
+            if self.limit == 1 and (owed > 1 or not self.responses & 63):
                 self.limit = 2
             self.answer(slots[0][:n])
         else:
@@ -85,7 +89,8 @@ class ToClient(handler.Proxy):
             except OSError as error:
                 failure = error
             else:
-                self.limit = min(len(slots), limit * 2)
+                if limit == self.limit:
+                    self.limit = min(len(slots), limit * 2)
             if views:
                 if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
                     self.first_byte()
