@@ -179,7 +179,7 @@ def plots(results: Sequence[dict[str, Any]]) -> dict[str, str]:
     rates, costs = [], []
     for result in results:
         case = cases.BY_NAME[result["case"]]
-        if case.name.startswith(("check", "udp-live", "fairness")):
+        if case.name.startswith(("check", "udp-live", "fairness")) or case.setup.log is not None:
             continue
         shown = [row for row in table.rows(result) if row.program not in ("none", "nginx")]
         at_least, at_most = case.targets
