@@ -85,14 +85,6 @@ def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
     return local, size
 
 
-def gro_size(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
-    """Return the segment size of a coalesced message, 0 for a plain datagram."""
-    for level, kind, data in ancillary:
-        if level == SOL_UDP and kind == UDP_GRO:
-            return int.from_bytes(data[:4], "little")
-    return 0
-
-
 def split(view: memoryview, size: int) -> list[memoryview]:
     """Cut a coalesced message into its datagrams."""
     return [view[at : at + size] for at in range(0, len(view), size)]

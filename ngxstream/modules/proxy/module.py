@@ -38,12 +38,6 @@ def handle_target(s: Session) -> None:
     s.server.proxy.target.begin(proxy)
 
 
-def make_udp(s: Session) -> UdpProxy:
-    """Make the kind of proxy that a UDP session's server asks for."""
-    proxy: UdpProxy = s.server.udp_proxy(s)
-    return proxy
-
-
 def _udp_kind(given: ProxyConf) -> type[UdpProxy]:
     """Decide the kind, once for each server."""
     counted = bool(given.requests)

@@ -116,9 +116,6 @@ class TcpProxy(handler.Proxy):
     def relay(self) -> None:
         """Set the two halves going."""
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
-        if conf.is_rated:  # a bad rate is told while connecting still
-            upload, download = self.limiter(conf.upload_rate), self.limiter(conf.download_rate)
-        s.action = "proxying connection"
         pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
         half = event_tls.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
@@ -126,6 +123,13 @@ class TcpProxy(handler.Proxy):
         down = self.down = half(self, loop, pc, pc_fd, c.sock, c.fd)
         up.twin = down
         down.twin = up
+        from_client = up.on_event
+        if conf.is_rated:  # a bad rate is told while connecting still
+            up.limiter = self.limiter(conf.upload_rate)
+            down.limiter = self.limiter(conf.download_rate)
+            if up.limiter is not None:
+                from_client = up.on_event_rated
+        s.action = "proxying connection"
         before, self.deadline = self.deadline, loop.now_ms + self.timeout
         if not 0 < before <= self.deadline:
             loop.timers.add(self)
@@ -141,11 +145,6 @@ class TcpProxy(handler.Proxy):
             up.push(first)
             if s.status:
                 return
-        from_client = up.on_event
-        if conf.is_rated:
-            up.limiter, down.limiter = upload, download
-            if up.limiter is not None:
-                from_client = up.on_event_rated
         loop.register(pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
         if is_tls and pc.has_pending():
             loop.post(down.resume)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.modules.proxy import bind
-from ngxstream.modules.proxy.module import make_udp
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import round_robin
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
@@ -95,7 +94,7 @@ def restore(s: Session, packed: Packed, fd: int, gate: Any, current: StreamConf 
     loop = s.loop
     s.c.table = gate
     s.preread = first
-    proxy = make_udp(s)
+    proxy: UdpProxy = s.server.udp_proxy(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(sock_family, socket.SOCK_DGRAM, 0, fd)

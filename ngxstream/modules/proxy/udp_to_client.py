@@ -133,7 +133,7 @@ class ToClient(handler.Proxy):
                 self.on_refused(error)
                 return
             view = slot[:n]
-            size = datagram.gro_size(ancillary)
+            _, size = datagram.facts(ancillary)
             self.state.bytes_received += n  # type: ignore[union-attr]
             if 0 < size < n:
                 count = -(-n // size)
