@@ -22,13 +22,13 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ngxstream.core import errors
 from ngxstream.core import log as logs
-from ngxstream.event import listen_socket, steering
+from ngxstream.event import bound, listen_socket, steering
 
 BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
@@ -177,9 +177,13 @@ def open_all(
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
     try:
         for _ in range(TRIES):
+            own = bound.Neighbours()  # who else is there may have changed
+            for listening in (*adoptable.values(), *found):
+                if listening.options.is_group:
+                    own.add(listening.socks)
             failed = False
             for listening in found:
-                if not _open(listening, found, adoptable.values(), workers, log, test):
+                if not _open(listening, own, workers, log, test):
                     failed = True
             if not failed:
                 return found
@@ -194,8 +198,7 @@ def open_all(
 
 def _open(
     listening: Listening,
-    found: Sequence[Listening],
-    old: Iterable[Listening],
+    own: bound.Neighbours,
     workers: int,
     log: logs.Log,
     test: bool,
@@ -219,7 +222,6 @@ def _open(
         sock = listen_socket.make(options)
         try:
             first = listening.socks[0] if listening.socks else None
-            own = [sock for other in (*found, *old) for sock in other.socks]
             listen_socket.bind(sock, options, first, own, replaces=replaced, test=test)
             if not options.is_udp:
                 listen_socket.listen(sock, options)
@@ -234,6 +236,8 @@ def _open(
             raise
         listening.socks.append(sock)
         listening.opened.append(sock)
+        if options.is_group:
+            own.add((sock,))
         if options.is_group and options.is_udp and not test:
             listen_socket.found_group(listening.socks, options)
     return True

@@ -495,7 +495,7 @@ class Arrival:
         service = self._service
         listening = gate.listening
         n = owner_of(
-            listening, peer, service.cycle.workers, current=listening in service.cycle.listenings
+            listening, peer, service.cycle.workers, current=service.is_current(listening)
         )
         if n == service.worker:
             return False

@@ -51,7 +51,8 @@ class Newcomer:
         self.gate = UdpGate(loop, listening, self.sock, self.begin, idle=True)
         cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1)
         service = SimpleNamespace(
-            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate
+            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate,
+            is_current=lambda one: one is listening,
         )
         self.box = mailbox.Mailbox()
         stack.callback(self.box.close)
