@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ngxstream.core import errors, log
 from ngxstream.event import listen_socket, listening, steering
 from ngxstream.event.listening import ListenOptions
-from tests.support import ports
+from tests.support import ports, work
 
 TIMEOUT_S = 10
 
@@ -604,3 +604,37 @@ def open_fds() -> set[int]:
 
 TestReloads = Reloads.TestCase
 TestReloads.settings = settings(max_examples=40, stateful_step_count=8, deadline=None)
+
+
+def hosts(n: int) -> list[str]:
+    """Return so many addresses of the loopback interface."""
+    return [f"127.9.{number // 200}.{number % 200 + 1}" for number in range(n)]
+
+
+def test_the_work_of_a_set_grows_with_it(to: log.Log) -> None:
+    """Opening, adopting, tuning and closing twice as many addresses is twice the work."""
+
+    def live(n: int) -> None:
+        wanted = [make(0, host) for host in hosts(n) for make in (tcp, udp)]
+        found = listening.open_all(wanted, [], workers=2, log=to)
+        listening.configure(found, workers=2, log=to)
+        later = [options for options in wanted if options.is_udp]
+        adopted = listening.open_all(later, found, workers=3, log=to)
+        listening.configure(adopted, workers=3, log=to, defer=True)
+        listening.widen(adopted)
+        listening.release(found, adopted, log=to)
+        close(adopted)
+
+    assert work.growth(live, 20) < work.LINEAR
+
+
+def test_the_work_grows_no_faster_where_own_addresses_are_in_the_way(to: log.Log) -> None:
+    """A wildcard and an address at each of many ports: the kernel's table is read once."""
+    free = [ports.free_udp_port() for _ in range(80)]
+
+    def live(n: int) -> None:
+        wanted = [udp(port, host) for port in free[:n] for host in ("0.0.0.0", "127.0.0.1")]
+        found = listening.open_all(wanted, [], workers=2, log=to)
+        close(found)
+
+    assert work.growth(live, 20) < work.LINEAR
