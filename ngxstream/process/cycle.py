@@ -246,7 +246,7 @@ class Cycle:
         before = list(self.inherited) if old is None else [*old.lingering, *old.listenings]
         wanted = set(lingering)
         kept = {id(sock) for one in self.listenings for sock in one.socks}
-        gone = []
+        gone: list[Listening] = []
         self.lingering = []
         for one in before:
             lingers = (
@@ -264,7 +264,8 @@ class Cycle:
     def release_lingering(self, needed: Iterable[Cycle]) -> None:
         """Close the addresses of former cycles that no session of `needed` was accepted at."""
         used = {id(sock) for cycle in needed for one in cycle.listenings for sock in one.socks}
-        gone, left = [], []
+        gone: list[Listening] = []
+        left: list[Listening] = []
         for one in self.lingering:
             (left if any(id(sock) in used for sock in one.socks) else gone).append(one)
         self.lingering = left

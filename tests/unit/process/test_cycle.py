@@ -306,8 +306,8 @@ def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
     port = ports.free_udp_port()
 
     def addresses(n: int) -> str:
-        each = "".join(f"server {{ listen 127.9.0.{n}:{port} udp; return x; }}" for n in range(1, n))
-        return HEAD + "events { worker_connections 1000; } stream {" + each + "}"
+        listens = [f"127.9.0.{number}:{port} udp" for number in range(1, n)]
+        return HEAD + "events { worker_connections 1000; }" + stream(*listens)
 
     def serve(n: int) -> None:
         old = world.build(addresses(n))
