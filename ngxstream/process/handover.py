@@ -60,8 +60,10 @@ def owner_of(listening: Listening, peer: Any, workers: int, *, current: bool) ->
     if not options.is_group:
         return 0
     if current:
-        return steering.owner_of(options.family, peer, listening.spread(workers))
-    return steering.owner_of(options.family, peer, max(1, listening.steered)) % workers
+        number = steering.owner_of(options.family, peer, listening.spread(workers))
+    else:
+        number = steering.owner_of(options.family, peer, max(1, listening.steered))
+    return listening.reader_of(number, workers)
 
 
 def is_alive(pid: int) -> bool:
