@@ -273,14 +273,20 @@ class StreamDraft:
     def finish(self, scope: Scope) -> StreamConf:
         """Merge, check and compile the block. raises: ConfError. source: ngx_stream_block"""
         self.given = scope.given
-        for server in self.servers:
-            for module in self.modules:
-                if module.conf is None and module.merge is None:
+        for module in self.modules:
+            if module.conf is None and module.merge is None:
+                continue
+            name = module.name
+            outer = scope.given.get(name, {})
+            of_all: Any = None  # what servers have in common that say nothing of a module
+            for server in self.servers:
+                inner = server.given.get(name)
+                if inner:
+                    setattr(server, name, module.make_conf(outer, inner))
                     continue
-                conf = module.make_conf(
-                    scope.given.get(module.name, {}), server.given.get(module.name, {})
-                )
-                setattr(server, module.name, conf)
+                if of_all is None:
+                    of_all = module.make_conf(outer, {})
+                setattr(server, name, of_all)
         for address in self.addresses:
             if address.options.ssl:
                 for server in address.servers:
