@@ -58,9 +58,14 @@ class Url:
 
     def add(self, host: str, family: int) -> None:
         """Add an address, once for each port of the range. source: ngx_inet_add_addr"""
-        for port in range(self.port, max(self.last_port, self.port) + 1):
-            sockaddr: SockAddr = (host, port) if family == AF_INET else (host, port, 0, 0)
-            self.addrs.append(Addr(family, sockaddr, sock_ntop(sockaddr)))
+        ports = range(self.port, max(self.last_port, self.port) + 1)
+        if family == AF_INET:
+            self.addrs += [Addr(family, (host, port), f"{host}:{port}") for port in ports]
+        else:
+            text = address_text((host, 0, 0, 0))  # once for a range of thousands
+            self.addrs += [
+                Addr(family, (host, port, 0, 0), f"[{text}]:{port}") for port in ports
+            ]
         self.family = self.addrs[0].family
 
 

@@ -18,24 +18,69 @@ _TABLES: Final[dict[int, str]] = {
 _ANY: Final = b"\0" * 16
 
 
-def only_by(own: Iterable[socket.socket], sockaddr: tuple[Any, ...]) -> bool:
-    """Tell whether all sockets in the way of a UDP address are among `own`, and any is.
+class Neighbours:
+    """The UDP sockets that are no strangers, and all that the kernel knows of.
 
-    Sockets of the other address family count when none of its own is in the way.
+    The kernel's table is read once, at the first question: with thousands of addresses in the way
+    of each other it is long. Sockets of ours that were bound since are known all the same.
     """
-    inodes = {os.fstat(sock.fileno()).st_ino for sock in own if sock.fileno() >= 0}
-    family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
-    other = socket.AF_INET if family == socket.AF_INET6 else socket.AF_INET6
-    wanted = _packed(socket.inet_pton(family, sockaddr[0].partition("%")[0]))
-    for table in (family, other):
-        in_the_way = [
-            inode
-            for address, port, inode in _rows(table)
-            if port == sockaddr[1] and (address == wanted or _ANY in (address, wanted))
-        ]
-        if in_the_way:
-            return all(inode in inodes for inode in in_the_way)
-    return False
+
+    __slots__ = ("_own", "_ports", "_table")
+
+    def __init__(self) -> None:
+        """Know none yet."""
+        self._own: list[socket.socket] = []
+        self._ports: dict[int, list[socket.socket]] = {}  # bound ones, sorted out when asked for
+        self._table: dict[tuple[int, int], list[tuple[bytes, int]]] | None = None
+
+    def add(self, socks: Iterable[socket.socket]) -> None:
+        """Take sockets for ours. shape: they are bound; others than for UDP do no harm"""
+        self._own += socks
+
+    def alone_block(self, sockaddr: tuple[Any, ...]) -> bool:
+        """Tell whether all sockets in the way of a UDP address are ours, and any is.
+
+        Sockets of the other address family count when none of its own is in the way.
+        """
+        port: int = sockaddr[1]
+        self._sort_out()
+        own = [_row(sock) for sock in self._ports.get(port, ()) if sock.fileno() >= 0]
+        inodes = {inode for _, _, inode in own}
+        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
+        other = socket.AF_INET if family == socket.AF_INET6 else socket.AF_INET6
+        wanted = _packed(socket.inet_pton(family, sockaddr[0].partition("%")[0]))
+        if self._table is None:
+            self._table = _read_table()
+        for table in (family, other):
+            rows = [(address, inode) for of, address, inode in own if of == table]
+            rows += self._table.get((table, port), ())
+            in_the_way = [
+                inode for address, inode in rows if address == wanted or _ANY in (address, wanted)
+            ]
+            if in_the_way:
+                return all(inode in inodes for inode in in_the_way)
+        return False
+
+    def _sort_out(self) -> None:
+        for sock in self._own:
+            if sock.fileno() >= 0 and sock.type == socket.SOCK_DGRAM:
+                self._ports.setdefault(sock.getsockname()[1], []).append(sock)
+        self._own.clear()
+
+
+def _row(sock: socket.socket) -> tuple[int, bytes, int]:
+    """Return what the kernel's table says of one socket, its family before it."""
+    host = sock.getsockname()[0].partition("%")[0]
+    return sock.family, _packed(socket.inet_pton(sock.family, host)), os.fstat(sock.fileno()).st_ino
+
+
+def _read_table() -> dict[tuple[int, int], list[tuple[bytes, int]]]:
+    """Return (address, inode) of all UDP sockets by family and port."""
+    found: dict[tuple[int, int], list[tuple[bytes, int]]] = {}
+    for family in _TABLES:
+        for address, port, inode in _rows(family):
+            found.setdefault((family, port), []).append((address, inode))
+    return found
 
 
 def _packed(address: bytes) -> bytes:

@@ -16,15 +16,7 @@ from typing import Any, Final
 
 from ngxstream.core.log import encode
 from ngxstream.event import libssl, libssl_pem
-
-# protocols, as bits
-SSLV2: Final = 0x02
-SSLV3: Final = 0x04
-TLSV1: Final = 0x08
-TLSV1_1: Final = 0x10
-TLSV1_2: Final = 0x20
-TLSV1_3: Final = 0x40
-DEFAULT_PROTOCOLS: Final = TLSV1_2 | TLSV1_3
+from ngxstream.event.tls_protocols import SSLV3, TLSV1, TLSV1_1, TLSV1_2, TLSV1_3
 
 _NO_PROTOCOL: Final = (
     (SSLV3, ssl.OP_NO_SSLv3),

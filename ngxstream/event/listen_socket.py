@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors
@@ -40,7 +40,6 @@ def make(options: ListenOptions) -> socket.socket:
         sock = socket.socket(options.family, options.socktype | socket.SOCK_NONBLOCK, protocol)
     except OSError as error:
         raise _failed("socket()", options, error) from None
-    sock.set_inheritable(False)
     return sock
 
 
@@ -48,15 +47,15 @@ def bind(
     sock: socket.socket,
     options: ListenOptions,
     first: socket.socket | None,
-    own: Iterable[socket.socket],
+    own: bound.Neighbours,
     *,
     replaces: bool = False,
     test: bool = False,
 ) -> None:
     """Bind by the rules of the address's kind.
 
-    shape: first is the socket of the group that is joined, None where there is none; own are all
-    sockets that are no strangers; replaces tells that a socket of another protocol is at the
+    shape: first is the socket of the group that is joined, None where there is none; own knows
+    the sockets that are no strangers; replaces tells that a socket of another protocol is at the
     address still. raises: InUseError, ListenError
     """
     sockaddr = options.sockaddr if first is None else first.getsockname()
@@ -77,7 +76,7 @@ def bind(
     try:
         _bind_to(sock, options, sockaddr)
     except InUseError:
-        if test or not exclusive or not options.is_group or not bound.only_by(own, sockaddr):
+        if test or not exclusive or not options.is_group or not own.alone_block(sockaddr):
             raise
         # nobody but ourselves is in the way: a wildcard and an address of one port
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)

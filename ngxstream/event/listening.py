@@ -12,13 +12,18 @@ and the listening part of ngx_init_cycle (src/core/ngx_cycle.c).
    what is queued in the surplus ones is read by worker number mod workers.
 4. A socket that a service manager has lent stays with it: a Unix path is never removed. Where it
    is another user's, nothing can join a UDP group: each of its sockets has one worker.
-5. A UDP address that anybody else serves is in use: the first socket is bound without any reuse
+5. A configuration of thousands of UDP addresses and many workers would take more descriptors than
+   there are, where nginx opens one for each. The sockets that join others at their address take a
+   part of the descriptors and no more: beyond that groups are smaller than there are workers, and
+   the port tells with which worker a group begins, so that all have something to read.
+6. A UDP address that anybody else serves is in use: the first socket is bound without any reuse
    option (nginx's SO_REUSEADDR would let it steal the traffic), SO_REUSEPORT comes after.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import time
@@ -28,13 +33,14 @@ from typing import Any, Final
 
 from ngxstream.core import errors
 from ngxstream.core import log as logs
-from ngxstream.event import listen_socket, steering
+from ngxstream.event import bound, listen_socket, steering
 
 BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
 RETRY_S: Final = 0.5
 SO_RCVBUFFORCE: Final = 33  # the socket module has no name for it
 WIDE: Final = 4 << 20  # bytes, of the kernel's own counting
+JOINING: Final = 4  # one of so many descriptors may be for a further socket of a UDP group
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,8 @@ class Listening:
     """
 
     __slots__ = (
-        "options", "socks", "opened", "previous", "steered", "is_steered", "is_lent", "is_fixed"
+        "options", "socks", "opened", "previous", "steered", "is_steered", "is_lent", "is_fixed",
+        "most",
     )
 
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
@@ -108,6 +115,8 @@ class Listening:
         self.is_steered: bool = previous.is_steered if previous else True  # the kernel can do it
         self.is_lent: bool = previous.is_lent if previous else False  # a service manager's too
         self.is_fixed: bool = previous.is_fixed if previous else False  # no socket can be added
+        # sockets of a group that may have no more, for want of descriptors; else 0
+        self.most: int = previous.most if previous else 0
         self.socks: list[socket.socket] = list(previous.socks) if previous else []
         self.opened: list[socket.socket] = []  # those of socks it opened itself, until configure()
         self.previous = previous  # the adopted one, until configure()
@@ -122,7 +131,7 @@ class Listening:
         """
         options = self.options
         if options.is_group:
-            return self.socks[worker::workers]
+            return self.socks[(worker - self._first(workers)) % workers :: workers]
         if options.is_udp:
             return self.socks if worker == 0 else []
         # the others are left from a `reuseport` that was taken back: what they hold is accepted
@@ -136,7 +145,16 @@ class Listening:
 
     def spread(self, workers: int) -> int:
         """Return over how many of its sockets the clients of a UDP group are spread."""
-        return min(workers, len(self.socks)) if self.is_fixed else workers
+        return min(workers, len(self.socks)) if self.is_fixed or self.most else workers
+
+    def reader_of(self, number: int, workers: int) -> int:
+        """Return the worker that reads one of the sockets of a group. shape: 0 <= number"""
+        return (number + self._first(workers)) % workers
+
+    def _first(self, workers: int) -> int:
+        """Return the worker that reads the first socket of the group."""
+        port: int = self.options.sockaddr[1]
+        return port % workers if self.most else 0
 
     def steer(self, workers: int, log: logs.Log) -> None:
         """Have the kernel hand every UDP client to its worker from now on."""
@@ -175,11 +193,16 @@ def open_all(
     """
     adoptable = {listening.options.key: listening for listening in old}
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
+    _economize(found, workers)
     try:
         for _ in range(TRIES):
+            own = bound.Neighbours()  # who else is there may have changed
+            for listening in (*adoptable.values(), *found):
+                if listening.options.is_group:
+                    own.add(listening.socks)
             failed = False
             for listening in found:
-                if not _open(listening, found, adoptable.values(), workers, log, test):
+                if not _open(listening, own, workers, log, test):
                     failed = True
             if not failed:
                 return found
@@ -192,10 +215,29 @@ def open_all(
     raise errors.ListenError("still could not bind()")
 
 
+def _economize(found: Sequence[Listening], workers: int) -> None:
+    """Settle how many sockets the UDP groups of a set may have.
+
+    What a group of this master's has stays as it is: whose a client is must not change with it.
+    One that came from elsewhere is judged anew, as its former owner did.
+    """
+    groups = [
+        one
+        for one in found
+        if one.options.is_group and one.options.is_udp and not one.is_fixed
+    ]
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or len(groups) * (workers - 1) <= limit // JOINING:
+        return
+    most = 1 + limit // JOINING // len(groups)
+    for one in groups:
+        if (one.previous is None or not one.previous.steered) and len(one.socks) <= most < workers:
+            one.most = most
+
+
 def _open(
     listening: Listening,
-    found: Sequence[Listening],
-    old: Iterable[Listening],
+    own: bound.Neighbours,
     workers: int,
     log: logs.Log,
     test: bool,
@@ -203,7 +245,7 @@ def _open(
     """Open the sockets one address still lacks. returns: False when it is in use, to be retried"""
     options = listening.options
     replaced = _protocol_change(listening)
-    wanted = workers if options.is_group and not test else 1
+    wanted = min(workers, listening.most or workers) if options.is_group and not test else 1
     if listening.is_fixed:
         wanted = len(listening.socks)
     elif listening.is_lent and options.is_group and options.is_udp and len(listening.socks) == 1:
@@ -219,7 +261,6 @@ def _open(
         sock = listen_socket.make(options)
         try:
             first = listening.socks[0] if listening.socks else None
-            own = [sock for other in (*found, *old) for sock in other.socks]
             listen_socket.bind(sock, options, first, own, replaces=replaced, test=test)
             if not options.is_udp:
                 listen_socket.listen(sock, options)
@@ -234,6 +275,8 @@ def _open(
             raise
         listening.socks.append(sock)
         listening.opened.append(sock)
+        if options.is_group:
+            own.add((sock,))
         if options.is_group and options.is_udp and not test:
             listen_socket.found_group(listening.socks, options)
     return True

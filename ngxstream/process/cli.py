@@ -7,12 +7,14 @@ why `main` fetches process/start by name.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from ngxstream.process import lazy
 from ngxstream.process import options as opts
 
 USAGE: Final = """\
@@ -66,8 +68,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(version_info(options))
         if not options.test:
             return 0
-    start = importlib.import_module("ngxstream.process.start")
-    code: int = start.run(options)
+    collects = gc.isenabled()
+    gc.disable()  # what is read and built here is kept: there is nothing to collect
+    lazy.begin()
+    try:
+        start = importlib.import_module("ngxstream.process.start")
+        code: int = start.run(options)
+    finally:
+        lazy.end()
+        if collects:
+            gc.enable()
+    return code
+
+
+def program() -> int:
+    """Run the program as a process of its own; return its exit code."""
+    code = main()
+    gc.freeze()  # or the interpreter looks for cycles in all of it before it ends
     return code
 
 

@@ -246,13 +246,15 @@ class Cycle:
         before = list(self.inherited) if old is None else [*old.lingering, *old.listenings]
         wanted = set(lingering)
         kept = {id(sock) for one in self.listenings for sock in one.socks}
-        self.lingering = [
-            one for one in before
-            if one.options.is_udp
-            and (old is not None or one.options.key in wanted)
-            and not any(id(sock) in kept for sock in one.socks)
-        ]
-        gone = [one for one in before if one not in self.lingering]
+        gone: list[Listening] = []
+        self.lingering = []
+        for one in before:
+            lingers = (
+                one.options.is_udp
+                and (old is not None or one.options.key in wanted)
+                and not any(id(sock) in kept for sock in one.socks)
+            )
+            (self.lingering if lingers else gone).append(one)
         listening.release(gone, self.listenings, log=self.log)
         self.inherited = ()
         if old is not None and self._new_pid:
@@ -262,10 +264,11 @@ class Cycle:
     def release_lingering(self, needed: Iterable[Cycle]) -> None:
         """Close the addresses of former cycles that no session of `needed` was accepted at."""
         used = {id(sock) for cycle in needed for one in cycle.listenings for sock in one.socks}
-        gone = [
-            one for one in self.lingering if not any(id(sock) in used for sock in one.socks)
-        ]
-        self.lingering = [one for one in self.lingering if one not in gone]
+        gone: list[Listening] = []
+        left: list[Listening] = []
+        for one in self.lingering:
+            (left if any(id(sock) in used for sock in one.socks) else gone).append(one)
+        self.lingering = left
         listening.release(gone, self.listenings, log=self.log)
 
     def check(self) -> None:

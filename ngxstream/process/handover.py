@@ -60,8 +60,10 @@ def owner_of(listening: Listening, peer: Any, workers: int, *, current: bool) ->
     if not options.is_group:
         return 0
     if current:
-        return steering.owner_of(options.family, peer, listening.spread(workers))
-    return steering.owner_of(options.family, peer, max(1, listening.steered)) % workers
+        number = steering.owner_of(options.family, peer, listening.spread(workers))
+    else:
+        number = steering.owner_of(options.family, peer, max(1, listening.steered))
+    return listening.reader_of(number, workers)
 
 
 def is_alive(pid: int) -> bool:
@@ -495,7 +497,7 @@ class Arrival:
         service = self._service
         listening = gate.listening
         n = owner_of(
-            listening, peer, service.cycle.workers, current=listening in service.cycle.listenings
+            listening, peer, service.cycle.workers, current=service.is_current(listening)
         )
         if n == service.worker:
             return False

@@ -7,6 +7,7 @@ program's name, and in the log that was given with -e.
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -20,6 +21,7 @@ from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
 from ngxstream.process import (
     cycle,
+    lazy,
     netcheck,
     netsetup,
     notify,
@@ -141,6 +143,8 @@ def serve(options: Options, builtin: log.Log) -> int:
     raises: NgxError, while somebody still watches. source: nginx.c main
     """
     # by name: testing and signalling need neither master nor worker
+    lazy.end()
+    lazy.load_all()
     master = importlib.import_module("ngxstream.process.master")
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
@@ -175,6 +179,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     assert builtin.console is not None
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
+    gc.enable()
     code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
     return code
 

@@ -95,6 +95,7 @@ class Service:
         "places",  # travel.Places: of this and of former configurations
         "former",  # list[Cycle]: whose sessions may come, or are here
         "_generations",  # Generations | None
+        "_current",  # frozenset[Listening]: those of the cycle
         "_gates",  # dict: ListenOptions.key -> UdpGate, one for each address
     )
 
@@ -121,6 +122,7 @@ class Service:
         self.places = travel.Places()
         self.former = list(former)
         self._generations = generations
+        self._current = frozenset(cycle.listenings)
         self._gates: dict[Any, UdpGate] = {}
         for known in (cycle, *former):
             if known.stream is not None:
@@ -180,6 +182,10 @@ class Service:
         """Return the gate of an address. shape: key is ListenOptions.key"""
         return self._gates.get(key)
 
+    def is_current(self, listening: Listening) -> bool:
+        """Tell whether an address is one of the configuration that serves, not of a former one."""
+        return listening in self._current
+
     def count_adopted(self, s: Session) -> None:
         """Count a session of a former configuration until it ends or goes on elsewhere."""
         generation, _ = self.places.place_of(s.address)
@@ -193,7 +199,7 @@ class Service:
         """
         left = []
         for gate in self.udp_gates:
-            if gate.listening in self.cycle.listenings or gate.table or gate.is_needed:
+            if self.is_current(gate.listening) or gate.table or gate.is_needed:
                 left.append(gate)
                 continue
             gate.close()

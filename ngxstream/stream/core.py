@@ -11,9 +11,9 @@ What one stream{} block becomes, from draft to worker:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
@@ -31,6 +31,7 @@ from ngxstream.stream import (
 )
 from ngxstream.stream.core_variables import VARIABLES
 from ngxstream.stream.module import StreamModule
+from ngxstream.stream.upstream import UpstreamTable
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder, Scope
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from ngxstream.event.listening import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import UpstreamConf
 
 KEY = "stream"  # where builder.data keeps the draft
 
@@ -74,6 +74,7 @@ class ServerConf:
         self.server_name = ""  # $server_name: the first one as nginx prints it
         self.handler: Callable[[Session], Any] | None = None  # the content handler
         self.listens: list[AddressDraft] = []
+        self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
 
@@ -87,6 +88,15 @@ class ServerConf:
 class AddressDraft:
     """One listen address while the block is read. source: ngx_stream_conf_addr_t"""
 
+    __slots__ = (
+        "options",
+        "servers",
+        "default_server",
+        "protocols",
+        "protocols_set",
+        "protocols_changed",
+    )
+
     def __init__(self, options: ListenOptions, server: ServerConf) -> None:
         self.options = options
         self.servers = [server]
@@ -94,6 +104,14 @@ class AddressDraft:
         self.protocols = 0
         self.protocols_set = False
         self.protocols_changed = False
+
+
+class _Compiled(NamedTuple):
+    """What is the same at all addresses of the same servers, in the same order."""
+
+    engine: phases.Engine
+    log_handlers: tuple[phases.Handler, ...]
+    names: servers.Names | None
 
 
 class AddressConf:
@@ -115,19 +133,16 @@ class AddressConf:
         "begin",
         "ssl",
         "proxy_protocol",
-        "__dict__",
     )
 
-    def __init__(self, draft: AddressDraft, modules: tuple[StreamModule, ...]) -> None:
+    def __init__(self, draft: AddressDraft, compiled: _Compiled) -> None:
         self.options = draft.options
         self.text = draft.options.text
         self.default_server = draft.default_server
         self.servers = tuple(draft.servers)
-        self.names: servers.Names | None = None
+        self.engine, self.log_handlers, self.names = compiled
         self.ssl = draft.options.ssl
         self.proxy_protocol = draft.options.proxy_protocol
-        self.engine = phases.compile_engine(modules, self.servers, preread.check)
-        self.log_handlers = phases.log_handlers(modules, self.servers)
         self.begin: Callable[[Session], Any] = session.begin
         if len(self.engine) == 1:  # the content phase alone: no phases to walk
             self.begin = self.default_server.handler or phases.run_content
@@ -183,11 +198,16 @@ class StreamDraft:
         builtin = [variable for module in modules for variable in module.variables]
         self.variables = variables.VariableTable(builtin)
         self.servers: list[ServerConf] = []
-        self.addresses: list[AddressDraft] = []
-        self.upstreams: list[UpstreamConf] = []
+        self._addresses: dict[tuple[int, int, Any], AddressDraft] = {}
+        self.upstreams = UpstreamTable()
         self.given: dict[str, Given] = {}  # by the block itself, once it is read
         self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
         self.finished: list[Callable[[StreamConf], None]] = []  # called with the StreamConf
+
+    @property
+    def addresses(self) -> Collection[AddressDraft]:
+        """All listen addresses, in the order in which they were first named."""
+        return self._addresses.values()
 
     def warn(self, message: str, level: str = "warn") -> None:
         """Warn without a place: for checks after the block."""
@@ -195,19 +215,19 @@ class StreamDraft:
 
     def add_listen(self, options: ListenOptions, server: ServerConf, scope: Scope) -> None:
         """Enter one listen address. raises: ConfError. source: ngx_stream_add_addresses"""
-        for known in self.addresses:
-            if known.options.key == options.key:
-                self._join(known, options, server, scope)
-                return
-        draft = AddressDraft(options, server)
-        self.addresses.append(draft)
+        key = options.key
+        known = self._addresses.get(key)
+        if known is not None:
+            self._join(known, options, server, scope)
+            return
+        draft = self._addresses[key] = AddressDraft(options, server)
         server.listens.append(draft)
 
     def _join(
         self, known: AddressDraft, options: ListenOptions, server: ServerConf, scope: Scope
     ) -> None:
         text = options.text
-        if server in known.servers:
+        if server is known.servers[-1]:  # servers are read one after another
             raise errors.ConfError(f"a duplicate listen {text}")
         known.servers.append(server)
         server.listens.append(known)
@@ -253,14 +273,24 @@ class StreamDraft:
     def finish(self, scope: Scope) -> StreamConf:
         """Merge, check and compile the block. raises: ConfError. source: ngx_stream_block"""
         self.given = scope.given
-        for server in self.servers:
-            for module in self.modules:
-                if module.conf is None and module.merge is None:
+        for module in self.modules:
+            if module.conf is None and module.merge is None:
+                continue
+            name = module.name
+            outer = scope.given.get(name, {})
+            of_all: Any = None  # what servers have in common that say nothing of a module
+            for server in self.servers:
+                inner = server.given.get(name)
+                if inner:
+                    setattr(server, name, module.make_conf(outer, inner))
                     continue
-                conf = module.make_conf(
-                    scope.given.get(module.name, {}), server.given.get(module.name, {})
-                )
-                setattr(server, module.name, conf)
+                if of_all is None:
+                    of_all = module.make_conf(outer, {})
+                setattr(server, name, of_all)
+        for address in self.addresses:
+            if address.options.ssl:
+                for server in address.servers:
+                    server.is_ssl = True
         for module in self.modules:
             if module.check is not None:
                 for server in self.servers:
@@ -281,7 +311,7 @@ class StreamConf:
     def __init__(self, draft: StreamDraft) -> None:
         self.modules = draft.modules
         self.servers = tuple(draft.servers)
-        self.upstreams = tuple(draft.upstreams)
+        self.upstreams = draft.upstreams
         self.variables = draft.variables
         self.data = draft.data
         self.listenings = tuple(_listenings(draft))
@@ -321,9 +351,15 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
     found: list[ListeningConf] = []
     wildcards: dict[tuple[int, int, int], ListeningConf] = {}
     confs: list[tuple[AddressDraft, AddressConf]] = []
+    known: dict[tuple[ServerConf, ...], _Compiled] = {}
     for address in draft.addresses:
-        conf = AddressConf(address, draft.modules)
-        conf.names = servers.compile_names(address, draft)
+        key = tuple(address.servers)
+        compiled = known.get(key)
+        if compiled is None:
+            compiled = _compile(address, draft)
+            if compiled.names is None or not compiled.names.has_conflict:  # each address tells
+                known[key] = compiled
+        conf = AddressConf(address, compiled)
         confs.append((address, conf))
         if address.options.wildcard:
             own = ListeningConf(address.options, conf)
@@ -347,6 +383,15 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
             if not options.is_udp and options.family != socket.AF_UNIX:
                 listening.options = replace(options, nodelay=True)
     return found
+
+
+def _compile(address: AddressDraft, draft: StreamDraft) -> _Compiled:
+    """Compile what the servers of an address want. raises: UnplacedError"""
+    return _Compiled(
+        phases.compile_engine(draft.modules, address.servers, preread.check),
+        phases.log_handlers(draft.modules, address.servers),
+        servers.compile_names(address, draft),
+    )
 
 
 def _reads_otherwise(options: ListenOptions, wildcard: ListenOptions) -> bool:

@@ -82,9 +82,10 @@ def default_name(server: ServerConf) -> None:
 class Names:
     """The names of all servers of one address."""
 
-    __slots__ = ("hosts", "regexes")
+    __slots__ = ("hosts", "regexes", "has_conflict")
 
     def __init__(self) -> None:
+        self.has_conflict = False  # whether a name was ignored
         self.hosts: HostTable[ServerConf] = HostTable()
         self.regexes: list[tuple[Pattern, ServerConf]] = []
 
@@ -120,6 +121,7 @@ def compile_names(address: AddressDraft, draft: StreamDraft) -> Names | None:
                     f'invalid server name or wildcard "{name.text}" on {address.options.text}'
                 )
             if code == BUSY:
+                names.has_conflict = True
                 draft.warn(
                     f'conflicting server name "{name.text}" on {address.options.text}, ignored'
                 )

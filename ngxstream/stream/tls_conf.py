@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.conf import units
 from ngxstream.core import errors
-from ngxstream.event import libssl, libssl_context
+from ngxstream.event import libssl, tls_protocols
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
 
 PROTOCOLS: Final = {
-    "SSLv2": libssl_context.SSLV2,
-    "SSLv3": libssl_context.SSLV3,
-    "TLSv1": libssl_context.TLSV1,
-    "TLSv1.1": libssl_context.TLSV1_1,
-    "TLSv1.2": libssl_context.TLSV1_2,
-    "TLSv1.3": libssl_context.TLSV1_3,
+    "SSLv2": tls_protocols.SSLV2,
+    "SSLv3": tls_protocols.SSLV3,
+    "TLSv1": tls_protocols.TLSV1,
+    "TLSv1.1": tls_protocols.TLSV1_1,
+    "TLSv1.2": tls_protocols.TLSV1_2,
+    "TLSv1.3": tls_protocols.TLSV1_3,
 }
 LONGEST_PASSWORD_LINE: Final = 4096  # NGX_SSL_PASSWORD_BUFFER_SIZE
 LONGEST_PROTOCOL: Final = 255

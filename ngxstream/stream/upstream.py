@@ -244,3 +244,33 @@ class UpstreamConf:
         self.resolver: Any = None
         self.resolver_timeout = 30_000
         self.pending: Callable[[Any, Callable[[], None]], Callable[[], None] | None] | None = None
+
+
+class UpstreamTable(list[UpstreamConf]):
+    """The upstreams of a stream block in the order of their first mention, found by name.
+
+    Names are compared without regard to case, as host names are.
+    """
+
+    __slots__ = ("_first", "_by_port")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[str, UpstreamConf] = {}
+        self._by_port: dict[tuple[str, int], UpstreamConf] = {}
+
+    def enter(self, conf: UpstreamConf) -> None:
+        """Append an upstream whose name and port are set; they do not change any more."""
+        conf.index = len(self)
+        self.append(conf)
+        name = conf.name.lower()
+        self._first.setdefault(name, conf)
+        self._by_port.setdefault((name, conf.port), conf)
+
+    def first(self, name: str) -> UpstreamConf | None:
+        """Return the first upstream of a name, whatever its port. A block is always the first."""
+        return self._first.get(name.lower())
+
+    def at(self, name: str, port: int) -> UpstreamConf | None:
+        """Return the upstream of a name and a port, 0 for none."""
+        return self._by_port.get((name.lower(), port))

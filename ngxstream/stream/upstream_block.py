@@ -11,7 +11,7 @@ Answers for ngx_stream_upstream.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ngxstream.conf import directive as d
@@ -20,7 +20,7 @@ from ngxstream.conf.directive import STREAM, UPSTREAM, Directive
 from ngxstream.core import errors, inet
 from ngxstream.stream import resolver_conf, rotation, upstream
 from ngxstream.stream.module import StreamModule
-from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf
+from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf, UpstreamTable
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -49,26 +49,20 @@ def add_upstream(draft: StreamDraft, text: str) -> UpstreamConf:
     known = _known(draft, url, explicit=False)
     if known is not None:
         return known
-    conf = _enter(draft, url.host, explicit=False)
-    conf.port = url.port
+    conf = _enter(draft, url.host, url.port, explicit=False)
     conf.no_port = url.no_port
     if url.addrs and (url.port or url.family == inet.AF_UNIX):
         conf.servers = [ServerSpec(url.url, list(url.addrs))]
     return conf
 
 
-def find_upstream(upstreams: Iterable[UpstreamConf], url: inet.Url) -> UpstreamConf | None:
+def find_upstream(upstreams: UpstreamTable, url: inet.Url) -> UpstreamConf | None:
     """Find the upstream that an address known only at run time names.
 
     source: ngx_stream_proxy_handler
     """
-    host = url.host.lower()
-    for conf in upstreams:
-        if conf.name.lower() == host and (
-            conf.port == url.port or (not conf.port and url.no_port)
-        ):
-            return conf
-    return None
+    found = upstreams.at(url.host, url.port)
+    return upstreams.at(url.host, 0) if found is None and url.no_port else found
 
 
 def finish(draft: StreamDraft) -> None:
@@ -101,28 +95,27 @@ def set_method(
 
 
 def _known(draft: StreamDraft, url: inet.Url, explicit: bool) -> UpstreamConf | None:
-    host = url.host.lower()
-    for conf in draft.upstreams:
-        if conf.name.lower() != host:
-            continue
-        if explicit and conf.explicit:
-            raise errors.ConfError(f'duplicate upstream "{url.host}"')
-        if conf.explicit and not url.no_port:
-            raise errors.ConfError(f'upstream "{url.host}" may not have port {url.port}')
-        if explicit and not conf.no_port:
-            raise errors.UnplacedError(
-                f'upstream "{url.host}" may not have port {conf.port} in {conf.file}:{conf.line}'
-            )
-        if conf.port == url.port:
-            return conf
-    return None
+    first = draft.upstreams.first(url.host)
+    if first is None:
+        return None
+    # nginx compares with one after another; the first of a name decides, since a block is refused
+    # behind an address with a port, and an address with a port behind a block
+    if explicit and first.explicit:
+        raise errors.ConfError(f'duplicate upstream "{url.host}"')
+    if first.explicit and not url.no_port:
+        raise errors.ConfError(f'upstream "{url.host}" may not have port {url.port}')
+    if explicit and not first.no_port:
+        raise errors.UnplacedError(
+            f'upstream "{url.host}" may not have port {first.port} in {first.file}:{first.line}'
+        )
+    return draft.upstreams.at(url.host, url.port)
 
 
-def _enter(draft: StreamDraft, name: str, explicit: bool) -> UpstreamConf:
+def _enter(draft: StreamDraft, name: str, port: int, explicit: bool) -> UpstreamConf:
     file, line = draft.builder.place
     conf = UpstreamConf(name, file, line, explicit)
-    conf.index = len(draft.upstreams)
-    draft.upstreams.append(conf)
+    conf.port = port
+    draft.upstreams.enter(conf)
     return conf
 
 
@@ -170,7 +163,7 @@ def _upstream_block(scope: Scope, module: Module, st: Statement) -> None:
     name = st.args[0]
     conf = _known(draft, inet.Url(name, host=name, no_port=True), explicit=True)
     if conf is None:
-        conf = _enter(draft, name, explicit=True)
+        conf = _enter(draft, name, 0, explicit=True)
     conf.explicit = True
     conf.no_port = True
     inner = type(scope)(scope.builder, UPSTREAM, scope, conf)

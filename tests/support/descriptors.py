@@ -34,3 +34,14 @@ def beyond_select() -> Iterator[None]:
             fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             held.callback(os.close, fd)
         yield
+
+
+@contextlib.contextmanager
+def no_more_than(most: int) -> Iterator[None]:
+    """Have the programs started meanwhile open no more descriptors than so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

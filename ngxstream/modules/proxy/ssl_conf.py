@@ -15,7 +15,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
 from ngxstream.core.log import encode
-from ngxstream.event import libssl, libssl_context
+from ngxstream.event import libssl, libssl_context, tls_protocols
 from ngxstream.stream import tls_certificates, tls_conf, values
 from ngxstream.stream.module import StreamModule
 
@@ -37,7 +37,7 @@ class ProxySslConf:
 
     ssl: bool = False
     session_reuse: bool = True
-    protocols: int = libssl_context.DEFAULT_PROTOCOLS
+    protocols: int = tls_protocols.DEFAULT
     ciphers: str = "DEFAULT"
     name: ComplexValue | None = None
     server_name: bool = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ngxstream.core import codes, inet, log
 from ngxstream.event import resolver
 from ngxstream.stream import round_robin, upstream_block
-from ngxstream.stream.upstream import ServerSpec, UpstreamConf
+from ngxstream.stream.upstream import ServerSpec, UpstreamConf, UpstreamTable
 from ngxstream.wire import dns
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Target:
 
     __slots__ = ("value", "upstreams")
 
-    def __init__(self, value: ComplexValue, upstreams: list[UpstreamConf]) -> None:
+    def __init__(self, value: ComplexValue, upstreams: UpstreamTable) -> None:
         self.value = value
         self.upstreams = upstreams
 

@@ -156,11 +156,9 @@ def _candidates(
     if index < 0:
         return found  # a name resolved for this session alone
     if current is not None:
-        found += [
-            conf
-            for conf in current.upstreams
-            if (conf.name, conf.port) == (name, port)
-        ]
+        conf = current.upstreams.at(name, port)
+        if conf is not None:
+            found.append(conf)
     own = s.server.proxy.upstream
     if own is not None:
         found.append(own)

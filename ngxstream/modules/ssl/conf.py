@@ -10,7 +10,7 @@ from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors, shm
 from ngxstream.core.log import encode
-from ngxstream.event import libssl_context
+from ngxstream.event import tls_protocols
 from ngxstream.modules.ssl import sessions
 from ngxstream.stream import tls_conf
 
@@ -50,7 +50,7 @@ class SslConf:
     passwords: tuple[bytes, ...] | None = None
     dhparam: str = ""
     ecdh_curve: str = "auto"
-    protocols: int = libssl_context.DEFAULT_PROTOCOLS
+    protocols: int = tls_protocols.DEFAULT
     ciphers: str = "HIGH:!aNULL:!MD5"
     verify: int = VERIFY_OFF
     verify_depth: int = 1

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def _is_wanted(server: ServerConf) -> bool:
-    return any(address.options.ssl for address in server.listens)
+    is_wanted: bool = server.is_ssl
+    return is_wanted
 
 
 MODULE = StreamModule(

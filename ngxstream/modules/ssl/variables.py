@@ -6,6 +6,7 @@ but for the protocol and the cipher, where there is nothing to say.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ngxstream.event import libssl_facts as facts
@@ -16,26 +17,29 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
 
 
-def _told(fact: facts.Fact) -> Getter:
-    """Make the getter of a fact. source: ngx_stream_ssl_variable"""
+def _told(fact: Callable[[], facts.Fact]) -> Getter:
+    """Make the getter of a fact, looked up when it is asked for: its module loads the library.
+
+    source: ngx_stream_ssl_variable
+    """
 
     def get(s: Session) -> bytes | None:
         sock = s.c.sock
         if type(sock) is not tls.Transport or not sock.pointer:
             return None
-        return fact(sock.lib, sock.pointer) or None
+        return fact()(sock.lib, sock.pointer) or None
 
     return get
 
 
-def _static(fact: facts.Fact) -> Getter:
+def _static(fact: Callable[[], facts.Fact]) -> Getter:
     """Make the getter of a fact there always is. source: ngx_stream_ssl_static_variable"""
 
     def get(s: Session) -> bytes | None:
         sock = s.c.sock
         if type(sock) is not tls.Transport or not sock.pointer:
             return None
-        return fact(sock.lib, sock.pointer)
+        return fact()(sock.lib, sock.pointer)
 
     return get
 
@@ -48,38 +52,43 @@ def _never(s: Session) -> bytes | None:
 VARIABLES = tuple(
     Variable(name, get, CHANGEABLE, doc)
     for name, get, doc in (
-        ("ssl_protocol", _static(facts.protocol), "Version of the protocol: `TLSv1.3`."),
-        ("ssl_cipher", _static(facts.cipher), "Cipher in use."),
-        ("ssl_ciphers", _told(facts.ciphers), "Ciphers the client offers, joined by colons."),
-        ("ssl_curve", _told(facts.curve), "Group of the key exchange."),
-        ("ssl_curves", _told(facts.curves), "Groups the client offers, joined by colons."),
-        ("ssl_sigalg", _told(facts.sigalg), "Algorithm of the server's signature."),
-        ("ssl_client_sigalg", _told(facts.client_sigalg), "Algorithm of the client's signature."),
-        ("ssl_sigalgs", _told(facts.sigalgs),
+        ("ssl_protocol", _static(lambda: facts.protocol), "Version of the protocol: `TLSv1.3`."),
+        ("ssl_cipher", _static(lambda: facts.cipher), "Cipher in use."),
+        ("ssl_ciphers", _told(lambda: facts.ciphers),
+         "Ciphers the client offers, joined by colons."),
+        ("ssl_curve", _told(lambda: facts.curve), "Group of the key exchange."),
+        ("ssl_curves", _told(lambda: facts.curves), "Groups the client offers, joined by colons."),
+        ("ssl_sigalg", _told(lambda: facts.sigalg), "Algorithm of the server's signature."),
+        ("ssl_client_sigalg", _told(lambda: facts.client_sigalg),
+         "Algorithm of the client's signature."),
+        ("ssl_sigalgs", _told(lambda: facts.sigalgs),
          "Codes of the signature algorithms the client offers, joined by colons."),
-        ("ssl_session_id", _told(facts.session_id), "Id of the session, in hex."),
-        ("ssl_session_reused", _told(facts.session_reused), "`r` for a resumed session, or `.`."),
-        ("ssl_server_name", _told(facts.server_name), "Name the client asked for (SNI)."),
-        ("ssl_alpn_protocol", _told(facts.alpn_protocol), "Protocol chosen by ALPN."),
+        ("ssl_session_id", _told(lambda: facts.session_id), "Id of the session, in hex."),
+        ("ssl_session_reused", _told(lambda: facts.session_reused),
+         "`r` for a resumed session, or `.`."),
+        ("ssl_server_name", _told(lambda: facts.server_name), "Name the client asked for (SNI)."),
+        ("ssl_alpn_protocol", _told(lambda: facts.alpn_protocol), "Protocol chosen by ALPN."),
         ("ssl_ech_status", _never, "Never found: ECH is not served."),
         ("ssl_ech_outer_server_name", _never, "Never found: ECH is not served."),
-        ("ssl_client_cert", _told(facts.certificate),
+        ("ssl_client_cert", _told(lambda: facts.certificate),
          "Client's certificate in PEM, a tab before every line but the first."),
-        ("ssl_client_raw_cert", _told(facts.raw_certificate), "Client's certificate in PEM."),
-        ("ssl_client_escaped_cert", _told(facts.escaped_certificate),
+        ("ssl_client_raw_cert", _told(lambda: facts.raw_certificate),
+         "Client's certificate in PEM."),
+        ("ssl_client_escaped_cert", _told(lambda: facts.escaped_certificate),
          "Client's certificate in PEM, URL-encoded."),
-        ("ssl_client_s_dn", _told(facts.subject), "Subject of the client's certificate."),
-        ("ssl_client_i_dn", _told(facts.issuer), "Issuer of the client's certificate."),
-        ("ssl_client_serial", _told(facts.serial), "Serial number of the client's certificate."),
-        ("ssl_client_fingerprint", _told(facts.fingerprint),
+        ("ssl_client_s_dn", _told(lambda: facts.subject), "Subject of the client's certificate."),
+        ("ssl_client_i_dn", _told(lambda: facts.issuer), "Issuer of the client's certificate."),
+        ("ssl_client_serial", _told(lambda: facts.serial),
+         "Serial number of the client's certificate."),
+        ("ssl_client_fingerprint", _told(lambda: facts.fingerprint),
          "SHA-1 of the client's certificate."),
-        ("ssl_client_verify", _told(facts.client_verify),
+        ("ssl_client_verify", _told(lambda: facts.client_verify),
          "`NONE`, `SUCCESS` or `FAILED:reason`."),
-        ("ssl_client_v_start", _told(facts.not_before),
+        ("ssl_client_v_start", _told(lambda: facts.not_before),
          "When the client's certificate begins to be valid."),
-        ("ssl_client_v_end", _told(facts.not_after),
+        ("ssl_client_v_end", _told(lambda: facts.not_after),
          "When the client's certificate ends to be valid."),
-        ("ssl_client_v_remain", _told(facts.days_left),
+        ("ssl_client_v_remain", _told(lambda: facts.days_left),
          "Whole days the client's certificate is valid for."),
     )
 )

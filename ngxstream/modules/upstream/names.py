@@ -102,6 +102,15 @@ class Record:
         self.cells[VERSION] = version
 
 
+def by_origin(*tables: dict[str, Record]) -> dict[str, Record]:
+    """Return the first record of every origin. shape: tables by Name.key, the nearest first"""
+    found: dict[str, Record] = {}
+    for table in tables:
+        for key, record in table.items():
+            found.setdefault(key.rsplit("\0", 3)[0], record)
+    return found
+
+
 class Name:
     """One server line with `resolve`, in one process."""
 
@@ -135,22 +144,21 @@ class Name:
 
     # -- what it stands for --------------------------------------------------------------------
 
-    def share(self, former: dict[str, Record]) -> None:
+    def share(self, models: dict[str, Record]) -> None:
         """Find the record of an earlier configuration or make one. Before the workers are forked.
 
-        shape: former are those of a zone that this one replaces
+        Args:
+            models: the records that there are, by origin; what is made is added.
         """
         table = self.group.table
         records: dict[str, Record] = table.names
         record = records.get(self.key)
         if record is None:
             record = Record(table.zone)
-            for known in (records, former):
-                model = next((known[key] for key in known if key.startswith(self.origin)), None)
-                if model is not None:
-                    record.cells[DUE] = model.cells[DUE]
-                    record.write(model.read())
-                    break
+            model = models.setdefault(self.origin, record)
+            if model is not record:
+                record.cells[DUE] = model.cells[DUE]
+                record.write(model.read())
             records[self.key] = record
         self.record = record
         entries = record.read()

@@ -88,8 +88,9 @@ class Group:
     def share(self, table: Any, former: dict[str, names.Record]) -> None:
         """Take up what the names stood for. Called when the static servers are in the zone."""
         self.table = table
+        models = names.by_origin(table.names, former)
         for name in self.names:
-            name.share(former)
+            name.share(models)
             name.record.configuration = table.configuration
         self._cells = [name.record.cells for name in self.names]
         for key, record in list(table.names.items()):

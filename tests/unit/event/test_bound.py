@@ -33,6 +33,13 @@ class Binder:
         return sock
 
 
+def ours(*socks: socket.socket) -> bound.Neighbours:
+    """Return what knows these sockets as ours."""
+    known = bound.Neighbours()
+    known.add(socks)
+    return known
+
+
 @pytest.fixture
 def bind() -> Iterator[Binder]:
     """Give a function that binds sockets."""
@@ -66,24 +73,24 @@ def test_own_sockets_are_told_from_foreign_ones(
     address = (
         (wanted, port_of(sock), 0, 0) if ":" in wanted else (wanted, port_of(sock))
     )
-    assert bound.only_by([sock], address)
-    assert not bound.only_by([], address)
+    assert ours(sock).alone_block(address)
+    assert not ours().alone_block(address)
 
 
 def test_one_foreign_socket_among_own_ones_counts(bind: Binder) -> None:
     """A third one at the same port takes the address away."""
     own = bind("127.0.0.2")
     bind("127.0.0.3", port_of(own))
-    assert bound.only_by([own], ("127.0.0.2", port_of(own)))
-    assert not bound.only_by([own], ("0.0.0.0", port_of(own)))
+    assert ours(own).alone_block(("127.0.0.2", port_of(own)))
+    assert not ours(own).alone_block(("0.0.0.0", port_of(own)))
 
 
 def test_other_ports_and_addresses_are_not_in_the_way(bind: Binder) -> None:
     """Where nothing is in the way, nothing is ours either."""
     own = bind("127.0.0.2")
-    assert not bound.only_by([own], ("127.0.0.4", port_of(own)))
+    assert not ours(own).alone_block(("127.0.0.4", port_of(own)))
     other = bind("127.0.0.2")
-    assert not bound.only_by([own], ("127.0.0.2", port_of(other)))
+    assert not ours(own).alone_block(("127.0.0.2", port_of(other)))
 
 
 def test_closed_sockets_are_passed_over(bind: Binder) -> None:
@@ -91,4 +98,15 @@ def test_closed_sockets_are_passed_over(bind: Binder) -> None:
     sock = bind("127.0.0.1")
     port = port_of(sock)
     sock.close()
-    assert not bound.only_by([sock], ("127.0.0.1", port))
+    assert not ours(sock).alone_block(("127.0.0.1", port))
+
+
+def test_a_socket_bound_after_the_first_question_is_known(bind: Binder) -> None:
+    """The kernel's table is read once; what is ours is counted as it comes."""
+    first = bind("127.0.0.1")
+    known = ours(first)
+    assert known.alone_block(("127.0.0.1", port_of(first)))
+    second = bind("0.0.0.0")
+    assert not known.alone_block(("127.0.0.1", port_of(second)))
+    known.add([second])
+    assert known.alone_block(("127.0.0.1", port_of(second)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ngxstream.event import libssl, libssl_context, libssl_pem
+from ngxstream.event import libssl, libssl_context, libssl_pem, tls_protocols
 from tests.support import certs, tools
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,8 +27,8 @@ def test_it_is_found_by_every_python(version: str) -> None:
     """The probe passes, and both sizes of ticket keys can be used."""
     python = tools.other_python(version)
     script = (
-        "from ngxstream.event import libssl_context as c, libssl_sessions as s\n"
-        "context = c.Context(c.DEFAULT_PROTOCOLS, server_side=True)\n"
+        "from ngxstream.event import libssl_context as c, libssl_sessions as s, tls_protocols\n"
+        "context = c.Context(tls_protocols.DEFAULT, server_side=True)\n"
         "for size in 48, 80:\n"
         "    key = s.TicketKey.parse(bytes(size))\n"
         "    s.use_ticket_keys(context, lambda: (key,))\n"
@@ -130,7 +130,7 @@ def test_contexts_are_freed_with_what_they_hold(tmp_path: Path) -> None:
     pair = ca.issue("a.test")
 
     def make() -> None:
-        context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+        context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
         context.add_certificate(str(pair.cert), str(pair.key), None)
         context.trust(str(ca.cert), announce=True)
         context.set_session_id_context(b"STREAM", ())

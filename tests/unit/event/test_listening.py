@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ngxstream.core import errors, log
 from ngxstream.event import listen_socket, listening, steering
 from ngxstream.event.listening import ListenOptions
-from tests.support import ports
+from tests.support import descriptors, ports, work
 
 TIMEOUT_S = 10
 
@@ -604,3 +604,82 @@ def open_fds() -> set[int]:
 
 TestReloads = Reloads.TestCase
 TestReloads.settings = settings(max_examples=40, stateful_step_count=8, deadline=None)
+
+
+def hosts(n: int) -> list[str]:
+    """Return so many addresses of the loopback interface."""
+    return [f"127.9.{number // 200}.{number % 200 + 1}" for number in range(n)]
+
+
+def test_the_work_of_a_set_grows_with_it(to: log.Log) -> None:
+    """Opening, adopting, tuning and closing twice as many addresses is twice the work."""
+
+    def live(n: int) -> None:
+        wanted = [make(0, host) for host in hosts(n) for make in (tcp, udp)]
+        found = listening.open_all(wanted, [], workers=2, log=to)
+        listening.configure(found, workers=2, log=to)
+        later = [options for options in wanted if options.is_udp]
+        adopted = listening.open_all(later, found, workers=3, log=to)
+        listening.configure(adopted, workers=3, log=to, defer=True)
+        listening.widen(adopted)
+        listening.release(found, adopted, log=to)
+        close(adopted)
+
+    assert work.growth(live, 20) < work.LINEAR
+
+
+def test_the_work_grows_no_faster_where_own_addresses_are_in_the_way(to: log.Log) -> None:
+    """A wildcard and an address at each of many ports: the kernel's table is read once."""
+    free = [ports.free_udp_port() for _ in range(80)]
+
+    def live(n: int) -> None:
+        wanted = [udp(port, host) for port in free[:n] for host in ("0.0.0.0", "127.0.0.1")]
+        found = listening.open_all(wanted, [], workers=2, log=to)
+        close(found)
+
+    assert work.growth(live, 20) < work.LINEAR
+
+
+def test_udp_groups_are_smaller_where_descriptors_are_few(to: log.Log) -> None:
+    """The further sockets of all groups take a quarter of the descriptors; all have a reader."""
+    few = [udp(0, host) for host in hosts(6)]
+    many = [udp(port, host) for port, host in enumerate(hosts(60), ports.free_port_range(60))]
+    with descriptors.no_more_than(280):
+        enough = listening.open_all(few, [], workers=12, log=to)
+        assert [12] * 6 == [len(one.socks) for one in enough]
+        close(enough)
+        found = listening.open_all(many, [], workers=4, log=to)
+        assert [2] * 60 == [len(one.socks) for one in found]
+        listening.configure(found, workers=4, log=to)
+        reading = [sum(len(one.for_worker(n, 4)) for one in found) for n in range(4)]
+        assert [30] * 4 == reading
+        for one in found:
+            readers = [sock for n in range(4) for sock in one.for_worker(n, 4)]
+            assert set(one.socks) == set(readers)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect(one.options.sockaddr)
+                client.send(b"x")
+                number = steering.owner_of(socket.AF_INET, client.getsockname(), one.spread(4))
+                (mine,) = one.for_worker(one.reader_of(number, 4), 4)
+                assert b"x" == mine.recv(10)
+        close(found)
+
+
+def test_a_group_keeps_its_size_over_reloads(to: log.Log) -> None:
+    """Old workers send their clients where the new ones read: what they know stays true."""
+    many = [udp(0, host) for host in hosts(60)]
+    with descriptors.no_more_than(240):
+        found = listening.open_all(many, [], workers=4, log=to)
+        listening.configure(found, workers=4, log=to)
+        left = listening.open_all(many[:3], found, workers=4, log=to)
+        assert [(2, 2)] * 3 == [(one.most, len(one.socks)) for one in left]
+        listening.configure(left, workers=4, log=to)
+        listening.release(found, left, log=to)
+        full = [udp(0, host) for host in hosts(5)[3:]]
+        more = listening.open_all(full, left, workers=4, log=to)
+        listening.configure(more, workers=4, log=to)
+        assert [(0, 4)] * 2 == [(one.most, len(one.socks)) for one in more]
+        again = listening.open_all(full + many[5:], more, workers=4, log=to)
+        assert [(0, 4)] * 2 == [(one.most, len(one.socks)) for one in again[:2]]
+        listening.abandon(again)
+        close(more, left)

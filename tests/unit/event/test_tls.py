@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import codes
 from ngxstream.core.log import Log
-from ngxstream.event import libssl_context, poller, pump, tls
+from ngxstream.event import libssl_context, poller, pump, tls, tls_protocols
 from ngxstream.event.loop import Loop
 from tests.support import certs
 from tests.support.waiting import PATIENCE, wait_until
@@ -27,7 +27,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> certs.Pair:
 
 def make_context(pair: certs.Pair) -> libssl_context.Context:
     """Make a server's context."""
-    context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+    context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
     context.add_certificate(str(pair.cert), str(pair.key), None)
     return context
 

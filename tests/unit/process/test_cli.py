@@ -326,7 +326,7 @@ def test_a_version_costs_none_of_the_proxy_s_modules() -> None:
         cwd=Path(ngxstream.__file__).parents[1], timeout=60,
     )
     expected = ["ngxstream", "ngxstream.process", "ngxstream.process.cli",
-                "ngxstream.process.options"]
+                "ngxstream.process.lazy", "ngxstream.process.options"]
     assert str(expected) == done.stdout.strip()
 
 

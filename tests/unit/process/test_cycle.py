@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import clock, errors, files, log
-from ngxstream.process import cycle
+from ngxstream.process import cycle, worker
 from ngxstream.process.options import Options
-from tests.support import ports
+from tests.support import ports, work
 
 HEAD = "pid @@/p.pid; error_log @@/error.log notice;\n"
 EVENTS = "events {}\n"
@@ -299,3 +299,41 @@ def test_more_connections_than_descriptors_are_warned_of(world: World) -> None:
     limit = os.sysconf("SC_OPEN_MAX")
     expected = f"99999999 worker_connections exceed open file resource limit: {limit}"
     assert ["warn", expected] == [[a, c] for a, _, c in world.said()][-1]
+
+
+def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
+    """Twice as many addresses, half of them given up, are twice the work of master and worker."""
+    port = ports.free_udp_port()
+
+    def addresses(n: int) -> str:
+        listens = [f"127.9.0.{number}:{port} udp" for number in range(1, n)]
+        return HEAD + "events { worker_connections 1000; }" + stream(*listens)
+
+    def serve(n: int) -> None:
+        old = world.build(addresses(n))
+        new = world.reload(old, addresses(n // 2))
+        assert new is not None
+        loop = worker.make_loop(new, 0)
+        service = worker.Service(new, loop, 0, former=[old])
+        assert not service.close_lingering()
+        new.release_lingering([])
+        service.close_gates()
+        service.close_sockets()
+        loop.pipes.close()
+        loop.poller.close()
+
+    assert work.growth(serve, 50) < work.LINEAR
+
+
+def test_telling_current_addresses_from_former_ones_is_no_walk(world: World) -> None:
+    """A worker asks this of every datagram that may be another worker's."""
+    old = world.build(HEAD + EVENTS + stream("127.0.0.1 udp"))
+    loop = worker.make_loop(old, 0)
+    service = worker.Service(old, loop, 0)
+    (mine,) = old.listenings
+    old.listenings = []
+    assert service.is_current(mine)
+    old.listenings = [mine]
+    service.close_gates()
+    loop.pipes.close()
+    loop.poller.close()

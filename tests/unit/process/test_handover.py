@@ -51,7 +51,8 @@ class Newcomer:
         self.gate = UdpGate(loop, listening, self.sock, self.begin, idle=True)
         cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1)
         service = SimpleNamespace(
-            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate
+            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate,
+            is_current=lambda one: one is listening,
         )
         self.box = mailbox.Mailbox()
         stack.callback(self.box.close)
@@ -161,18 +162,21 @@ def test_go_takes_the_mail_first() -> None:
         assert [b"first", b"second"] == new.got
 
 
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 65535), st.booleans())
-def test_every_worker_names_the_same_owner(steered, workers, port, current) -> None:
-    """An owner is a worker, and where the kernel steers by other numbers, one that reads there."""
+@given(
+    st.integers(1, 20), st.integers(1, 20), st.integers(1, 65535), st.booleans(), st.integers(0, 5)
+)
+def test_every_worker_names_the_same_owner(steered, workers, port, current, most) -> None:
+    """An owner is a worker, and one that reads the socket which the kernel steers to."""
     options = ListenOptions(
-        family=socket.AF_INET, socktype=socket.SOCK_DGRAM, sockaddr=("127.0.0.1", 53), text="a"
+        family=socket.AF_INET, socktype=socket.SOCK_DGRAM, sockaddr=("127.0.0.1", port), text="a"
     )
     listening = Listening(options)
     listening.steered = steered
+    listening.most = most
+    listening.socks = list(range(min(workers, most or workers) if current else steered))
     peer = ("192.0.2.7", port)
     owner = handover.owner_of(listening, peer, workers, current=current)
     assert 0 <= owner < workers
-    if not current:
-        group = handover.steering.owner_of(socket.AF_INET, peer, steered)
-        listening.socks = list(range(steered))
-        assert group in listening.for_worker(owner, workers)
+    spread = listening.spread(workers) if current else steered
+    group = handover.steering.owner_of(socket.AF_INET, peer, spread)
+    assert group in listening.for_worker(owner, workers)

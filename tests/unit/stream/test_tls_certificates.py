@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_pem
+from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_pem, tls_protocols
 from ngxstream.stream import tls_certificates, tls_conf
 from tests.support import certs
 
@@ -19,7 +19,7 @@ class Ground:
         self.one, self.two = ca.issue("one.test"), ca.issue("two.test")
         self.put(self.one)
         self.lib = libssl.load()
-        self.context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+        self.context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
 
     def put(self, pair: certs.Pair, name: str = "x") -> None:
         """Put a certificate and its key where they are read."""

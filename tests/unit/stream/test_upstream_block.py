@@ -7,7 +7,7 @@ import pytest
 
 from ngxstream.core import inet
 from ngxstream.stream import upstream_block
-from ngxstream.stream.upstream import UpstreamConf
+from ngxstream.stream.upstream import UpstreamConf, UpstreamTable
 from tests.support.hall import build
 from tests.support.nginx_says import NginxSays
 
@@ -94,9 +94,14 @@ def test_the_real_nginx_says_the_same(tmp_path: Path) -> None:
 
 def upstreams(block: str) -> list[UpstreamConf]:
     """Build the upstreams of a stream block of this inside."""
+    return list(table(block))
+
+
+def table(block: str) -> UpstreamTable:
+    """Build a stream block of this inside; return its upstreams as they are looked up."""
     built = build(f"stream {{ {block} }}")
     assert built.conf is not None, built.error
-    return list(built.conf.upstreams)
+    return built.conf.upstreams
 
 
 def test_one_address_in_two_servers_is_one_upstream() -> None:
@@ -165,7 +170,7 @@ def test_server_parameters_reach_the_peers() -> None:
 )
 def test_an_upstream_is_found_by_an_address_of_run_time(text: str, expected: str | None) -> None:
     """A name finds a block in any letters; an address finds the group of the same port."""
-    known = upstreams(
+    known = table(
         "upstream u { server 127.0.0.1:1; } server { listen 127.0.0.1:1; proxy_pass unix:/x; }"
         "server { listen 127.0.0.1:2; proxy_pass 127.0.0.1:53; }"
     )

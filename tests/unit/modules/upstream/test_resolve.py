@@ -16,6 +16,7 @@ from ngxstream.event.loop import Loop
 from ngxstream.modules.upstream import names, resolve
 from ngxstream.stream.upstream import UpstreamConf
 from ngxstream.wire import dns
+from tests.support import work
 from tests.support.balancing import Clock, session
 from tests.support.engine import MemoryLog, engine, run_until
 from tests.support.hall import CONF, Built, build
@@ -747,3 +748,31 @@ def test_a_writer_that_dies_leaves_the_old_content() -> None:
     record.cells = cells
     assert [entry] == record.read()
     zone.close()
+
+
+def test_the_work_of_making_many_names_known_grows_with_them() -> None:
+    """Twice as many names, new or known from before, are twice the work."""
+
+    def make(n: int) -> None:
+        lines = "".join(f"server h{number}.test:53 resolve;" for number in range(n))
+        block = f"stream {{ resolver 127.0.0.1; upstream u {{ zone z 1m; {lines} }} }}"
+        old, new = build(block), build(block)
+        old.zones.build(None)
+        new.zones.build(old.zones)
+        assert n == len(new.conf.upstreams[0].data["resolve"].names)  # type: ignore[union-attr]
+        for zone in new.zones.zones():
+            zone.close()
+
+    assert work.growth(make, 40) < work.LINEAR
+
+
+def test_another_service_of_the_same_beginning_is_no_model(lab: Make) -> None:
+    """What is known of one service serves no other, whose name merely begins alike."""
+    first = lab("zone z 1m; server a.test service=sip2 resolve;")
+    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "b.test", -1)
+    first.group.names[0].record.write([entry])
+    second = lab("zone z 1m; server a.test service=sip resolve;", old=first)
+    assert [] == second.group.names[0].record.read()
+    third = lab("zone z 1m; server a.test service=sip2 weight=2 resolve;", old=second)
+    (found,) = third.group.names[0].record.read()
+    assert "192.0.2.1" == found.host

@@ -1,0 +1,42 @@
+"""Work counted, not timed: how many instructions of Python something takes, and how that grows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def instructions(do: Callable[[], Any]) -> int:
+    """Return how many bytecode instructions a call executes, whatever the machine is doing."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        if event == "opcode":
+            count += 1
+        elif event == "call":
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        do()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def growth(do: Callable[[int], Any], n: int) -> float:
+    """Return how the work for 2n to 4n things compares with that for n to 2n.
+
+    It is 2 for what is linear, whatever it costs to begin; 4 for what is quadratic.
+    """
+    once, twice, four_times = (instructions(lambda n=n: do(n)) for n in (n, 2 * n, 4 * n))
+    return (four_times - twice) / (twice - once)
+
+
+LINEAR = 2.3
