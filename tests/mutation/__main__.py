@@ -1,0 +1,268 @@
+"""Changes the program in one place at a time and sees whether the tests notice.
+
+    python -m tests.mutation                       PER_MODULE mutants of each module of GUARDS
+    python -m tests.mutation event/udp core/shm    these modules
+    python -m tests.mutation -n 0 wire/dns         all mutants of a module
+    python -m tests.mutation -o FILE ...           the result of each mutant to FILE as well
+    python -m tests.mutation --only FILE           once more those that survived in FILE
+
+Each mutant is run in a copy of the tree against the module's own tests and its neighbours: the
+file of the same name in tests/unit, those that import it, and those that GUARDS names. A mutant
+is killed when a test fails, or when the tests take more than four times as long as without it.
+Survivors are printed: each is a test that is missing, or a change that makes no difference. Which
+mutants are tried is drawn by chance, always the same way (-s for another way). Takes from 20
+minutes to an hour; not part of continuous integration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import itertools
+import os
+import queue
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.mutation import operators
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PER_MODULE: Final = 8
+COPIED: Final = ("ngxstream", "tests", "conf", "docs", "setup.cfg", "pyproject.toml", "README.md",
+                 "LICENSE", "Makefile", ".ci")
+KILLED, SURVIVED, LATE = "killed", "survived", "killed (late)"
+
+# What guards something: bytes, rights, time, memory, service. With the tests to be asked beside its
+# own and those that import it.
+GUARDS: Final[dict[str, tuple[str, ...]]] = {
+    "core/inet": (),
+    "core/regex": ("tests/fuzz/test_regex.py",),
+    "core/regex_machine": ("tests/unit/core/test_regex.py", "tests/fuzz/test_regex.py"),
+    "core/regex_risk": ("tests/unit/core/test_regex.py",),
+    "core/shm": (
+        "tests/unit/modules/test_limit_conn.py",
+        "tests/unit/modules/upstream/test_zone.py",
+    ),
+    "core/shm_store": (),
+    "core/log": (),
+    "core/escape": (),
+    "wire/client_hello": ("tests/fuzz/test_wire.py",),
+    "wire/dns": ("tests/fuzz/test_wire.py",),
+    "wire/proxy_protocol": ("tests/fuzz/test_wire.py",),
+    "wire/reader": (),
+    "conf/normalize": ("tests/unit/conf/test_reader.py",),
+    "conf/reader": (),
+    "conf/units": (),
+    "event/accept": (),
+    "event/client_sockets": (),
+    "event/dns_query": ("tests/unit/event/test_resolver.py",),
+    "event/inherited": (),
+    "event/libssl_context": ("tests/wire/test_tls_termination.py",),
+    "event/listening": (),
+    "event/loop": (),
+    "event/pump": ("tests/wire/test_event_methods.py", "tests/differential/test_proxying.py"),
+    "event/recycle": (),
+    "event/resolver": (),
+    "event/room": (),
+    "event/timers": (),
+    "event/udp": (),
+    "event/udp_proxied": ("tests/wire/test_udp_proxy_protocol.py",),
+    "stream/phases": (),
+    "stream/preread": ("tests/wire/test_first_bytes.py",),
+    "stream/proxy_protocol": ("tests/wire/test_udp_proxy_protocol.py",),
+    "stream/round_robin": (
+        "tests/unit/modules/upstream/test_least_conn.py",
+        "tests/unit/modules/upstream/test_hash.py",
+        "tests/unit/modules/upstream/test_least_time.py",
+    ),
+    "stream/session": (),
+    "stream/travel": ("tests/unit/process/test_handover.py",),
+    "modules/access": ("tests/differential/test_refusals.py",),
+    "modules/limit_conn": ("tests/differential/test_limit_conn.py",),
+    "modules/realip": ("tests/wire/test_udp_proxy_protocol.py",),
+    "modules/proxy/tcp": ("tests/differential/test_proxying.py",),
+    "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
+    "modules/proxy/udp_state": ("tests/unit/process/test_handover.py",),
+    "modules/proxy/udp_to_client": ("tests/unit/event/test_udp.py",),
+    "modules/proxy/udp_to_server": ("tests/unit/event/test_udp.py",),
+    "modules/ssl/handshake": ("tests/wire/test_tls_termination.py",),
+    "modules/upstream/zone": (),
+    "process/generations": ("tests/unit/process/test_master.py",),
+    "process/handover": ("tests/continuity/test_reloads.py",),
+    "process/master": (),
+    "process/pidfile": ("tests/unit/process/test_cli.py",),
+    "process/rendezvous": ("tests/continuity/test_crashes.py",),
+    "process/upgrade": ("tests/continuity/test_upgrades.py",),
+    "process/verdict": (),
+    "process/worker": (),
+}
+
+
+class Task(NamedTuple):
+    """One mutant of one module. Attributes: module is a key of GUARDS, or alike."""
+
+    module: str
+    mutant: operators.Mutant
+
+    @property
+    def name(self) -> str:
+        """One line that tells it from the others."""
+        mutant = self.mutant
+        return f"{self.module}.py:{mutant.line}: {mutant.before} -> {mutant.after}"
+
+
+class Tree:
+    """A copy of the project, in which one mutant at a time is tried."""
+
+    def __init__(self, folder: Path) -> None:
+        """Copy what the tests need."""
+        self.folder = folder
+        self._stamps = itertools.count(int(time.time()))
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+
+    def put(self, module: str, text: str) -> None:
+        """Write a module; its compiled form is never mistaken for another text's."""
+        path = self.folder / "ngxstream" / f"{module}.py"
+        path.write_text(text)
+        stamp = next(self._stamps)
+        os.utime(path, (stamp, stamp))
+
+    def run(self, tests: list[str], within_s: float) -> tuple[str, float]:
+        """Run test files. Returns: KILLED, SURVIVED or LATE, and how long it took in seconds."""
+        words = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--no-summary", *tests]
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", *words],
+            cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+            env=os.environ | {"CI": "true", "PYTHONPATH": str(self.folder)},
+        )
+        try:
+            code = process.wait(within_s)
+            result = SURVIVED if code == 0 else KILLED
+        except subprocess.TimeoutExpired:
+            result = LATE
+        finally:
+            try:  # what its tests have started is in its session, unless it is a daemon
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        return result, time.monotonic() - begun
+
+
+def tests_of(module: str, extra: tuple[str, ...]) -> list[str]:
+    """Return the test files to ask: the module's own first, then its neighbours."""
+    layer, _, name = module.rpartition("/")
+    own = ROOT / "tests" / "unit" / layer / f"test_{name.rstrip('_')}.py"
+    dotted = "ngxstream." + layer.replace("/", ".")
+    imports = re.compile(
+        rf"^from {re.escape(dotted)} import [^\n(]*\b{name}\b"
+        rf"|^from {re.escape(dotted)} import \([^)]*\b{name}\b"
+        rf"|^from {re.escape(dotted)}\.{name} import "
+        rf"|^import {re.escape(dotted)}\.{name}\b",
+        re.MULTILINE,
+    )
+    found = [own] if own.exists() else []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if path not in found and "house" not in path.parts and imports.search(path.read_text()):
+            found.append(path)
+    names = [str(path.relative_to(ROOT)) for path in found]
+    return names + [path for path in extra if path not in names and (ROOT / path).exists()]
+
+
+def chosen(module: str, count: int, seed: int) -> list[Task]:
+    """Draw mutants of a module; all of them for a count of 0."""
+    text = (ROOT / "ngxstream" / f"{module}.py").read_text()
+    found = operators.mutants(text)
+    if count and len(found) > count:
+        found = sorted(random.Random(f"{seed} {module}").sample(found, count))
+    return [Task(module, mutant) for mutant in found]
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("modules", nargs="*", help="as layer/name; those of GUARDS by default")
+    parser.add_argument("-n", type=int, default=PER_MODULE, help="mutants of a module, 0 for all")
+    parser.add_argument("-s", type=int, default=1, help="another number draws others")
+    parser.add_argument("-j", type=int, default=os.cpu_count() or 1, help="at once")
+    parser.add_argument("-o", help="file for the results")
+    parser.add_argument("--only", help="file of results: try its survivors again")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run what was asked for. Returns: 0, or 1 when fewer than 90 % were killed."""
+    words = arguments()
+    modules = words.modules or [m for m in GUARDS if (ROOT / "ngxstream" / f"{m}.py").exists()]
+    tests = {module: tests_of(module, GUARDS.get(module, ())) for module in modules}
+    tasks = [task for module in modules for task in chosen(module, words.n, words.s)]
+    if words.only:
+        text = Path(words.only).read_text()
+        tasks = [task for task in tasks if f"{SURVIVED}: {task.name}\n" in text]
+    results: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="ngxstream-mutants-") as folder:
+        trees: queue.Queue[Tree] = queue.Queue()
+        for n in range(words.j):
+            trees.put(Tree(Path(folder) / str(n)))
+        limits: dict[str, float] = {}
+
+        def limit(module: str) -> float:
+            tree = trees.get()
+            try:
+                result, seconds = tree.run(tests[module], 900)
+            finally:
+                trees.put(tree)
+            if result != SURVIVED:
+                print(f"{module}: its tests fail without any change: {' '.join(tests[module])}")
+                return 0
+            return max(20.0, 4 * seconds)
+
+        def attempt(task: Task) -> tuple[Task, str]:
+            if not limits[task.module]:
+                return task, "not tried"
+            tree = trees.get()
+            path = tree.folder / "ngxstream" / f"{task.module}.py"
+            whole = path.read_text()
+            try:
+                tree.put(task.module, task.mutant.source)
+                result, _ = tree.run(tests[task.module], limits[task.module])
+            finally:
+                tree.put(task.module, whole)
+                trees.put(tree)
+            return task, result
+
+        with concurrent.futures.ThreadPoolExecutor(words.j) as pool:
+            asked = sorted({task.module for task in tasks})
+            limits.update(zip(asked, pool.map(limit, asked), strict=True))
+            for task, result in pool.map(attempt, tasks):
+                results[result] += 1
+                line = f"{result}: {task.name}"
+                if words.o:
+                    with open(words.o, "a") as file:
+                        file.write(line + "\n")
+                if result == SURVIVED:
+                    print(line, flush=True)
+    killed = results[KILLED] + results[LATE]
+    total = killed + results[SURVIVED]
+    print(f"{killed} of {total} mutants killed, {results[SURVIVED]} survived")
+    return int(not total or killed < 0.9 * total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
