@@ -213,7 +213,7 @@ REFUSED: list[tuple[str, Callable[[int], str]]] = [
         lambda taken: EVENTS + "stream { server { listen 127.0.0.1; limit_conn z 1; return x; } }",
     ),
     ("address", lambda taken: EVENTS + stream("127.0.0.1", "203.0.113.9:1", "127.0.0.2 udp")),
-    ("pid file", lambda taken: "pid /no/such/folder/p; " + EVENTS),
+    ("pid file", lambda taken: "pid /no/such/folder/p; " + EVENTS + stream("127.0.0.1")),
 ]
 
 
