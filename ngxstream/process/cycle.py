@@ -185,8 +185,6 @@ class Cycle:
         self.main = reading.main
         self.events = reading.events
         self.stream = reading.stream
-        if self.stream is None and not options.test:  # where nginx is silent, -t is too
-            to.error(log.WARN, 'no "stream" block in configuration, nothing is served')
         self.zones = reading.zones
         self.files = reading.files
         self.serial = beside.serial
