@@ -54,7 +54,8 @@ def test_a_stream_block_inside_of_http_is_refused(where: str, ngxstream: ProxyFa
 
 def test_a_stream_block_in_a_file_that_http_includes_is_refused(ngxstream: ProxyFactory) -> None:
     """The slip of conf.d is found, and the message names the file; a cycle of files ends."""
-    program = ngxstream("events {} http { include mime.types; include conf.d/*.conf; }", start=False)
+    conf = "events {} http { include mime.types; include conf.d/*.conf; }"
+    program = ngxstream(conf, start=False)
     folder = program.conf_file.parent / "conf.d"
     folder.mkdir()
     (folder / "a.conf").write_text("server { access_log /x/stream; include conf.d/a.conf; }")
