@@ -227,7 +227,7 @@ class Cycle:
         path = self.main.pid
         if self.options.test:
             pidfile.create(path, None)
-        elif old is not None and old.main.pid != path:
+        elif old is not None and not pidfile.is_same(old.main.pid, path):
             pidfile.check(path)
             pidfile.create(path, os.getpid())
             self._new_pid = path

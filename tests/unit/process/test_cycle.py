@@ -247,6 +247,17 @@ def test_a_new_pid_file_replaces_the_old_one(world: World) -> None:
     assert not (world.folder / "p.pid").exists()
 
 
+def test_a_pid_file_that_is_spelled_another_way_stays(world: World) -> None:
+    """A reload that names the same file through a link removes nothing."""
+    first = world.build(HEAD + EVENTS)
+    path = world.folder / "p.pid"
+    path.write_text(f"{os.getpid()}\n")
+    (world.folder / "link").symlink_to(world.folder)
+    second = world.reload(first, HEAD.replace("@@/p.pid", "@@/link/p.pid") + EVENTS)
+    assert second is not None
+    assert f"{os.getpid()}\n" == path.read_text()
+
+
 def test_an_abandoned_reload_takes_its_pid_file_back(world: World) -> None:
     """When a later step fails, the new pid file goes and the old one stays."""
     first = world.build(HEAD + EVENTS)
