@@ -21,6 +21,12 @@ CASES = {
     "a share of 2^32": SERVER.replace("LISTEN", "").replace(
         "BLOCK", "split_clients a $b { 42949673% a; }"
     ),
+    "an old name with a bad value": SERVER.replace("LISTEN", "").replace(
+        "BLOCK", "proxy_downstream_buffer x;"
+    ),
+    "an old name given twice": SERVER.replace("LISTEN", "").replace(
+        "BLOCK", "proxy_buffer_size 4k; proxy_upstream_buffer 4k;"
+    ),
     "shares of more than a hundred": SERVER.replace("LISTEN", "").replace(
         "BLOCK", "split_clients a $b { 100.01% a; }"
     ),
