@@ -89,10 +89,6 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     # stream
     "log_format": ("S", "f|g|h ! combined", "$remote_addr|'a' ! escape=json|escape=x|$nosuch", "|a"),
     "limit_conn_zone": ("S", VALUE, "zone=z:32k|zone=y:1m ! zone=z:1k|zone=z|x|zone=:1m"),
-    "map_hash_max_size": ("S", NUMBER),
-    "map_hash_bucket_size": ("S", "64|128 ! 32|x|"),
-    "variables_hash_max_size": ("S", NUMBER),
-    "variables_hash_bucket_size": ("S", "64|128 ! x|"),
     # server
     "listen": (
         "V",
