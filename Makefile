@@ -9,16 +9,19 @@ PREFIX ?= /opt/ngxstream
 SBIN   ?= /usr/local/sbin
 # Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
+# How many configurations `make differential` makes.
+COUNT  ?= 5000
 # The folder that `make run` writes to.
 RUN    ?= run
 
-.PHONY: help run test check fuzz bench docs install clean
+.PHONY: help run test check differential fuzz bench docs install clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
 	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
 	@echo "make check    lint, types and the rules of the house"
+	@echo "make differential  thousands of generated configurations, judged by nginx and by us"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
 	@echo "make docs     print the generated pages of docs/ anew"
@@ -54,6 +57,9 @@ check: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/test.stamp
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/fuzz tests/unit $(ARGS)
+
+differential: $(VENV)/test.stamp
+	NGXSTREAM_GENERATED=$(COUNT) $(BIN)/python -m pytest -q tests/differential/test_generated.py $(ARGS)
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -133,12 +133,15 @@ def is_wildcard(sockaddr: SockAddr) -> bool:
 def parse_addr_port(text: str) -> Addr | None:
     """Return the address of a literal with or without port, None when it is none.
 
-    shape: 1.2.3.4, ::1, 1.2.3.4:53, [::1]:53; without a port the port is 0; name is text.
+    shape: 1.2.3.4, ::1, [::1], 1.2.3.4:53, [::1]:53; without a port the port is 0; name is text.
     source: ngx_inet.c ngx_parse_addr_port
     """
     port = 0
     address = ip.parse(text)
     if address is None:
+        if text.startswith("[") and text.endswith("]"):
+            address = ip.inet6_addr(text[1:-1])
+            return None if address is None else Addr(AF_INET6, (ip.ntop(address), 0, 0, 0), text)
         if text.startswith("["):
             host, colon, port_text = text[1:].partition("]:")
         else:

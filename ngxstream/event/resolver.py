@@ -351,11 +351,11 @@ class Service:
         """Look the targets up."""
         self._chain = None
         self._timer.cancel()
-        seen: dict[tuple[str, int], dns.Srv] = {}
-        for record in found.values:
-            if isinstance(record, dns.Srv) and record.target:  # "." says: not offered here
-                seen.setdefault((record.target, record.port), record)
-        self._records = list(seen.values())[:TARGETS]
+        self._records = [
+            record
+            for record in dict.fromkeys(found.values)
+            if isinstance(record, dns.Srv) and record.target  # "." says: not offered here
+        ][:TARGETS]
         if code or not self._records:
             self._fail(code or dns.NXDOMAIN)
             return

@@ -56,7 +56,7 @@ class Parts:
 
 
 def parse_percent(text: str) -> int:
-    """Read a share in hundredths of a percent; 0 for `*`.
+    """Read a share in hundredths of a percent; 0 for `*`. nginx keeps the lowest 32 bits of it.
 
     raises: ConfError `invalid percent value "…"`
     source: ngx_stream_split_clients
@@ -69,7 +69,7 @@ def parse_percent(text: str) -> int:
         percent = 0
     if not percent:
         raise errors.ConfError(f'invalid percent value "{text}"')
-    return percent
+    return percent & 0xFFFFFFFF
 
 
 def _block(scope: Scope, module: Module, st: Statement) -> None:

@@ -135,6 +135,8 @@ class Cycle:
         self.main = reading.main
         self.events = reading.events
         self.stream = reading.stream
+        if self.stream is None and not options.test:  # where nginx is silent, -t is too
+            to.error(log.WARN, 'no "stream" block in configuration, nothing is served')
         self.zones = reading.zones
         self.files = reading.files
         self.serial: shm.Serial = old.serial if old is not None else shm.Serial()
@@ -225,7 +227,7 @@ class Cycle:
         path = self.main.pid
         if self.options.test:
             pidfile.create(path, None)
-        elif old is not None and old.main.pid != path:
+        elif old is not None and not pidfile.is_same(old.main.pid, path):
             pidfile.check(path)
             pidfile.create(path, os.getpid())
             self._new_pid = path

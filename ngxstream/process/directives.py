@@ -141,7 +141,8 @@ def _worker_processes(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _worker_priority(scope: Scope, module: Module, st: Statement) -> None:
-    if "worker_priority" in scope.given_of(module):
+    given = scope.given_of(module)
+    if given.get("worker_priority"):  # 0 is "not set yet" to nginx
         raise errors.ConfError('"worker_priority" directive is duplicate')
     text = st.args[0]
     sign = -1 if text.startswith("-") else 1
@@ -149,7 +150,7 @@ def _worker_priority(scope: Scope, module: Module, st: Statement) -> None:
         value = sign * units.parse_number(text[1:] if text[:1] in ("-", "+") else text)
     except ValueError:
         raise errors.ConfError('"worker_priority" directive invalid number') from None
-    d.put(scope, module, st, "worker_priority", value)
+    given["worker_priority"] = value
 
 
 def _worker_cpu_affinity(scope: Scope, module: Module, st: Statement) -> None:
@@ -405,8 +406,8 @@ def main_conf(scope: Scope) -> MainConf:
         )
     return dataclasses.replace(
         conf,
-        pid=os.path.join(builder.prefix, conf.pid),
-        lock_file=os.path.join(builder.prefix, conf.lock_file),
+        pid=os.path.join(builder.prefix, conf.pid or PID_PATH),
+        lock_file=os.path.join(builder.prefix, conf.lock_file or LOCK_PATH),
     )
 
 

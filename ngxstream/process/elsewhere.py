@@ -8,10 +8,11 @@ not be here, and some are.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
-from ngxstream.conf import reader
+from ngxstream.conf import files, reader
 from ngxstream.conf.module import Module
 from ngxstream.core import errors
 
@@ -151,10 +152,44 @@ def _skip(scope: Scope, module: Module, st: reader.Statement) -> None:
     if name in scope.builder.data:
         raise errors.ConfError(f'"{name}" directive is duplicate')
     scope.builder.data[name] = st
-    fault = reader.fault_in(st.block or [])
+    block = st.block or []
+    _refuse_streams(block, scope.builder.conf_prefix, set())
+    fault = reader.fault_in(block)
     if fault is not None:
         raise fault
     scope.warn(f'"{name}" block is skipped: only "stream" is served')
+
+
+def _refuse_streams(block: list[reader.Statement], conf_prefix: str, seen: set[str]) -> None:
+    """Refuse a `stream` that stands in a block of another protocol: it would serve nothing.
+
+    A file of conf.d is where it happens: what the block includes is looked into for this alone.
+    """
+    for st in block:
+        if st.block is not None:
+            if st.directive == "stream":
+                raise errors.ConfError('"stream" directive is not allowed here', st.file, st.line)
+            _refuse_streams(st.block, conf_prefix, seen)
+        elif st.directive == "include" and len(st.args) == 1:
+            for path in _paths(st.args[0], conf_prefix):
+                if path not in seen:
+                    seen.add(path)
+                    _refuse_streams(_statements(path, conf_prefix), conf_prefix, seen)
+
+
+def _paths(name: str, conf_prefix: str) -> list[str]:
+    path = os.path.join(conf_prefix, name)
+    return [path] if files.MAGIC.isdisjoint(path) else files.glob(files.Disk(), path)
+
+
+def _statements(path: str, conf_prefix: str) -> list[reader.Statement]:
+    """Return what stands in a file that may have a stream block, nothing for any other file."""
+    try:
+        if b"stream" not in files.Disk().read(path):
+            return []
+        return reader.read(path, conf_prefix=conf_prefix).main.statements
+    except (OSError, ValueError, errors.ConfError):
+        return []  # whoever serves that block complains
 
 
 MODULE: Final = Module("elsewhere", (

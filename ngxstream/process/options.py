@@ -85,6 +85,11 @@ class Options:
         for word in words:
             if not word.startswith("-"):
                 raise OptionError(f'invalid option: "{word}"')
+            if word.startswith("--") and word != "--":
+                raise OptionError(
+                    'invalid option: "-"\n'
+                    f'{self.program}: "{word}": there are no long options, see {self.program} -h'
+                )
             self._word(word[1:], words)
         self._resolve()
 

@@ -7,12 +7,15 @@ beside us, with the same default path, that would take its pid file or stop it. 
 1. A start never writes over a file that names a living process which is not ours. A process that
    began after the file was written cannot be the one it names: then the file is a stale one.
 2. A signal is sent to a process of ours only.
+3. What is removed is a file that holds this process's own number: no device that `pid` names, and
+   no file that somebody has put in the place of ours.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import Final
 
 from ngxstream.core import errors
@@ -96,10 +99,23 @@ def send(pid: int, number: int) -> None:
                           level="alert") from None
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, through links perhaps."""
+    return one == other or os.path.realpath(_bytes(one)) == os.path.realpath(_bytes(other))
+
+
 def remove(path: str) -> OSError | None:
-    """Remove a pid file; return what went wrong, if anything. source: ngx_delete_pidfile"""
+    """Remove this process's pid file; what is none of its stays.
+
+    Returns: what went wrong, if anything.
+    Source: ngx_delete_pidfile
+    """
     try:
+        if not stat.S_ISREG(os.stat(_bytes(path)).st_mode) or _parse(_read(path)) != os.getpid():
+            return None
         os.unlink(_bytes(path))
+    except ValueError:
+        return None
     except OSError as error:
         return error
     return None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import resource
@@ -212,9 +213,14 @@ def _set_limit(limit: int, name: str, value: int, main_log: Log) -> None:
     try:
         resource.setrlimit(limit, (value, value))
     except (OSError, ValueError, OverflowError) as error:
-        # a ValueError is how Python says EPERM and EINVAL here
-        shown = error if isinstance(error, OSError) else None
+        shown = error if isinstance(error, OSError) else _as_os_error(error)
         main_log.error(log.ALERT, f"setrlimit({name}, {value}) failed", shown)
+
+
+def _as_os_error(error: ValueError | OverflowError) -> OSError:
+    """Return what setrlimit(2) said: Python has a ValueError each for EPERM and EINVAL."""
+    code = errno.EPERM if "not allowed" in str(error) else errno.EINVAL
+    return OSError(code, os.strerror(code))
 
 
 def _become(user: User, main_log: Log, capabilities: Collection[str]) -> None:

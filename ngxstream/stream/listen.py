@@ -16,7 +16,9 @@ from ngxstream.event.listening import ListenOptions
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
 
-_INT_MAX: Final = 2**31 - 1  # what the kernel takes; nginx's ints wrap around there
+_INT_MAX: Final = 2**31 - 1
+
+Given = dict[str, Any]  # what the parameters said so far, by field of ListenOptions
 
 # The parameters UDP cannot have, in the order in which nginx looks for them.
 _NOT_UDP: Final = (
@@ -54,7 +56,7 @@ def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
         url = inet.parse_url(args[0], listen=True)
     except inet.UrlError as error:
         raise errors.ConfError(f'{error.reason} in "{args[0]}" of the "listen" directive') from None
-    given: dict[str, Any] = {"socktype": socket.SOCK_STREAM}
+    given: Given = {"socktype": socket.SOCK_STREAM}
     for word in args[1:]:
         _parameter(word, given, scope)
     if given["socktype"] == socket.SOCK_DGRAM:
@@ -72,7 +74,7 @@ def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
     return list(found.values())
 
 
-def _refuse_on_udp(given: dict[str, Any]) -> None:
+def _refuse_on_udp(given: Given) -> None:
     for field in _NOT_UDP:
         if field in given:
             name = _NAMES.get(field, field)
@@ -81,7 +83,7 @@ def _refuse_on_udp(given: dict[str, Any]) -> None:
             )
 
 
-def _parameter(word: str, given: dict[str, Any], scope: Scope) -> None:
+def _parameter(word: str, given: Given, scope: Scope) -> None:
     """Enter what one parameter says. raises: ConfError"""
     flag = _FLAGS.get(word)
     if flag is not None:
@@ -95,64 +97,83 @@ def _parameter(word: str, given: dict[str, Any], scope: Scope) -> None:
     # nginx looks at `ipv6only=o` before it complains of the flag
     if parse_value is None or "=" not in word or (name == "ipv6only" and value[:1] != "o"):
         raise errors.ConfError(f'invalid parameter "{word}"')
-    field, parsed = parse_value(word, value)
+    field, parsed = parse_value(word, value, given)
     given[field] = parsed
     given["set"] = given["bind"] = True
 
 
-def _number(field: str, least: int) -> Callable[[str, str], tuple[str, int]]:
-    def parse_value(word: str, value: str) -> tuple[str, int]:
+def _as_int(number: int) -> int:
+    """Return what a C int keeps of a number.
+
+    nginx compares that with its error mark, -1, and gives what is left to the kernel, which takes
+    a negative size or backlog for its largest.
+    """
+    return ((number + 2**31) & 0xFFFF_FFFF) - 2**31
+
+
+def _for_kernel(number: int) -> int:
+    return _INT_MAX if number < 0 else number
+
+
+def _number(field: str, *, may_be_zero: bool) -> Callable[[str, str, Given], tuple[str, int]]:
+    def parse_value(word: str, value: str, given: Given) -> tuple[str, int]:
         try:
-            number = units.parse_number(value)
+            number = _as_int(units.parse_number(value))
         except ValueError:
             number = -1
-        if number < least:
+        if number == -1 or (number == 0 and not may_be_zero):
             raise errors.ConfError(f'invalid {field} "{word}"')
-        return field, min(number, _INT_MAX)
+        return field, _for_kernel(number)
 
     return parse_value
 
 
-def _size(field: str) -> Callable[[str, str], tuple[str, int]]:
-    def parse_value(word: str, value: str) -> tuple[str, int]:
+def _size(field: str) -> Callable[[str, str, Given], tuple[str, int]]:
+    def parse_value(word: str, value: str, given: Given) -> tuple[str, int]:
         try:
-            size = units.parse_size(value)
+            size = _as_int(units.parse_size(value))
         except ValueError:
-            raise errors.ConfError(f'invalid {field} "{word}"') from None
-        return field, min(size, _INT_MAX)
+            size = -1
+        if size == -1:
+            raise errors.ConfError(f'invalid {field} "{word}"')
+        return field, _for_kernel(size)
 
     return parse_value
 
 
-def _ipv6only(word: str, value: str) -> tuple[str, bool]:
+def _ipv6only(word: str, value: str, given: Given) -> tuple[str, bool]:
     if value not in ("on", "off"):
         raise errors.ConfError(f'invalid ipv6only flags "{value}"')
     return "ipv6only", value == "on"
 
 
-def _keepalive(word: str, value: str) -> tuple[str, str | tuple[int, int, int]]:
-    """Parse on, off or [idle]:[interval]:[count]."""
-    if value in ("on", "off"):
+def _keepalive(word: str, value: str, given: Given) -> tuple[str, str | tuple[int, int, int]]:
+    """Parse on, off or [idle]:[interval]:[count]; what is left out is as a word before it said."""
+    former = given.get("keepalive")
+    if value == "off" or (value == "on" and not isinstance(former, tuple)):
         return "keepalive", value
-    idle, _, rest = value.partition(":")
-    interval, _, count = rest.partition(":")
-    try:
-        numbers = (
-            units.parse_time_sec(idle) if idle else 0,
-            units.parse_time_sec(interval) if interval else 0,
-            units.parse_number(count) if count else 0,
-        )
-    except ValueError:
-        numbers = (0, 0, 0)
-    if not any(numbers):
+    numbers = list(former) if isinstance(former, tuple) else [0, 0, 0]
+    if value != "on":
+        idle, _, rest = value.partition(":")
+        interval, _, count = rest.partition(":")
+        parse_time = units.parse_time_sec
+        for n, (text, parse_one) in enumerate(
+            ((idle, parse_time), (interval, parse_time), (count, units.parse_number))
+        ):
+            if text:
+                try:
+                    numbers[n] = _as_int(parse_one(text))
+                except ValueError:
+                    numbers[n] = -1
+    if -1 in numbers or not any(numbers):
         raise errors.ConfError(f'invalid so_keepalive value: "{value}"')
-    idle_s, interval_s, probes = (min(number, _INT_MAX) for number in numbers)
+    idle_s, interval_s, probes = map(_for_kernel, numbers)
     return "keepalive", (idle_s, interval_s, probes)
 
 
-_VALUES: Final[dict[str, Callable[[str, str], tuple[str, Any]]]] = {
-    "fastopen": _number("fastopen", 0),
-    "backlog": _number("backlog", 1),
+_VALUES: Final[dict[str, Callable[[str, str, Given], tuple[str, Any]]]] = {
+    "fastopen": _number("fastopen", may_be_zero=True),
+    "backlog": _number("backlog", may_be_zero=False),
     "rcvbuf": _size("rcvbuf"),
     "sndbuf": _size("sndbuf"),
     "ipv6only": _ipv6only,

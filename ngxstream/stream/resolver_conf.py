@@ -20,13 +20,15 @@ class ResolverConf:
     """DNS servers and how to ask them.
 
     shape: `valid_s` replaces the TTLs of answers
-    where it is not None; `ipv4` and `ipv6` say which addresses are looked for.
+    where it is not None; `ipv4` and `ipv6` say which addresses are looked for; `hold_nx_ms` is for
+    how long an upstream keeps the addresses of a name that does not exist any more.
     """
 
     servers: tuple[inet.Addr, ...]
     valid_s: int | None = None
     ipv4: bool = True
     ipv6: bool = True
+    hold_nx_ms: int = 0
 
     def on(self, loop: Loop) -> resolver.Resolver:
         """Return the resolver that a worker has for this; equal directives share one."""
@@ -45,12 +47,18 @@ def parse(scope: Scope, st: Statement) -> ResolverConf:
     """
     servers: list[inet.Addr] = []
     valid_s = None
+    hold_nx_ms = 0
     families = {"ipv4": True, "ipv6": True}
     for word in st.args:
         name, equals, value = word.partition("=")
         if equals and name == "valid":
             try:
                 valid_s = units.parse_time_sec(value)
+            except ValueError:
+                raise errors.ConfError(f"invalid parameter: {word}") from None
+        elif equals and name == "hold_nx":
+            try:
+                hold_nx_ms = units.parse_time_msec(value)
             except ValueError:
                 raise errors.ConfError(f"invalid parameter: {word}") from None
         elif equals and name in families:
@@ -69,4 +77,4 @@ def parse(scope: Scope, st: Statement) -> ResolverConf:
         raise errors.ConfError('"ipv4" and "ipv6" cannot both be "off"')
     if not servers:
         raise errors.ConfError("no name servers defined")
-    return ResolverConf(tuple(servers), valid_s, families["ipv4"], families["ipv6"])
+    return ResolverConf(tuple(servers), valid_s, families["ipv4"], families["ipv6"], hold_nx_ms)

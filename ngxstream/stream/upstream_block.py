@@ -264,7 +264,7 @@ MODULE = StreamModule(
                          "[backup] [down] [resolve] [service=name]"),
         Directive("resolver", UPSTREAM, d.ONE_MORE, _resolver,
                   "DNS servers for the names of this group; else those of the stream block.",
-                  syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off]"),
+                  syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off] [hold_nx=time]"),
         Directive("resolver_timeout", UPSTREAM, d.TAKE1, d.msec("resolver_timeout"),
                   "How long a name of this group may take to resolve.", default="30s"),
     ),

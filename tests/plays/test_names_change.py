@@ -146,13 +146,14 @@ def wait_resolved(proxy: Proxy, kind: int = socket.SOCK_STREAM) -> None:
 def test_no_session_fails_while_addresses_come_and_go(
     ngxstream: ProxyFactory, backends: BackendFactory, tmp_path: Path, kind: int
 ) -> None:
-    """Addresses are added, removed, replaced, and all taken away; workers die and reload."""
+    """Addresses are added, removed, replaced, denied and held; workers die and reload."""
     is_udp = kind == socket.SOCK_DGRAM
     port = (four_udp(backends) if is_udp else four_tcp(backends))[0].port
     with Dnsmasq({"a.test": HOSTS[:1]}, folder=tmp_path, ttl=1) as dns:
         begun = time.monotonic()
         line = f"server a.test:{port} resolve;"
-        conf = CONF % (dns.text, line, " udp; proxy_responses 1" if is_udp else "")
+        held = f"{dns.text} hold_nx=1h"
+        conf = CONF % (held, line, " udp; proxy_responses 1" if is_udp else "")
         proxy = ngxstream(conf, expected=("exited on signal 9",))
         if not is_udp:
             wait_resolved(proxy)
@@ -203,6 +204,31 @@ def wait_resolved_udp(proxy: Proxy) -> None:
             return False
 
     wait_until(answers, PATIENCE, "the first answer")
+
+
+@pytest.mark.slow
+def test_a_name_that_is_gone_serves_nobody_until_it_is_back(
+    ngxstream: ProxyFactory, backends: BackendFactory, tmp_path: Path
+) -> None:
+    """The group is empty in all workers when the name does not exist, and full when it does."""
+    port = four_tcp(backends)[0].port
+    with Dnsmasq({"a.test": HOSTS[:1]}, folder=tmp_path, ttl=1) as dns:
+        proxy = ngxstream(CONF % (dns.text, f"server a.test:{port} resolve;", ""))
+        wait_resolved(proxy)
+        dns.update({})
+        proxy.wait_log(r"a\.test could not be resolved \(3: Host not found\)")
+        client = Traffic(proxy.address("main"), socket.SOCK_STREAM)
+
+        def served_by() -> str:
+            with contextlib.suppress(ConnectionResetError):
+                return client._session()[:1]
+            return ""
+
+        wait_until(lambda: not served_by(), PATIENCE, "a session without a server")
+        assert [""] * 20 == [served_by() for _ in range(20)]
+        proxy.wait_log(r"no live upstreams while connecting to upstream")
+        dns.update({"a.test": HOSTS[1:2]})
+        wait_until(lambda: served_by() == "2", PATIENCE, "a session with a server")
 
 
 @pytest.mark.slow

@@ -260,6 +260,50 @@ def test_sessions_are_resumed_unless_told_not_to(proxied, version: str) -> None:
     assert b"..." == b"".join(fetch(fresh) for _ in range(3))
 
 
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_groups_of_one_server_have_sessions_of_their_own(
+    proxy: Factory, ngxstream: Factory, world: World, version: str
+) -> None:
+    """A session made for one group is not resumed for another, though both name one address."""
+    backend = ngxstream(
+        "worker_processes 1; events {} stream { server { listen 127.0.0.1:@tls@ ssl; "
+        f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
+        'return "$ssl_session_reused"; } }'
+    )
+    groups = "".join(f"upstream u{n} {{ server 127.0.0.1:{backend.port('tls')}; }} " for n in "12")
+    servers = "".join(
+        f"server {{ listen 127.0.0.1:@in{n}@; proxy_pass u{n}; proxy_ssl on; "
+        f"proxy_ssl_protocols {version}; }} "
+        for n in "12"
+    )
+    program = proxy(f"worker_processes 1; events {{}} stream {{ {groups} {servers} }}")
+    order = ("in1", "in2", "in1", "in2")
+    assert b"..rr" == b"".join(fetch(program, name) for name in order)
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_session_made_without_verification_is_not_taken_where_it_is_wanted(
+    proxy: Factory, ngxstream: Factory, world: World, version: str
+) -> None:
+    """A server whose certificate nobody looked at is refused where somebody does."""
+    backend = ngxstream(
+        "worker_processes 1; events {} stream { server { listen 127.0.0.1:@tls@ ssl; "
+        f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
+        'return "$ssl_session_reused"; } }'
+    )
+    common = f"proxy_pass u; proxy_ssl on; proxy_ssl_name a.test; proxy_ssl_protocols {version};"
+    program = proxy(
+        "worker_processes 1; events {} stream { "
+        f"upstream u {{ server 127.0.0.1:{backend.port('tls')}; }} "
+        f"server {{ listen 127.0.0.1:@lax@; {common} }} "
+        f"server {{ listen 127.0.0.1:@strict@; {common} proxy_ssl_verify on; "
+        f"proxy_ssl_trusted_certificate {world.other_ca.cert}; }} }}"
+    )
+    assert b".r" == fetch(program, "lax") + fetch(program, "lax")
+    assert b"" == fetch(program, "strict")
+    assert "certificate verify error" in error_line(program, "upstream SSL certificate")
+
+
 @pytest.mark.parametrize("version", ["on", "v2"])
 def test_the_proxy_header_goes_before_tls(ngxstream: Factory, world: World, version: str) -> None:
     """The upstream server reads the client's address, then shakes hands."""

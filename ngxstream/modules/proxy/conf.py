@@ -86,12 +86,12 @@ def check(conf: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
 
 
 def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
+    d.size("buffer_size")(scope, module, st)
     if st.directive != "proxy_buffer_size":
         scope.warn(
             f'the "{st.directive}" directive is deprecated, '
             'use the "proxy_buffer_size" directive instead'
         )
-    d.size("buffer_size")(scope, module, st)
 
 
 def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:

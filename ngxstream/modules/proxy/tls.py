@@ -89,8 +89,10 @@ class Handshake:
             if identity[0]:
                 conf.certificates.use(transport.pointer, *identity, proxy.loop.now_ms)
         if conf.session_reuse:
-            # who shows another certificate, or asks for another name, is not the one resumed
-            key = transport.session_key = (proxy.peer_name, self.name, identity)
+            # groups have sessions of their own, as in nginx; who shows another certificate, or asks
+            # for another name, is not the one resumed
+            group = proxy.upstream.name
+            key = transport.session_key = (group, proxy.peer_name, self.name, identity)
             session = conf.context.sessions.get(key)
             if session is not None:
                 transport.connection.session = session

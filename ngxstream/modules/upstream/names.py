@@ -9,14 +9,17 @@ Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_
    whether it is due; the first that finds it so claims it for as long as a lookup may take. A
    worker that dies leaves nothing but a claim that runs out.
 3. A lookup that fails changes nothing: the last addresses stay in use, and so do those of a
-   service's target that cannot be found while the service still names it. (nginx empties the
-   group when the name does not exist.)
+   service's target that could not be looked up while the service still names it.
+4. A name that does not exist, or has no addresses, takes its addresses away, as in nginx: an
+   address whose name is gone may be another tenant's by now. `resolver … hold_nx=TIME` keeps them
+   for that long after the first such answer.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ngxstream.core import errors, inet, log, shm
@@ -57,7 +60,8 @@ class Group(Protocol):
 class Entry(NamedTuple):
     """One address a name stands for.
 
-    shape: port, weight and server are a service's, else 0, 1 and ""; row is the zone's
+    shape: port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms
+    is when its name was first said not to exist (CLOCK_MONOTONIC), 0 for never
     """
 
     family: int
@@ -67,6 +71,7 @@ class Entry(NamedTuple):
     backup: bool
     server: str
     row: int
+    denied_ms: int = 0
 
 
 class Record:
@@ -173,9 +178,9 @@ class Name:
     def attach(self, entries: list[Entry]) -> list[Entry]:
         """Give each address a row of the zone, and drop those there is no room for."""
         attached = []
-        for entry in entries:
+        for (_, nth), entry in _numbered(entries).items():
             plain = self.plain_peer(entry)
-            key = f"{self.key}\0{plain.server}\0{plain.name}"
+            key = f"{self.key}\0{plain.server}\0{plain.name}" + (f"\0{nth}" if nth else "")
             try:
                 peer = self.group.table.attach(
                     plain, key.encode("utf-8", "surrogateescape"), pin=True
@@ -256,37 +261,51 @@ class Name:
             self.log_error(
                 f"{what} could not be resolved ({answer.code}: {dns.strerror(answer.code)})"
             )
-            if answer.code != dns.NXDOMAIN:
-                next_ms = retry_ms
-        else:
-            self.publish(answer)
+        if answer.code in (0, dns.NXDOMAIN):
+            held_ms = self.publish(answer)
+            if held_ms:
+                next_ms = min(next_ms, max(held_ms, SPARE_MS))
             if any(code != dns.NXDOMAIN for _, code in answer.failed):
                 next_ms = min(next_ms, retry_ms)
+        else:
+            next_ms = retry_ms
         self.record.cells[TRIED] += 1
         self.free_claim(now + next_ms)
         self.arm(now + next_ms)
 
-    def publish(self, answer: Answer) -> None:
-        """Write down what the name stands for now: what stays keeps its place and its row."""
+    def publish(self, answer: Answer) -> int:
+        """Write down what the name stands for now: what stays keeps its place and its row.
+
+        Returns: for how many ms more something is held whose name does not exist, 0 for nothing.
+        """
         with self.group.table.zone.lock:
             before = self.record.read()
-        found = {_identity(entry): entry for entry in self.entries(answer.addresses)}
-        missing = {target for target, _ in answer.failed}
+        found = _numbered(self.entries(answer.addresses))
+        unknown = {target for target, code in answer.failed if code != dns.NXDOMAIN}
+        denied = {target for target, code in answer.failed if code == dns.NXDOMAIN}
+        now, hold_ms = self.loop.now_ms, self.group.conf.resolver.hold_nx_ms
+        left_ms = 0
         after = []
-        for entry in before:
-            known = found.pop(_identity(entry), None)
+        for key, entry in _numbered(before).items():
+            known = found.pop(key, None)
             if known is not None:
                 after.append(known._replace(row=entry.row))
-            elif entry.server and entry.server in missing:
+            elif entry.server and entry.server in unknown:
                 after.append(entry)
+            elif entry.server in denied or (answer.code and not answer.failed):
+                since_ms = entry.denied_ms or now
+                if now - since_ms < hold_ms:
+                    after.append(entry._replace(denied_ms=since_ms))
+                    left_ms = max(left_ms, since_ms + hold_ms - now)
         after.extend(found.values())
         if after == before:
-            return
+            return left_ms
         after = self.attach(after)
         with self.group.table.zone.lock:
             self.record.write(after)
         for row in {entry.row for entry in before} - {entry.row for entry in after}:
             self.group.table.release(row)
+        return left_ms
 
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
         """Return the addresses of an answer as they are written down.
@@ -332,3 +351,14 @@ class Name:
 
 def _identity(entry: Entry) -> tuple[Any, ...]:
     return entry.family, entry.host, entry.port, entry.backup, entry.server
+
+
+def _numbered(entries: list[Entry]) -> dict[tuple[Any, int], Entry]:
+    """Tell entries that look alike by their order: two records of one address are two servers."""
+    count: Counter[Any] = Counter()
+    numbered = {}
+    for entry in entries:
+        identity = _identity(entry)
+        numbered[identity, count[identity]] = entry
+        count[identity] += 1
+    return numbered

@@ -39,3 +39,36 @@ def test_blocks_that_do_not_belong_to_main_are_not_skipped(ngxstream: ProxyFacto
     verdict = ngxstream("events {} stream { http { } }", start=False).test()
     assert 1 == verdict.code
     assert 'ngxstream: [emerg] "http" directive is not allowed here' in said(verdict)
+
+
+REFUSED = 'ngxstream: [emerg] "stream" directive is not allowed here'
+
+
+@pytest.mark.parametrize("where", ["{}", "server {{ {} }}", "server {{ location / {{ {} }} }}"])
+def test_a_stream_block_inside_of_http_is_refused(where: str, ngxstream: ProxyFactory) -> None:
+    """A stream block that would serve nothing is no part of what is skipped."""
+    text = f"events {{}} http {{ {where.format(STREAM)} }}"
+    verdict = ngxstream(text, start=False).test()
+    assert (1, REFUSED) == (verdict.code, said(verdict)[0])
+
+
+def test_a_stream_block_in_a_file_that_http_includes_is_refused(ngxstream: ProxyFactory) -> None:
+    """The slip of conf.d is found, and the message names the file; a cycle of files ends."""
+    conf = "events {} http { include mime.types; include conf.d/*.conf; }"
+    program = ngxstream(conf, start=False)
+    folder = program.conf_file.parent / "conf.d"
+    folder.mkdir()
+    (folder / "a.conf").write_text("server { access_log /x/stream; include conf.d/a.conf; }")
+    (folder / "b.conf").write_text("# first\nstream { server { listen 9; return x; } }")
+    verdict = program.test()
+    place = f" in {folder}/b.conf:2"
+    assert (1, REFUSED + place) == (verdict.code, verdict.stderr.splitlines()[0])
+    (folder / "b.conf").unlink()
+    assert 0 == program.test().code
+
+
+def test_who_starts_without_a_stream_block_is_warned(ngxstream: ProxyFactory) -> None:
+    """Nothing is served, and the log says so."""
+    program = ngxstream("events {}")
+    said = 'no "stream" block in configuration, nothing is served'
+    assert any("[warn]" in line and line.endswith(said) for line in program.error_log())

@@ -73,6 +73,14 @@ def test_percents_are_read_in_hundredths(hundredths: int) -> None:
     assert hundredths == parse_percent(f"{hundredths // 100}.{hundredths % 100:02d}%")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("42949673%", 4), ("42949672.96%", 0), ("42949772.96%", 10_000)]
+)
+def test_a_share_is_kept_in_32_bits(text: str, expected: int) -> None:
+    """Of a share that is too large nginx keeps the lowest 32 bits."""
+    assert expected == parse_percent(text)
+
+
 @pytest.mark.parametrize("item", ["5%", "5% a b", "*"])
 def test_an_item_has_one_value(item: str) -> None:
     """A share without a value, or with two, is refused."""

@@ -213,7 +213,7 @@ REFUSED: list[tuple[str, Callable[[int], str]]] = [
         lambda taken: EVENTS + "stream { server { listen 127.0.0.1; limit_conn z 1; return x; } }",
     ),
     ("address", lambda taken: EVENTS + stream("127.0.0.1", "203.0.113.9:1", "127.0.0.2 udp")),
-    ("pid file", lambda taken: "pid /no/such/folder/p; " + EVENTS),
+    ("pid file", lambda taken: "pid /no/such/folder/p; " + EVENTS + stream("127.0.0.1")),
 ]
 
 
@@ -245,6 +245,17 @@ def test_a_new_pid_file_replaces_the_old_one(world: World) -> None:
     assert world.reload(first, text) is not None
     assert f"{os.getpid()}\n" == (world.folder / "q.pid").read_text()
     assert not (world.folder / "p.pid").exists()
+
+
+def test_a_pid_file_that_is_spelled_another_way_stays(world: World) -> None:
+    """A reload that names the same file through a link removes nothing."""
+    first = world.build(HEAD + EVENTS)
+    path = world.folder / "p.pid"
+    path.write_text(f"{os.getpid()}\n")
+    (world.folder / "link").symlink_to(world.folder)
+    second = world.reload(first, HEAD.replace("@@/p.pid", "@@/link/p.pid") + EVENTS)
+    assert second is not None
+    assert f"{os.getpid()}\n" == path.read_text()
 
 
 def test_an_abandoned_reload_takes_its_pid_file_back(world: World) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ngxstream.conf import builder, directive, reader
 from ngxstream.core import errors, ip
-from ngxstream.process import directives, elsewhere
+from ngxstream.process import directives, elsewhere, options
 from tests.support import tools
 
 
@@ -87,6 +87,7 @@ def test_nothing_said_is_nginx_s_default() -> None:
         ("worker_processes auto;", "worker_processes", os.sysconf("SC_NPROCESSORS_ONLN")),
         ("worker_priority -10;", "worker_priority", -10),
         ("worker_priority +10;", "worker_priority", 10),
+        ("worker_priority 0; worker_priority 5;", "worker_priority", 5),
         ("worker_rlimit_nofile 100;", "worker_rlimit_nofile", 100),
         ("worker_rlimit_core 1g;", "worker_rlimit_core", 1 << 30),
         ("worker_shutdown_timeout 1m;", "worker_shutdown_timeout", 60_000),
@@ -95,6 +96,8 @@ def test_nothing_said_is_nginx_s_default() -> None:
         ("debug_points abort;", "debug_points", "abort"),
         ("pid logs/x.pid;", "pid", "/p/logs/x.pid"),
         ("pid /x.pid;", "pid", "/x.pid"),
+        ('pid "";', "pid", options.PID_PATH),
+        ('lock_file "";', "lock_file", options.LOCK_PATH),
         ("lock_file logs/l;", "lock_file", "/p/logs/l"),
         ("env A; env B=c;", "env", ("A", "B=c")),
     ],

@@ -71,6 +71,9 @@ def test_signals_are_known_by_name(name: str) -> None:
     assert name == read("-s", name).signal
 
 
+NO_LONG_OPTIONS = 'ngxstream: "--help": there are no long options, see ngxstream -h'
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -85,6 +88,7 @@ def test_signals_are_known_by_name(name: str) -> None:
         (["-c"], 'option "-c" requires file name'),
         (["-g"], 'option "-g" requires parameter'),
         (["-ts"], 'option "-s" requires parameter'),
+        (["--help"], f'invalid option: "-"\n{NO_LONG_OPTIONS}'),
     ],
 )
 def test_what_is_wrong_is_said_in_nginx_s_words(words: list[str], message: str) -> None:

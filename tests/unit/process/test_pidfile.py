@@ -172,11 +172,29 @@ def test_a_signal_to_nobody_is_an_alert() -> None:
 def test_removing_tells_what_went_wrong(tmp_path: Path) -> None:
     """A file that somebody else has removed is an errno, not an exception."""
     path = tmp_path / "pid"
-    path.write_text("1\n")
+    pidfile.create(str(path), os.getpid())
     assert pidfile.remove(str(path)) is None
     error = pidfile.remove(str(path))
     assert error is not None
     assert 2 == error.errno
+
+
+@pytest.mark.parametrize("text", ["", "1\n", "127.0.0.1 localhost\n"])
+def test_a_file_that_is_not_this_process_s_is_not_removed(tmp_path: Path, text: str) -> None:
+    """Another master's number, or no number at all, stays where it is."""
+    path = tmp_path / "pid"
+    path.write_text(text)
+    assert pidfile.remove(str(path)) is None
+    assert text == path.read_text()
+
+
+def test_a_device_is_not_removed(tmp_path: Path) -> None:
+    """What is no file, as in `pid /dev/null;`, stays (a pipe needs no root to be made)."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    pidfile.create(str(path), os.getpid())
+    assert pidfile.remove(str(path)) is None
+    assert path.exists()
 
 
 def test_a_process_began_after_the_machine() -> None:

@@ -33,9 +33,17 @@ def test_options() -> None:
 
 
 def test_defaults() -> None:
-    """The answers' own times and both families."""
+    """The answers' own times, both families, and nothing held whose name is gone."""
     found = conf("127.0.0.1")
     assert (None, True, True) == (found.valid_s, found.ipv4, found.ipv6)
+    assert 0 == found.hold_nx_ms
+
+
+def test_a_time_to_hold() -> None:
+    """hold_nx is a time; what is none is refused by its word."""
+    assert 90_500 == conf("127.0.0.1 hold_nx=1m30s500ms").hold_nx_ms
+    built = hall.build("stream { resolver 127.0.0.1 hold_nx=soon; }")
+    assert f"invalid parameter: hold_nx=soon in {hall.CONF}:1" == built.error
 
 
 def test_a_name_is_resolved_when_it_is_read() -> None:

@@ -35,13 +35,17 @@ class Lab:
     """A configuration with an upstream of names, a DNS server, and a worker's loop."""
 
     def __init__(self, loop: Loop, clock: MovingClock, lines: str, *, old: Lab | None = None,
-                 outer: str = "", dns_server: ScriptedDns | None = None) -> None:
-        """shape: lines are the inside of the upstream; `old` is the configuration before this."""
+                 outer: str = "", options: str = "",
+                 dns_server: ScriptedDns | None = None) -> None:
+        """shape: lines are the inside of the upstream; `old` is the configuration before this;
+        options are more words of the resolver directive.
+        """
         self.loop = loop
         self.clock = clock
         self.dns = dns_server or (old.dns if old is not None else ScriptedDns())
         self.built: Built = build(
-            f"stream {{ resolver {self.dns.text} ipv6=off; {outer} upstream u {{ {lines} }} }}"
+            f"stream {{ resolver {self.dns.text} ipv6=off {options}; {outer} "
+            f"upstream u {{ {lines} }} }}"
         )
         assert self.built.conf is not None, self.built.error
         self.built.zones.build(None if old is None else old.built.zones)
@@ -354,10 +358,10 @@ def test_every_method_balances_over_names(lab: Make, method: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(2, "Server failure"), (3, "Host not found"), (5, "Operation refused")],
+    [(2, "Server failure"), (5, "Operation refused")],
 )
 def test_a_failed_lookup_keeps_the_last_addresses(lab: Make, code: int, text: str) -> None:
-    """Also when the name is said not to exist: a group is never emptied by its DNS server."""
+    """A failure says nothing about the name: a group is not emptied by it."""
     one = lab(LINE)
     one.know(a("192.0.2.1", 1))
     one.start()
@@ -369,6 +373,55 @@ def test_a_failed_lookup_keeps_the_last_addresses(lab: Make, code: int, text: st
     one.know(a("192.0.2.2", 1))
     one.ask(31_000)
     assert ["192.0.2.2:53"] == one.servers()
+
+
+@pytest.mark.parametrize("rcode", [0, 3], ids=["no records", "no name"])
+def test_a_name_that_is_gone_takes_its_addresses_away(lab: Make, rcode: int) -> None:
+    """An address whose name does not exist any more may be another tenant's."""
+    one = lab(LINE + "server 192.0.2.99:53;")
+    one.know(a("192.0.2.1", 1))
+    one.start()
+    one.ask()
+    assert ["192.0.2.99:53", "192.0.2.1:53"] == one.servers()
+    one.dns.script = lambda query: [respond(query, rcode=rcode)]
+    one.ask(2000)
+    assert ["192.0.2.99:53"] == one.servers()
+    assert ["a.test could not be resolved (3: Host not found)"] == one.errors
+    one.know(a("192.0.2.2", 1))
+    one.ask(12_000)
+    assert ["192.0.2.99:53", "192.0.2.2:53"] == one.servers()
+
+
+def test_a_name_that_is_gone_may_be_held_for_a_while(lab: Make) -> None:
+    """hold_nx counts from the first answer that denies the name; a failure in between is none."""
+    one = lab(LINE, options="hold_nx=30s")
+    one.know(a("192.0.2.1", 1))
+    one.start()
+    one.ask()
+    one.dns.script = lambda query: [respond(query, rcode=3)]
+    one.ask(2000)
+    one.ask(12_000)
+    assert ["192.0.2.1:53"] == one.servers()
+    one.ask(12_000)
+    assert ["192.0.2.1:53"] == one.servers()
+    one.ask(7_000)
+    assert [] == one.servers()
+
+
+def test_a_held_name_that_is_there_again_is_held_anew(lab: Make) -> None:
+    """An answer with the address ends the time that counts against it."""
+    one = lab(LINE, options="hold_nx=15s")
+    one.know(a("192.0.2.1", 1))
+    one.start()
+    one.ask()
+    one.know()
+    one.ask(2000)
+    one.know(a("192.0.2.1", 1))
+    one.ask(12_000)
+    one.know()
+    one.ask(2000)
+    one.ask(12_000)
+    assert ["192.0.2.1:53"] == one.servers()
 
 
 def test_a_silent_server_keeps_the_last_addresses(lab: Make) -> None:
@@ -518,34 +571,78 @@ def test_changed_weights_and_priorities_are_taken(lab: Make) -> None:
     assert (7, 7, row) == (peer.weight, peer.effective_weight, peer.row)
 
 
-def test_a_target_that_cannot_be_found_keeps_its_last_addresses(lab: Make) -> None:
-    """As long as the service names it."""
+def test_a_target_that_cannot_be_looked_up_keeps_its_last_addresses(lab: Make) -> None:
+    """As long as the service names it, and the answer is a failure."""
     one = lab(SERVICE)
+    records = (srv(10, 5, 5301, "a.test"), srv(10, 5, 5302, "b.test"))
+    one.know(*records, a("192.0.2.1", 1), a("192.0.2.2", 1, "b.test"))
+    one.start()
+    one.ask()
+    known = table((*records, a("192.0.2.9", 1)))
+    one.dns.script = lambda query: (
+        [respond(query, rcode=2)] if query.name == "b.test" else known(query)
+    )
+    one.ask(2000)
+    assert ["192.0.2.2:5302", "192.0.2.9:5301"] == one.servers()
+    assert [
+        "b.test could not be resolved (2: Server failure) while resolving service dns of test"
+    ] == one.errors
+    one.know(srv(10, 5, 5301, "a.test"), a("192.0.2.9", 1))
+    one.ask(31_000)
+    assert ["192.0.2.9:5301"] == one.servers()
+
+
+@pytest.mark.parametrize(("options", "kept"), [("", []), ("hold_nx=1m", ["192.0.2.2:5302"])])
+def test_a_target_that_is_gone_takes_its_addresses_away(
+    lab: Make, options: str, kept: list[str]
+) -> None:
+    """A target that the service names and that does not exist is no server, unless it is held."""
+    one = lab(SERVICE, options=options)
     one.know(srv(10, 5, 5301, "a.test"), srv(10, 5, 5302, "b.test"),
              a("192.0.2.1", 1), a("192.0.2.2", 1, "b.test"))
     one.start()
     one.ask()
     one.know(srv(10, 5, 5301, "a.test"), srv(10, 5, 5302, "b.test"), a("192.0.2.9", 1))
     one.ask(2000)
-    assert ["192.0.2.2:5302", "192.0.2.9:5301"] == one.servers()
+    assert [*kept, "192.0.2.9:5301"] == one.servers()
     assert [
         "b.test could not be resolved (3: Host not found) while resolving service dns of test"
     ] == one.errors
-    one.know(srv(10, 5, 5301, "a.test"), a("192.0.2.9", 1))
-    one.ask(2000)
-    assert ["192.0.2.9:5301"] == one.servers()
 
 
-def test_a_service_that_is_gone_keeps_its_last_servers(lab: Make) -> None:
-    """NXDOMAIN for the service is a failed lookup."""
-    one = lab(SERVICE)
+@pytest.mark.parametrize(("options", "kept"), [("", []), ("hold_nx=1m", ["192.0.2.1:5301"])])
+def test_a_service_that_is_gone_takes_its_servers_away(
+    lab: Make, options: str, kept: list[str]
+) -> None:
+    """NXDOMAIN for the service empties the group, unless it is held."""
+    one = lab(SERVICE, options=options)
     one.know(srv(10, 5, 5301, "a.test"), a("192.0.2.1", 1))
     one.start()
     one.ask()
     one.know()
     one.ask(2000)
-    assert ["192.0.2.1:5301"] == one.servers()
+    assert kept == one.servers()
     assert ["service dns of test could not be resolved (3: Host not found)"] == one.errors
+
+
+def test_two_records_of_one_address_are_two_servers(lab: Make) -> None:
+    """Targets that share an address, and one target with two weights, count apart."""
+    one = lab(SERVICE)
+    one.know(srv(10, 1, 53, "a.test"), srv(10, 2, 53, "b.test"), srv(10, 3, 53, "a.test"),
+             a("192.0.2.1", 1), a("192.0.2.1", 1, "b.test"))
+    one.start()
+    one.ask()
+    assert ["192.0.2.1:53"] * 3 == one.servers()
+    peers: Any = one.group.tier.peers
+    assert [1, 2, 3] == sorted(peer.weight for peer in peers)
+    assert 3 == len({peer.row for peer in peers})
+    rows = {peer.row for peer in peers}
+    one.know(srv(10, 2, 53, "b.test"), srv(10, 4, 53, "a.test"),
+             a("192.0.2.1", 1), a("192.0.2.1", 1, "b.test"))
+    one.ask(2000)
+    after: Any = [one.servers(), one.group.tier.peers]
+    assert [2, 4] == sorted(peer.weight for peer in after[1])
+    assert {peer.row for peer in after[1]} < rows
 
 
 # -- several workers, several configurations ---------------------------------------------------
