@@ -24,7 +24,7 @@ LOGS: Final = "pid logs/pid; error_log logs/error.log info; "
 OLDER: Final = (
     (re.compile(r'the invalid ("[^"]*") parameter'), r"invalid parameter \1"),
     (re.compile(r".*could not build optimal variables_hash.*\n"), ""),
-    (re.compile(r".*-N prints what is needed.*\n"), ""),  # ours alone
+    (re.compile(r".*(?:cannot work on this host|-N prints what is needed).*\n"), ""),  # ours alone
 )
 # It compares listen directives in an order of its own, and knows no resolver of an upstream and no
 # headers in front of datagrams: its first complaint is not ours.
@@ -32,6 +32,7 @@ NOT_COMPARED: Final = (
     re.compile(r'duplicate "\S+" address and port pair'),
     re.compile(r'invalid parameter "deferred"'),
     re.compile(r'"resolver\w*" directive is not allowed here'),
+    re.compile(r'unknown directive "proxy"'),  # of mail, a module of its own there
     re.compile(r'"proxy_protocol" parameter is incompatible with "udp"'),
 )
 
