@@ -69,10 +69,11 @@ def spell(raw: bytes, *, parameter: bool = False) -> Spelled:
 class _Spelling:
     """A text being spelled."""
 
-    __slots__ = ("items", "line", "parts", "tokens")
+    __slots__ = ("items", "line", "lua", "parts", "tokens")
 
     def __init__(self, text: tokens.Tokens) -> None:
         self.tokens = text
+        self.lua = not text.parameter  # whether to look for Lua blocks
         self.parts: list[bytes] = []
         self.items: list[Word | List | End] = []
         self.line = 1  # that of the end of parts
@@ -93,9 +94,9 @@ class _Spelling:
         end = text.read()
         self.words()
         self.go_to(text.line)
-        if end == b"{" and _LUA in text.words[0].raw:
+        if end == b"{" and self.lua and text.words[0].raw.endswith(_LUA):
             end = self.code()
-        self.parts.append(end)
+        self.parts.append(b" {" if end == b"{" else end)  # to crossplane, `$` and `{` are one word
         return bool(end)
 
     def words(self) -> None:
@@ -117,7 +118,8 @@ class _Spelling:
         """Spell the code of a Lua block as one more word; return what ends the statement."""
         text = self.tokens
         end = lua.end_of_block(text.text, text.pos)
-        if end < 0 or text.parameter or not text.words[0].raw.endswith(_LUA):
+        if end < 0:
+            self.lua = False  # the braces of this file are wrong; one look to its end is enough
             return b"{"
         self.refer(Word(tokens.text_of(text.take_to(end)), False))
         text.take_to(end + 1)

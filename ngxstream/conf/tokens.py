@@ -75,7 +75,7 @@ class Tokens:
         "pos",           # int: the first byte not read
         "text",          # bytes
         "words",         # list[Word]: of the statement that read() returned from
-        "_looked",       # int: from no place up to here on stand MIN_LINES plain lines
+        "_looked",       # int: before this place it is not worth looking for plain lines
         "_plain",        # list[str]: lines of plain bytes, the last one cut off at _plain_end
         "_plain_at",     # int: where the line _plain_first begins, or what is left of it
         "_plain_end",    # int: no plain byte stands here
@@ -88,7 +88,7 @@ class Tokens:
         self.pos = 0
         self.line = 1
         self.words: list[Word] = []
-        self._looked = -1
+        self._looked = 0
         self._plain: list[str] = []
         self._plain_at = self._plain_end = self._plain_first = 0
 
@@ -137,7 +137,7 @@ class Tokens:
             The words of each, none for a blank line, if there are MIN_LINES or more; otherwise
             nothing, and nothing is taken.
         """
-        if self.pos <= self._looked or self.parameter:
+        if self.pos < self._looked or self.parameter:
             return []
         lines, first = self._plain_lines()
         taken = []
@@ -157,7 +157,7 @@ class Tokens:
             taken.append(words)
         end = self.pos + len(taken) + sum(map(len, lines[first:first + len(taken)]))
         if len(taken) < MIN_LINES:
-            self._looked = end
+            self._looked = end + len(lines[first + len(taken)])
             return []
         self.pos = end
         self.line += len(taken)
