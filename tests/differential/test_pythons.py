@@ -1,7 +1,6 @@
 """Every CPython that is installed reads configurations and matches patterns like this one.
 
-Debian 12's is 3.11.2, whose re goes wrong where the body of a possessive repeat fails half-way;
-others have faults of their own.
+Debian 12's is 3.11.2, whose re goes wrong where the body of a possessive repeat fails half-way.
 """
 
 import json
