@@ -1,8 +1,8 @@
 """Configuration text to a tree of statements, with nginx's complaint where the text stops making
 sense (ngx_conf_file.c ngx_conf_parse, ngx_conf_include).
 
-One pass over the tokens of `crossplane.lex` builds the tree; conf/normalize.py has made sure those
-are nginx's tokens. The law of the pass:
+One pass over the tokens of `crossplane.lex` builds the tree; conf/spelling.py has made sure that
+those are nginx's tokens. The law of the pass:
 
 1. A statement is one word or more, then `;` or a block; the line it is reported at is that of its
    `;` or `{`.
@@ -22,7 +22,7 @@ import crossplane
 import crossplane.errors
 
 from ngxstream.conf import files as conf_files
-from ngxstream.conf import normalize
+from ngxstream.conf import spelling
 from ngxstream.core import errors
 
 _OTHERS_BLOCKS: Final = ("http", "mail")
@@ -124,7 +124,7 @@ def read_text(text: str, *, conf_prefix: str = "",
     reading = _Reading(conf_prefix, files or conf_files.Disk())
     raw = text.encode("utf-8", "surrogateescape")
     main = ConfFile(errors.COMMAND_LINE, raw, [])
-    reading.statements(main, literal=False)
+    _Parse(reading, main, literal=False).run(raw)
     return Source(main, list(reading.opened.values()))
 
 
@@ -165,7 +165,7 @@ class _Reading:
         else:
             found = ConfFile(path, opened.raw, [])
         self.path.append(path)
-        self.statements(found, literal)
+        _Parse(self, found, literal).run(found.raw)
         self.path.pop()
         self.read[path, literal] = found
         return found
@@ -179,18 +179,6 @@ class _Reading:
             raise error from None
         except OSError as e:
             raise errors.ConfError(f'open() "{path}" failed', errno=e) from None
-
-    def statements(self, file: ConfFile, literal: bool) -> None:
-        """Fill in the statements of a file whose bytes are known."""
-        on_command_line = file.path == errors.COMMAND_LINE
-        for lift in (True, False):
-            try:
-                text = normalize.normalize(file.raw, limit=not on_command_line, lift=lift)
-                _Parse(self, file.path, text, literal, on_command_line).run(file.statements)
-            except normalize.MisplacedRunError:
-                file.statements.clear()
-            else:
-                break
 
     def include(self, st: Statement, literal: bool) -> errors.ConfError | None:
         """Open what an include names; return what went wrong. source: ngx_conf_include"""
@@ -215,94 +203,82 @@ class _Reading:
 class _Parse:
     """The pass over the tokens of one file."""
 
-    __slots__ = ("file", "literal", "on_command_line", "others", "reading", "stack", "text", "top")
+    __slots__ = ("file", "items", "literal", "on_command_line", "others", "reading", "stack", "top")
 
-    def __init__(self, reading: _Reading, file: str, text: normalize.Normal, literal: bool,
-                 on_command_line: bool) -> None:
+    def __init__(self, reading: _Reading, file: ConfFile, literal: bool) -> None:
         self.reading = reading
-        self.file = file
-        self.text = text
+        self.file = file.path
+        self.top = file.statements
         self.literal = literal
-        self.on_command_line = on_command_line
+        self.on_command_line = file.path == errors.COMMAND_LINE
         self.stack: list[Statement] = []  # the blocks now open, outermost first
         self.others = 0                   # how many of them are inside http or mail
 
-    def run(self, top: list[Statement]) -> None:
-        """Read the whole file. shape: top receives its statements"""
-        self.top = top
-        tokens = _lex(self.text.text)
+    def run(self, raw: bytes) -> None:
+        """Read the whole file."""
+        text, self.items = spelling.spell(raw, parameter=self.on_command_line)
+        lexed = _lex(text)
         try:
-            self._run(tokens)
+            self._run(lexed)
         except crossplane.errors.NgxParserSyntaxError as e:
-            # the one thing crossplane may still find: a } where no block is open
+            # the one thing that crossplane is left to find: a } where no block is open
             self._fault('unexpected "}"', e.lineno)
         finally:
-            tokens.close()
+            lexed.close()
 
-    def _run(self, tokens: Iterator[tuple[str, int, bool]]) -> None:
-        file = self.file
+    def _run(self, lexed: Iterator[tuple[str, int, bool]]) -> None:
         block = self.top
         words: list[str] = []
         quoted: list[bool] = []
         start = 0
-        lifted = False
-        literal = normalize.literal
-        on_command_line = self.on_command_line
-        for token, line, is_quoted in tokens:
+        for token, line, is_quoted in lexed:
             if is_quoted or token not in _PUNCTUATION:
                 if not words:
                     start = line
-                if token.isascii():
+                if not token.startswith(spelling.MARK):
                     words.append(token)
-                elif token[0] == normalize.END:
-                    self._end(words)
-                    return
-                elif token[0] == normalize.RUN:
-                    if words:
-                        raise normalize.MisplacedRunError
-                    self._lifted(block, self.text.lifted[int(token[1:])], line)
-                    lifted = True
+                    quoted.append(is_quoted)
                     continue
-                elif token[0] == normalize.LUA:
-                    if not words or not words[0].endswith("_by_lua_block"):
-                        raise normalize.MisplacedRunError
-                    words.append(literal(self.text.lifted[int(token[1:])], escapes=False))
+                item = self.items[int(token[1:])]
+                if isinstance(item, spelling.Word):
+                    words.append(item.text)
+                    quoted.append(item.quoted)
+                elif isinstance(item, spelling.List):
+                    self._list(block, *item)
                 else:
-                    words.append(literal(token))
-                quoted.append(is_quoted)
-                continue
-
-            if token == "}" and not words:
+                    self._end(item)
+                    return
+            elif token == "}":
                 block = self._close(line)
-                continue
-            if lifted:
-                lifted = False  # the ; that stands for those of the run
-                continue
-            if not words or token == "}":
-                self._fault(f'unexpected "{token}"', line)
-                return
+            elif words:
+                lines = (0, 0) if self.on_command_line else (line, start)
+                st = Statement(words[0], words[1:], quoted, self.file, *lines)
+                words = []
+                quoted = []
+                if not self._add(st, block, token == "{"):
+                    return
+                if st.block is not None:
+                    block = st.block
+            # else it is the ; behind a list
 
-            if on_command_line:
-                st = Statement(words[0], words[1:], quoted, file, 0, 0)
-            else:
-                st = Statement(words[0], words[1:], quoted, file, line, start)
-            words = []
-            quoted = []
-            if token == "{":
-                if on_command_line:
-                    self._fault("block directives are not supported in -g option", line)
-                    return
-                block.append(st)
-                block = st.block = []
-                self.stack.append(st)
-                self.others += st.directive in _OTHERS_BLOCKS
-                continue
+    def _add(self, st: Statement, block: list[Statement], opens: bool) -> bool:
+        """Add a statement to the block it stands in; return whether to read on."""
+        if opens:
+            if self.on_command_line:
+                self._fault("block directives are not supported in -g option", 0)
+                return False
             block.append(st)
-            if st.directive == "include" and len(st.args) == 1 and not self.others:
-                error = self.reading.include(st, self._is_literal())
-                if error is not None:
-                    block.append(Fault(error))
-                    return
+            st.block = []
+            self.stack.append(st)
+            self.others += st.directive in _OTHERS_BLOCKS
+            return True
+        block.append(st)
+        if st.directive == "include" and len(st.args) == 1 and not self.others:
+            error = self.reading.include(st, self._is_literal())
+            if error is not None:
+                block.append(Fault(error))
+                return False
+        return True
 
     def _is_literal(self) -> bool:
         """Whether includes here are names, as in a geo block. source: ngx_stream_geo_include"""
@@ -320,33 +296,32 @@ class _Parse:
         self.others -= st.directive in _OTHERS_BLOCKS
         return self._block()
 
-    def _lifted(self, block: list[Statement], run: str, line: int) -> None:
-        """Add the statements of a run of plain lines, one to a line."""
+    def _list(self, block: list[Statement], line: int, lines: list[list[str]]) -> None:
+        """Add the statements of a long list, one to a line."""
         file = self.file
-        unquoted = [[False] * count for count in range(5)]
-        for text in run.splitlines():
-            words = text.rstrip(" \t").removesuffix(";").split()
-            block.append(Statement(words[0], words[1:], unquoted[len(words)], file, line, line))
+        unquoted: dict[int, list[bool]] = {}
+        for words in lines:
+            if words:
+                count = len(words)
+                flags = unquoted.get(count)
+                if flags is None:
+                    flags = unquoted[count] = [False] * count
+                block.append(Statement(words.pop(0), words, flags, file, line, line))
             line += 1
 
-    def _end(self, words: list[str]) -> None:
-        """Judge how the text ended. shape: words is what waits for its terminator"""
-        line = self.text.end_line
-        if self.text.fault is not None:
-            self._fault(self.text.fault, line)
-        elif words and self.on_command_line:
-            self._fault('unexpected end of parameter, expecting ";"', line)
-        elif words:
-            self._fault('unexpected end of file, expecting ";" or "}"', line)
+    def _end(self, end: spelling.End) -> None:
+        """Judge how the text ended."""
+        if end.fault is not None:
+            self._fault(end.fault, end.line)
         elif self.stack:
-            self._fault('unexpected end of file, expecting "}"', line)
+            self._fault('unexpected end of file, expecting "}"', end.line)
 
     def _fault(self, message: str, line: int) -> None:
         error = errors.ConfError(message, self.file, None if self.on_command_line else line)
         self._block().append(Fault(error))
 
 
-def _lex(text: str) -> Generator[tuple[str, int, bool], None, None]:
+def _lex(text: bytes) -> Generator[tuple[str, int, bool], None, None]:
     """Return crossplane's tokens of a text: the token, the line it begins in, whether quoted.
 
     crossplane opens what it lexes by itself, and takes whatever open() takes; a descriptor of
@@ -354,6 +329,6 @@ def _lex(text: str) -> Generator[tuple[str, int, bool], None, None]:
     """
     fd = os.memfd_create("configuration", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
-        file.write(text.encode())
+        file.write(text)
     os.lseek(fd, 0, os.SEEK_SET)
     yield from crossplane.lex(fd)

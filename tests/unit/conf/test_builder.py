@@ -2,6 +2,10 @@
 
 import pytest
 
+from ngxstream.conf import builder, files, reader
+from ngxstream.conf import directive as d
+from ngxstream.conf.module import Module
+from ngxstream.core import errors
 from tests.support.clients import tcp_exchange
 from tests.support.proxies import ProxyFactory
 
@@ -72,3 +76,39 @@ def test_who_starts_without_a_stream_block_is_warned(ngxstream: ProxyFactory) ->
     program = ngxstream("events {}")
     said = 'no "stream" block in configuration, nothing is served'
     assert any("[warn]" in line and line.endswith(said) for line in program.error_log())
+
+
+def refuse_at_end(scope: builder.Scope, module: Module, st: reader.Statement) -> None:
+    """Judge a block and refuse it when it is closed."""
+    inner = builder.Scope(scope.builder, d.STREAM, scope)
+    scope.builder.walk_block(st, inner)
+    inner.warn("one more word")
+    raise errors.ConfError("a block without sense")
+
+
+def nothing(scope: builder.Scope, module: Module, st: reader.Statement) -> None:
+    """Take a directive."""
+
+
+ANY = Module("any", (
+    d.Directive("block", d.MAIN, d.BLOCK, refuse_at_end, ""),
+    d.Directive("word", d.STREAM, d.NOARGS, nothing, ""),
+))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "inside", ["", "word;", "word\n;\n", "\ninclude words;", "word;\n" * 100, "'word';#}\n"]
+)
+def test_what_is_found_at_the_end_of_a_block_names_its_closing_line(inside: str) -> None:
+    """Neither the line where the block began nor that of what stood last in it is named."""
+    text = f"\nblock\n{{\n{inside}\n\n}}\n"
+    held = files.Memory({"/c/a": text.encode(), "/c/words": b"word;\n\n\nword;"})
+    read = reader.read("/c/a", conf_prefix="/c/", files=held)
+    warned: list[str] = []
+    judge = builder.Builder(
+        [ANY], prefix="/c/", conf_prefix="/c/", warn=lambda _, text: warned.append(text))
+    with pytest.raises(errors.ConfError) as raised:
+        judge.build(read.main.statements)
+    line = text.count("\n")
+    assert f"a block without sense in /c/a:{line}" == str(raised.value)
+    assert [f"one more word in /c/a:{line}"] == warned

@@ -230,6 +230,97 @@ def test_a_list_inside_something_else_is_no_list(before: str) -> None:
         assert [st.line for st in plain] == [st.line for st in lifted]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("return ${a}; x;", [["return", "${a}"], ["x"]]),
+        ("proxy_pass ${name}:80; x;", [["proxy_pass", "${name}:80"], ["x"]]),
+        ("set $x a${b}c; x;", [["set", "$x", "a${b}c"], ["x"]]),
+        ("return ${a} ${b}; x { y ${c}; }", [["return", "${a}", "${b}"], ["x"], [["y", "${c}"]]]),
+    ],
+)
+def test_a_word_with_braces_ends_where_its_blank_or_semicolon_is(
+    text: str, expected: list[object]
+) -> None:
+    """A variable in braces takes nothing of what follows its word."""
+    assert expected == top(text)
+
+
+def test_no_directive_is_swallowed_by_the_one_before_it() -> None:
+    """Every directive behind a word with braces is there, on whichever line it stands."""
+    assert [
+        ["log_format", "f", "${remote_addr}-x"],
+        ["deny", "all"],
+        ["log_format", "g", "y"],
+    ] == top("log_format f ${remote_addr}-x; deny all; log_format g y;")
+
+
+def test_braces_without_a_name_end_with_the_file() -> None:
+    """A text that ends inside a variable is refused in nginx's words."""
+    assert [f'unexpected end of file, expecting ";" or "}}" in {MAIN}:1'] == top("${")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 63, 64, 65, 200])
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ('default "127.0.0.1:81";', [["default", "127.0.0.1:81"]]),
+        ("server 10.0.0.1:80 weight=5;", [["server", "10.0.0.1:80", "weight=5"]]),
+        ("a $b;", [["a", "$b"]]),
+        ("a ${b}c;", [["a", "${b}c"]]),
+        ("a b c d e;", [["a", "b", "c", "d", "e"]]),
+        ("a\n b;", [["a", "b"]]),
+        ("a b; c d;", [["a", "b"], ["c", "d"]]),
+        ("a b ; # c", [["a", "b"]]),
+        ("# a b;", []),
+        ("a\\;b c;", [["a\\;b", "c"]]),
+        ("é ü;", [["é", "ü"]]),
+        ("a\x0bb c;", [["a\x0bb", "c"]]),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, str) else "",
+)
+def test_an_odd_line_after_plain_ones_is_cut_like_any_other(
+    lines: int, odd: str, words: list[object]
+) -> None:
+    """However many plain lines precede, a line is read as it is read alone."""
+    plain = "".join(f"h{n}.test 10.0.0.1:80;\n" for n in range(lines))
+    before = [[f"h{n}.test", "10.0.0.1:80"] for n in range(lines)]
+    block = read(f"map {{\n{plain}{odd}\n{plain}z;\n}}\n").main.statements[0].block
+    assert block is not None
+    assert [*before, *words, *before, ["z"]] == outline(block)
+    assert 2 + 2 * lines + 1 + odd.count("\n") == block[-1].line
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a b;\n" * 70 + "a;;\n", f'unexpected ";" in {MAIN}:71'),
+        ("a b;\n" * 70 + ";\n" + "a;\n" * 70, f'unexpected ";" in {MAIN}:71'),
+        ("a b;\n" * 70 + " a\n", f'unexpected end of file, expecting ";" or "}}" in {MAIN}:72'),
+        ("a b;\n" * 70 + "}\n", f'unexpected "}}" in {MAIN}:71'),
+        (
+            "a b;\n" * 70 + f"a {'x' * 4096} b;\n" + "a b;\n" * 70,
+            f'too long parameter "xxxxxxxxxx..." started in {MAIN}:71',
+        ),
+    ],
+    ids=["two semicolons", "a lone semicolon", "unfinished", "closed", "too long"],
+)
+def test_what_is_wrong_after_plain_lines_is_found(text: str, fault: str) -> None:
+    """A fault behind a run of plain lines is reported at its own line."""
+    found = reader.fault_in(read(text).main.statements)
+    assert fault == str(found)
+
+
+def test_an_include_after_plain_lines_is_opened() -> None:
+    """An include inside a run of plain lines is read in its place."""
+    source = read("a b;\n" * 70 + "include s.conf;\n" + "a b;\n" * 70, s="c;")
+    assert ["/c/nginx.conf", "/c/s.conf"] == [file.path for file in source.files]
+    included = source.main.statements[70].includes
+    assert included is not None
+    assert 141 == len(source.main.statements)
+    assert [["c"]] == outline(included[0].statements)
+
+
 def test_deep_nesting_is_read() -> None:
     """The depth of blocks is bounded by nothing but memory."""
     depth = 5000
@@ -356,6 +447,34 @@ def test_lua_blocks_are_words_by_lua_s_rules() -> None:
     assert [3, 8, 9] == [st.line for st in block]
     code = LUA[LUA.index("\n     -- don't") : LUA.index("}\n   set_")]
     assert [[code], ["$x", 'return "it\'s"'], ["all"]] == [st.args for st in block]
+
+
+@pytest.mark.parametrize(
+    ("code", "closes"),
+    [
+        ("x = '\\", False),
+        ('x = "\\', False),
+        ("x = '\\' }' }", True),
+        ('x = "a\\\\" }', True),
+        ("x = [==[ ]] } ]=] } ]==] }", True),
+        ("--[=[ } ]=] }", True),
+        ("--[=[ } ]] ", False),
+        ("-- }\n }", True),
+        ("-- }", False),
+        ("x = [ }", True),
+        ("x = 'a\n }", True),
+        ("x = {{}} }", True),
+    ],
+)
+def test_lua_strings_and_comments_hide_braces(code: str, closes: bool) -> None:
+    """Code ends at the brace that Lua reads as the block's own, or is no Lua block."""
+    found = top(f"content_by_lua_block {{{code};y;")
+    if closes:
+        line = 1 + code.count("\n")
+        block = ["content_by_lua_block", code[:-1]]
+        assert [block, f'unexpected ";" in {MAIN}:{line}'] == found
+    else:
+        assert [["content_by_lua_block"]] == found[:1]
 
 
 @pytest.mark.parametrize(

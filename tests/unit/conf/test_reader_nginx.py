@@ -1,6 +1,7 @@
 """The reader against nginx itself: one text, the same first message at the same line."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ngxstream.conf import reader
 from ngxstream.core import errors
+from tests.support import texts
 from tests.support.nginx_says import NginxSays
 
 # Enough of a judge to go on to the next syntax error: types{} takes any words, and an unknown
@@ -83,6 +85,7 @@ PIECES = [
     b"w" * 5,
     b"x_by_lua_block",
 ]
+NAMES = re.compile(b"include|http|geo|listen|_lua_block")
 SOUP = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 FRAMES = st.sampled_from(
     [
@@ -104,6 +107,34 @@ def test_any_text_gets_nginx_s_message(
     nginx = NginxSays(tmp_path)
     said = nginx.of(frame[0] + soup + frame[1])
     assert said == ours(nginx.path)
+
+
+@pytest.mark.parametrize("frame", [(b"", b""), (b"events{}\nhttp{types{\n", b"\n}zz_end;\n}")])
+def test_generated_texts_get_nginx_s_message(frame: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """Texts of the grammar and against it, the same in each run, get nginx's message and line."""
+    nginx = NginxSays(tmp_path)
+    for text in texts.Texts(3).some(1500, lua=False):
+        # names of directives mean something beyond the grammar
+        said = nginx.of(frame[0] + NAMES.sub(b"zz", text) + frame[1])
+        assert said == ours(nginx.path), text
+
+
+def test_generated_words_get_nginx_s_spelling(tmp_path: Path) -> None:
+    """Words of the grammar, the same in each run, are read as nginx reads them."""
+    nginx = NginxSays(tmp_path)
+    made = texts.Texts(4)
+    compared = 0
+    for _ in range(900):
+        word = made.word()
+        raw = b"events { use " + word + b"\n; }"
+        (nginx.path).write_bytes(raw)
+        block = reader.read(str(nginx.path), conf_prefix="/").main.statements[0].block or []
+        if [("use", 1, None)] != [(node.directive, len(node.args), node.block) for node in block]:
+            continue
+        compared += 1
+        expected = f'invalid event type "{block[0].args[0]}" in {nginx.path}:{block[0].line}'
+        assert nginx.of(raw) == expected, word
+    assert compared > 500
 
 
 def test_long_texts_get_nginx_s_message(tmp_path: Path) -> None:

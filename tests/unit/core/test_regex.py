@@ -111,6 +111,15 @@ def test_patterns_and_subjects_are_bytes() -> None:
         (r"\bab\b", b"x ab", b"ab"),
         (r"a{2}", b"aaa", b"aa"),
         (r"(?:^)*a", b"ba", b"a"),
+        # what Python's own possessive repeats got wrong, 3.11.2 or others
+        (r"(?:[a-z]|\$(?!\{))*+", b"b${x}", b"b"),
+        (r"(?:[a-z]|\$(?!\{))++", b"b${x}", b"b"),
+        (r"(?:[a-z]|\$(?!\{)){1,5}+", b"b${x}", b"b"),
+        (r"(?>(?:[a-z]|\$(?!\{))*)\$", b"b${x}", b"b$"),
+        (r"(?:ab?c)*+a", b"acabcab", b"acabca"),
+        (r"(?:ab?c)?+a", b"aba", b"a"),
+        (r"^(?:\w+\.){2,}+com", b"a.b.com", b"a.b.com"),
+        (r"((x)|y|z)*+", b"xyz", b"xyz"),
     ],
 )
 def test_pcre_spelling_keeps_its_meaning(
@@ -137,6 +146,13 @@ def test_pcre_spelling_keeps_its_meaning(
 def test_pcre_spelling_matches_no_more(pattern: str, subject: bytes) -> None:
     """What PCRE does not match does not match."""
     assert search(pattern, subject) is None
+
+
+def test_captures_of_a_possessive_repeat_are_the_last_ones() -> None:
+    """Those of the last repetition; Python's own possessive repeats raise SystemError there."""
+    assert (b"xyz", b"z", b"x") == search("((x)|y|z)*+", b"xyz")
+    assert (b"xyz", b"z", b"x") == search("((x)|y|z){3}+", b"xyz")
+    assert (b"aba", b"a", b"b") == search("(?:(a)|(b))++", b"aba")
 
 
 def test_a_literal_space_outside_class_ends_extended_comments() -> None:
