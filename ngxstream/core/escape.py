@@ -79,7 +79,7 @@ def printed(line: bytes, keep: str = "") -> bytes:
     kept = {ord(char): char for char in keep}
     text = text.translate({**_SHOWN, **kept} if keep else _SHOWN)
     if not text.isprintable():
-        text = "".join([char if char.isprintable() or char in keep else _hex(char) for char in text])
+        text = "".join([c if c.isprintable() or c in keep else _hex(c) for c in text])
     return text.encode()
 
 
