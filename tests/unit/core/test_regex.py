@@ -350,6 +350,27 @@ def test_what_is_matched_apart_is_counted_too(body: str) -> None:
     assert lines_run(search) < 20 * regex_machine.MAX_STEPS
 
 
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("((a)*)*", b"a", (b"a", b"", b"a")),
+        ("((a)*)*", b"aab", (b"aa", b"", b"a")),
+        ("(b?a?)+", b"ab", (b"ab", b"")),
+        ("(?:(b?a?)+)*c", b"bc", (b"bc", b"")),
+    ],
+)
+def test_a_repetition_that_matches_nothing_is_told_from_one_that_has_not_yet(
+    pattern: str, subject: bytes, expected: regex.Captures
+) -> None:
+    """The same place of the pattern and the subject is tried again in another repetition."""
+    syntax = regex_syntax.parse(pattern.encode(), caseless=False)
+    slots = regex_machine.Machine(syntax.tree, syntax.groups).search(subject)
+    assert slots is not None
+    assert expected == tuple(
+        subject[start:end] for start, end in zip(slots[::2], slots[1::2], strict=True)
+    )
+
+
 WAYS = [r"a?" * 8 + "b", "[ab]?" * 8 + "c", r"^(?:a|b|ab)*c$", r"((a|b|c|d)|(e))*z", r"a*a*b"]
 
 
