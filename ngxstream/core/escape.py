@@ -1,7 +1,8 @@
-"""Make values safe for a line of the access log: the escapings of log_format.
+"""Make text safe for a line of a log: the escapings of log_format, and that of the error log.
 
-Answers for ngx_stream_log_module.c ngx_stream_log_escape and ngx_string.c ngx_escape_json. Bytes
-in, bytes out; a value with nothing to escape comes back as it is.
+Answers for ngx_stream_log_module.c ngx_stream_log_escape and ngx_string.c ngx_escape_json; nginx
+escapes nothing in its error log. Bytes in, bytes out; what has nothing to escape comes back as it
+is.
 """
 
 import re
@@ -9,6 +10,11 @@ from typing import Final
 
 _DEFAULT_SAFE: Final = bytes(n for n in range(0x20, 0x7F) if n not in b'"\\')
 _JSON_SAFE: Final = bytes(n for n in range(0x20, 0x100) if n not in b'"\\')
+_PRINTED: Final = bytes(range(0x20, 0x7F))
+_SHOWN: Final = {  # control characters, and bytes that are not UTF-8 (PEP 383)
+    number: f"\\x{number & 0xFF:02X}"
+    for number in (*range(0x20), 0x7F, *range(0xDC80, 0xDD00))
+}
 
 _DEFAULT_BAD: Final = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')
 _JSON_BAD: Final = re.compile(rb'[\x00-\x1f"\\]')
@@ -54,6 +60,31 @@ def json(value: bytes) -> bytes:
     source: ngx_escape_json
     """
     return _JSON_BAD.sub(_json_one, value)
+
+
+def printed(line: bytes, keep: str = "") -> bytes:
+    r"""Write what a terminal or a reader of lines would not take for text as `\xHH`, byte by byte.
+
+    That is control characters of ASCII and Unicode, formatting ones such as those that turn the
+    direction of writing, separators of lines, and bytes that are not UTF-8. Other text stays as it
+    is; quotes and backslashes too.
+
+    Args:
+        line: The text.
+        keep: Characters to be left alone all the same.
+    """
+    if not line.translate(None, _PRINTED):
+        return line
+    text = line.decode("utf-8", "surrogateescape")
+    kept = {ord(char): char for char in keep}
+    text = text.translate({**_SHOWN, **kept} if keep else _SHOWN)
+    if not text.isprintable():
+        text = "".join([c if c.isprintable() or c in keep else _hex(c) for c in text])
+    return text.encode()
+
+
+def _hex(char: str) -> str:
+    return "".join([f"\\x{byte:02X}" for byte in char.encode()])
 
 
 def _default_one(m: re.Match[bytes]) -> bytes:

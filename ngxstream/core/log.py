@@ -5,7 +5,9 @@ them, so that a caller pays one comparison for a line nobody wants. Writing neve
 that cannot be written to must not take a session with it.
 
 1. A line is one write(2), at most MAX_LINE bytes with its line feed.
-2. One message is one line in a target: a line feed inside it is shown as `\n`, whoever sent it.
+2. One message is one line of text in a target, whoever wrote what it quotes: a line feed, an
+   escape, any character that is not to be printed, and bytes that are not UTF-8 are written as
+   `\x1B` (core/escape.py). So nobody forges a line, colours it or hides one.
 3. While the console is open (start-up, -t, -s), a message of warn or worse is also said there, as
    `nginx: [emerg] …`, unless a target has just written it to the same standard error.
 """
@@ -19,7 +21,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from ngxstream.core import clock as clocks
-from ngxstream.core import files
+from ngxstream.core import escape, files
 
 STDERR: Final = 0
 EMERG: Final = 1
@@ -44,6 +46,17 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace")
+
+
+def _line(text: str, keep: str = "") -> bytes:
+    """Return the bytes of one line: escaped, cut between characters, with its line feed."""
+    data = encode(text)
+    if len(data) >= MAX_LINE:
+        end = MAX_LINE - 1
+        while end > MAX_LINE - 5 and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
+            end -= 1
+        data = data[:end]
+    return escape.printed(data, keep)[: MAX_LINE - 1] + b"\n"
 
 
 class Target(Protocol):
@@ -174,8 +187,8 @@ class Console:
         self.is_open = False
 
     def say(self, text: str) -> None:
-        """Write `nginx: TEXT`."""
-        data = encode(f"{self.program}: {text}")[:MAX_LINE - 1] + b"\n"
+        """Write `nginx: TEXT`; line feeds and tabs of the configuration stay."""
+        data = _line(f"{self.program}: {text}", "\n\t")  # as the configuration has them
         try:
             os.write(STDERR_FD, data)
         except OSError:
@@ -212,9 +225,7 @@ class Log:
         source: ngx_log.c ngx_log_error_core
         """
         pid = os.getpid()
-        shown = text.replace("\n", "\\n") if "\n" in text else text
-        line = f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: {shown}"
-        data = encode(line)[:MAX_LINE - 1] + b"\n"
+        data = _line(f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: {text}")
         on_stderr = False
         for target in self.targets:
             if level <= target.level:

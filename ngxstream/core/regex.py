@@ -20,9 +20,10 @@ from ngxstream.core import (
 )
 
 MAX_SUBJECT: Final = 65536  # bytes; SNI and variables are far below
-STEPS: Final = 1_000_000  # what ``re`` may take for one subject, some 20 ms of a worker
-STEPS_ALONE: Final = 1 << 24  # the same where no other matcher can take over
-WORST_ALONE: Final = 3  # the power of the subject that STEPS_ALONE still make usable: 256 bytes
+STEPS: Final = 110_000  # what ``re`` may take for one subject, 5 ms of a worker at the very worst
+STEPS_ALONE: Final = 500_000  # the same where no other matcher can take over
+WORST_ALONE: Final = 3  # the power of the subject that STEPS_ALONE still make usable: 79 bytes
+FEW_STEPS: Final = 2000  # what is not worth measuring
 
 RegexError = regex_scan.RegexError
 MatchLimitError = regex_machine.MatchLimitError
@@ -47,18 +48,27 @@ class Regex:
 
     ``search(subject)`` finds the leftmost match and returns its text and that of each group,
     None for a group that took no part; or None if there is no match.  It raises MatchLimitError
-    where nginx logs ``pcre2_match() failed: -47``: the subject is too long for this pattern.
+    where nginx logs ``pcre2_match() failed: -47``: the subject is too long for this pattern, or
+    too many steps were taken.  One search takes no more than 6 ms; a subject of up to ``quick``
+    bytes takes microseconds, whatever is in it.
     """
 
-    __slots__ = ("engine", "groups", "names", "pattern", "search")
+    __slots__ = ("engine", "groups", "names", "pattern", "quick", "search")
 
     def __init__(
-        self, pattern: str, groups: int, names: dict[str, int], engine: str, search: Search
+        self,
+        pattern: str,
+        groups: int,
+        names: dict[str, int],
+        engine: str,
+        quick: int,
+        search: Search,
     ) -> None:
         self.pattern = pattern
         self.groups = groups  # how many groups capture
         self.names = names  # name -> number, in the order of the pattern
         self.engine = engine  # "re", "machine" or "re, then machine"
+        self.quick = quick
         self.search = search
 
 
@@ -70,18 +80,30 @@ def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - a
     """
     raw = pattern.encode("utf-8", "surrogateescape")
     syntax = regex_syntax.parse(raw, caseless=caseless)
-    engine, search = _choose(raw, syntax)
-    return Regex(pattern, syntax.groups, syntax.names, engine, search)
+    risk = regex_risk.judge(syntax.tree)
+    engine, search = _choose(raw, syntax, risk)
+    quick = _longest(FEW_STEPS, risk) if engine != "machine" else 0
+    return Regex(pattern, syntax.groups, syntax.names, engine, quick, search)
 
 
-def _choose(raw: bytes, syntax: regex_syntax.Syntax) -> tuple[str, Search]:
+def _longest(steps: int, risk: regex_risk.Risk) -> int:
+    """Return how long a subject may be for a search to take no more steps."""
+    if not risk.degree:
+        return MAX_SUBJECT if risk.factor <= steps else 0
+    return min(MAX_SUBJECT, int((steps / risk.factor) ** (1 / risk.degree)))
+
+
+def _choose(
+    raw: bytes, syntax: regex_syntax.Syntax, risk: regex_risk.Risk
+) -> tuple[str, Search]:
     """Decide who matches: by the worst a subject of each length can do to ``re``."""
-    degree = regex_risk.degree(syntax.tree)
+    degree = risk.degree
     alone = not regex_machine.can_run(syntax.tree)
     runs_away = degree > WORST_ALONE if alone else degree == regex_risk.EXPONENTIAL
     machine_only = runs_away or _counts_nothing(syntax.tree)
+    limit = _longest(STEPS, risk)
     if not machine_only and degree <= 1:
-        return "re", _with_re(raw, syntax, MAX_SUBJECT)
+        return "re", _with_re(raw, syntax, limit)
     if not alone:
         try:
             slow = _with_machine(syntax)
@@ -89,19 +111,17 @@ def _choose(raw: bytes, syntax: regex_syntax.Syntax) -> tuple[str, Search]:
             raise RegexError(str(error), raw, len(raw)) from None
         if machine_only:
             return "machine", slow
-        limit = int(STEPS ** (1 / degree))
         return "re, then machine", _with_both(_with_re(raw, syntax, limit), slow, limit)
     if machine_only:
         raise RegexError(
-            "a lookaround, back reference or atomic group in a pattern that could take"
-            " exponential time is not supported"
+            "a back reference in a pattern that could take exponential time is not supported"
             if runs_away
-            else "a lookaround, back reference or atomic group in a pattern that counts"
-            " how often a group matches nothing is not supported",
+            else "a back reference in a pattern that counts how often a group matches nothing"
+            " is not supported",
             raw,
             len(raw),
         )
-    return "re", _with_re(raw, syntax, round(STEPS_ALONE ** (1 / degree)))
+    return "re", _with_re(raw, syntax, _longest(STEPS_ALONE, risk))
 
 
 def _counts_nothing(tree: regex_tree.Node) -> bool:

@@ -3,8 +3,11 @@
 It finds what PCRE finds (leftmost, first branch first, the last repetition's captures) without
 PCRE's worst case.  Whether the rest of a pattern matches depends only on where in the program
 and in the subject it is tried, as long as the pattern refers to nothing it matched; so each such
-pair is tried once (the BitState idea of RE2).  What does depend on more, lookarounds, atomic
-groups and references, is not for this machine.
+pair is tried once (the BitState idea of RE2).  A lookaround or an atomic group is a match of its
+own, which depends on nothing but where it begins.  What does depend on more, references to what
+was matched before, is not for this machine.
+
+Every instruction is counted, and MAX_STEPS of them are the end of a match.
 """
 
 from typing import Final, NamedTuple
@@ -12,7 +15,7 @@ from typing import Final, NamedTuple
 from ngxstream.core import regex_chars, regex_tree
 
 MAX_PROGRAM: Final = 20_000  # instructions; counted repeats are written out
-MAX_TRIES: Final = 250_000  # about 0.1 s of a worker; PCRE has a limit of its own, 10 million
+MAX_STEPS: Final = 40_000  # 5 to 6 ms of a worker; PCRE has a limit of its own, 10 million
 
 _CHAR: Final = 0  # one byte of the set ``table``
 _SPLIT: Final = 1  # go on at ``first``; if that fails, at ``second``
@@ -22,6 +25,11 @@ _AT: Final = 4  # go on if the place is right
 _ENTER: Final = 5  # keep the position in which a repetition began, in slot ``first``
 _ENOUGH: Final = 6  # go on at ``second`` if nothing has matched since slot ``first`` was entered
 _MATCH: Final = 7
+_AHEAD: Final = 8  # go on at ``second`` if what begins at ``first`` matches here
+_NOT_AHEAD: Final = 9  # the same if it does not
+_BEHIND: Final = 10  # the same as _AHEAD, ``width`` bytes before
+_NOT_BEHIND: Final = 11
+_ATOMIC: Final = 12  # as _AHEAD, but go on behind what matched
 
 _WORD: Final = bytes(regex_chars.WORD >> byte & 1 for byte in range(256))
 
@@ -40,15 +48,12 @@ class _Instruction(NamedTuple):
     second: int = 0
     table: bytes = b""
     place: regex_tree.Place | None = None
+    width: int = 0
 
 
 def can_run(node: regex_tree.Node) -> bool:
     """Tell whether the machine knows everything in a tree."""
-    return not any(
-        isinstance(part, regex_tree.Look | regex_tree.Atomic | regex_tree.Backref)
-        or (isinstance(part, regex_tree.Repeat) and part.mode is regex_tree.Mode.POSSESSIVE)
-        for part in regex_tree.walk(node)
-    )
+    return not any(isinstance(part, regex_tree.Backref) for part in regex_tree.walk(node))
 
 
 class Machine:
@@ -74,33 +79,50 @@ class Machine:
 
         returns: start and end of the whole and of each group, -1 for a group that took no part;
         None if there is no match.
-        raises: MatchLimitError after MAX_TRIES choices.
+        raises: MatchLimitError after MAX_STEPS instructions.
         """
         tried: set[tuple[int, int]] = set()
-        left = MAX_TRIES
+        left = MAX_STEPS
+        starts = self._starts
         for start in range(1 if self._anchored else len(subject) + 1):
-            starts = self._starts
             if starts is not None and (start == len(subject) or not starts[subject[start]]):
                 continue
-            slots, left = self._run(subject, start, tried, left)
-            if slots is not None:
+            slots = [-1] * self._slots
+            end, left = self._run(subject, 0, start, slots, tried, left)
+            if end >= 0:
                 return tuple(slots[: self._loops.start])
         return None
 
     def _run(
-        self, subject: bytes, position: int, tried: set[tuple[int, int]], left: int
-    ) -> tuple[list[int] | None, int]:
-        """Try to match from one position; returns the slots, and how many tries are left.
+        self,
+        subject: bytes,
+        at: int,
+        position: int,
+        slots: list[int],
+        tried: set[tuple[int, int]],
+        left: int,
+    ) -> tuple[int, int]:
+        """Try to match from one instruction and one position.
 
         ``stack`` holds what to go back to: (instruction, position), or (~slot, old value) for a
         slot to be restored on the way.
+
+        Args:
+            subject: All of it.
+            at: The instruction.
+            position: Where in the subject.
+            slots: Filled in by a match, and as they were before if there is none.
+            tried: Where this match, from whatever position, was at a choice before.
+            left: How many instructions may be run.
+
+        Returns:
+            The position behind the match, -1 if there is none; and how many are left.
         """
         program, end = self._program, len(subject)
-        slots = [-1] * self._slots
         stack: list[tuple[int, int]] = []
-        at = 0
         while True:
-            op, first, second, table, place = program[at]
+            left -= 1
+            op, first, second, table, place, width = program[at]
             if op == _CHAR:
                 if position < end and table[subject[position]]:
                     position += 1
@@ -110,7 +132,6 @@ class Machine:
                 key = (at, position) if not self._loops else self._key(at, position, slots)
                 if key not in tried:
                     tried.add(key)
-                    left -= 1
                     if left < 0:
                         raise MatchLimitError("pcre2_match() failed: -47")
                     stack.append((second, position))
@@ -128,9 +149,27 @@ class Machine:
                 at = second if slots[first] == position else at + 1
                 continue
             elif op == _MATCH:
-                return slots, left
-            elif place is not None and _holds(place, subject, position):
-                at += 1
+                return position, left
+            elif op == _AT:
+                assert place is not None
+                if _holds(place, subject, position):
+                    at += 1
+                    continue
+            elif position >= width:
+                before = slots.copy()
+                found, left = self._run(subject, first, position - width, slots, set(), left)
+                if op in (_NOT_AHEAD, _NOT_BEHIND):
+                    slots[:] = before
+                if (found < 0) == (op in (_NOT_AHEAD, _NOT_BEHIND)):
+                    for slot, old in enumerate(before):
+                        if slots[slot] != old:
+                            stack.append((~slot, old))
+                    if op == _ATOMIC:
+                        position = found
+                    at = second
+                    continue
+            elif op == _NOT_BEHIND:
+                at = second
                 continue
             while stack:
                 at, position = stack.pop()
@@ -138,7 +177,9 @@ class Machine:
                     break
                 slots[~at] = position
             else:
-                return None, left
+                if left < 0:  # a program without choices, tried from one place after another
+                    raise MatchLimitError("pcre2_match() failed: -47")
+                return -1, left
 
     def _key(self, at: int, position: int, slots: list[int]) -> tuple[int, int]:
         """Tell places apart also by which repetitions have matched nothing so far."""
@@ -173,6 +214,8 @@ def _first(node: regex_tree.Node) -> int:
     """Make the set of the bytes a match of a node can begin with."""
     if isinstance(node, regex_tree.Chars):
         return node.mask
+    if isinstance(node, regex_tree.Look):
+        return 0
     if isinstance(node, regex_tree.Sequence):
         mask = 0
         for item in node.items:
@@ -219,6 +262,38 @@ class _Compiler:
             self.emit(_Instruction(_SAVE, 2 * node.index + 1))
         elif isinstance(node, regex_tree.At):
             self.emit(_Instruction(_AT, place=node.place))
+        elif isinstance(node, regex_tree.Atomic):
+            self._add_inner(_ATOMIC, node.body)
+        elif isinstance(node, regex_tree.Look):
+            self._add_look(node)
+
+    def _add_inner(self, op: int, body: regex_tree.Node, width: int = 0) -> None:
+        """Add a match of its own, which ends with an instruction that says so."""
+        at = self.emit(_Instruction(op))
+        self.add(body)
+        self.emit(_Instruction(_MATCH))
+        self.program[at] = _Instruction(op, at + 1, len(self.program), width=width)
+
+    def _add_look(self, node: regex_tree.Look) -> None:
+        if node.ahead:
+            self._add_inner(_NOT_AHEAD if node.negative else _AHEAD, node.body)
+            return
+        # each branch of a lookbehind has a width of its own
+        body = node.body
+        branches = body.branches if isinstance(body, regex_tree.Choice) else (body,)
+        if node.negative:
+            for branch in branches:
+                self._add_inner(_NOT_BEHIND, branch, regex_tree.width(branch) or 0)
+            return
+        jumps = []
+        for branch in branches[:-1]:
+            split = self.emit(_Instruction(_SPLIT))
+            self._add_inner(_BEHIND, branch, regex_tree.width(branch) or 0)
+            jumps.append(self.emit(_Instruction(_JUMP)))
+            self.program[split] = _Instruction(_SPLIT, split + 1, len(self.program))
+        self._add_inner(_BEHIND, branches[-1], regex_tree.width(branches[-1]) or 0)
+        for jump in jumps:
+            self.program[jump] = _Instruction(_JUMP, len(self.program))
 
     def _add_choice(self, branches: tuple[regex_tree.Node, ...]) -> None:
         jumps = []
@@ -232,6 +307,10 @@ class _Compiler:
             self.program[jump] = _Instruction(_JUMP, len(self.program))
 
     def _add_repeat(self, node: regex_tree.Repeat) -> None:
+        if node.mode is regex_tree.Mode.POSSESSIVE:
+            greedy = regex_tree.Repeat(node.body, node.low, node.high, regex_tree.Mode.GREEDY)
+            self._add_inner(_ATOMIC, greedy)
+            return
         if node.high is None:
             for _ in range(node.low - 1):
                 self.add(node.body)

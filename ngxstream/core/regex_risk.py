@@ -12,7 +12,7 @@ side: what is too large to be decided counts as exponential.
 """
 
 from itertools import product
-from typing import Final
+from typing import Final, NamedTuple
 
 from ngxstream.core import regex_chars, regex_tree
 
@@ -36,17 +36,21 @@ class _TooLargeError(Exception):
     pass
 
 
-def degree(tree: regex_tree.Node) -> int:
-    """Bound the time to search a subject of n bytes by a power of n.
+class Risk(NamedTuple):
+    """A bound of the time to search a subject of n bytes: ``factor`` times a power of n."""
 
-    returns: 0 for constant, 1 for linear and so on; EXPONENTIAL if no power bounds it.
-    """
+    degree: int  # the power: 0 for constant, 1 for linear; EXPONENTIAL if none bounds it
+    factor: int  # how many ways there are to read the same bytes besides those of loops
+
+
+def judge(tree: regex_tree.Node) -> Risk:
+    """Bound the time to search a subject."""
     automaton = _Automaton()
     try:
         automaton.build(tree)
-        return _Judge(automaton).degree()
+        return _Judge(automaton).judge()
     except _TooLargeError:
-        return EXPONENTIAL
+        return Risk(EXPONENTIAL, 1)
 
 
 class _Automaton:
@@ -193,15 +197,18 @@ class _Judge:
         self._steps = MAX_STEPS
         self._reach = self._reachable()
 
-    def degree(self) -> int:
+    def judge(self) -> Risk:
         loops = self._loops()
         if any(self._is_ambiguous(loop) for loop in loops):
-            return EXPONENTIAL
+            return Risk(EXPONENTIAL, 1)
         paths = self._paths()
         if paths > MAX_PATHS:
-            return EXPONENTIAL
+            return Risk(EXPONENTIAL, 1)
         power = max(self._longest_chain(loops), 2 if paths > FEW_PATHS else 0)
-        return power + bool(self._references)  # what they refer to may be as long as the subject
+        # loops in a chain make so many paths of so many bytes, the rest is the pattern's own
+        factor = max(1, paths // PATH_BYTES ** max(power - 1, 0))
+        # what a reference leads to may be as long as the subject
+        return Risk(power + bool(self._references), factor)
 
     def _paths(self) -> int:
         """Count the paths that read one byte over and over, for the worst byte.

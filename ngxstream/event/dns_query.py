@@ -14,20 +14,23 @@ What becomes of a question:
    failure" or the like is followed at once, and not asked this question again. The reply is a
    failure when all servers have failed; while some are silent it is the waiting ones who give up.
 4. No more than IN_FLIGHT questions are on their way; the others queue.
+5. Responses share each turn of the loop with everybody else: no more than TURN_BYTES of them are
+   read in one, and those who wait for a reply are called TOLD a turn.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.core import errors, inet, log
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
+from ngxstream.event.portions import Portions
 from ngxstream.wire import dns, reader
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ STRAYS: Final = 16
 BURST: Final = 8  # datagrams read in one turn
 SENT: Final = 4  # sockets of one question that are still listened to
 IN_FLIGHT: Final = 128
+TURN_BYTES: Final = 65536  # of responses read in one turn: some 3 ms of a worker at worst
+OVERHEAD: Final = 512  # what a response counts for besides its length
+TOLD: Final = 64
 
 
 class Reply(NamedTuple):
@@ -63,8 +69,11 @@ class Asker:
         "shunned_ms",  # list[int]: until when each server is asked last
         "queries",  # dict[Question, Query]: under way or queued
         "turn",  # int: whose turn it is
+        "replies",  # Portions: of the calls to those who wait
         "_active",  # int: queries under way
-        "_queue",  # deque[Query]: not begun, some of them dropped already
+        "_queue",  # dict[Question, Query]: not begun, the first to come first
+        "_read",  # int: bytes of responses read in this turn
+        "_told_ms",  # int: when it was last logged that a response was cut
     )
 
     def __init__(self, loop: Loop, servers: Sequence[inet.Addr]) -> None:
@@ -74,8 +83,11 @@ class Asker:
         self.shunned_ms = [0] * len(self.servers)
         self.queries: dict[dns.Question, Query] = {}
         self.turn = 0
+        self.replies = Portions(loop, TOLD)
         self._active = 0
-        self._queue: deque[Query] = deque()
+        self._queue: dict[dns.Question, Query] = {}
+        self._read = 0
+        self._told_ms = -SHUN_MS
 
     def ask(self, question: dns.Question, done: Done) -> None:
         """Ask, or wait for the reply to the same question; `done` is never called from here.
@@ -85,7 +97,7 @@ class Asker:
         """
         query = self.queries.get(question)
         if query is not None:
-            query.waiting.append(done)
+            query.waiting[done] = None
             return
         dns.name_to_wire(question.name)
         query = self.queries[question] = Query(self, question, done)
@@ -93,13 +105,13 @@ class Asker:
             self._active += 1
             query.begin()
         else:
-            self._queue.append(query)
+            self._queue[question] = query
 
     def drop(self, question: dns.Question, done: Done) -> None:
         """Wait no longer; a question nobody waits for is not asked any more."""
         query = self.queries.get(question)
         if query is not None and done in query.waiting:
-            query.waiting.remove(done)
+            del query.waiting[done]
             if not query.waiting:
                 query.close()
 
@@ -124,13 +136,37 @@ class Asker:
         """Take a query out; the next in the queue begins."""
         del self.queries[query.question]
         if not query.begun:
-            return  # it stays in the queue, where it is passed over
+            del self._queue[query.question]
+            return
         self._active -= 1
-        while self._queue and self._active < IN_FLIGHT:
-            following = self._queue.popleft()
-            if following.waiting:
-                self._active += 1
-                following.begin()
+        if self._queue:
+            following = self._queue.pop(next(iter(self._queue)))
+            self._active += 1
+            following.begin()
+
+    def may_read(self) -> bool:
+        """Tell whether a response may be read in this turn."""
+        return self._read < TURN_BYTES
+
+    def count(self, size: int) -> None:
+        """Count a message of so many bytes that was read in this turn."""
+        if not self._read:
+            self.loop.post(self._on_turn_end)
+        self._read += OVERHEAD + size
+
+    def _on_turn_end(self) -> None:
+        self._read = 0
+
+    def note_cut(self, number: int) -> None:
+        """Log that a response had more than is read; not for each of them."""
+        now = self.loop.now_ms
+        if now - self._told_ms >= SHUN_MS:
+            self._told_ms = now
+            self.log_error(
+                f"too large DNS response, only the first {dns.RECORDS} records or less are used",
+                number,
+                log.WARN,
+            )
 
     def log_error(self, text: str, number: int, level: int = log.ERR) -> None:
         """Write an error_log line about a server. source: ngx_resolver_log_error"""
@@ -145,7 +181,7 @@ class Query:
     __slots__ = (
         "asker",
         "question",
-        "waiting",  # list[Done]; none once it is closed
+        "waiting",  # dict[Done, None]: in the order they came; none once it is closed
         "begun",
         "deadline",  # ms; of the wheel
         "tick",
@@ -158,7 +194,7 @@ class Query:
     def __init__(self, asker: Asker, question: dns.Question, done: Done) -> None:
         self.asker = asker
         self.question = question
-        self.waiting = [done]
+        self.waiting: dict[Done, None] = {done: None}
         self.begun = False
         self.deadline = 0
         self.tick = 0
@@ -215,10 +251,10 @@ class Query:
 
     def hear(self, exchange: _Exchange, message: bytes) -> None:
         """Take a message from a server. source: ngx_resolver_process_response"""
+        self.asker.count(len(message))
         try:
-            if dns.ident_of(message) != exchange.ident:
-                raise dns.NotOurs(f"unexpected DNS response {dns.ident_of(message)}")
             response = dns.parse_answer(message, exchange.ident, self.question)
+            found = dns.follow(response) if response.rcode == dns.NOERROR else None
         except dns.DnsError as error:
             if not self.noted:  # whoever forges responses shall not fill the log
                 self.noted = True
@@ -229,7 +265,8 @@ class Query:
         if response.truncated:
             exchange.on_truncated()
         elif response.rcode in (dns.NOERROR, dns.NXDOMAIN):
-            found = dns.follow(response) if response.rcode == dns.NOERROR else None
+            if response.is_cut:
+                self.asker.note_cut(exchange.number)
             self._finish(Reply(response.rcode, found))
         else:
             self._refuse(exchange, response.rcode)
@@ -268,10 +305,10 @@ class Query:
         exchange.close()
 
     def _finish(self, reply: Reply) -> None:
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, {}
         self.close()
         for done in waiting:
-            done(reply)
+            self.asker.replies.add(functools.partial(done, reply))
 
     def close(self) -> None:
         """Listen no more."""
@@ -338,7 +375,7 @@ class _Datagram(_Exchange):
     def on_readable(self, mask: int) -> None:
         """Read what came; the rest of a flood waits for the next turn."""
         for _ in range(BURST):
-            if self.sock is None:
+            if self.sock is None or not self.query.asker.may_read():
                 return
             try:
                 data = self.sock.recv(dns.MAX_DATAGRAM + 1)
@@ -348,6 +385,7 @@ class _Datagram(_Exchange):
                 self.query.fail(self, "recv() failed", error)
                 return
             if len(data) > dns.MAX_DATAGRAM:
+                self.query.asker.count(0)
                 self.on_stray()
             else:
                 self.query.hear(self, data)
@@ -395,6 +433,8 @@ class _Stream(_Exchange):
 
     def on_readable(self, mask: int) -> None:
         """Collect the response, up to the 64 KB that its length can say."""
+        if not self.query.asker.may_read():
+            return  # readiness is a level: we are told again
         try:
             data = self.sock.recv(65536)
         except BlockingIOError:

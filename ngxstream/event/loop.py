@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import client_sockets, recycle, room, splice, timers
+from ngxstream.event import client_sockets, recycle, room, splice, timers, turn_budget
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Loop:
         self.udp_sockets = recycle.SocketPool(self)
         self.client_sockets = client_sockets.ClientSockets(self)
         self.room = room.Room(self)
+        self.budget = turn_budget.TurnBudget(self)  # of work that clients' bytes make expensive
         self.one_way: dict[Any, Any] = {}  # (sockaddr, options) -> connected UDP socket, never read
         self.register = self.poller.add
         self.unregister = self.poller.remove

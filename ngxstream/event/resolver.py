@@ -9,7 +9,10 @@ followed, A and AAAA joined, services looked up, and answers kept.
    time allows.
 3. Found addresses are kept for their TTL, or for `valid=`. That a name was not found is kept for
    the rest of the second. Names nobody asked for lately are forgotten, and there are never more
-   than KEPT.
+   than KEPT of them or KEPT_BYTES in all; the ones used longest ago make room.
+4. Of one response dns.RECORDS are read, so a name has no more addresses than that in a family. A
+   service has no more than ADDRESSES.
+5. Those who wait for answers are called DELIVERED a turn.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.core import inet, ip
 from ngxstream.event.dns_query import Asker, Reply
+from ngxstream.event.portions import Portions
 from ngxstream.wire import dns
 
 if TYPE_CHECKING:
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
 HOPS: Final = 50  # aliases followed. source: NGX_RESOLVER_MAX_RECURSION
 IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. source: ngx_resolver_create
 KEPT: Final = 10_000  # names
+KEPT_BYTES: Final = 8 << 20  # of memory for all of them, by the estimates below
+NAME_BYTES: Final = 512  # a kept name, besides its text
+ADDRESS_BYTES: Final = 208  # each of its addresses
+ADDRESSES: Final = 2 * dns.RECORDS  # of one service
+DELIVERED: Final = 32
 TARGETS: Final = 256  # SRV records of one service that are looked at
 FAMILIES: Final = {dns.A: inet.AF_INET, dns.AAAA: inet.AF_INET6}
 
@@ -90,7 +99,7 @@ class Waiter:
             self._timer = None
         if self._lookup is not None and self._done is not None:
             self._answer = answer
-            self._lookup.resolver.loop.post(self.deliver)
+            self._lookup.resolver.answers.add(self.deliver)
 
     def deliver(self) -> None:
         """Call back."""
@@ -113,7 +122,17 @@ class Waiter:
 class Resolver:
     """Looks names up for one worker, as one `resolver` directive says."""
 
-    __slots__ = ("loop", "asker", "valid_s", "kinds", "lookups", "kept")
+    __slots__ = (
+        "loop",
+        "asker",
+        "valid_s",
+        "kinds",
+        "lookups",
+        "kept",
+        "kept_bytes",  # int: what `kept` takes, by estimate
+        "answers",  # Portions: of the calls to those who wait
+        "_latest",  # dict: by kind, values of the latest reply and what was made of them
+    )
 
     def __init__(
         self,
@@ -130,6 +149,9 @@ class Resolver:
         self.kinds = (dns.A,) * ipv4 + (dns.AAAA,) * ipv6
         self.lookups: dict[str, _Lookup] = {}
         self.kept: dict[str, _Kept] = {}  # the one used last is last
+        self.kept_bytes = 0
+        self.answers = Portions(loop, DELIVERED)
+        self._latest: dict[int, tuple[object, tuple[Address, ...]]] = {}
 
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
         """Find the addresses of a name; an answer at hand is given at once.
@@ -142,17 +164,21 @@ class Resolver:
             address = Address(inet.AF_INET, ip.ntop(literal))
             return self._at_once(Answer(0, (address,), self.loop.now_ms), done)
         name = canonical(name)
-        kept = self.kept.pop(name, None)
-        if kept is not None and self.loop.now_ms // 1000 <= kept.until_s:
-            self.kept[name] = kept
-            kept.used_ms = self.loop.now_ms
-            return self._at_once(rotated(kept.answer), done)
+        if len(name) > dns.MAX_NAME - 2:  # neither looked at nor kept
+            return self._at_once(Answer(dns.NXDOMAIN, (), self.loop.now_ms), done)
+        kept = self.kept.get(name)
+        if kept is not None:
+            if self.loop.now_ms // 1000 <= kept.until_s:
+                self.kept[name] = self.kept.pop(name)
+                kept.used_ms = self.loop.now_ms
+                return self._at_once(rotated(kept.answer), done)
+            self._forget(name)
         lookup = self.lookups.get(name)
         known = lookup is not None
         if lookup is None:
             lookup = self.lookups[name] = _Lookup(self, name)
         waiter = Waiter(done, lookup, timeout_ms)
-        lookup.waiters.append(waiter)
+        lookup.waiters[waiter] = None
         if not known:
             lookup.begin()
         return waiter
@@ -180,13 +206,35 @@ class Resolver:
         """Keep the answer of a lookup that is through."""
         del self.lookups[lookup.name]
         now = self.loop.now_ms
+        self._keep(lookup.name, _Kept(answer, now // 1000 + life_s, now))
+
+    def _keep(self, name: str, one: _Kept) -> None:
         kept = self.kept
-        kept[lookup.name] = _Kept(answer, now // 1000 + life_s, now)
+        if name in kept:
+            self._forget(name)
+        kept[name] = one
+        self.kept_bytes += _size(name, one.answer)
         while kept:  # the one used longest ago is first
             oldest = next(iter(kept))
-            if len(kept) <= KEPT and now - kept[oldest].used_ms <= IDLE_MS:
+            if (
+                len(kept) <= KEPT
+                and self.kept_bytes <= KEPT_BYTES
+                and one.used_ms - kept[oldest].used_ms <= IDLE_MS
+            ):
                 break
-            del kept[oldest]
+            self._forget(oldest)
+
+    def _forget(self, name: str) -> None:
+        self.kept_bytes -= _size(name, self.kept.pop(name).answer)
+
+    def addresses(self, kind: int, values: tuple[str | dns.Srv, ...]) -> tuple[Address, ...]:
+        """Make addresses of a reply's values; made once for all names that lead to that reply."""
+        latest = self._latest.get(kind)
+        if latest is None or latest[0] is not values:
+            family = FAMILIES[kind]
+            made = tuple([Address(family, host) for host in values if isinstance(host, str)])
+            latest = self._latest[kind] = values, made
+        return latest[1]
 
     def abandoned(self, lookup: _Lookup) -> None:
         """Forget a lookup nobody waits for."""
@@ -202,6 +250,11 @@ class _Kept:
         self.answer = answer
         self.until_s = until_s  # the last second in which it holds
         self.used_ms = used_ms
+
+
+def _size(name: str, answer: Answer) -> int:
+    """Estimate the bytes that a kept name takes."""
+    return NAME_BYTES + len(name) + ADDRESS_BYTES * len(answer.addresses)
 
 
 class _Chain:
@@ -230,6 +283,8 @@ class _Chain:
 
     def on_reply(self, reply: Reply) -> None:
         """Go on to the next alias, or end."""
+        if not self.asking:
+            return  # cancelled while the call was on its way
         self.asking = False
         code, found = reply
         if found is None:
@@ -264,12 +319,12 @@ class _Lookup:
     def __init__(self, resolver: Resolver, name: str) -> None:
         self.resolver = resolver
         self.name = name
-        self.waiters: list[Waiter] = []
+        self.waiters: dict[Waiter, None] = {}  # in the order they came
         self.chains = [
             _Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds
         ]
         self.codes: dict[int, int] = {}  # by kind
-        self.addresses: dict[int, list[Address]] = {}
+        self.addresses: dict[int, tuple[Address, ...]] = {}
         self.ttl = 1 << 31
 
     def begin(self) -> None:
@@ -279,11 +334,8 @@ class _Lookup:
 
     def on_end(self, chain: _Chain, code: int, found: dns.Found) -> None:
         """Take what there is of one kind; finish when all are there."""
-        family = FAMILIES[chain.kind]
         self.codes[chain.kind] = code
-        self.addresses[chain.kind] = [
-            Address(family, host) for host in found.values if isinstance(host, str)
-        ]
+        self.addresses[chain.kind] = self.resolver.addresses(chain.kind, found.values)
         if found.values:
             self.ttl = min(self.ttl, found.ttl)
         if len(self.codes) < len(self.chains):
@@ -292,7 +344,7 @@ class _Lookup:
         answer = self.so_far()
         life_s = self.resolver.life_s(self.ttl) if not answer.code else 0
         self.resolver.finished(self, answer, life_s)
-        waiters, self.waiters = self.waiters, []
+        waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
             waiter.give(answer)
 
@@ -300,9 +352,9 @@ class _Lookup:
         """Return the answer by what has come: without anything it is TIMEDOUT."""
         resolver = self.resolver
         now = resolver.loop.now_ms
-        found = tuple(
-            address for kind in resolver.kinds for address in self.addresses.get(kind, ())
-        )
+        found: tuple[Address, ...] = ()
+        for kind in resolver.kinds:
+            found += self.addresses.get(kind, ())
         if found:
             return Answer(0, found, now + resolver.life_s(self.ttl) * 1000)
         codes = [self.codes.get(kind, dns.TIMEDOUT) for kind in resolver.kinds]
@@ -312,7 +364,7 @@ class _Lookup:
     def leave(self, waiter: Waiter) -> None:
         """Wait for one less; with none left nothing is asked any more."""
         if waiter in self.waiters:
-            self.waiters.remove(waiter)
+            del self.waiters[waiter]
             if not self.waiters:
                 for chain in self.chains:
                     chain.cancel()
@@ -389,7 +441,7 @@ class Service:
             addresses.extend(
                 Address(family, host, record.port, record.priority, record.weight or 1,
                         record.target)
-                for family, host, *_ in answer.addresses
+                for family, host, *_ in answer.addresses[: ADDRESSES - len(addresses)]
             )
         code = 0
         if not addresses:

@@ -89,8 +89,10 @@ class Map:
             value = self._default
             if subject:
                 for pattern, candidate in self._regexes:
-                    if pattern.match(s, subject):
+                    matches = pattern.match(s, subject)
+                    if matches:
                         value = candidate
+                    if matches is not False:  # None: given up, and nginx tries no more either
                         break
         return b"" if value is None else value.get(s)
 

@@ -7,7 +7,7 @@ The hello itself is wire/client_hello.py's; the bytes are stream/preread.py's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ngxstream.conf import directive as d
@@ -63,6 +63,8 @@ def handle(s: Session) -> int:
         return DECLINED
     if isinstance(hello, reader.NeedMore):
         return AGAIN
+    if len(hello.server_name) > servers.MAX_HOST:
+        hello = replace(hello, server_name=b"")  # no host has such a name
     look.hello = hello
     look.parser = None
     if hello.server_name:

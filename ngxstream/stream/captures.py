@@ -6,6 +6,7 @@ language itself is core/regex.py's.
 
 from __future__ import annotations
 
+from time import thread_time_ns
 from typing import TYPE_CHECKING
 
 from ngxstream.core import errors, regex
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Pattern:
     """One regular expression. shape: `groups` counts its captures, named ones included"""
 
-    __slots__ = ("text", "groups", "_search", "_named")
+    __slots__ = ("text", "groups", "_search", "_quick", "_named")
 
     def __init__(self, text: str, caseless: bool, table: VariableTable) -> None:
         """Compile, and define a variable for each named capture. raises: ConfError"""
@@ -30,26 +31,44 @@ class Pattern:
         self.text = text
         self.groups = compiled.groups
         self._search = compiled.search
+        self._quick = compiled.quick  # bytes: on shorter subjects it takes microseconds
         self._named = tuple(
             (number, table.capture(name)) for name, number in compiled.names.items()
         )
 
-    def match(self, s: Session, subject: bytes) -> bool:
+    def match(self, s: Session, subject: bytes) -> bool | None:
         """Search a subject; keep what was captured, in place of what was before.
 
-        A subject that would take too long counts as none that matches.
-        source: ngx_stream_regex_exec
+        Returns:
+            Whether it matches; None if it was given up: it would take too long, or the session
+            has had its share of this turn. The caller tries no other pattern on that subject.
+
+        Source: ngx_stream_regex_exec; None is its NGX_ERROR
         """
         try:
-            found = self._search(subject)
+            if len(subject) <= self._quick:
+                found = self._search(subject)
+            else:
+                found = self._measured(s, subject)
         except regex.MatchLimitError as error:
             # nginx's [alert]; but it is the client's doing, and nothing of ours is wrong
-            shown = subject[:256].decode("utf-8", "backslashreplace")
+            shown = subject[:256].decode("utf-8", "surrogateescape")
             s.log_error(ERR, f'{error} on "{shown}" using "{self.text}"')
-            return False
+            return None
         if found is None:
             return False
         s.captures = found
         for number, ref in self._named:
             ref.assign(s, found[number] or b"")
         return True
+
+    def _measured(self, s: Session, subject: bytes) -> regex.Captures | None:
+        """Search, and charge the time it takes. raises: MatchLimitError"""
+        budget = s.loop.budget
+        if not budget.has_share(s):
+            raise regex.MatchLimitError("pcre2_match() failed: -47")
+        begun = thread_time_ns()
+        try:
+            return self._search(subject)
+        finally:
+            budget.charge(thread_time_ns() - begun)

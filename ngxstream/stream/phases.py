@@ -8,6 +8,9 @@ Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_ru
 2. A handler nobody wants at an address is not in that address's engine at all: what a session
    does not use costs it nothing.
 3. A suspended session remembers an index into the engine of its address, nothing else.
+4. A session that comes while others have used up what clients may cost in one turn of the loop
+   (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off: the first
+   datagram is there in this turn alone.
 """
 
 from __future__ import annotations
@@ -83,7 +86,34 @@ def log_handlers(
 
 
 def run(s: Session) -> None:
-    """Run a session on from where it stopped, until it waits or ends."""
+    """Run a session on from where it stopped, until it waits or ends; now or in a turn to come."""
+    budget = s.loop.budget
+    if budget.is_busy and not s.c.is_udp:
+        budget.put_off(s, _PutOff(s).go_on)
+    else:
+        _run(s)
+
+
+class _PutOff:
+    """A session that goes on in a turn to come."""
+
+    __slots__ = ("s",)
+
+    def __init__(self, s: Session) -> None:
+        self.s = s
+
+    def go_on(self) -> None:
+        """Run the session, if it has not ended meanwhile."""
+        s = self.s
+        if not s.status and s.loop.budget.let_in(s, self.go_on):
+            _run(s)
+
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.s.finalize(INTERNAL_SERVER_ERROR)
+
+
+def _run(s: Session) -> None:
     engine = s.address.engine
     while True:
         checker, handler, _ = engine[s.phase]

@@ -97,8 +97,11 @@ class Names:
         server = self.hosts.find(host)
         if server is None and host:
             for regex, server_of_regex in self.regexes:
-                if regex.match(s, host):
+                matches = regex.match(s, host)
+                if matches:
                     return server_of_regex
+                if matches is None:
+                    break
         return server
 
 
@@ -137,6 +140,8 @@ def _captures(server: ServerConf) -> bool:
     return bool(regexes) and regexes[-1].groups > 0
 
 
+MAX_HOST: Final = 255  # bytes. source: RFC 1035 §2.3.4; TLSEXT_MAXLEN_host_name of OpenSSL
+
 # RFC 3986: unreserved, sub-delims, and the `%` of an encoded byte
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[A-Za-z0-9._~!$&'()*+,;=%:-]*\]")
 _PORT: Final = re.compile(rb":([0-9]*)")
@@ -145,9 +150,11 @@ _PORT: Final = re.compile(rb":([0-9]*)")
 def valid_host(name: bytes) -> bytes | None:
     """Return the host to look up for a name a client sent, None where it is no host.
 
-    shape: lower case, without a port or a trailing dot
+    shape: lower case, without a port or a trailing dot; no more than MAX_HOST bytes
     source: ngx_stream_validate_host
     """
+    if len(name) > MAX_HOST:
+        return None
     found = _HOST.match(name)
     if found is None or b".." in found[0]:
         return None

@@ -2,13 +2,25 @@
 
 Answers for the message handling in core/ngx_resolver.c (ngx_resolver_create_*_query,
 ngx_resolver_process_response); the format is RFC 1035 §4.  Names are text without the trailing
-dot; response names are lower case, since DNS compares them so.
+dot where they are given to others; inside a response they stay in wire form and lower case, since
+DNS compares them label by label and without regard to case.
+
+What one response may cost is bounded, whoever wrote it (RFC 9267 tells what goes wrong elsewhere):
+
+1. identifier and question are compared before a record is looked at;
+2. no more than RECORDS records are read, and no more than STEPS labels and pointers are walked in
+   all names together; what comes later is left unread, and the response says so: ``is_cut``;
+3. a pointer leads before the labels it continues, a name has no more pointers than labels, and a
+   name that many pointers lead to is walked once;
+4. addresses and names become text only where they are what was asked for, names up to SPELLED
+   labels in all.
 """
 
+import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Final
+from typing import Final, NamedTuple
 
 from ngxstream.wire import reader
 
@@ -28,8 +40,18 @@ TIMEDOUT: Final = 110  # not on the wire: nginx counts a silent server among the
 
 MAX_DATAGRAM: Final = 4096  # nginx reads no more (NGX_RESOLVER_UDP_SIZE)
 
+RECORDS: Final = 1024  # read of one answer section (BIND keeps 100 of a name: max-records-per-type)
+STEPS: Final = 8192  # labels and pointers walked in one response
+SPELLED: Final = 4096  # labels of one response that become text
+MAX_NAME: Final = 255  # bytes on the wire, the root included. source: RFC 1035 §2.3.4
+
 _CLASS_IN: Final = 1
 _POINTERS: Final = 127  # in one name: as many as it can have labels (nginx: 128)
+_NAMING: Final = frozenset((CNAME, PTR, SRV))  # the kinds whose value ends in a name
+_HEADER: Final = struct.Struct(">6H")
+_FIXED: Final = struct.Struct(">HHIH")  # of a record, behind its owner
+_SRV: Final = struct.Struct(">3H")
+_UNKNOWN: Final = (b"", 0)
 _RECURSION_DESIRED: Final = 0x0100
 _TRUNCATED: Final = 0x0200
 _ERRORS: Final = {
@@ -58,8 +80,7 @@ class Question:
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class Srv:
+class Srv(NamedTuple):
     """The value of an SRV record (RFC 2782)."""
 
     priority: int
@@ -68,17 +89,26 @@ class Srv:
     target: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of the answer section.
+class SrvData(NamedTuple):
+    """The same as it is on the wire: the target in wire form, lower case."""
 
-    ``value`` is the address text for A and AAAA, a name for CNAME and PTR, an Srv for SRV.
+    priority: int
+    weight: int
+    port: int
+    target: bytes
+
+
+class Record(NamedTuple):
+    """One record of the answer section, as it is on the wire.
+
+    ``value`` is the packed address for A and AAAA, a name in wire form for CNAME and PTR, an
+    SrvData for SRV.
     """
 
-    name: str
+    owner: bytes  # wire form, lower case
     kind: int
     ttl: int  # seconds
-    value: str | Srv
+    value: bytes | SrvData
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +118,10 @@ class Response:
     ident: int
     rcode: int
     truncated: bool
-    question: Question | None  # None only with FORMERR: the server could not read ours
+    asked: bytes | None  # wire form, lower case; None only with FORMERR: it could not read ours
+    kind: int
     records: tuple[Record, ...]
+    is_cut: bool = False  # there was more than is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +141,39 @@ def strerror(code: int) -> str:
 def name_to_wire(name: str) -> bytes:
     """Write a name as labels; a trailing dot is dropped.
 
-    raises: DnsError if a label is empty or over 63 bytes, or the name over 255.
+    Raises:
+        DnsError: a label is empty or over 63 bytes, or the name over 255.
     """
-    wire = bytearray()
-    for label in name.removesuffix(".").split("."):
-        raw = label.encode("utf-8", "surrogateescape")
-        if not 0 < len(raw) < 64:
-            raise DnsError(f'invalid domain name "{name}"')
-        wire.append(len(raw))
-        wire += raw
-    if len(wire) > 254:
-        raise DnsError(f'invalid domain name "{name}"')
-    return bytes(wire) + b"\0"
+    raw = name.encode("utf-8", "surrogateescape").removesuffix(b".")
+    if len(raw) <= MAX_NAME - 2:  # a long text is not even cut into labels
+        labels = raw.split(b".")
+        if all(0 < len(label) < 64 for label in labels):
+            return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
+    raise DnsError(f'invalid domain name "{name}"')
+
+
+def name_from_wire(name: bytes) -> str:
+    """Spell a name in wire form, without pointers.
+
+    Raises:
+        DnsError: a label has a dot inside, and no text could tell it from two labels.
+    """
+    return _spell(name)[0]
+
+
+def _spell(name: bytes) -> tuple[str, int]:
+    """Return a name's text and how many dots are in it."""
+    text = bytearray(name[1:-1])
+    at = name[0]
+    dots = 0
+    while at < len(text):
+        size = text[at]
+        text[at] = 0x2E
+        at += size + 1
+        dots += 1
+    if text.count(b".") != dots:
+        raise DnsError("invalid label in DNS response")
+    return text.decode("utf-8", "surrogateescape"), dots
 
 
 def reverse_name(address: str) -> str:
@@ -177,134 +230,250 @@ def ident_of(data: reader.Buffer) -> int:
 def parse_answer(data: reader.Buffer, ident: int, question: Question) -> Response:
     """Parse the response to one question.
 
-    raises: NotOurs if identifier or question are not those asked; DnsError as ``parse``.
+    Raises:
+        NotOurs: identifier or question are not those asked; nothing behind them was looked at.
+        DnsError: as ``parse``.
     """
-    response = parse(data)
-    if response.ident != ident:
-        raise NotOurs(f"unexpected DNS response {response.ident}")
-    asked = Question(_read_name(reader.Cursor(name_to_wire(question.name))), question.kind)
-    if response.question is not None and response.question != asked:
-        raise NotOurs(f"wrong question in DNS response {response.ident}")
-    return response
+    return _parse(data, ident, question)
 
 
 def parse(data: reader.Buffer) -> Response:
     """Parse one whole response message.
 
-    raises: DnsError, and nothing else, whatever the bytes.
-    source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
+    Raises:
+        DnsError: and nothing else, whatever the bytes.
+    Source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
     here are passed over where nginx gives the whole response up.
     """
-    cursor = reader.Cursor(data)
-    try:
-        return _parse(cursor)
-    except reader.Short:
-        raise DnsError("short DNS response") from None
+    return _parse(data, None, None)
 
 
 def follow(response: Response) -> Found:
     """Follow the aliases of a response from the name asked to the records asked for.
 
-    shape: records of other owners are not looked at; a chain that loops ends where it meets
-    itself.  source: nginx takes any record of the kind asked, whoever owns it; we do not.
+    Records of other owners are not looked at; a chain that loops ends where it meets itself.
+
+    Raises:
+        DnsError: an alias or a target that no text can spell.
+    Source: nginx takes any record of the kind asked, whoever owns it; we do not.
     """
-    if response.question is None:
+    owner, kind = response.asked, response.kind
+    if owner is None:
         return Found("", 0, ())
-    name, kind = response.question.name, response.question.kind
-    owned: dict[str, list[Record]] = {}
+    owned: dict[bytes, list[Record]] = {}
+    aliases: dict[bytes, Record] = {}
     for record in response.records:
-        owned.setdefault(record.name, []).append(record)
+        if record.kind == kind:
+            owned.setdefault(record.owner, []).append(record)
+        elif record.kind == CNAME:
+            aliases.setdefault(record.owner, record)
     ttls: list[int] = []
-    seen: set[str] = set()
-    while name not in seen:
-        seen.add(name)
-        mine = owned.get(name, ())
-        wanted = [record for record in mine if record.kind == kind]
+    seen: set[bytes] = set()
+    while owner not in seen:
+        seen.add(owner)
+        wanted = owned.get(owner)
         if wanted:
-            return Found(
-                name,
-                min(ttls + [record.ttl for record in wanted]),
-                tuple(record.value for record in wanted),
-            )
-        for record in mine:
-            if record.kind == CNAME and isinstance(record.value, str):
-                ttls.append(record.ttl)
-                name = record.value
-                break
-    return Found(name, min(ttls, default=0), ())
+            ttls.append(min([record.ttl for record in wanted]))
+            texts = _texts(kind, [record.value for record in wanted])
+            return Found(name_from_wire(owner), min(ttls), texts)
+        alias = aliases.get(owner)
+        if alias is not None and isinstance(alias.value, bytes):
+            ttls.append(alias.ttl)
+            owner = alias.value
+    return Found(name_from_wire(owner), min(ttls, default=0), ())
 
 
-def _parse(cursor: reader.Cursor) -> Response:
-    ident, flags = cursor.u16(), cursor.u16()
-    questions, answers = cursor.u16(), cursor.u16()
-    cursor.skip(4)  # how many records the sections we do not read hold
+def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
+    """Spell the values that were asked for; of names, as many as SPELLED labels reach."""
+    if kind in (A, AAAA):
+        family = AF_INET if kind == A else AF_INET6
+        return tuple([inet_ntop(family, value) for value in values if isinstance(value, bytes)])
+    texts: list[str | Srv] = []
+    left = SPELLED
+    for value in values:
+        if isinstance(value, SrvData):
+            text, dots = _spell(value.target)
+            texts.append(Srv(value.priority, value.weight, value.port, text))
+        else:
+            text, dots = _spell(value)
+            texts.append(text)
+        left -= dots + 1
+        if left <= 0:
+            break
+    return tuple(texts)
+
+
+def _parse(data: reader.Buffer, ident: int | None, question: Question | None) -> Response:
+    data = bytes(data)
+    if len(data) < _HEADER.size:
+        raise DnsError("short DNS response")
+    got, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
+    if ident is not None and got != ident:
+        raise NotOurs(f"unexpected DNS response {got}")
     if flags & 0xF800 != 0x8000:
-        raise DnsError(f"invalid DNS response {ident} fl:{flags:04X}")
+        raise DnsError(f"invalid DNS response {got} fl:{flags:04X}")
     rcode = flags & 0x0F
     if questions == 0 and rcode == FORMERR:
-        return Response(ident, rcode, truncated=False, question=None, records=())
+        return Response(got, rcode, truncated=False, asked=None, kind=0, records=())
     if questions != 1:
         raise DnsError("invalid number of questions in DNS response")
-    question = Question(_read_name(cursor), cursor.u16())
-    query_class = cursor.u16()
+    names = _Names(data)
+    asked, at = names.read(_HEADER.size)
+    if at + 4 > len(data):
+        raise DnsError("short DNS response")
+    kind, query_class = data[at] << 8 | data[at + 1], data[at + 2] << 8 | data[at + 3]
     if query_class != _CLASS_IN:
         raise DnsError(f"unknown query class {query_class} in DNS response")
+    if question is not None and (
+        kind != question.kind or asked != name_to_wire(question.name).lower()
+    ):
+        raise NotOurs(f"wrong question in DNS response {got}")
     if flags & _TRUNCATED:
-        return Response(ident, rcode, truncated=True, question=question, records=())
-    records = [record for _ in range(answers) if (record := _read_record(cursor)) is not None]
-    return Response(ident, rcode, truncated=False, question=question, records=tuple(records))
-
-
-def _read_record(cursor: reader.Cursor) -> Record | None:
-    name = _read_name(cursor)
-    kind, record_class, ttl = cursor.u16(), cursor.u16(), cursor.u32()
-    if ttl >> 31:
-        ttl = 0  # RFC 2181 §8; nginx does the same
-    body = cursor.restrict_to(cursor.u16())
-    if record_class != _CLASS_IN:
-        raise DnsError(f"unexpected RR class {record_class} in DNS response")
-    value = _read_value(kind, body)
-    return None if value is None else Record(name, kind, ttl, value)
-
-
-def _read_value(kind: int, body: reader.Cursor) -> str | Srv | None:
+        return Response(got, rcode, truncated=True, asked=asked, kind=kind, records=())
+    records: list[Record] = []
+    count = min(answers, RECORDS)
     try:
-        if kind == A:
-            value: str | Srv = inet_ntop(AF_INET, body.take(4))
-        elif kind == AAAA:
-            value = inet_ntop(AF_INET6, body.take(16))
-        elif kind in (CNAME, PTR):
-            value = _read_name(body)
-        elif kind == SRV:
-            value = Srv(body.u16(), body.u16(), body.u16(), _read_name(body))
-        else:
-            return None
-    except reader.Short:
-        raise DnsError(f"invalid record of type {kind} in DNS response") from None
-    if body.remaining():
+        _read_records(names, at + 4, count, records)
+        is_cut = count < answers
+    except _TooManySteps:
+        is_cut = True
+    return Response(got, rcode, False, asked, kind, tuple(records), is_cut)
+
+
+def _read_records(names: "_Names", at: int, count: int, records: list[Record]) -> None:
+    """Read so many records that begin at an offset; those of kinds we never ask for are left out.
+
+    hot: an answer may have RECORDS of them
+    """
+    data, known, fixed = names.data, names.known, _FIXED.unpack_from
+    end = len(data)
+    take = records.append
+    try:
+        for _ in range(count):
+            place = known.get(data[at : at + 2])  # a pointer to a name that was read before
+            if place is None:
+                owner, at = names.read(at)
+            else:
+                owner = place[0]
+                at += 2
+            kind, record_class, ttl, size = fixed(data, at)
+            at += 10
+            body = at
+            at += size
+            if at > end:
+                raise DnsError("short DNS response")
+            if record_class != _CLASS_IN:
+                raise DnsError(f"unexpected RR class {record_class} in DNS response")
+            if ttl >> 31:
+                ttl = 0  # RFC 2181 §8; nginx does the same
+            if kind == A:
+                if size != 4:
+                    raise DnsError("invalid record of type 1 in DNS response")
+            elif kind == AAAA:
+                if size != 16:
+                    raise DnsError("invalid record of type 28 in DNS response")
+            elif kind in _NAMING:
+                take(Record(owner, kind, ttl, _read_naming(names, kind, body, at)))
+                continue
+            else:
+                continue
+            take(Record(owner, kind, ttl, data[body:at]))
+    except struct.error:
+        raise DnsError("short DNS response") from None
+
+
+def _read_naming(names: "_Names", kind: int, at: int, end: int) -> bytes | SrvData:
+    """Read the value of a CNAME, PTR or SRV record, which ends in a name."""
+    data = names.data
+    start = at + 6 if kind == SRV else at
+    try:
+        name, after = names.read(start)
+    except _ShortName:
+        after = -1
+    if after != end:
         raise DnsError(f"invalid record of type {kind} in DNS response")
-    return value
+    if kind != SRV:
+        return name
+    priority, weight, port = _SRV.unpack_from(data, at)
+    return SrvData(priority, weight, port, name)
 
 
-def _read_name(cursor: reader.Cursor) -> str:
-    """Read a name; each pointer must lead before the labels it continues, so none can loop."""
-    labels: list[bytes] = []
-    size = pointers = 0
-    part = cursor  # the caller's cursor up to the first pointer, then one of our own
-    start = cursor.position
-    while (head := part.u8()) != 0:
-        if head < 64:
-            labels.append(bytes(part.take(head)))
-            size += head + 1
-            if size > 254:
-                raise DnsError("too long domain name in DNS response")
-            continue
-        if head < 192:
-            raise DnsError("invalid label in DNS response")
-        target = (head & 0x3F) << 8 | part.u8()
-        pointers += 1
-        if target >= start or pointers > _POINTERS:
-            raise DnsError("invalid compression pointer in DNS response")
-        part = reader.Cursor(cursor.view, target)
-        start = target
-    return b".".join(labels).lower().decode("utf-8", "surrogateescape")
+class _TooManySteps(Exception):
+    """A message whose names have more labels and pointers than are looked at."""
+
+
+class _ShortName(DnsError):
+    """A name that goes on behind the end of the message."""
+
+
+class _Names:
+    """The names of one message, in wire form and lower case."""
+
+    __slots__ = ("data", "known", "left")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.known: dict[bytes, tuple[bytes, int]] = {}  # by pointer: the name, pointers in it
+        self.left = STEPS
+
+    def read(self, at: int) -> tuple[bytes, int]:
+        """Read the name at an offset.
+
+        Each pointer must lead before the labels it continues, so none can loop (RFC 1035 §4.1.4:
+        to a prior occurrence).
+
+        Returns:
+            The name, and the offset behind it.
+
+        Raises:
+            DnsError: it is no name.
+            _TooManySteps: STEPS are used up.
+        """
+        data, known, left = self.data, self.known, self.left
+        pieces: list[bytes] = []
+        first = b""  # the first pointer
+        size = pointers = after = 0
+        try:
+            while True:
+                start = at
+                longest = start + MAX_NAME - 1 - size
+                while 0 < (head := data[at]) < 64:
+                    at += head + 1
+                    left -= 1
+                    if at > longest:
+                        raise DnsError("too long domain name in DNS response")
+                left -= 1
+                if left < 0:
+                    raise _TooManySteps
+                size += at - start
+                pieces.append(data[start:at])
+                if not head:
+                    pieces.append(b"\0")
+                    break
+                if head < 192:
+                    raise DnsError("invalid label in DNS response")
+                pointer = data[at : at + 2]
+                target = (head & 0x3F) << 8 | data[at + 1]
+                if not first:
+                    first = pointer
+                    after = at + 2
+                place = known.get(pointer, _UNKNOWN)
+                pointers += 1 + place[1]
+                if target >= start or pointers > _POINTERS:
+                    raise DnsError("invalid compression pointer in DNS response")
+                if place[0]:
+                    size += len(place[0])
+                    if size > MAX_NAME:
+                        raise DnsError("too long domain name in DNS response")
+                    pieces.append(place[0])
+                    break
+                at = target
+        except IndexError:
+            raise _ShortName("short DNS response") from None
+        finally:
+            self.left = left
+        if first:
+            if first not in known:
+                known[first] = b"".join(pieces[1:]).lower(), pointers - 1
+            return b"".join(pieces).lower(), after
+        return b"".join(pieces).lower(), at + 1

@@ -151,11 +151,8 @@ def cut_short(data: reader.Buffer) -> BrokenHeader:
 
 
 def _broken(data: bytes) -> BrokenHeader:
-    """Quote the first line; what a terminal would not print is escaped."""
-    line = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("utf-8", "backslashreplace")
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line
-    )
+    """Quote the first line; the log escapes what is not to be printed."""
+    shown = re.split(rb"[\r\n]", data, maxsplit=1)[0].decode("utf-8", "surrogateescape")
     return BrokenHeader(f'broken header: "{shown}"')
 
 

@@ -102,6 +102,9 @@ def patterns(atoms: list[str], openings: list[str], modes: list[str]) -> st.Sear
 
 anything = patterns(PLAIN * 2 + ODD, OPENINGS, ["", "", "?", "+"])
 regular = patterns(PLAIN, ["(", "(?:"], ["", "", "?"])
+irregular = patterns(
+    PLAIN, ["(", "(?:", "(?>", "(?=", "(?!", "(?<=", "(?<!"], ["", "", "?", "+"]
+)
 subjects = st.lists(
     st.text("aaabbcAB.\n 1#\u00e9", max_size=9).map(str.encode), min_size=4, max_size=8
 )
@@ -145,6 +148,19 @@ def cut(text: bytes, slots: tuple[int, ...] | None) -> regex.Captures | None:
         return None
     pairs = zip(slots[::2], slots[1::2], strict=True)
     return tuple(None if start < 0 else text[start:end] for start, end in pairs)
+
+
+@given(irregular, subjects)
+def test_the_linear_matcher_finds_what_pcre_finds(
+    pcre: Pcre, pattern: str, texts: list[bytes]
+) -> None:
+    """With lookarounds, atomic groups and possessive repeats too, whoever would match it."""
+    refused = refusal(pattern)
+    assume(refused is None)
+    syntax = regex_syntax.parse(pattern.encode())
+    machine = regex_machine.Machine(syntax.tree, syntax.groups)
+    expected = pcre.search(pattern.encode(), texts, caseless=False)
+    assert expected == [cut(text, machine.search(text)) for text in texts]
 
 
 @given(regular, subjects)

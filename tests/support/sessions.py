@@ -6,6 +6,7 @@ from typing import Any
 
 from ngxstream.core.clock import Clock, FakeClock
 from ngxstream.core.log import DEBUG, Log
+from ngxstream.event.turn_budget import TurnBudget
 from tests.support.hall import LogTarget
 
 NOON = 1_795_262_400.0  # 21 Nov 2026, 12:00:00 UTC
@@ -29,6 +30,18 @@ class FakeClient:
         return self.local
 
 
+class FakeLoop:
+    """What a Loop tells, and the work of its turns."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1000
+        self.pid = 4711
+        self.hostname = b"host.example"
+        self.posted: list[Any] = []
+        self.post = self.posted.append
+        self.budget = TurnBudget(self)  # type: ignore[arg-type]
+
+
 @dataclass
 class FakeSession:
     """What a Session tells, and where it keeps what it is told."""
@@ -43,9 +56,7 @@ class FakeSession:
     preread: bytes = b""
     server: Any = field(default_factory=lambda: SimpleNamespace(server_name="example.com"))
     address: Any = field(default_factory=lambda: SimpleNamespace(names=None))
-    loop: Any = field(
-        default_factory=lambda: SimpleNamespace(now_ms=1000, pid=4711, hostname=b"host.example")
-    )
+    loop: Any = field(default_factory=FakeLoop)
     ctx: dict[str, Any] = field(default_factory=dict)
     target: LogTarget = field(default_factory=LogTarget)
 

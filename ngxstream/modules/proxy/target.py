@@ -7,7 +7,8 @@ ngx_stream_proxy_resolve_handler (ngx_stream_proxy_module.c).
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from random import randrange
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, inet, log
 from ngxstream.event import resolver
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ngxstream.modules.proxy.handler import Proxy
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.values import ComplexValue
+
+PEERS: Final = 128  # addresses one session may try; each session makes peers of its own
 
 
 class Target:
@@ -84,7 +87,7 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
         s.finalize(codes.INTERNAL_SERVER_ERROR)
         return
     addrs = []
-    for found in answer.addresses:
+    for found in some_of(answer.addresses):
         sockaddr: inet.SockAddr = (
             (found.host, url.port)
             if found.family == inet.AF_INET
@@ -95,6 +98,15 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
     proxy.limit_tries()
     proxy.started_ms = proxy.loop.now_ms
     proxy.connect_late()
+
+
+def some_of(addresses: tuple[resolver.Address, ...]) -> tuple[resolver.Address, ...]:
+    """Return the addresses one session may try: of more than PEERS some, from anywhere on."""
+    count = len(addresses)
+    if count <= PEERS:
+        return addresses
+    first = randrange(count)
+    return (addresses[first:] + addresses[:first])[:PEERS]
 
 
 def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:

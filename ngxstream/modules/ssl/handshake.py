@@ -96,6 +96,19 @@ class Handshake:
         transport = self.transport
         if transport is None or not (mask & READABLE or transport.wants_write):
             return
+        budget = self.s.loop.budget
+        if budget.is_busy:  # a name may be expensive to look up
+            budget.put_off(self.s, self.go_on)
+        else:
+            self._shake(transport)
+
+    def go_on(self) -> None:
+        """Go on shaking hands in a turn to come: others had used up the one before."""
+        transport = self.transport
+        if transport is not None and self.s.loop.budget.let_in(self.s, self.go_on):
+            self._shake(transport)
+
+    def _shake(self, transport: tls.Transport) -> None:
         code = transport.handshake()
         if code == codes.AGAIN:
             return

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,3 +46,38 @@ def test_a_value_is_safe_when_escaping_changes_nothing(value: bytes) -> None:
     """The quick judgement of a whole line agrees with the escaping."""
     changed = (escape.default(value) != value, escape.json(value) != value)
     assert changed == (not escape.is_default_safe(value), not escape.is_json_safe(value))
+
+
+# --- the error log --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"plain \"text\" with a \\", b"plain \"text\" with a \\"),
+        ("Größe 東京 Ω ✓".encode(), "Größe 東京 Ω ✓".encode()),
+        (b"\x1b[31mred\x1b[0m\x07", rb"\x1B[31mred\x1B[0m\x07"),
+        (b"a\r\n\tb\0c\x7f", rb"a\x0D\x0A\x09b\x00c\x7F"),
+        (b"\xff\x9b31m\xe9", rb"\xFF\x9B31m\xE9"),
+        ("a\u009b31m".encode(), rb"a\xC2\x9B31m"),  # CSI of ISO 6429 in UTF-8
+        ("a\u202egpj".encode(), rb"a\xE2\x80\xAEgpj"),  # right to left
+        ("a\u2028b\u0085c".encode(), rb"a\xE2\x80\xA8b\xC2\x85c"),  # line separators
+    ],
+)
+def test_a_line_of_the_error_log_is_made_of_what_can_be_printed(text: bytes, shown: bytes) -> None:
+    """Control characters and bytes that are no text become two digits each, text stays."""
+    assert shown == escape.printed(text)
+
+
+def test_what_is_to_be_kept_is_kept() -> None:
+    """And nothing besides."""
+    assert b"a\n\tb\\x1B" == escape.printed(b"a\n\tb\x1b", "\n\t")
+    assert "a\n\\xE2\\x80\\xAE" == escape.printed("a\n\u202e".encode(), "\n").decode()
+
+
+@given(st.binary())
+def test_any_bytes_become_one_line_of_text(value: bytes) -> None:
+    """Whatever it was, it is UTF-8 of printable characters, and it is left alone from then on."""
+    shown = escape.printed(value)
+    assert shown.decode().isprintable()
+    assert shown == escape.printed(shown)

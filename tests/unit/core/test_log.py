@@ -3,13 +3,14 @@
 import errno
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxstream.core import clock, files, log
+from ngxstream.core import clock, files, inet, log, syslog
 
 LINE = re.compile(rb"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] (\d+)#(\d+): (.*)\n", re.DOTALL)
 
@@ -88,8 +89,37 @@ def test_with_level_has_every_target_listen() -> None:
 def test_a_long_message_is_cut_at_2048_bytes() -> None:
     """The line feed is the 2048th byte."""
     kept = Kept(log.ERR)
-    log.Log([kept]).write(log.ERR, "é" * 5000)
-    assert (2048, b"\n") == (len(kept.lines[0]), kept.lines[0][-1:])
+    log.Log([kept]).write(log.ERR, "e" * 5000)
+    assert (2048, b"e\n") == (len(kept.lines[0]), kept.lines[0][-2:])
+
+
+@pytest.mark.parametrize("char", ["é", "東", "🐍", "\x1b"])
+@pytest.mark.parametrize("before", range(4))
+def test_a_long_message_is_cut_between_characters(char: str, before: int) -> None:
+    """What is left is text."""
+    kept = Kept(log.ERR)
+    log.Log([kept]).write(log.ERR, "a" * before + char * 5000)
+    assert 2045 <= len(kept.lines[0]) <= 2048
+    assert kept.lines[0][:-1].decode().isprintable()
+
+
+def test_a_peer_s_text_is_escaped_in_every_target(tmp_path: Path) -> None:
+    """File, ring and syslog get the same line of text, in which nothing moves a terminal."""
+    file = log.FileTarget(opened(tmp_path / "a.log"), log.ERR, clock.Clock())
+    ring = log.MemoryTarget(4096, "f:1", log.ERR)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        address = inet.Addr(inet.AF_INET, server.getsockname(), "server")
+        sender = syslog.Syslog(syslog.SyslogConf(address))
+        made = log.Log([file, ring, syslog.SyslogTarget(sender, log.ERR)])
+        made.write(log.ERR, "SNI \x1b[2J\r\x07\n\udcff\u202e caf\u00e9 \"x\"")
+        sent = server.recv(4096)
+        sender.close()
+    shown = r"SNI \x1B[2J\x0D\x07\x0A\xFF\xE2\x80\xAE café " + '"x"'
+    assert (tmp_path / "a.log").read_bytes().endswith(f": {shown}\n".encode())
+    assert f": {shown}\n".encode() in ring.text()
+    assert sent.endswith(f": {shown}".encode())
 
 
 @given(st.text(), st.integers(log.EMERG, log.DEBUG))
@@ -99,7 +129,7 @@ def test_any_text_is_one_line(text: str, level: int) -> None:
     log.Log([kept]).write(level, text)
     (line,) = kept.lines
     assert line.endswith(b"\n")
-    assert 1 == line.count(b"\n")
+    assert line[:-1].decode().isprintable()
     assert len(line) <= log.MAX_LINE
 
 
@@ -216,6 +246,14 @@ def test_the_console_speaks_under_the_program_s_name(capfd: pytest.CaptureFixtur
     made = log.Log([Kept(log.NOTICE)], console=log.Console("ngxstream"))
     made.write(log.EMERG, 'unknown directive "x" in nginx.conf:1')
     expected = 'ngxstream: [emerg] unknown directive "x" in nginx.conf:1\n'
+    assert expected == capfd.readouterr().err
+
+
+def test_the_console_is_not_moved_by_what_it_says(capfd: pytest.CaptureFixture[str]) -> None:
+    """Line feeds and tabs of the configuration are, anything else is escaped."""
+    made = log.Log([Kept(log.NOTICE)], console=log.Console("nginx"))
+    made.write(log.EMERG, 'unknown directive "a\n\tb\x1b[2J"')
+    expected = 'nginx: [emerg] unknown directive "a\n\tb\\x1B[2J"\n'
     assert expected == capfd.readouterr().err
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import socket
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.support.scripted_dns import (
     silent,
     table,
 )
+from tests.support.work import lines_run
 
 HOUR = 3_600_000
 WWW: list[Record] = [
@@ -437,6 +440,203 @@ def test_a_queued_question_that_was_given_up_is_never_sent(lab: Make) -> None:
     assert f"n{dns_query.IN_FLIGHT}.test" not in names
 
 
+def test_a_queued_question_that_was_given_up_takes_no_memory(lab: Make) -> None:
+    """Clients that come and go while the servers are silent leave nothing in the queue."""
+    one = lab(silent, ipv6=False)
+    for n in range(dns_query.IN_FLIGHT):
+        one.ask(f"n{n}.test")
+    for n in range(3000):
+        one.ask(f"gone{n}.test").cancel()
+    gc.collect()
+    left = [thing for thing in gc.get_objects() if isinstance(thing, dns_query.Query)]
+    assert dns_query.IN_FLIGHT == len(left)
+
+
+@pytest.mark.parametrize("extra", ["", "b"])
+def test_a_name_of_255_bytes_is_looked_up_and_a_longer_one_is_not(lab: Make, extra: str) -> None:
+    """On the wire the longest name has 255 bytes; a longer text is not even asked for."""
+    name = ".".join(["a" * 49] * 5) + ".bcd" + extra
+    one = lab(lambda query: [respond(query, [(query.name, dns.A, 9, "192.0.2.1")])], ipv6=False)
+    answer = one.answer(name)
+    if extra:
+        assert (dns.NXDOMAIN, [], {}) == (answer.code, one.asked(), one.resolver.kept)
+    else:
+        assert {"192.0.2.1"} == hosts(answer)
+
+
+def test_an_alias_of_255_bytes_is_followed(lab: Make) -> None:
+    """The longest name may also come from the wire."""
+    name = ".".join(["a" * 49] * 5) + ".bcd"
+    one = lab(
+        lambda query: [
+            respond(query, [("www.test", dns.CNAME, 9, name)])
+            if query.name == "www.test"
+            else respond(query, [(name, dns.A, 9, "192.0.2.1")])
+        ],
+        ipv6=False,
+    )
+    assert {"192.0.2.1"} == hosts(one.answer())
+
+
+# -- turns -------------------------------------------------------------------------------------
+
+
+def count_a_turn(one: Lab, things: Callable[[], int], goal: int) -> list[int]:
+    """Turn until there are so many things; return how many more there were in each turn."""
+    counts = [things()]
+    for _ in range(1000):
+        for server in one.servers:
+            server.step()
+        one.loop.turn(1)
+        counts.append(things())
+        if counts[-1] >= goal:
+            break
+    assert goal == counts[-1]
+    return [after - before for before, after in itertools.pairwise(counts)]
+
+
+def test_those_who_wait_are_called_some_a_turn(lab: Make) -> None:
+    """A thousand sessions that one answer sets going do not all connect in one turn."""
+    one = lab(table(WWW))
+    for _ in range(1000):
+        one.ask()
+    assert resolver.DELIVERED == max(count_a_turn(one, lambda: len(one.answers), 1000))
+    one.answers.clear()
+    one.resolver.kept.clear()
+    for _ in range(resolver.DELIVERED):  # and the next ones need not wait
+        one.ask()
+    steps = count_a_turn(one, lambda: len(one.answers), resolver.DELIVERED)
+    assert resolver.DELIVERED == max(steps)
+
+
+def test_names_that_lead_to_one_name_are_served_some_a_turn(lab: Make) -> None:
+    """Neither do a thousand names with one alias."""
+
+    def script(query: Query) -> list[bytes]:
+        if query.name == "big.test":
+            return []
+        return [respond(query, [(query.name, dns.CNAME, 60, "big.test")])]
+
+    one = lab(script, ipv6=False)
+    server = one.servers[0]
+    for n in range(1000):
+        one.ask(f"n{n}.test")
+    asker = one.resolver.asker
+
+    def waiting() -> int:
+        query = asker.queries.get(dns.Question("big.test", dns.A))
+        return 0 if query is None else len(query.waiting)
+
+    one.until(lambda: waiting() == 1000)
+    server.script = lambda query: [respond(query, many(40, "big.test"))]
+    one.pass_time(5000)
+    called = []
+
+    def ended() -> int:
+        called.append(1000 - len(one.resolver.lookups))
+        return called[-1]
+
+    assert dns_query.TOLD >= max(count_a_turn(one, ended, 1000))
+    one.until(lambda: len(one.answers) == 1000)
+    first = one.answers[0].addresses[0]
+    assert all(any(address is first for address in answer.addresses) for answer in one.answers)
+
+
+def test_large_responses_are_read_some_a_turn(lab: Make) -> None:
+    """Servers that answer a hundred questions at once with all that fits take many turns."""
+    one = lab(silent, ipv6=False)
+    server = one.servers[0]
+    for n in range(100):
+        one.ask(f"n{n}.test")
+    one.until(lambda: len(one.asked()) == 100)
+    for query in server.queries:
+        server.udp.sendto(respond(query, many(90, query.name)), query.source)
+    left = lambda: 100 - len(one.resolver.asker.queries)  # noqa: E731
+    size = len(respond(server.queries[0], many(90, "n0.test"))) + dns_query.OVERHEAD
+    most = -(-dns_query.TURN_BYTES // size)
+    assert 0 < max(count_a_turn(one, left, 100)) <= most < 100
+    one.until(lambda: len(one.answers) == 100)
+
+
+def test_a_forged_response_is_dismissed_by_its_head(lab: Make) -> None:
+    """What answers another question costs no more than looking at the question."""
+    one = lab(silent, ipv6=False)
+    one.ask()
+    one.until(lambda: len(one.asked()) == 1)
+    query = one.servers[0].queries[0]
+    under_way = next(iter(one.resolver.asker.queries.values()))
+    forged = respond(query, many(200, "evil.test"), name="evil.test")
+    assert lines_run(lambda: under_way.hear(under_way.exchanges[0], forged)) < 150
+
+
+# -- bounds ------------------------------------------------------------------------------------
+
+
+def test_a_name_has_no_more_addresses_than_allowed(lab: Make) -> None:
+    """Of 2 000 the first thousand are used, and the log says so once in a while."""
+    one = lab(cut_short(many(2000)), ipv6=False)
+    for _ in range(3):
+        assert dns.RECORDS == len(one.answer().addresses)
+        one.resolver.kept.clear()
+    assert 1 == len(one.lines)
+    assert one.lines[0].startswith("too large DNS response, only the first 1024 records or less")
+
+
+def test_kept_names_take_no_more_memory_than_allowed(
+    lab: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names used longest ago make room for a large one."""
+    monkeypatch.setattr(resolver, "KEPT_BYTES", 100_000)
+    records = [r for n in range(9) for r in many(100, f"n{n}.test")]
+    one = lab(cut_short(records), ipv6=False)
+    for n in (0, 1, 2, 3, 0, 4, 5):
+        assert 100 == len(one.answer(f"n{n}.test").addresses)
+    assert ["n3.test", "n0.test", "n4.test", "n5.test"] == list(one.resolver.kept)
+    expected = 4 * (resolver.NAME_BYTES + 7 + 100 * resolver.ADDRESS_BYTES)
+    assert expected == one.resolver.kept_bytes
+    one.resolver.lookup("n0.test", HOUR, one.answers.append)
+    one.pass_time(61_000)
+    one.answer("gone.test")
+    assert ["gone.test"] == list(one.resolver.kept)
+    assert resolver.NAME_BYTES + 9 == one.resolver.kept_bytes
+
+
+def test_an_answer_too_large_to_be_kept_is_given_all_the_same(
+    lab: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it has it."""
+    monkeypatch.setattr(resolver, "KEPT_BYTES", 1000)
+    one = lab(cut_short(many(100)), ipv6=False)
+    assert 100 == len(one.answer().addresses)
+    assert ({}, 0) == (one.resolver.kept, one.resolver.kept_bytes)
+
+
+def test_the_estimate_of_a_kept_name_is_what_it_takes(lab: Make) -> None:
+    """Names of one address, and names of many, take no more memory than is counted."""
+    for count in (1, 500):
+
+        def script(query: Query, count: int = count) -> list[bytes]:
+            if not query.tcp:
+                return [respond(query, truncated=True)]
+            form = "10.0.{}.{}" if query.kind == dns.A else "2001:db8::{}:{}"
+            addresses = [form.format(n // 256, n % 256) for n in range(count)]
+            return [respond(query, [(query.name, query.kind, 60, one) for one in addresses])]
+
+        one = lab(script)
+        one.answer(f"0.{count}.test")
+        gc.collect()
+        tracemalloc.start()
+        for n in range(1, 40):
+            one.answer(f"{n}.{count}.test")
+        one.answers.clear()
+        one.servers[0].queries.clear()
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        kept = one.resolver.kept_bytes
+        assert taken < kept * 1.3, count
+
+
 def test_a_lookup_leaves_no_circles(lab: Make) -> None:
     """Workers run without the cyclic collector: what is through must be free at once."""
     one = lab(table([*WWW, ("_dns._tcp.test", dns.SRV, 60, dns.Srv(0, 0, 53, "www.test"))]))
@@ -565,11 +765,15 @@ def cut_short(records: list[Record]) -> Script:
     return lambda query: whole(query) if query.tcp else [respond(query, truncated=True)]
 
 
+def many(count: int, name: str = "www.test") -> list[Record]:
+    """Make so many addresses of a name."""
+    return [(name, dns.A, 60, f"10.0.{n >> 8}.{n & 255}") for n in range(count)]
+
+
 def test_a_truncated_answer_is_fetched_over_tcp(lab: Make) -> None:
     """200 addresses do not fit into 512 bytes."""
-    many: list[Record] = [("www.test", dns.A, 60, f"10.0.{n >> 8}.{n & 255}") for n in range(2000)]
-    one = lab(cut_short(many), ipv6=False)
-    assert 2000 == len(one.answer().addresses)
+    one = lab(cut_short(many(200)), ipv6=False)
+    assert 200 == len(one.answer().addresses)
     assert [False, True] == [query.tcp for query in one.servers[0].queries]
 
 
@@ -768,6 +972,19 @@ SRV: list[Record] = [
     ("b.test", dns.A, 90, "192.0.2.2"),
     ("b.test", dns.AAAA, 90, "2001:db8::2"),
 ]
+
+
+def test_a_service_has_no_more_addresses_than_allowed(
+    lab: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records times addresses would be a hundred thousand."""
+    monkeypatch.setattr(resolver, "ADDRESSES", 50)
+    records: list[Record] = [
+        ("_dns._tcp.test", dns.SRV, 60, dns.Srv(0, 0, n, "www.test")) for n in range(1, 30)
+    ]
+    answer = lab(table([*records, *many(20)]), ipv6=False).service()
+    assert 50 == len(answer.addresses)
+    assert [1] * 20 + [2] * 20 + [3] * 10 == [address.port for address in answer.addresses]
 
 
 def test_a_service_has_the_servers_of_its_records(lab: Make) -> None:

@@ -10,6 +10,7 @@ from ngxstream.modules.map import Map
 from ngxstream.stream.values import compile_value
 from ngxstream.stream.variables import VariableTable
 from tests.support.hall import Hall, build
+from tests.support.sessions import FakeSession
 
 SERVER = 'server { listen 127.0.0.1:@a@; return "%s"; }'
 
@@ -140,3 +141,17 @@ def test_tuning_comes_before_the_first_map() -> None:
     """Behind a map the tuning is a duplicate, as nginx has it."""
     built = build("stream { map $pid $x { a b; } map_hash_max_size 4096; }")
     assert '"map_hash_max_size" directive is duplicate in /p/conf/nginx.conf:1' == built.error
+
+
+def test_a_subject_that_takes_too_long_has_the_default() -> None:
+    """As in nginx, the patterns behind the one that was given up are not tried."""
+    found, _ = made(
+        Item("default", "other"), Item("~(x)", "slow"), Item("~y$", "later"), Item("plain", "p")
+    )
+    s = FakeSession()
+    s.subject = b"y" * 100_000  # type: ignore[attr-defined]
+    assert b"other" == found.get(s)  # type: ignore[arg-type]
+    s.values = None
+    s.subject = b"y" * 100  # type: ignore[attr-defined]
+    assert b"later" == found.get(s)  # type: ignore[arg-type]
+    assert 1 == len(s.target.lines)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from ngxstream.event import turn_budget
 from tests.support.hall import Hall
-from tests.support.hellos import client_hello
+from tests.support.hellos import client_hello, made_hello
 
 SAY = '"$ssl_preread_protocol|$ssl_preread_server_name|$ssl_preread_alpn_protocols|$server_name"'
 
@@ -104,3 +105,59 @@ def test_the_log_follows_the_server() -> None:
         s = hall.sessions[0]
         assert s.server is hall.conf.servers[1]
         assert s.log is hall.conf.servers[1].log
+
+
+@pytest.mark.parametrize("size", [255, 256, 9000])
+def test_a_name_over_255_bytes_is_none(size: int) -> None:
+    """No host has a longer one."""
+    name = ("a" * 49 + ".") * (size // 50) + "b" * (size % 50)
+    shown = name if size == 255 else ""
+    assert f"TLSv1.2|{shown}||" == said(made_hello(name.encode()))
+
+
+NESTED = "^(a|aa|aaa|.a|..a)+$"
+
+
+def test_many_names_made_to_take_long_are_looked_up_some_a_turn() -> None:
+    """What their regexes take is spread over turns, and everybody is served."""
+    conf = f"map $ssl_preread_server_name $x {{ default other; '~{NESTED}' match; }}"
+    text = f"""stream {{ ssl_preread on; {conf}
+        server {{ listen 127.0.0.1:@main@; return "$x"; }} }}"""
+    with Hall(text) as hall:
+        clients = [hall.connect() for _ in range(40)]
+        hall.turn_until(lambda: len(hall.sessions) == 40, "the sessions")
+        for client in clients:
+            client.send(made_hello(b"a" * 250 + b"!"))
+        before = len(hall.sessions)
+        most = 0
+        for _ in range(2000):
+            live = len(hall.loop.sessions)
+            hall.loop.turn(wait_ms=1)
+            most = max(most, live - len(hall.loop.sessions))
+            if not hall.loop.sessions:
+                break
+        assert 40 == before
+        assert not hall.loop.sessions
+        assert 1 <= most < 30
+        assert {b"other"} == {hall.read(client) for client in clients}
+
+
+def test_a_session_that_ends_while_it_is_put_off_does_not_go_on() -> None:
+    """Its time for the first bytes may be over by then."""
+    text = f"""stream {{ ssl_preread on; preread_timeout 1h;
+        map $ssl_preread_server_name $x {{ default other; '~{NESTED}' match; }}
+        server {{ listen 127.0.0.1:@main@; return "$x"; }} }}"""
+    with Hall(text) as hall:
+        client = hall.connect()
+        hall.turn_until(lambda: hall.sessions, "the session")
+        client.send(made_hello(b"a"))
+        hall.loop.budget.has_share("somebody")
+        hall.loop.budget.charge(turn_budget.TURN_NS)
+        (session,) = hall.loop.sessions
+        hall.turn_until(lambda: hall.loop.budget.is_busy and hall.loop.posted, "it is put off")
+        session.finalize(500)
+        for _ in range(4):
+            hall.loop.turn(wait_ms=1)
+        assert not hall.loop.sessions
+        assert not hall.loop.budget.is_busy
+        assert b"" == hall.read(client)

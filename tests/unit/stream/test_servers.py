@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.event import turn_budget
 from ngxstream.stream import servers
 from tests.support import hall
 from tests.support.sessions import FakeSession
@@ -201,3 +202,28 @@ def test_a_valid_host_is_clean(name: bytes) -> None:
         assert host == host.lower()
         assert all(0x21 <= byte < 0x7F and byte != ord("/") for byte in host)
         assert servers.valid_host(host) in (host, host.removesuffix(b".") or None)
+
+
+@pytest.mark.parametrize(("size", "is_host"), [(255, True), (256, False)])
+def test_a_host_has_255_bytes_at_most(size: int, is_host: bool) -> None:
+    """No name of DNS is longer."""
+    assert is_host == (servers.valid_host(b"a" * size) is not None)
+
+
+def test_a_name_that_takes_too_long_is_looked_up_no_further() -> None:
+    """The default server has it, as if no name fitted; the log has nginx's words."""
+    built = block(
+        "return default;",
+        "server_name ~^(a|aa|.a|..a)+$ ~^(aaa|a|.a|..a)+$; return slow;",
+        "server_name ~!$; return later;",
+    )
+    name = b"a" * 200 + b"!"
+    text, s = selected(built, name)
+    assert "later" == text
+    s.loop.budget.has_share(s)
+    s.loop.budget.charge(turn_budget.OWNER_NS)
+    servers.select(s, name)  # type: ignore[arg-type]
+    s.server = s.address.default_server
+    servers.select(s, name)  # type: ignore[arg-type]
+    assert "default" == s.server.return_.text.text
+    assert ["error"] * 2 == [level for level, _ in s.target.lines]

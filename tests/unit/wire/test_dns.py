@@ -3,6 +3,7 @@
 import pytest
 
 from ngxstream.wire import dns, reader
+from tests.support.work import lines_run
 
 QUESTION = dns.Question("www.Example.com.", dns.A)
 ECHO = b"\x03www\x07example\x03com\0\0\x01\0\x01"
@@ -25,6 +26,14 @@ def record(kind: int, body: bytes, name: bytes = b"\xc0\x0c", ttl: int = 60) -> 
 def response(*records: bytes, echo: bytes = ECHO, flags: int = 0x8180) -> bytes:
     """Write a whole response to QUESTION."""
     return header(answers=len(records), flags=flags) + echo + b"".join(records)
+
+
+def values(message: bytes) -> list[object]:
+    """Parse and return the values of the records."""
+    return [one.value for one in dns.parse(message).records]
+
+
+WWW = b"\x03www\x07example\x03com\0"
 
 
 def refusal(data: bytes) -> str:
@@ -87,8 +96,8 @@ def test_only_an_address_has_a_reverse_name() -> None:
 # --- answers --------------------------------------------------------------------------------
 
 
-def test_addresses_come_out_as_text() -> None:
-    """A and AAAA records give address texts with their TTL."""
+def test_addresses_are_read_with_their_time_to_live() -> None:
+    """A and AAAA records give packed addresses, names stay as they are on the wire."""
     parsed = dns.parse(
         response(record(dns.A, b"\xc0\0\x02\x01"), record(dns.AAAA, bytes(15) + b"\x01", ttl=5))
     )
@@ -96,40 +105,77 @@ def test_addresses_come_out_as_text() -> None:
         ident=7,
         rcode=dns.NOERROR,
         truncated=False,
-        question=dns.Question("www.example.com", dns.A),
+        asked=WWW,
+        kind=dns.A,
         records=(
-            dns.Record("www.example.com", dns.A, 60, "192.0.2.1"),
-            dns.Record("www.example.com", dns.AAAA, 5, "::1"),
+            dns.Record(WWW, dns.A, 60, b"\xc0\0\x02\x01"),
+            dns.Record(WWW, dns.AAAA, 5, bytes(15) + b"\x01"),
         ),
     ) == (parsed)
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "text"), [(dns.A, b"\xc0\0\x02\x01", "192.0.2.1"), (dns.AAAA, bytes(16), "::")]
+)
+def test_addresses_are_found_as_text(kind: int, body: bytes, text: str) -> None:
+    """What was asked for is spelled for people."""
+    echo = WWW + kind.to_bytes(2, "big") + b"\0\x01"
+    assert (text,) == dns.follow(dns.parse(response(record(kind, body), echo=echo))).values
+
+
 def test_names_in_values_may_be_compressed() -> None:
     """CNAME, PTR and SRV values end in pointers into the message."""
-    records = dns.parse(
-        response(
-            record(dns.CNAME, b"\x01W\xc0\x10"),
-            record(dns.PTR, b"\xc0\x0c"),
-            record(dns.SRV, b"\0\x01\0\x02\x00\x35\x02ns\xc0\x18"),
-        )
-    ).records
+    message = response(
+        record(dns.CNAME, b"\x01W\xc0\x10"),
+        record(dns.PTR, b"\xc0\x0c"),
+        record(dns.SRV, b"\0\x01\0\x02\x00\x35\x02ns\xc0\x18"),
+    )
     assert [
-        "w.example.com",
-        "www.example.com",
-        dns.Srv(1, 2, 53, "ns.com"),
-    ] == [one.value for one in records]
+        b"\x01w\x07example\x03com\0",
+        WWW,
+        dns.SrvData(1, 2, 53, b"\x02ns\x03com\0"),
+    ] == values(message)
 
 
-def test_the_root_is_an_empty_name() -> None:
-    """SRV says `not here` with the root as its target."""
-    value = dns.parse(response(record(dns.SRV, bytes(6) + b"\0"))).records[0].value
-    assert dns.Srv(0, 0, 0, "") == value
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        (dns.PTR, b"\x01W\xc0\x10", "w.example.com"),
+        (dns.SRV, b"\0\x01\0\x02\x00\x35\x02ns\xc0\x18", dns.Srv(1, 2, 53, "ns.com")),
+        (dns.SRV, bytes(6) + b"\0", dns.Srv(0, 0, 0, "")),
+    ],
+)
+def test_names_that_were_asked_for_are_found_as_text(
+    kind: int, body: bytes, expected: object
+) -> None:
+    """Names are in lower case; the root is the empty one, by which SRV says `not here`."""
+    echo = WWW + kind.to_bytes(2, "big") + b"\0\x01"
+    assert (expected,) == dns.follow(dns.parse(response(record(kind, body), echo=echo))).values
+
+
+@pytest.mark.parametrize("label", [b"\x03a.b", b"\x01.", b"\x2e" + b"a" * 45 + b"."])
+def test_a_label_with_a_dot_inside_has_no_text(label: bytes) -> None:
+    """An alias that would be asked for as another name is refused."""
+    parsed = dns.parse(response(record(dns.CNAME, label + b"\xc0\x10")))
+    with pytest.raises(dns.DnsError, match="invalid label in DNS response"):
+        dns.follow(parsed)
+
+
+def test_a_label_of_the_size_of_a_dot_has_a_text() -> None:
+    """46 bytes are an ordinary label, though its length byte is that of a dot."""
+    assert "a" * 46 + ".b" == dns.name_from_wire(b"\x2e" + b"a" * 46 + b"\x01b\0")
+
+
+def test_a_label_with_a_dot_inside_is_not_two_labels() -> None:
+    r"""A record of `www\.example.com` is not one of www.example.com."""
+    data = response(record(dns.A, b"\1\2\3\4", name=b"\x0bwww.example\x03com\0"))
+    assert () == dns.follow(dns.parse(data)).values
 
 
 def test_records_of_other_kinds_are_passed_over() -> None:
     """A signature or a text between the addresses does no harm."""
     parsed = dns.parse(response(record(46, b"signed"), record(dns.A, b"\1\2\3\4"), record(39, b"")))
-    assert ["1.2.3.4"] == [one.value for one in parsed.records]
+    assert [b"\1\2\3\4"] == [one.value for one in parsed.records]
 
 
 def test_a_ttl_with_the_top_bit_is_zero() -> None:
@@ -152,7 +198,7 @@ def test_an_error_code_is_told(rcode: int) -> None:
 def test_a_server_that_could_not_read_the_question_need_not_repeat_it() -> None:
     """Format error without a question is an answer to whatever was asked."""
     parsed = dns.parse_answer(header(flags=0x8181, questions=0), 7, QUESTION)
-    assert (dns.FORMERR, None) == (parsed.rcode, parsed.question)
+    assert (dns.FORMERR, None) == (parsed.rcode, parsed.asked)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +239,7 @@ def test_pointers_to_pointers_are_followed_while_they_lead_backwards() -> None:
     """A chain of pointers ends, since each leads before the one it came from."""
     first = record(dns.CNAME, b"\xc0\x0c")  # value at 12 + 21 + 12
     second = record(dns.CNAME, b"\xc0\x2d")
-    records = dns.parse(response(first, second)).records
-    assert ["www.example.com", "www.example.com"] == [one.value for one in records]
+    assert [WWW, WWW] == values(response(first, second))
 
 
 @pytest.mark.parametrize(("count", "is_refused"), [(127, False), (128, True), (8000, True)])
@@ -209,7 +254,19 @@ def test_a_name_has_no_more_pointers_than_it_can_have_labels(count: int, is_refu
     if is_refused:
         assert "invalid compression pointer in DNS response" == refusal(message)
     else:
-        assert "www.example.com" == dns.parse(message).records[0].name
+        assert dns.parse(message).records[0].owner == WWW
+
+
+@pytest.mark.parametrize(("count", "is_refused"), [(127, False), (128, True)])
+def test_pointers_count_through_names_that_were_read_before(count: int, is_refused: bool) -> None:
+    """Each owner is a pointer to the owner before it; a name read before is not free of them."""
+    places = [12, *range(12 + len(ECHO), 12 + len(ECHO) + 16 * (count - 1), 16)]
+    owners = [(0xC000 | place).to_bytes(2, "big") for place in places]
+    message = response(*[record(dns.A, b"\1\2\3\4", name=owner) for owner in owners])
+    if is_refused:
+        assert "invalid compression pointer in DNS response" == refusal(message)
+    else:
+        assert [WWW] * count == [one.owner for one in dns.parse(message).records]
 
 
 def test_a_name_may_not_outgrow_dns_through_pointers() -> None:
@@ -219,6 +276,148 @@ def test_a_name_may_not_outgrow_dns_through_pointers() -> None:
     echo = label * 3 + b"\0\0\x01\0\x01"
     data = header(answers=1) + echo + label + b"\xc0\x0c" + first[2:] + b"\0\0"
     assert "too long domain name in DNS response" == refusal(data)
+
+
+LABELS = [b"\x32" + b"a" * 50] * 4 + [b"\x31" + b"b" * 49]  # with the root 255 bytes
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("extra", [b"", b"c"])
+def test_a_name_of_255_bytes_is_read_and_one_of_256_is_not(
+    kept: int, again: bool, extra: bytes
+) -> None:
+    """The root counts, and what a pointer leads to, the first time and later."""
+    labels = [*LABELS]
+    if extra:
+        labels[4 - kept] = bytes((labels[4 - kept][0] + 1,)) + labels[4 - kept][1:] + extra
+    question = b"".join(labels[5 - kept :]) + b"\0"  # the last labels, which a pointer leads to
+    owner = b"".join(labels[: 5 - kept]) + (b"\xc0\x0c" if kept else b"\0")
+    names = [b"\xc0\x0c", owner] if again else [owner]
+    records = [record(dns.A, b"\1\2\3\4", name=name) for name in names]
+    message = response(*records, echo=question + b"\0\x01\0\x01")
+    if extra:
+        assert "too long domain name in DNS response" == refusal(message)
+    else:
+        assert dns.parse(message).records[-1].owner == b"".join(LABELS) + b"\0"
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(253, False), (254, True)])
+def test_a_name_of_253_characters_is_asked_for_and_one_of_254_is_not(
+    size: int, is_refused: bool
+) -> None:
+    """On the wire they are 255 and 256; a final dot does not count."""
+    name = ("a" * 49 + ".") * 5
+    name = (name + "b" * (size - len(name))).removesuffix(".")
+    assert size == len(name)
+    if is_refused:
+        with pytest.raises(dns.DnsError, match="invalid domain name"):
+            dns.name_to_wire(name)
+        return
+    assert (255, 255) == (len(dns.name_to_wire(name)), len(dns.name_to_wire(name + ".")))
+    assert name == dns.name_from_wire(dns.name_to_wire(name))
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(63, False), (64, True)])
+def test_a_label_of_63_bytes_is_asked_for_and_one_of_64_is_not(
+    size: int, is_refused: bool
+) -> None:
+    """The two top bits of a length are for pointers."""
+    name = "a" * size + ".b"
+    if is_refused:
+        with pytest.raises(dns.DnsError, match="invalid domain name"):
+            dns.name_to_wire(name)
+    else:
+        assert bytes((size,)) + b"a" * size + b"\1b\0" == dns.name_to_wire(name)
+
+
+# --- bounds ---------------------------------------------------------------------------------
+
+
+def many(count: int, *, owner: bytes = b"\xc0\x0c", echo: bytes = ECHO) -> bytes:
+    """Write a response of so many addresses, or of as many as 65 535 bytes hold."""
+    one = record(dns.A, b"\1\2\3\4", name=owner)
+    count = min(count, (65535 - 12 - len(echo)) // len(one))
+    return header(answers=count) + echo + one * count
+
+
+@pytest.mark.parametrize(("count", "is_cut"), [(dns.RECORDS, False), (dns.RECORDS + 1, True)])
+def test_no_more_records_are_read_than_allowed(count: int, is_cut: bool) -> None:
+    """What is over the bound is left unread, and said to be there."""
+    parsed = dns.parse(many(count))
+    assert (dns.RECORDS, is_cut) == (len(parsed.records), parsed.is_cut)
+
+
+def test_no_more_labels_are_walked_than_allowed() -> None:
+    """Names that are not compressed end the reading after so many labels, not the answer."""
+    parsed = dns.parse(many(9999, owner=b"\1a" * 127 + b"\0"))
+    assert parsed.is_cut
+    assert dns.STEPS // 128 - 1 == len(parsed.records)
+
+
+def test_of_names_that_were_asked_for_no_more_are_spelled_than_allowed() -> None:
+    """A thousand long targets would cost more than the response itself."""
+    echo = b"\1a" * 126 + b"\0" + b"\0\x21\0\1"
+    pointer = b"\xc0\x0e"
+    parsed = dns.parse(response(*[record(dns.SRV, bytes(6) + b"\1b" + pointer)] * 200, echo=echo))
+    assert 200 == len(parsed.records)
+    assert -(-dns.SPELLED // 126) == len(dns.follow(parsed).values)
+
+
+LONG = b"\1a" * 127 + b"\0"
+
+
+def chained(count: int) -> tuple[bytes, bytes]:
+    """Write a TXT record that is a chain of pointers, and a pointer to the last of them."""
+    start = 12 + len(ECHO) + 12
+    places = [12, *range(start, start + 2 * (count - 2), 2)]
+    chain = b"".join((0xC000 | place).to_bytes(2, "big") for place in places)
+    last = (0xC000 | start + 2 * (count - 2)).to_bytes(2, "big")
+    return record(16, chain), last
+
+
+def stairs() -> bytes:
+    """Write records each of whose owners is a label more in front of the owner before."""
+    parts: list[bytes] = []
+    place = 12 + len(ECHO)
+    for n in range(dns.RECORDS):
+        leads_to = place - 18 if n % 110 else 12
+        owner = b"\1a" + (0xC000 | leads_to).to_bytes(2, "big")
+        parts.append(record(dns.A, b"\1\2\3\4", name=owner))
+        place += len(parts[-1])
+    return response(*parts[:900])
+
+
+COSTLY = {
+    "4 000 addresses": many(9999),
+    "4 000 addresses of a long name": many(9999, echo=LONG + b"\0\x01\0\x01"),
+    "long names in full": many(9999, owner=LONG),
+    "a long chain of pointers": header(answers=3800)
+    + ECHO + chained(127)[0] + record(dns.A, b"\1\2\3\4", name=chained(127)[1]) * 3799,
+    "a name without an end": header(answers=1) + ECHO + b"\1a" * 32000,
+    "labels without an end": header(answers=1) + b"\1a" * 32000,
+    "aliases of long names": header(answers=4000) + LONG + b"\0\x01\0\x01"
+    + record(dns.CNAME, b"\1b\xc0\x0e") * 4000,
+    "aliases that end each other": header(answers=4000) + ECHO
+    + record(dns.CNAME, b"\xc0\x0c") * 4000,
+    "empty records": header(answers=5900) + ECHO + record(99, b"", name=b"\0") * 5900,
+    "owners that lean on each other": stairs(),
+    "services": header(answers=2900) + LONG[2:] + b"\0\x21\0\1"
+    + record(dns.SRV, bytes(6) + b"\1b\xc0\x0c") * 2900,
+}
+
+
+@pytest.mark.parametrize("what", COSTLY)
+def test_no_response_takes_long(what: str) -> None:
+    """Some 2 ms of a worker for any 65 535 bytes: the lines of Python that run are counted."""
+
+    def read() -> None:
+        try:
+            dns.follow(dns.parse(COSTLY[what]))
+        except dns.DnsError:
+            return
+
+    assert lines_run(read) < 100_000
 
 
 # --- whose answer ---------------------------------------------------------------------------

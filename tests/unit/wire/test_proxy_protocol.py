@@ -84,11 +84,11 @@ def test_a_v1_unknown_line_is_skipped(line: bytes) -> None:
         (b"PROXY TCP4 1.1.1.1 2.2.2.2 -1 2\r\n", "PROXY TCP4 1.1.1.1 2.2.2.2 -1 2"),
         (b"proxy tcp4 ", "proxy tcp4 "),
         (b"\r\nGET", ""),
-        (b"\x16\x03\x01\x1b[2J\xff", "\\x16\\x03\\x01\\x1b[2J\\xff"),
+        (b"\x16\x03\x01\x1b[2J\xff", "\x16\x03\x01\x1b[2J\udcff"),
     ],
 )
 def test_what_is_no_header_is_refused_in_nginxs_words(data: bytes, shown: str) -> None:
-    """The refusal quotes the first line, made safe for a terminal."""
+    """The refusal quotes the first line; what is not to be printed is the log's to escape."""
     assert f'broken header: "{shown}"' == refusal(data)
 
 

@@ -1,0 +1,98 @@
+"""CPU time that clients' work may take in one turn of the loop, and who waits for the next one.
+
+What a client's bytes set going may be expensive although each step of it is bounded: a regular
+expression takes milliseconds on a name that was made for it. The time of such work is measured
+and charged:
+
+1. One owner, a session, has OWNER_NS in a turn; then it is told that it has had its share.
+2. When all of them have taken TURN_NS, who comes later in the turn is put off. Those who were put
+   off go first in the turns that follow, in the order they came, some in each turn; whoever comes
+   while they wait queues behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
+
+TURN_NS: Final = 8_000_000
+OWNER_NS: Final = 3_000_000
+LET_IN: Final = 32  # calls that were put off and are made in one turn
+
+Call = Callable[[], None]
+
+
+class TurnBudget:
+    """The budget of one loop. Times are nanoseconds of the worker's CPU time."""
+
+    __slots__ = (
+        "loop",
+        "is_busy",  # bool: who comes now is to be put off
+        "_spent",  # int: in this turn
+        "_owner",  # object: who was charged last in this turn
+        "_owner_spent",  # int
+        "_waiting",  # dict[Hashable, Call]: put off, by whose call it is
+        "_again",  # dict[Hashable, Call]: let in, and put off once more
+        "_is_posted",
+    )
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.is_busy = False
+        self._spent = 0
+        self._owner: object = None
+        self._owner_spent = 0
+        self._waiting: dict[Hashable, Call] = {}
+        self._again: dict[Hashable, Call] = {}
+        self._is_posted = False
+
+    def has_share(self, owner: object) -> bool:
+        """Tell whether somebody may take more time in this turn."""
+        if owner is not self._owner:
+            self._owner = owner
+            self._owner_spent = 0
+        return self._owner_spent < OWNER_NS
+
+    def charge(self, spent: int) -> None:
+        """Charge time to the owner who asked last."""
+        self._owner_spent += spent
+        self._spent += spent
+        if self._spent >= TURN_NS:
+            self.is_busy = True
+        self._post()
+
+    def put_off(self, owner: Hashable, call: Call) -> None:
+        """Have a call made in one of the next turns; once, however often an owner is put off."""
+        self._waiting.setdefault(owner, call)
+        self._post()
+
+    def let_in(self, owner: Hashable, call: Call) -> bool:
+        """Tell whether a call that was put off may go on now; else it is put off again."""
+        if self._spent < TURN_NS:
+            return True
+        self._again[owner] = call
+        return False
+
+    def _post(self) -> None:
+        if not self._is_posted:
+            self._is_posted = True
+            self.loop.post(self._on_turn_end)
+
+    def _on_turn_end(self) -> None:
+        # what is posted from here runs at the end of the next turn, and this behind it
+        self._is_posted = False
+        self._spent = self._owner_spent = 0
+        self._owner = None
+        if self._again:
+            self._waiting = {**self._again, **self._waiting}
+            self._again = {}
+        owners = list(islice(self._waiting, LET_IN))
+        for owner in owners:
+            self.loop.post(self._waiting.pop(owner))
+        self.is_busy = bool(owners)
+        if owners:
+            self._post()
