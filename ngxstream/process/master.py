@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import log
+from ngxstream.core import log, shm
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
@@ -262,7 +262,7 @@ class Master:
         for box in self.mailboxes:
             box.close()
         self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
-        self.generations.begin(self.cycle.generation)
+        self.generations.begin()
         self.other.announce(starting=True)  # mail may wait for those who will read it
         gc.unfreeze()
         gc.collect()
@@ -338,9 +338,8 @@ class Master:
             if pid == self.other.pid:
                 name = "new binary process"
             self._log_end(f"{name} {pid}", status)
-            for cycle in (self.cycle, *self.old):
-                cycle.zones.reclaim(pid)
-            self.generations.reclaim(pid)
+            cycles = (self.cycle, *self.old)
+            shm.reclaim([self.generations.zone, *(z for c in cycles for z in c.zones.zones())], pid)
             if pid == self.other.pid and self.other.started:
                 self.other.ended()
             if child is not None:
@@ -480,7 +479,7 @@ class Master:
         if self.other.is_alive and self.udp_is_ours:
             self.other.hand_over()
             self._has_udp = False
-            self.generations.begin(self.cycle.generation)
+            self.generations.begin()
 
     def reload(self) -> None:
         """Serve by a new configuration, or go on with the old one, and tell who asked."""

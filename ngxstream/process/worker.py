@@ -360,10 +360,9 @@ class Worker:
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
         family = self.family
-        family.generations.claim()
-        for former in family.former:
-            for zone in former.zones.zones():
-                zone.column  # noqa: B018 - to claim it later would be under its lock
+        family.generations.zone.claim()
+        for known in (cycle, *family.former):
+            known.zones.claim()  # while there are descriptors
         self.service = Service(
             cycle, loop, self.number,
             idle=self._idle, former=family.former, generations=family.generations,

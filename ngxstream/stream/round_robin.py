@@ -275,8 +275,7 @@ def is_eligible(peer: Peer, now: int) -> bool:
 class Locked:
     """What a selection over peers in shared memory adds: its steps hold the zone's lock.
 
-    Goes in front of the selection class of a method. Giving back a peer that had no failures needs
-    no lock: sessions are counted for each worker apart.
+    Goes in front of the selection class of a method. `hold` takes the lock itself: not reentrant.
     """
 
     __slots__ = ()

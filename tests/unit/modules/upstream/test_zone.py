@@ -166,7 +166,7 @@ def test_a_killed_worker_gives_its_sessions_back() -> None:
         pid = group[0].kill()
         group[0].orders = -1
         assert "5 4" == group[1].do("conns")
-        made.zones.reclaim(pid)
+        shm.reclaim(made.zones.zones(), pid)
         left = [int(count) for count in group[1].do("conns").split()]
         assert 6 == sum(left)
         for worker in group[1:]:
