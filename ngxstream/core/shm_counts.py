@@ -18,6 +18,7 @@ An entry of a ledger is one word: place << 32 | count. A place is the number of 
 from __future__ import annotations
 
 import mmap
+from fcntl import LOCK_EX, LOCK_UN, lockf
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -87,8 +88,12 @@ class Tally(Counts):
 
     def add(self, row: int, amount: int = 1) -> None:
         """Count for this process; a negative amount gives back, but never more than it has."""
-        with self.zone.lock:
+        fd = self.zone.lock.fd
+        lockf(fd, LOCK_EX, 1)  # hot: what `with zone.lock` does, without two calls
+        try:
             self.add_locked(row, amount)
+        finally:
+            lockf(fd, LOCK_UN, 1)
 
     def add_locked(self, row: int, amount: int) -> None:
         """Do the same where the zone's lock is held."""
@@ -100,7 +105,7 @@ class Tally(Counts):
         entry = ledger.places.get(place)
         if entry is None:
             entry = ledger.places[place] = ledger.take()
-        view, at, address = entry
+        view, at, address, _ = entry
         own = (view[at] & _COUNT_MASK) + amount
         if own < 0:
             amount -= own
@@ -191,7 +196,9 @@ class KeyTable(Counts):
         zone = self.zone
         words = self.words
         memory = self._memory
-        with zone.lock:
+        fd = zone.lock.fd
+        lockf(fd, LOCK_EX, 1)  # hot: what `with zone.lock` does, without two calls
+        try:
             if words[0]:
                 self.recover()
             row = words[head]
@@ -214,7 +221,7 @@ class KeyTable(Counts):
                 entry = zone.ledger.take()
             except OSError:
                 return None
-            view, place, address = entry
+            view, place, address, _ = entry
             word = (self._part | (row - _DATA) // _WORDS) << 32 | 1
             words[1] = -address
             words[2] = word
@@ -249,25 +256,40 @@ class KeyTable(Counts):
             view[place] = word
             words[0] = 0
             return entry
+        finally:
+            lockf(fd, LOCK_UN, 1)
 
     def release(self, entry: Entry) -> None:
         """Give back what acquire() returned, once."""
-        view, place, address = entry
+        view, place, address, free = entry
         words = self.words
-        with self.zone.lock:
+        fd = self.zone.lock.fd
+        lockf(fd, LOCK_EX, 1)  # hot: as above
+        try:
             if words[0]:
                 self.recover()
             word = view[place]
             if not word:
                 return
-            self._prepare(address, word)
-            view[place] = 0
-            words[words[3]] = words[4]
-            if words[0] > 2:
+            row = _DATA + (word >> 32 & _ROW_MASK) * _WORDS
+            count = words[row + 1] - 256
+            if count >= 256:
+                words[1] = -address
+                words[2] = 0
+                words[3] = row + 1
+                words[4] = count
+                words[0] = 2
+            else:
+                self._prepare(address, word)
                 words[words[5]] = words[6]
                 words[words[7]] = words[8]
+                count = 0
+            words[row + 1] = count
+            view[place] = 0
             words[0] = 0
-        self.zone.ledger.give(entry)
+        finally:
+            lockf(fd, LOCK_UN, 1)
+        free.append(entry)
 
     def give_back(self, address: int, word: int) -> None:
         """Subtract an entry. Under the lock."""

@@ -21,7 +21,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from ngxstream.core.shm import Lock
@@ -35,8 +35,9 @@ GROUP_BYTES: Final = PAGE + GROUP * CHUNK
 _PACK: Final = struct.Struct("=q")
 _OWNERS: Final = 1  # the byte of the lock that is held while a chunk finds an owner
 
-# A word of a ledger: who holds it and where to write, and its address in the file.
-Entry = tuple["memoryview[int]", int, int]
+# A word of a ledger: in which view and at which index its process writes it, its address in the
+# file, and the list it goes to when it is free.
+Entry = tuple["memoryview[int]", int, int, list[Any]]
 
 
 class Ledgers:
@@ -159,7 +160,10 @@ class Ledger:
         self._left = CHUNK // WORD - 1
 
     def take(self) -> Entry:
-        """Return an entry whose word is 0. Raises: OSError when there is no memory for more."""
+        """Return an entry whose word is 0; append it to its list when it is 0 again.
+
+        Raises: OSError when there is no memory for more
+        """
         if self._free:
             return self._free.pop()
         if not self._left:
@@ -168,8 +172,4 @@ class Ledger:
         at = view[0] + 1
         view[0] = at  # who reclaims must look at it before there can be anything in it
         self._left -= 1
-        return view, at, self._chunk + at * WORD
-
-    def give(self, entry: Entry) -> None:
-        """Have an entry used again. Its word is 0."""
-        self._free.append(entry)
+        return view, at, self._chunk + at * WORD, self._free

@@ -40,7 +40,7 @@ def test_the_file_takes_memory_where_something_was_written() -> None:
     made = ledgers()
     for pid in range(1, 101):
         ledger = Ledger(made, pid)
-        view, at, _ = ledger.take()
+        view, at, *_ = ledger.take()
         view[at] = 7
     assert memory_of(made) <= 101 * PAGE
 
@@ -52,7 +52,7 @@ def test_a_freed_chunk_is_empty_and_the_first_to_be_given_again() -> None:
     before = memory_of(made)
     ledger = Ledger(made, 2)
     for _ in range(5000):
-        view, at, _ = ledger.take()
+        view, at, *_ = ledger.take()
         view[at] = 7
     own = made.chunks_of(2)
     assert 5000 == sum(len(made.held(chunk)) for chunk in own)
@@ -70,7 +70,7 @@ def test_a_ledger_grows_beyond_a_chunk() -> None:
     Ledger(made, 1)
     ledger = Ledger(made, 2)
     for number in range(1, 2 * ENTRIES + 2):
-        view, at, address = ledger.take()
+        view, at, address, _ = ledger.take()
         view[at] = number
         if number == ENTRIES:
             assert 1 == len(made.chunks_of(2))
@@ -91,7 +91,7 @@ def test_an_entry_given_back_is_taken_again() -> None:
         entry = ledger.take()
         assert 0 == entry[0][entry[1]]
         if number % 100:
-            ledger.give(entry)
+            entry[3].append(entry)
     assert 1 == len(made.chunks_of(1))
     assert 3 * ENTRIES // 100 + 2 >= ledger._view[0]
 
@@ -115,7 +115,7 @@ def test_a_chunk_is_freed_without_a_descriptor_to_spare() -> None:
     """Where it cannot be mapped, a chunk whose entries were emptied is given to others anyway."""
     made = ledgers()
     ledger = Ledger(made, 7)
-    view, at, address = ledger.take()
+    view, at, address, _ = ledger.take()
     view[at] = 1
     made.write(address, 0)
 
@@ -133,6 +133,6 @@ def test_a_word_is_eight_bytes_wherever_it_is() -> None:
     """Addresses of words are multiples of their size: a store is never seen half."""
     made = ledgers()
     assert 0 == (PAGE | CHUNK | GROUP_BYTES) % WORD
-    _, at, address = Ledger(made, 1).take()
+    _, at, address, _ = Ledger(made, 1).take()
     assert (1, 0) == (at, address % WORD)
     assert shm_ledger.PAGE + WORD == address
