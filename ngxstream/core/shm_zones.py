@@ -5,6 +5,7 @@ Answers for ngx_shared_memory_add, and for what ngx_init_cycle does about zones 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 
 from ngxstream.core import errors
@@ -84,9 +85,7 @@ class ZoneTable:
                 if request.init is not None:
                     request.init(zone, not adopted)
             except OSError as error:
-                raise errors.UnplacedError(
-                    f'shared memory zone "{request.name}" could not be made', errno=error
-                ) from None
+                raise _refusal(request, error) from None
             finally:
                 request.former = None
 
@@ -107,3 +106,16 @@ class ZoneTable:
         for zone in self.zones():
             if id(zone) not in kept:
                 zone.close()
+
+
+def _refusal(request: ZoneRequest, error: OSError) -> errors.NgxError:
+    """Say in nginx's words that there is not so much memory. Source: ngx_shm_alloc"""
+    if error.errno != errno.ENOMEM:
+        return errors.UnplacedError(
+            f'shared memory zone "{request.name}" could not be made', errno=error
+        )
+    refusal = errors.UnplacedError(
+        f"mmap(MAP_ANON|MAP_SHARED, {request.size}) failed", errno=error
+    )
+    refusal.level = "alert"
+    return refusal

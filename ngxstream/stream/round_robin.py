@@ -107,6 +107,12 @@ class SingleSelection:
         peer.conns += 1
         return peer
 
+    def get_once(self) -> Peer:
+        """Take the peer for what begins and ends at once. raises: as get"""
+        peer = self.get()
+        peer.conns -= 1
+        return peer
+
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give the peer back; there is no other to try."""
         peer.conns -= 1
@@ -152,6 +158,12 @@ class RoundRobinSelection:
                 raise errors.NoLivePeers
             self.tier = backup
             self.tried = 0
+
+    def get_once(self) -> Peer:
+        """Choose a peer for what begins and ends at once. raises: NoLivePeers"""
+        peer = self.get()
+        peer.conns -= 1
+        return peer
 
     def pick(self, now: int) -> Peer | None:
         """Choose among the peers of this tier, and mark the choice as tried.
@@ -288,6 +300,13 @@ class Locked:
             peer: Peer = super().get()  # type: ignore[misc]
             return peer
 
+    def get_once(self) -> Peer:
+        """Choose for what begins and ends at once: in one go, for `hold` would be another lock."""
+        with self.tier.lock:  # type: ignore[attr-defined]
+            peer: Peer = super().get()  # type: ignore[misc]
+            peer.conns -= 1
+            return peer
+
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give back, under the lock if more than a count changes."""
         if failed or self.learns or peer.fails:
@@ -316,6 +335,13 @@ class LockedSingleSelection(Locked, SingleSelection):
         if peer.max_conns or peer.down:
             return super().get()
         peer.hold(1)
+        return peer
+
+    def get_once(self) -> Peer:
+        """Take the only peer; where it cannot be full, nobody counts. raises: NoLivePeers"""
+        peer = self.peer
+        if peer.max_conns or peer.down:
+            return super().get_once()
         return peer
 
 

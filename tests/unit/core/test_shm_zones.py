@@ -1,12 +1,14 @@
 """The zones of a configuration: requests that fit together, and zones that are kept."""
 
 import os
+import resource
 
 import pytest
 
 from ngxstream.core import errors, shm
 from ngxstream.core.shm_counts import KeyTable, Tally
 from ngxstream.core.shm_zones import ZoneTable
+from tests.support.forks import in_child
 
 
 def test_one_name_is_one_zone() -> None:
@@ -108,11 +110,26 @@ def test_a_process_claims_in_all_zones() -> None:
 
 @pytest.mark.parametrize("size", [1 << 52, (1 << 63) - 1])
 def test_a_zone_the_machine_has_no_memory_for_is_refused(size: int) -> None:
-    """A size out of all proportion is an error of the configuration that asks for it."""
+    """A size out of all proportion is refused in nginx's words, and nothing is left of it."""
     table = ZoneTable()
     table.request("a", size, "x").init = lambda zone, fresh: KeyTable(zone) and None
     with pytest.raises(errors.UnplacedError) as caught:
         table.build()
-    message = 'shared memory zone "a" could not be made (12: Cannot allocate memory)'
-    assert message == str(caught.value)
-    table.close()
+    message = f"mmap(MAP_ANON|MAP_SHARED, {size}) failed (12: Cannot allocate memory)"
+    assert (message, "alert") == (str(caught.value), caught.value.level)
+    assert [] == list(table.zones())
+
+
+def test_a_zone_without_a_descriptor_to_spare_is_refused() -> None:
+    """What else the system refuses is said with the name of the zone."""
+    table = ZoneTable()
+    table.request("a", 65536, "x")
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        with pytest.raises(errors.UnplacedError) as caught:
+            table.build()
+        message = 'shared memory zone "a" could not be made (24: Too many open files)'
+        assert (message, "emerg") == (str(caught.value), caught.value.level)
+
+    in_child(work)
