@@ -24,9 +24,12 @@ import fcntl
 import itertools
 import mmap
 import os
+import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import errors
 from ngxstream.core.shm_ledger import Ledger, Ledgers
 
 if TYPE_CHECKING:
@@ -38,6 +41,18 @@ LEAST: Final = 8 * PAGE  # no zone may be smaller. source: ngx_stream_limit_conn
 _RECLAIMING: Final = 2  # the byte of the lock that is held by who gives back
 # what is given back before the lock is free for others again: some 0.2 ms
 BATCH: Final = 32
+# how long who must not be kept from other things waits for a lock
+PATIENCE_S: Final = 1.0
+RETRY_S: Final = 0.0005
+
+# What reading memory that another process may have spoiled ends in.
+DAMAGE: Final = (
+    errors.InternalError, IndexError, ValueError, OverflowError, TypeError, OSError, struct.error
+)
+
+
+class BusyError(errors.InternalError):
+    """A lock of shared memory is held for too long."""
 
 
 class Lock:
@@ -66,6 +81,26 @@ class Lock:
     def byte(self, number: int) -> Iterator[None]:
         """Hold another lock, known by its number: 1 or more. Take a lower one first, or none."""
         fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, number)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, number)
+
+    @contextlib.contextmanager
+    def soon(self, number: int = 0, patience_s: float = PATIENCE_S) -> Iterator[None]:
+        """Hold the lock, or another, but do not wait for long: its holder may be stopped.
+
+        Raises: BusyError
+        """
+        end = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= end:
+                    raise BusyError from None
+            time.sleep(RETRY_S)
         try:
             yield
         finally:
@@ -152,21 +187,25 @@ class Zone:
         """Give back what a dead process held.
 
         For the master, once it has reaped it, and for workers that have lost theirs. The lock is
-        held for a few entries at a time.
+        held for a few entries at a time. What the dead process wrote is not believed further than
+        it makes sense.
+
+        Raises: BusyError when somebody else keeps a lock, one of DAMAGE
         """
-        with self.lock.byte(_RECLAIMING):
+        with self.lock.soon(_RECLAIMING):
             chunks = self.ledgers.chunks_of(pid)
             if not chunks:
                 return
-            with self.lock:
+            with self.lock.soon():
                 for part in self.parts:
                     part.recover()  # before its ledger is read: it may have died in a change
             for chunk in chunks:
                 held = self.ledgers.held(chunk)
                 for start in range(0, len(held), BATCH):
-                    with self.lock:
+                    with self.lock.soon():
                         for address, word in held[start : start + BATCH]:
-                            self.parts[word >> 60].give_back(address, word)
+                            if word > 0:
+                                self.parts[word >> 60].give_back(address, word)
                 self.ledgers.free(chunk)
 
     def close(self) -> None:
@@ -178,10 +217,28 @@ class Zone:
         self._ledger = None
 
 
-def reclaim(zones: Iterable[Zone], pid: int) -> None:
-    """Give back what a dead process held, in each zone once."""
+def reclaim(zones: Iterable[Zone], pid: int, complain: Callable[[str], None]) -> bool:
+    """Give back what a dead process held, in each zone once.
+
+    Args:
+        zones: all there are; one may come more than once
+        pid: the process
+        complain: is told of zones where that is not possible
+
+    Returns:
+        whether it is done; if not, because a lock is held, it should be tried again
+    """
+    done = True
     for zone in {id(zone): zone for zone in zones}.values():
-        zone.reclaim(pid)
+        try:
+            zone.reclaim(pid)
+        except BusyError:
+            done = False
+            complain(f'the lock of shared memory zone "{zone.name}" is held for too long')
+        except DAMAGE as error:
+            what = f"what process {pid} counted stays: {type(error).__name__} {error}"
+            complain(f'shared memory zone "{zone.name}" is damaged, {what}')
+    return done
 
 
 class Serial:

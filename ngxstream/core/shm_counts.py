@@ -37,6 +37,8 @@ PARTS: Final = 4
 _LOG: Final = 9  # words at the beginning: how many pairs hold, then index and value of four
 _DATA: Final = 16  # the first word that is not about the log
 
+CHAIN: Final = range(1 << 12)  # steps along one; more is no chain, with as many heads as rows
+
 UNIT: Final = 64  # bytes; what nginx's slab spends on a state with a short key
 _WORDS: Final = UNIT // 8
 INLINE: Final = UNIT - 24  # longest key that is kept as it is
@@ -64,6 +66,8 @@ class Counts:
         A negative index is an address in the ledgers' file.
         """
         words = self.words
+        if not 0 <= words[0] <= _LOG // 2:
+            raise errors.InternalError("no log")
         for n in range(1, 2 * words[0], 2):
             if words[n] < 0:
                 self.zone.ledgers.write(-words[n], words[n + 1])
@@ -202,7 +206,10 @@ class KeyTable(Counts):
             if words[0]:
                 self.recover()
             row = words[head]
-            while row:
+            for _ in CHAIN:
+                if not row:
+                    count = 0
+                    break
                 count = words[row + 1]
                 if count & 0xFF == length:
                     at = row * 8 + 24
@@ -210,7 +217,7 @@ class KeyTable(Counts):
                         break
                 row = words[row]
             else:
-                count = 0
+                raise errors.InternalError("a chain has no end")
             if count >> 8 >= limit:
                 return False
             if not row:
@@ -299,19 +306,21 @@ class KeyTable(Counts):
         self.recover()
 
     def total(self, key: bytes) -> int:
-        """Return how many there are of a key, in all processes."""
+        """Return how many there are of a key, in all processes. Raises: BusyError."""
         kept = key if len(key) <= INLINE else blake2b(key, digest_size=INLINE).digest()
         words = self.words
-        with self.zone.lock:
+        with self.zone.lock.soon():
             if words[0]:
                 self.recover()
             row = words[_DATA + (hash(kept) & self._mask)]
-            while row:
+            for _ in CHAIN:
+                if not row:
+                    return 0
                 at = row * 8 + 24
                 if words[row + 1] & 0xFF == len(key) and self._memory[at : at + len(kept)] == kept:
                     return words[row + 1] >> 8
                 row = words[row]
-        return 0
+        raise errors.InternalError("a chain has no end")
 
     def __len__(self) -> int:
         """Return how many keys there are."""
@@ -336,10 +345,12 @@ class KeyTable(Counts):
             words[0] = 2
         else:
             link = words[row + 2] >> 32
-            while words[link] != row:
+            for _ in CHAIN:
+                if words[link] == row:
+                    break
                 link = words[link]
-                if not link:
-                    raise errors.InternalError(f'zone "{self.zone.name}" has lost a key')
+            else:
+                raise errors.InternalError("a key is lost")
             words[4] = 0
             words[5] = link
             words[6] = words[row]

@@ -17,6 +17,7 @@ for a process loses its locks on a file when it closes any descriptor of it, and
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = mmap.ALLOCATIONGRANULARITY
 WORD: Final = 8  # bytes
-CHUNK: Final = 64 * PAGE  # bytes; 32 767 entries where pages have 4096
+CHUNK: Final = 64 * PAGE  # bytes
+ENTRIES: Final = CHUNK // WORD - 1  # of a chunk: 32 767 where pages have 4096 bytes
 GROUP: Final = PAGE // WORD  # chunks whose owners are in one page, before them
 GROUP_BYTES: Final = PAGE + GROUP * CHUNK
 
@@ -48,7 +50,9 @@ class Ledgers:
     def __init__(self, name: str, lock: Lock) -> None:
         """Make the file. Raises: OSError."""
         self._fd = -1
-        self._fd = os.memfd_create(name[:200], os.MFD_CLOEXEC)
+        self._fd = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # it grows; a mapping whose file had become shorter would be deadly to touch
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self._lock = lock
 
     def owners(self) -> set[int]:
@@ -85,12 +89,15 @@ class Ledgers:
         return mmap.mmap(self._fd, CHUNK, offset=address)
 
     def write(self, address: int, word: int) -> None:
-        """Store one word."""
+        """Store one word. Raises: ValueError where there can be none."""
+        if address % WORD or address >= os.fstat(self._fd).st_size:
+            raise ValueError(f"no word at {address}")
         os.pwrite(self._fd, _PACK.pack(word), address)
 
     def held(self, address: int) -> list[tuple[int, int]]:
         """Return address and word of everything that a chunk says is held."""
         (used,) = _PACK.unpack(os.pread(self._fd, WORD, address))
+        used = min(max(used, 0), ENTRIES)  # its process wrote it
         words = memoryview(os.pread(self._fd, used * WORD, address + WORD)).cast("q")
         return [(address + WORD * n, word) for n, word in enumerate(words, 1) if word]
 
@@ -157,7 +164,7 @@ class Ledger:
     def _grow(self) -> None:
         self._chunk = self._ledgers.claim(self.pid)
         self._view = memoryview(self._ledgers.map(self._chunk)).cast("q")
-        self._left = CHUNK // WORD - 1
+        self._left = ENTRIES
 
     def take(self) -> Entry:
         """Return an entry whose word is 0; append it to its list when it is 0 again.

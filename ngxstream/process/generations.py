@@ -46,16 +46,22 @@ class Generations:
         return Holder(self._counts, self._count(b"live %d" % generation))
 
     def live(self, generation: int) -> int:
-        """Return how many sessions of a former generation its successors have."""
-        return self._counts.total(b"live %d" % generation)
+        """Return how many sessions of a former generation its successors have, 1 if unknown."""
+        try:
+            return self._counts.total(b"live %d" % generation)
+        except shm.DAMAGE:
+            return 1
 
     def settle(self, generation: int) -> None:
         """Say, for as long as this worker lives, that it has got everything it will get."""
         self._count(self._settled(generation))
 
     def settled(self, generation: int) -> int:
-        """Return how many workers of a generation have, since it began."""
-        return self._counts.total(self._settled(generation))
+        """Return how many workers of a generation have, since it began; 0 if unknown."""
+        try:
+            return self._counts.total(self._settled(generation))
+        except shm.DAMAGE:
+            return 0
 
     def _settled(self, generation: int) -> bytes:
         return b"settled %d %d" % (generation, self._round)

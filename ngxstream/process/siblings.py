@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import shm
+from ngxstream.core import log, shm
 from ngxstream.event import poller
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Siblings:
             try:
                 fd = os.pidfd_open(pid)
             except ProcessLookupError:
-                shm.reclaim(self._zones, pid)
+                shm.reclaim(self._zones, pid, self._complain)
             except OSError:
                 break  # no descriptor is left; the next look may find one
             else:
@@ -52,4 +52,7 @@ class Siblings:
         fd = self._watched.pop(pid)
         self._loop.unregister(fd)
         os.close(fd)
-        shm.reclaim(self._zones, pid)
+        shm.reclaim(self._zones, pid, self._complain)  # if a lock is held, at the next look
+
+    def _complain(self, text: str) -> None:
+        self._loop.log.error(log.ALERT, text)

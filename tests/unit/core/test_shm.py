@@ -93,7 +93,7 @@ def test_a_process_that_died_is_given_back_in_every_zone_once() -> None:
     made = [zone(), zone()]
     tallies = [Tally(one, 1) for one in made]
     dead = in_child(lambda: [tally.add(0) for tally in tallies], kill=True)
-    shm.reclaim([*made, zone(), *made], dead)
+    assert shm.reclaim([*made, zone(), *made], dead, pytest.fail)
     assert [0, 0] == [tally.total(0) for tally in tallies]
 
 

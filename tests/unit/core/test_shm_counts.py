@@ -1,5 +1,6 @@
 """Counts that all processes share: what is counted, by whom, and what a dead process leaves."""
 
+import contextlib
 import itertools
 import os
 import sys
@@ -353,16 +354,12 @@ class WatchedLock:
         self.left = left
         self.seen: list[int] = []
 
-    def __enter__(self) -> None:
-        self._lock.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.__exit__(*exc)
+    @contextlib.contextmanager
+    def soon(self, number: int = 0) -> Iterator[None]:
+        """Hold it, or another."""
+        with self._lock.soon(number):
+            yield
         self.seen.append(self.left())
-
-    def byte(self, number: int) -> Any:
-        """Return another of the locks."""
-        return self._lock.byte(number)
 
 
 def test_giving_back_lets_others_have_the_lock_in_between() -> None:
@@ -480,6 +477,125 @@ def test_who_gives_back_may_die_between_any_two_steps(where: str, stride: int) -
         stage.zone.reclaim(pid)
         stage.check()
         dead[0] = in_child(hold, kill=True)
+
+
+# -- memory that another process has spoiled -------------------------------------------------------
+
+
+def fill(made: shm.Zone) -> tuple[KeyTable, Tally]:
+    """Count keys and rows in a zone."""
+    table, tally = KeyTable(made, 6), Tally(made, 2)
+    for key in same_chain(table, 3):
+        take(table, key)
+    tally.add(0, 2)
+    return table, tally
+
+
+def spoiled(where: str, at: int, word: int) -> list[str]:
+    """Spoil one word after a process died; return what is said when it is to be given back."""
+    made = zone()
+    table, tally = fill(made)
+
+    def hold() -> None:
+        for key in same_chain(table, 3):
+            take(table, key)
+        tally.add(1, 3)
+
+    dead = in_child(hold, kill=True)
+    if where == "ledger":
+        (chunk,) = made.ledgers.chunks_of(dead)
+        os.pwrite(made.ledgers._fd, word.to_bytes(8, "little", signed=True), chunk + 8 * at)
+    else:
+        words = (table if where == "table" else tally).words
+        words[at % len(words)] = word
+    said: list[str] = []
+    assert shm.reclaim([made], dead, said.append)
+    return said
+
+
+WORDS = st.one_of(
+    st.integers(-(1 << 63), (1 << 63) - 1), st.integers(-50, 200),
+    st.sampled_from([1 << n for n in range(63)]),
+)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["ledger", "table", "tally"]), st.integers(0, 130), WORDS)
+def test_spoiled_memory_hurts_nobody_who_gives_back(where: str, at: int, word: int) -> None:
+    """Whatever a process wrote before it died, giving back ends, and at worst complains."""
+    for text in spoiled(where, at, word):
+        assert text.startswith('shared memory zone "z" is damaged, what process ')
+
+
+@pytest.mark.parametrize(
+    ("where", "at", "word", "what"),
+    [
+        ("ledger", 1, 3 << 60 | 1, "IndexError"),  # a part that there is not
+        ("ledger", 1, 1 << 59 | 1, "IndexError"),  # a row that there is not
+        ("table", 0, 5, "InternalError no log"),
+        ("table", 0, -1, "InternalError no log"),
+        ("tally", 0, 1 << 62, "InternalError no log"),
+    ],
+)
+def test_what_makes_no_sense_is_said(where: str, at: int, word: int, what: str) -> None:
+    """An administrator learns that a zone is damaged, and how."""
+    (said,) = spoiled(where, at, word)
+    assert what in said
+
+
+def test_a_ledger_that_says_it_is_longer_than_it_is_is_read_to_its_end() -> None:
+    """No word beyond a chunk is looked at, and all in it are given back."""
+    for used in (1 << 62, -1):
+        assert [] == spoiled("ledger", 0, used)
+
+
+def test_a_log_cannot_write_elsewhere_than_in_a_ledger() -> None:
+    """An address that is no word of the file, or lies behind its end, is not written to."""
+    for address in (3, 1 << 40):
+        made = zone()
+        table, _ = fill(made)
+        size = os.fstat(made.ledgers._fd).st_size
+        for at, word in enumerate((1, -address, 7)):
+            table.words[at] = word
+        with pytest.raises(ValueError, match="no word at"):
+            table.recover()
+        assert size == os.fstat(made.ledgers._fd).st_size
+
+
+def test_a_chain_without_an_end_is_left() -> None:
+    """Links that lead round and round hold nobody up."""
+    table, _ = fill(zone())
+    head = next(at for at in range(16, len(table.words)) if table.words[at])
+    row = table.words[head]
+    table.words[row] = row
+    keys = same_chain(table, 3)
+    for ask in (table.total, lambda key: table.acquire(key, 5)):
+        lost = 0
+        for key in keys:
+            try:
+                ask(key)
+            except errors.InternalError:
+                lost += 1
+        assert lost == 2
+    table.total(b"a key of another chain")
+
+
+def test_who_keeps_the_lock_keeps_nobody_from_other_things() -> None:
+    """While a process holds the lock, giving back fails after a while, and is done later."""
+    made = zone()
+    tally = Tally(made, 1)
+    tally.add(0)
+    dead = in_child(lambda: tally.add(0, 5), kill=True)
+    holder = Held(made.lock.__enter__)
+    said: list[str] = []
+    assert not shm.reclaim([made], dead, said.append)
+    assert ['the lock of shared memory zone "z" is held for too long'] == said
+    assert 6 == tally.total(0)
+    with pytest.raises(shm.BusyError):
+        KeyTable(made, 1).total(b"k")
+    holder.kill()
+    assert shm.reclaim([made], dead, said.append)
+    assert 1 == tally.total(0)
 
 
 # -- in all orders ---------------------------------------------------------------------------------

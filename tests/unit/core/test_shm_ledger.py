@@ -4,11 +4,20 @@ import itertools
 import os
 import resource
 
-from ngxstream.core import shm, shm_ledger
-from ngxstream.core.shm_ledger import CHUNK, GROUP, GROUP_BYTES, PAGE, WORD, Ledger, Ledgers
-from tests.support.forks import in_child
+import pytest
 
-ENTRIES = CHUNK // WORD - 1
+from ngxstream.core import shm, shm_ledger
+from ngxstream.core.shm_ledger import (
+    CHUNK,
+    ENTRIES,
+    GROUP,
+    GROUP_BYTES,
+    PAGE,
+    WORD,
+    Ledger,
+    Ledgers,
+)
+from tests.support.forks import in_child
 
 
 def ledgers() -> Ledgers:
@@ -136,3 +145,11 @@ def test_a_word_is_eight_bytes_wherever_it_is() -> None:
     _, at, address, _ = Ledger(made, 1).take()
     assert (1, 0) == (at, address % WORD)
     assert shm_ledger.PAGE + WORD == address
+
+
+def test_nobody_can_make_the_file_shorter() -> None:
+    """A process that is not trusted cannot take the memory away under another's mapping."""
+    made = ledgers()
+    made.claim(1)
+    with pytest.raises(PermissionError):
+        os.ftruncate(made._fd, 0)

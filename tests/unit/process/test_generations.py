@@ -107,3 +107,12 @@ def test_more_living_generations_than_can_be_counted_are_refused() -> None:
     made.adopt(2)
     with pytest.raises(errors.InternalError):
         made.adopt(3)
+
+
+def test_a_generation_of_which_nothing_can_be_known_is_kept() -> None:
+    """While somebody holds the lock, a configuration may be in use, and nobody has settled."""
+    made = Generations()
+    holder = Held(made.zone.lock.__enter__)
+    assert (1, 0) == (made.live(1), made.settled(1))
+    holder.kill()
+    assert (0, 0) == (made.live(1), made.settled(1))
