@@ -13,7 +13,6 @@ record, never show half of one.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ class ByteStore:
         """shape: as large as the zone; made by the master, used by the workers."""
         self.zone = zone
         self.size = zone.size
-        self._memory = mmap.mmap(-1, self.size)
+        self._memory = zone.memory(self.size)
         self._mask = (1 << max(4, (self.size // 256).bit_length())) - 1
         self._heads = zone.ints(self._mask + 1)  # position of a chain's first record + 1
         self._state = zone.ints(1)  # the end of the log

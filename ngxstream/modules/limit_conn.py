@@ -1,7 +1,8 @@
 """limit_conn: how many sessions of a key may go on at a time (ngx_stream_limit_conn_module.c).
 
-1. Sessions are counted in a zone that all workers share. A count belongs to the worker that took
-   it: it comes back when the session ends, or when the master reaps the worker.
+1. Sessions are counted in a zone that all workers share; how many keys it holds does not depend on
+   how many workers there are. A count belongs to the worker that took it: it comes back when the
+   session ends, or when the worker is seen to be dead.
 2. Limits are tried in order. The one that refuses gives back what the session took before it.
 3. A zone is kept over a reload while its size stays; its key must stay too.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
-from ngxstream.core import codes, errors, log, shm
+from ngxstream.core import codes, errors, log, shm, shm_counts
 from ngxstream.stream import phases, values
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import NOCACHEABLE, Variable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.core.shm_ledger import Entry
     from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
@@ -46,14 +48,14 @@ class LimitZone:
     def __init__(self, name: str) -> None:
         self.name = name
         self.key: ComplexValue | None = None  # until its limit_conn_zone is read
-        self.table: shm.KeyTable | None = None  # until the cycle has made the zone
+        self.table: shm_counts.KeyTable | None = None  # until the cycle has made the zone
 
     def attach(self, zone: shm.Zone, fresh: bool) -> None:
         """Take a zone the cycle has made or adopted. source: ngx_stream_limit_conn_init_zone"""
         assert self.key is not None
         key = self.key.text
         if fresh:
-            zone.data = (key, zone.key_table())
+            zone.data = (key, shm_counts.KeyTable(zone))
         former, self.table = zone.data
         if former != key:
             raise errors.UnplacedError(
@@ -84,14 +86,14 @@ class _Taken:
     __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.counts: list[tuple[LimitZone, bytes]] = []
+        self.counts: list[tuple[LimitZone, bytes, Entry]] = []
 
     def __call__(self) -> None:
         counts = self.counts
         while counts:
-            zone, key = counts.pop()
+            zone, _, entry = counts.pop()
             assert zone.table is not None
-            zone.table.release(key)
+            zone.table.release(entry)
 
 
 def handle(s: Session) -> int:
@@ -104,14 +106,14 @@ def handle(s: Session) -> int:
         key = zone.key.get(s)
         if not key:
             continue
-        if len(key) > shm.MAX_KEY:
+        if len(key) > shm_counts.MAX_KEY:
             s.log_error(log.ERR, f'the value of the "{zone.key.text}" key is more than '
-                                 f'{shm.MAX_KEY} bytes: "{_shown(key)}"')
+                                 f'{shm_counts.MAX_KEY} bytes: "{_shown(key)}"')
             continue
         s.set_module_ctx(NAME, PASSED)
         counted = zone.table.acquire(key, most)
         if counted:
-            taken.counts.append((zone, key))
+            taken.counts.append((zone, key, counted))
             continue
         taken()
         if counted is None:
@@ -133,7 +135,7 @@ def handle(s: Session) -> int:
 def _pack(s: Session) -> tuple[bytes | None, list[tuple[str, bytes]]]:
     """Say what a session has taken; its cleanup gives it back here."""
     taken = next((one for one in s.cleanups or () if isinstance(one, _Taken)), None)
-    counts = [] if taken is None else [(zone.name, key) for zone, key in taken.counts]
+    counts = [] if taken is None else [(zone.name, key) for zone, key, _ in taken.counts]
     return s.module_ctx(NAME), counts
 
 
@@ -146,8 +148,10 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
     taken = _Taken()
     for name, key in counts:
         zone = zones.get(name)
-        if zone is not None and zone.table is not None and zone.table.acquire(key, sys.maxsize):
-            taken.counts.append((zone, key))
+        if zone is not None and zone.table is not None:
+            counted = zone.table.acquire(key, sys.maxsize)
+            if counted:
+                taken.counts.append((zone, key, counted))
     if taken.counts:
         s.add_cleanup(taken)
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
 from ngxstream.conf import files as conf_files
-from ngxstream.core import errors, files, log, shm
+from ngxstream.core import errors, files, log, shm, shm_zones
 from ngxstream.event import listening
 from ngxstream.event.inherited import merge
 from ngxstream.process import directives, elsewhere, pidfile, system
@@ -48,7 +48,7 @@ class Reading:
         "main",  # directives.MainConf
         "events",  # directives.EventsConf
         "stream",  # StreamConf | None
-        "zones",  # shm.ZoneTable, not built
+        "zones",  # shm_zones.ZoneTable, not built
         "files",  # files.OpenFiles, not opened
         "capabilities",  # frozenset[str]: what a worker that gives root up keeps
     )
@@ -69,7 +69,7 @@ class Reading:
             warn=warn,
             elsewhere=elsewhere.NAMES,
         )
-        self.zones = judge.data["zones"] = shm.ZoneTable()
+        self.zones = judge.data["zones"] = shm_zones.ZoneTable()
         self.files = judge.data["files"] = files.OpenFiles()
         self.sources: list[reader.Source] = []
         scope = builder.Scope(judge, directive.MAIN)
@@ -105,7 +105,7 @@ class Cycle:
         "stream",  # StreamConf | None
         "log",  # log.Log: the main error_log
         "files",  # files.OpenFiles
-        "zones",  # shm.ZoneTable
+        "zones",  # shm_zones.ZoneTable
         "listenings",  # list[Listening], in the order of stream.listenings
         "lingering",  # list[Listening]: UDP addresses of former cycles whose sessions go on
         "inherited",  # Sequence[Listening]: what came with the process; only the first cycle's

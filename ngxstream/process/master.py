@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import log
+from ngxstream.core import log, shm
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 READY_S: Final = 5.0  # how long new workers may take to begin before the old ones leave
 LATE_MS: Final = 1000  # after the start: who was left by a killed master and did not answer then
+RECLAIM_MS: Final = 2000  # until it is tried again to give back what a dead worker counted
+RECLAIM_TRIES: Final = 20
 RETIRE_MS: Final = 200  # how often old cycles are looked after while there are any
 FIRST_WAIT_MS: Final = 50  # after the first TERM; then twice as long each time
 LAST_WAIT_MS: Final = 1000  # a longer one means KILL
@@ -262,7 +264,7 @@ class Master:
         for box in self.mailboxes:
             box.close()
         self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
-        self.generations.begin(self.cycle.generation)
+        self.generations.begin()
         self.other.announce(starting=True)  # mail may wait for those who will read it
         gc.unfreeze()
         gc.collect()
@@ -338,9 +340,7 @@ class Master:
             if pid == self.other.pid:
                 name = "new binary process"
             self._log_end(f"{name} {pid}", status)
-            for cycle in (self.cycle, *self.old):
-                cycle.zones.reclaim(pid)
-            self.generations.reclaim(pid)
+            self._reclaim(pid)
             if pid == self.other.pid and self.other.started:
                 self.other.ended()
             if child is not None:
@@ -349,6 +349,17 @@ class Master:
         if self.udp_is_ours and not any(child.leaving for child in self.children.values()):
             self.let_read()
         self._retire()
+
+    def _reclaim(self, pid: int, tries: int = RECLAIM_TRIES) -> None:
+        """Give back what a dead process counted; later, if somebody keeps a zone locked."""
+        if pid in self.children:  # it is another process by now
+            return
+        cycles = (self.cycle, *self.old)
+        zones = [self.generations.zone, *(zone for one in cycles for zone in one.zones.zones())]
+        to = self.cycle.log
+        done = shm.reclaim(zones, pid, lambda text: to.error(log.ALERT, text))
+        if not done and tries:
+            self.later(RECLAIM_MS, lambda: self._reclaim(pid, tries - 1))
 
     def _log_end(self, who: str, status: int) -> None:
         to = self.cycle.log
@@ -480,7 +491,7 @@ class Master:
         if self.other.is_alive and self.udp_is_ours:
             self.other.hand_over()
             self._has_udp = False
-            self.generations.begin(self.cycle.generation)
+            self.generations.begin()
 
     def reload(self) -> None:
         """Serve by a new configuration, or go on with the old one, and tell who asked."""

@@ -147,7 +147,6 @@ class Succession:
                     log.WARN, f"a configuration of the other binary is not understood here: {error}"
                 )
                 continue
-            master.generations.begin(record.generation)
             master.old.append(revived)
 
     def announce(self, *, starting: bool = False) -> None:

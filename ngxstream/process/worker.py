@@ -31,6 +31,7 @@ from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.process import channel as channels
 from ngxstream.process import handover, rendezvous, signals, system
+from ngxstream.process.siblings import Siblings
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
@@ -309,6 +310,7 @@ class Worker:
         "family",  # Family: what it shares with the other workers of its master
         "arrival",  # handover.Arrival
         "handing_over",  # bool: it was told to
+        "siblings",  # Siblings | None: once the master is gone
         "_idle",  # bool: former workers read the UDP sockets still
     )
 
@@ -329,6 +331,7 @@ class Worker:
         self.family = family
         self._idle = idle
         self.handing_over = False
+        self.siblings: Siblings | None = None
         self.arrival: handover.Arrival
         self.cycle = cycle
         self.number = number
@@ -366,10 +369,9 @@ class Worker:
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
         family = self.family
-        family.generations.claim()
-        for former in family.former:
-            for zone in former.zones.zones():
-                zone.column  # noqa: B018 - to claim it later would be under its lock
+        family.generations.zone.claim()
+        for known in (cycle, *family.former):
+            known.zones.claim()  # while there are descriptors
         self.service = Service(
             cycle, loop, self.number,
             idle=self._idle, former=family.former, generations=family.generations,
@@ -414,6 +416,10 @@ class Worker:
             on = "leaving" if self.loop.exiting else "serving on"
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
+            if self.siblings is None:  # nobody else gives back what they held
+                cycles = (self.cycle, *self.family.former)
+                zones = [zone for cycle in cycles for zone in cycle.zones.zones()]
+                self.siblings = Siblings(self.loop, [self.family.generations.zone, *zones])
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""

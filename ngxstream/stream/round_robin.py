@@ -107,6 +107,12 @@ class SingleSelection:
         peer.conns += 1
         return peer
 
+    def get_once(self) -> Peer:
+        """Take the peer for what begins and ends at once. raises: as get"""
+        peer = self.get()
+        peer.conns -= 1
+        return peer
+
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
         """Give the peer back; there is no other to try."""
         peer.conns -= 1
@@ -152,6 +158,12 @@ class RoundRobinSelection:
                 raise errors.NoLivePeers
             self.tier = backup
             self.tried = 0
+
+    def get_once(self) -> Peer:
+        """Choose a peer for what begins and ends at once. raises: NoLivePeers"""
+        peer = self.get()
+        peer.conns -= 1
+        return peer
 
     def pick(self, now: int) -> Peer | None:
         """Choose among the peers of this tier, and mark the choice as tried.
@@ -275,8 +287,7 @@ def is_eligible(peer: Peer, now: int) -> bool:
 class Locked:
     """What a selection over peers in shared memory adds: its steps hold the zone's lock.
 
-    Goes in front of the selection class of a method. Giving back a peer that had no failures needs
-    no lock: sessions are counted for each worker apart.
+    Goes in front of the selection class of a method. `hold` takes the lock itself: not reentrant.
     """
 
     __slots__ = ()
@@ -287,6 +298,13 @@ class Locked:
         """Choose under the lock."""
         with self.tier.lock:  # type: ignore[attr-defined]
             peer: Peer = super().get()  # type: ignore[misc]
+            return peer
+
+    def get_once(self) -> Peer:
+        """Choose for what begins and ends at once: in one go, for `hold` would be another lock."""
+        with self.tier.lock:  # type: ignore[attr-defined]
+            peer: Peer = super().get()  # type: ignore[misc]
+            peer.conns -= 1
             return peer
 
     def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
@@ -317,6 +335,13 @@ class LockedSingleSelection(Locked, SingleSelection):
         if peer.max_conns or peer.down:
             return super().get()
         peer.hold(1)
+        return peer
+
+    def get_once(self) -> Peer:
+        """Take the only peer; where it cannot be full, nobody counts. raises: NoLivePeers"""
+        peer = self.peer
+        if peer.max_conns or peer.down:
+            return super().get_once()
         return peer
 
 

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from tests.support import processes
-from tests.support.backends import BackendFactory, silent
+from tests.support.backends import BackendFactory, Conversation, silent
 from tests.support.clients import TcpClient, tcp_exchange
 from tests.support.crowd import Crowd
 from tests.support.proxies import Proxy, ProxyFactory
@@ -177,3 +178,53 @@ def test_counts_stay_exact_when_workers_die(ngxstream: ProxyFactory) -> None:
         )
         program.reload(crowd_conf(backend.number, 0))
         wait_until(lambda: is_exactly(program, 0), PATIENCE, "nothing is counted")
+
+
+# -- how many keys a zone holds ------------------------------------------------------------------
+
+FULL = """
+worker_processes {workers}; events {{ worker_connections 2048; }}
+stream {{
+    map $remote_addr $long {{ default "{padding}$remote_addr"; }}
+    limit_conn_zone {key} zone=z:32k;
+    server {{ listen 127.0.0.1:@a@; limit_conn z 1; proxy_pass {backend}; proxy_timeout 1h; }}
+}}
+"""
+
+
+def greet_and_stay(conversation: Conversation) -> None:
+    """Say hello and stay until the client leaves."""
+    conversation.send(b"!")
+    conversation.recv_to_eof()
+
+
+def keys_until_full(program: Proxy) -> int:
+    """Connect from one address after another until there is no memory for one more."""
+    held: list[socket.socket] = []
+    try:
+        for number in range(1, 1000):
+            client = socket.create_connection(
+                program.address("a"), PATIENCE, (f"127.1.{number >> 8}.{number & 255}", 0)
+            )
+            held.append(client)
+            if client.recv(1) != b"!":
+                program.wait_log("ngx_slab_alloc.. failed: no memory in limit_conn_zone")
+                return number - 1
+    finally:
+        for client in held:
+            client.close()
+    raise AssertionError("it is never full")
+
+
+@pytest.mark.effect("limit_conn_zone")
+@pytest.mark.parametrize(("key", "least"), [("$binary_remote_addr", 300), ("$long", 70)])
+def test_a_zone_holds_no_fewer_keys_than_nginx_s(
+    key: str, least: int, both: Callable[..., tuple[Proxy, Proxy]], backends: BackendFactory
+) -> None:
+    """As many as nginx's zone of the same size has memory for, and more, over 8 workers."""
+    backend = backends.tcp(greet_and_stay)
+    text = FULL.format(workers=8, key=key, padding="x" * 200, backend=backend.text)
+    nginx, ours = both(text, log_level="crit")
+    theirs = keys_until_full(nginx)
+    assert theirs >= least
+    assert theirs <= keys_until_full(ours)

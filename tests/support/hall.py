@@ -17,7 +17,7 @@ from ngxstream.core import errors
 from ngxstream.core.files import OpenFiles
 from ngxstream.core.log import DEBUG, Log
 from ngxstream.core.log import NAMES as LEVELS
-from ngxstream.core.shm import ZoneTable
+from ngxstream.core.shm_zones import ZoneTable
 from ngxstream.event import accept, listening
 from ngxstream.event.loop import Loop
 from ngxstream.stream.core import StreamConf

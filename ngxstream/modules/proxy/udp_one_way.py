@@ -178,11 +178,10 @@ class Forwarder:
     def _choose(self) -> Peer | None:
         """Choose for one datagram: its session begins and ends at once."""
         try:
-            peer: Peer = self._selection.get()
+            peer: Peer = self._selection.get_once()
         except errors.NoLivePeers:
             self._say("no live upstreams")
             return None
-        peer.hold(-1)
         if peer.fails and peer.accessed_ms < peer.checked_ms:
             peer.fails = 0
         return peer

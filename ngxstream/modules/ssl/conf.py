@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.core.shm import ZoneRequest
+    from ngxstream.core.shm_zones import ZoneRequest
 
 BOTH: Final = STREAM | SERVER
 ZONE_TAG: Final = "ssl"

@@ -20,7 +20,8 @@ from ngxstream.core import errors, shm_store
 from ngxstream.event.libssl_sessions import TicketKey
 
 if TYPE_CHECKING:
-    from ngxstream.core.shm import Zone, ZoneRequest
+    from ngxstream.core.shm import Zone
+    from ngxstream.core.shm_zones import ZoneRequest
 
 KEY_SIZE: Final = 80
 _CURRENT: Final = 0

@@ -167,9 +167,11 @@ class LockedLeastTimeSelection(round_robin.Locked, LeastTimeSelection):
     __slots__ = ()
 
     def leave(self, peer: Peer) -> None:
-        """Give a peer back, under the lock."""
-        with self.tier.lock:  # type: ignore[union-attr]
-            super().leave(peer)
+        """Give a peer back; what changes more than a count is done under the lock."""
+        if self.waiting is peer:
+            with self.tier.lock:  # type: ignore[union-attr]
+                self.stop_waiting(0)
+        super().leave(peer)
 
     learns: ClassVar[bool] = True
 

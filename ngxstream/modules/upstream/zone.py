@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import UPSTREAM, Directive
-from ngxstream.core import errors, shm
+from ngxstream.core import errors, shm, shm_zones
+from ngxstream.core.shm_counts import Tally
 from ngxstream.stream import upstream
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.round_robin import Tier
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import StreamConf, StreamDraft
+    from ngxstream.stream.core import StreamDraft
     from ngxstream.stream.upstream import UpstreamConf
 
 TAG: Final = "upstream"
@@ -68,8 +68,8 @@ class PeerTable:
         """shape: capacity in peers follows from the zone's size."""
         self.zone = zone
         self.capacity = zone.size // ROW_BYTES
-        self.conns = zone.tally(self.capacity)
-        self.waiting = zone.tally(self.capacity)
+        self.conns = Tally(zone, self.capacity)
+        self.waiting = Tally(zone, self.capacity)
         self.names: dict[str, Any] = {}  # what names stand for: see resolve.py
         self._cells = zone.ints(self.capacity * CELLS)
         self._entries = zone.ints(self.capacity * ENTRY)
@@ -143,6 +143,7 @@ class PeerTable:
             for row in range(self.capacity)
             if entries[row * ENTRY + PINNED] != state[self._CONFIGURATION]
             and not self.conns.total(row)
+            and not self.waiting.total(row)
         ]
         return min(unused)[1] if unused else -1
 
@@ -152,8 +153,6 @@ class PeerTable:
         for time in ACCESSED, CHECKED:
             self._cells[row * CELLS + time] = upstream.NEVER_MS
         self._entries[row * ENTRY + PINNED] = 0
-        self.conns.clear(row)
-        self.waiting.clear(row)
 
 
 def _cell(place: int) -> Any:
@@ -174,11 +173,11 @@ def _total(view: Any) -> int:
 
 
 def _change(view: Any, value: int) -> None:
-    view.counts.add(view.row, value - view.seen)
+    view.counts.add_locked(view.row, value - view.seen)
 
 
-# The sum of all workers' counts, changed by += and -= only: the change is added to this worker's
-# own count, for the others may count on in between.
+# The sum of all workers' counts, changed by += and -= only, under the zone's lock: the change is
+# counted in this worker's name.
 _COUNTER: Final = property(_total, _change)
 
 
@@ -230,7 +229,7 @@ class ZonePeer(Peer):
         self.stats = ZoneStats(table, row, cells)
 
     def hold(self, sessions: int) -> None:
-        """Count sessions of this worker on the peer; needs no lock."""
+        """Count sessions of this worker on the peer. Not under the zone's lock: it takes it."""
         self.counts.add(self.row, sessions)
 
     @property
@@ -266,7 +265,7 @@ def _shared(
 
 
 def _init_zone(
-    draft: StreamDraft, request: shm.ZoneRequest, zone: shm.Zone, fresh: bool
+    draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone, fresh: bool
 ) -> None:
     """Take a zone the cycle has made or adopted. source: ngx_stream_upstream_init_zone"""
     former: dict[str, Any] = {}
@@ -281,13 +280,6 @@ def _init_zone(
             share(conf, table)
             if "resolve" in conf.data:
                 conf.data["resolve"].share(table, former)
-
-
-def start_worker(stream: StreamConf, loop: Loop) -> None:
-    """Claim this worker's column in each zone, while no lock is held."""
-    for conf in stream.upstreams:
-        if conf.zone is not None and conf.zone.zone is not None:
-            conf.zone.zone.column  # noqa: B018 - asking is claiming
 
 
 def _zone(scope: Scope, module: Module, st: Statement) -> None:
@@ -316,5 +308,4 @@ MODULE = StreamModule(
                   "Shared memory where all workers keep how the servers fare; it is kept over a "
                   "reload.", syntax="name [size]"),
     ),
-    start_worker=start_worker,
 )

@@ -131,6 +131,7 @@ def test_a_refusal_gives_back_what_came_before(made: Limited) -> None:
 def test_a_full_zone_refuses(made: Limited) -> None:
     """Where a zone has no room for another key its session is refused, and that is critical."""
     table = made.hall.conf.data["limit_conn"]["z"].table
+    first = table.acquire(b"first", 1)
     count = 0
     while table.acquire(b"%d" % count, 1):
         count += 1
@@ -140,7 +141,7 @@ def test_a_full_zone_refuses(made: Limited) -> None:
     assert [expected] == error_lines(made)
     assert ["REJECTED 503"] == made.logged()
     client.close()
-    table.release(b"0")
+    table.release(first)
     made.connect().close()
     assert [503, 0] == made.statuses()
 

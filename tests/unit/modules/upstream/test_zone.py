@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
 from ngxstream.modules.upstream import zone
-from ngxstream.stream.upstream import UpstreamConf, UpstreamState
+from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
 from tests.support.balancing import (
     SPEC,
     STEP,
@@ -166,7 +167,7 @@ def test_a_killed_worker_gives_its_sessions_back() -> None:
         pid = group[0].kill()
         group[0].orders = -1
         assert "5 4" == group[1].do("conns")
-        made.zones.reclaim(pid)
+        assert shm.reclaim(made.zones.zones(), pid, lambda text: None)
         left = [int(count) for count in group[1].do("conns").split()]
         assert 6 == sum(left)
         for worker in group[1:]:
@@ -198,6 +199,60 @@ def test_sessions_come_and_go_in_four_workers_without_a_lost_count() -> None:
         codes = [os.waitpid(child, 0)[1] for child in children]
         tier = conf.balancer.tier  # type: ignore[union-attr]
         assert ([0] * 4, [0, 0]) == (codes, [peer.conns for peer in tier.peers])
+
+
+@pytest.mark.parametrize("lines", ["", SIZE])
+@pytest.mark.parametrize("servers", [
+    "server 127.0.0.1:1 max_conns=1;",
+    "server 127.0.0.1:1;",
+    "server 127.0.0.1:1 max_conns=1; server 127.0.0.1:2 backup;",
+])
+def test_what_begins_and_ends_at_once_is_counted_nowhere(lines: str, servers: str) -> None:
+    """A peer that was chosen once has no more sessions then, and a full one is not chosen."""
+    with built(lines + servers) as (_, conf):
+        balancer: Any = conf.balancer
+        peers = balancer.tier.peers
+        for _ in range(3):
+            assert peers[0] is balancer.select(session(Clock())).get_once()
+            assert 0 == peers[0].conns
+        held = balancer.select(session(Clock()))
+        held.get()
+        once = balancer.select(session(Clock())).get_once
+        if "backup" in servers:
+            assert "127.0.0.1:2" == once().name
+        elif "max_conns" in servers:
+            with pytest.raises(errors.NoLivePeers):
+                once()
+        else:
+            once()
+        assert 1 == peers[0].conns
+
+
+def test_a_session_that_leaves_for_another_worker_is_counted_there_only() -> None:
+    """It gives back what it holds here, and what it waits for, whatever others hold."""
+    with built(SIZE + "least_time connect inflight;" + TWO) as (_, conf):
+        balancer: Any = conf.balancer
+        selections = [balancer.select(session(Clock())) for _ in range(4)]
+        taken = [selection.get() for selection in selections]
+        for selection, peer in zip(selections, taken, strict=True):
+            selection.leave(peer)
+        assert [(0, 0), (0, 0)] == [(p.conns, p.stats.waiting) for p in balancer.tier.peers]
+
+
+def test_a_row_is_not_given_to_another_server_while_anybody_waits_there() -> None:
+    """Where the zone is full, a row with sessions, or with some that wait, stays what it is."""
+    table = zone.PeerTable(shm.Zone("z", 4 * zone.ROW_BYTES, "upstream"))
+    plain = Peer(ServerSpec("a", ()), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
+    table.next_configuration()
+    rows = [table.attach(plain, b"%d" % n, pin=False).row for n in range(4)]
+    table.conns.add(rows[0])
+    table.waiting.add(rows[1])
+    others = {table.attach(plain, b"other %d" % n, pin=True).row for n in range(2)}
+    assert set(rows[2:]) == others
+    with pytest.raises(errors.UnplacedError):
+        table.attach(plain, b"another", pin=True)
+    table.waiting.add(rows[1], -1)
+    assert rows[1] == table.attach(plain, b"another", pin=True).row
 
 
 # -- reload ------------------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+"""What each process holds of a zone's counts, written down where every other process can read it.
+
+A worker can die by SIGKILL between any two instructions. What it held is given back by whoever
+outlives it, and costs what it held, however large the zone is and however many processes there are.
+
+1. The ledgers of all processes are one file without a name that grows: chunks of words, a word for
+   each thing that is held (`Counts` says what it means), 0 for nothing. A process maps its chunks.
+2. Whose chunk it is says one word in a page of owners: the pid, or 0, and then all its words are 0.
+   A process owns chunks from its first count to its end. A pid is not given anew before its process
+   is reaped, and not reclaimed later than that.
+3. Only its process writes to a ledger while it lives; a change that death interrupted is completed
+   by the next process that holds the zone's lock (Counts.recover), through the file.
+
+The file is sparse: what was never touched takes no memory. It is not the file of the zone's lock,
+for a process loses its locks on a file when it closes any descriptor of it, and mmap keeps one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.shm import Lock
+
+PAGE: Final = mmap.ALLOCATIONGRANULARITY
+WORD: Final = 8  # bytes
+CHUNK: Final = 64 * PAGE  # bytes
+ENTRIES: Final = CHUNK // WORD - 1  # of a chunk: 32 767 where pages have 4096 bytes
+GROUP: Final = PAGE // WORD  # chunks whose owners are in one page, before them
+GROUP_BYTES: Final = PAGE + GROUP * CHUNK
+
+_PACK: Final = struct.Struct("=q")
+_OWNERS: Final = 1  # the byte of the lock that is held while a chunk finds an owner
+
+# A word of a ledger: in which view and at which index its process writes it, its address in the
+# file, and the list it goes to when it is free.
+Entry = tuple["memoryview[int]", int, int, list[Any]]
+
+
+class Ledgers:
+    """The ledgers of all processes that hold something of one zone."""
+
+    __slots__ = ("_fd", "_lock")
+
+    def __init__(self, name: str, lock: Lock) -> None:
+        """Make the file. Raises: OSError."""
+        self._fd = -1
+        self._fd = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # it grows; a mapping whose file had become shorter would be deadly to touch
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self._lock = lock
+
+    def owners(self) -> set[int]:
+        """Return the pids of all processes that hold something, or may."""
+        return {pid for _, owners in self._pages() for pid in owners} - {0}
+
+    def chunks_of(self, pid: int) -> list[int]:
+        """Return the addresses of a process's chunks."""
+        found = []
+        for start, owners in self._pages():
+            at = -1
+            for _ in range(owners.count(pid)):
+                at = owners.index(pid, at + 1)
+                found.append(start + PAGE + at * CHUNK)
+        return found
+
+    def claim(self, pid: int) -> int:
+        """Give a process a chunk that is nobody's; return its address. Raises: OSError."""
+        with self._lock.byte(_OWNERS):
+            at = 0
+            for start, owners in self._pages():
+                if 0 in owners:
+                    at = start + PAGE + owners.index(0) * CHUNK
+                    break
+                at = start + GROUP_BYTES + PAGE  # in the next group, if this is the last
+            at = at or PAGE
+            if os.fstat(self._fd).st_size < at + CHUNK:
+                os.ftruncate(self._fd, at + CHUNK)
+            self.write(_owner_of(at), pid)  # one store: it is claimed, or it is not
+        return at
+
+    def map(self, address: int) -> mmap.mmap:
+        """Map a chunk. Raises: OSError."""
+        return mmap.mmap(self._fd, CHUNK, offset=address)
+
+    def write(self, address: int, word: int) -> None:
+        """Store one word. Raises: ValueError where there can be none."""
+        if address % WORD or address >= os.fstat(self._fd).st_size:
+            raise ValueError(f"no word at {address}")
+        os.pwrite(self._fd, _PACK.pack(word), address)
+
+    def held(self, address: int) -> list[tuple[int, int]]:
+        """Return address and word of everything that a chunk says is held."""
+        (used,) = _PACK.unpack(os.pread(self._fd, WORD, address))
+        used = min(max(used, 0), ENTRIES)  # its process wrote it
+        words = memoryview(os.pread(self._fd, used * WORD, address + WORD)).cast("q")
+        return [(address + WORD * n, word) for n, word in enumerate(words, 1) if word]
+
+    def free(self, address: int) -> None:
+        """Take a chunk from its owner, who is dead and holds nothing any more.
+
+        By one process at a time: the chunk may have another owner as soon as this is done.
+        """
+        try:
+            with self.map(address) as chunk:
+                chunk.madvise(mmap.MADV_REMOVE)  # the memory goes back, and all words are 0
+        except OSError:  # no descriptor is left, perhaps
+            self.write(address, 0)  # the only word that is not 0
+        self.write(_owner_of(address), 0)
+
+    def close(self) -> None:
+        """Let go of the file in this process."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        """Let go of it when nobody can ask for it any more."""
+        self.close()
+
+    def _pages(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield address and owners of every group; there may be no chunk yet that has none."""
+        for start in range(0, os.fstat(self._fd).st_size, GROUP_BYTES):
+            yield start, memoryview(os.pread(self._fd, PAGE, start)).cast("q").tolist()
+
+
+def _owner_of(address: int) -> int:
+    """Return where it is written whose chunk the one at this address is."""
+    group, offset = divmod(address, GROUP_BYTES)
+    return group * GROUP_BYTES + (offset - PAGE) // CHUNK * WORD
+
+
+class Ledger:
+    """What this process holds of a zone.
+
+    The first word of a chunk is how many entries of it were ever used.
+    """
+
+    __slots__ = (
+        "pid",  # int: the process; a child that it forks has another ledger
+        "places",  # dict[int, Entry]: entries that are kept by what they count (Tally)
+        "_ledgers",
+        "_chunk",  # int: address of the latest chunk
+        "_free",  # list[Entry]: used before, nothing is in them now
+        "_left",  # int: entries of the latest chunk that were never used
+        "_view",  # memoryview "q" of the latest chunk; entries keep the others'
+    )
+
+    _view: memoryview[int]
+
+    def __init__(self, ledgers: Ledgers, pid: int) -> None:
+        """Claim the first chunk. Raises: OSError."""
+        self.pid = pid
+        self.places: dict[int, Entry] = {}
+        self._ledgers = ledgers
+        self._free: list[Entry] = []
+        self._grow()
+
+    def _grow(self) -> None:
+        self._chunk = self._ledgers.claim(self.pid)
+        self._view = memoryview(self._ledgers.map(self._chunk)).cast("q")
+        self._left = ENTRIES
+
+    def take(self) -> Entry:
+        """Return an entry whose word is 0; append it to its list when it is 0 again.
+
+        Raises: OSError when there is no memory for more
+        """
+        if self._free:
+            return self._free.pop()
+        if not self._left:
+            self._grow()
+        view = self._view
+        at = view[0] + 1
+        view[0] = at  # who reclaims must look at it before there can be anything in it
+        self._left -= 1
+        return view, at, self._chunk + at * WORD, self._free

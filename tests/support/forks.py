@@ -1,0 +1,95 @@
+"""Forked processes for tests of shared memory: they end, are killed, or die at a given step."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def in_child(work: Callable[[], object], *, kill: bool = False) -> int:
+    """Run work in a forked process, killed after it if wanted; return its reaped pid."""
+    if kill:
+        held = Held(work)
+        held.kill()
+        return held.pid
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    return child
+
+
+class Held:
+    """A forked process that has done something and lives until it is killed."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        """Wait until the work is done."""
+        read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                work()
+                os.write(write, b"x")
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(1)
+        os.close(write)
+        try:
+            assert os.read(read, 1) == b"x"
+        finally:
+            os.close(read)
+
+    def kill(self) -> None:
+        """End it by SIGKILL and reap it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool]:
+    """Run work in a forked process that SIGKILL ends before a step of the interpreter.
+
+    Args:
+        step: how many bytecodes are run, of functions in files whose path contains `where`
+        where: part of a path
+        work: what is done
+
+    Returns:
+        the reaped pid, and whether it died (else the work has fewer steps)
+    """
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def trace(frame: FrameType, event: str, arg: Any) -> Any:
+            nonlocal left
+            if where not in frame.f_code.co_filename:
+                return None
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            if event == "opcode":
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+            return trace
+
+        code = 1
+        try:
+            sys.settrace(trace)
+            work()
+            sys.settrace(None)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    died = os.WIFSIGNALED(status)
+    assert died or status == 0
+    return child, died
