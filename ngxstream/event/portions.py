@@ -28,7 +28,7 @@ class Portions:
 
     def add(self, call: Callable[[], None]) -> None:
         """Have a call made at the end of this turn, or of one of the next if it is full."""
-        if self._left and not self.waiting:
+        if self._left:  # none is left while others wait
             self._left -= 1
             self.loop.post(call)
         else:

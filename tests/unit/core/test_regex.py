@@ -257,6 +257,9 @@ def test_a_pattern_that_no_matcher_can_bound_is_refused(pattern: str) -> None:
         (r"(?=(a+)+b)(\w)+$", b"aab", (b"aab", b"aa", b"b")),
         (r"((a+)+)++b", b"aab", (b"aab", b"aa", b"aa")),
         (r"((a+)+)++a", b"aaa", None),
+        (r"^(?:(?=(?:a|a|b)*c)a)+c$", b"aac", (b"aac",)),
+        (r"(?<!ab)(c+)+$", b"c", (b"c", b"c")),
+        (r"(?:(?!(a)b)a|ab)(c+)*$", b"ab", (b"ab", None, None)),
     ],
 )
 def test_lookarounds_and_atomic_groups_are_known_to_the_linear_matcher(
