@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import log
-from ngxstream.event import listening
+from ngxstream.event import listening, wakeups
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
 from ngxstream.process import pidfile, signals, system, upgrade
@@ -93,6 +93,7 @@ class Master:
         "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
         "generations",  # Generations
         "mailboxes",  # list[Mailbox]: one for each worker of the cycle
+        "_wakeups_fd",  # int: what the workers of the cycle share (event/wakeups.py), or negative
         "survivors",  # Survivors: workers of a master that died
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
@@ -125,6 +126,7 @@ class Master:
         self._deaths: dict[int, int] = {}
         self.generations = Generations()
         self.mailboxes: list[Mailbox] = []
+        self._wakeups_fd = -1
         self.survivors = survivors
         self._has_udp = link is None
         self._retiring = False
@@ -262,6 +264,9 @@ class Master:
         for box in self.mailboxes:
             box.close()
         self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
+        if self._wakeups_fd >= 0:
+            os.close(self._wakeups_fd)
+        self._wakeups_fd = self._make_wakeups()
         self.generations.begin(self.cycle.generation)
         self.other.announce(starting=True)  # mail may wait for those who will read it
         gc.unfreeze()
@@ -269,6 +274,16 @@ class Master:
         gc.freeze()  # what the workers share stays shared: their collector does not touch it
         for number in range(self.cycle.main.worker_processes):
             self.spawn(number, idle=idle)
+
+    def _make_wakeups(self) -> int:
+        """Return what the workers of the cycle are to share, negative for nothing."""
+        if self.cycle.workers < 2:
+            return -1
+        try:
+            return wakeups.make()
+        except OSError as error:
+            self.cycle.log.error(log.ALERT, "eventfd() failed", error)
+            return -1
 
     def spawn(self, number: int, *, idle: bool = False) -> None:
         """Start one worker. source: ngx_spawn_process"""
@@ -307,6 +322,7 @@ class Master:
             family = Family(
                 self.generations, self.mailboxes, self.old,
                 patience_ms=0 if self.other.is_alive else START_MS,
+                wakeups_fd=self._wakeups_fd,
             )
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
