@@ -50,7 +50,7 @@ class Lock:
     def __init__(self, name: str) -> None:
         """shape: name is what lsof shows."""
         self.fd = -1  # there may be no descriptor left
-        self.fd = os.memfd_create(name[:200], os.MFD_CLOEXEC)
+        self.fd = os.memfd_create(name[:200].partition("\0")[0], os.MFD_CLOEXEC)
 
     def __enter__(self) -> None:
         """Wait for the lock."""

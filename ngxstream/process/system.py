@@ -12,10 +12,9 @@ import resource
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import errors, log
+from ngxstream.core import errors, files, log
 
 if TYPE_CHECKING:
-    from ngxstream.core.files import OpenFiles
     from ngxstream.core.log import Log
     from ngxstream.process.directives import Affinity, MainConf, User
 
@@ -68,13 +67,13 @@ def detach(detaching: int) -> None:
     os.close(detaching)
 
 
-def redirect_stderr(main_log: Log, files: OpenFiles) -> None:
+def redirect_stderr(main_log: Log, opened: files.OpenFiles) -> None:
     """Have standard error lead into the error log, unless somebody logs to standard error.
 
     source: ngx_log.c ngx_log_redirect_stderr
     """
     file = main_log.first_file()
-    if files.uses_stderr or file is None:
+    if opened.uses_stderr or file is None:
         return
     try:
         os.dup2(file.fd, log.STDERR_FD)
@@ -150,6 +149,9 @@ def environment(wanted: Iterable[str], inherited: Mapping[str, str]) -> dict[str
         words.append("TZ")
     for word in words:
         name, equals, value = word.partition("=")
+        if "\0" in name:
+            continue  # a C string without `=`: getenv() never finds it
+        value = files.c_string(value)
         if equals:
             kept.setdefault(name, value)  # of two, the first is found
         elif name in inherited:

@@ -299,3 +299,9 @@ def test_more_connections_than_descriptors_are_warned_of(world: World) -> None:
     limit = os.sysconf("SC_OPEN_MAX")
     expected = f"99999999 worker_connections exceed open file resource limit: {limit}"
     assert ["warn", expected] == [[a, c] for a, _, c in world.said()][-1]
+
+
+def test_a_pid_file_is_named_as_the_system_sees_it(world: World) -> None:
+    """A NUL byte ends the name, for whoever creates, reads, renames or removes the file."""
+    made = world.build(HEAD.replace("@@/p.pid", '"@@/p.pid\0off"') + EVENTS)
+    assert str(world.folder / "p.pid") == made.main.pid

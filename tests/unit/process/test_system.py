@@ -166,10 +166,10 @@ def test_a_worker_changes_its_directory(tmp_path: Path) -> None:
     assert [str(tmp_path), []] == said
 
 
-def test_a_directory_that_is_not_there_is_fatal() -> None:
+def test_a_directory_that_is_not_there_is_fatal(tmp_path: Path) -> None:
     """The worker cannot begin."""
-    said = worker(directives.MainConf(working_directory="/nonexistent"), os.getcwd)
-    expected = 'WorkerInitError: chdir("/nonexistent") failed (2: No such file or directory)'
+    said = worker(directives.MainConf(working_directory=f"{tmp_path}/gone"), os.getcwd)
+    expected = f'WorkerInitError: chdir("{tmp_path}/gone") failed (2: No such file or directory)'
     assert expected == said
 
 
