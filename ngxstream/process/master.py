@@ -487,6 +487,8 @@ class Master:
         self.old = [cycle for cycle in self.old if id(cycle) in used]
         for cycle in gone:
             cycle.retire([self.cycle, *self.old])
+        if gone:
+            system.trim_memory()
         if (self.old or self.cycle.lingering) and not self._retiring:
             self._retiring = True
             self.later(RETIRE_MS, self._look_after_old)
