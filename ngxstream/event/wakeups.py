@@ -44,7 +44,7 @@ class Relay:
         self._fd = fd
         self._listeners: set[TcpGate] = set()
         self._full: set[TcpGate] = set()
-        self._passed_ms = -1  # when it passed one on last, until that is asked about
+        self._passed_ms = -1  # when it passed one on, until it was asked what became of it
         self._watched = False
 
     def join(self, listener: TcpGate) -> None:
@@ -63,7 +63,8 @@ class Relay:
 
     def pass_on(self) -> None:
         """Have another worker look at its listeners."""
-        self._passed_ms = self._loop.now_ms
+        if self._passed_ms < 0:
+            self._passed_ms = self._loop.now_ms
         os.eventfd_write(self._fd, 1)
 
     def is_unheard(self) -> bool:

@@ -188,9 +188,12 @@ def test_a_wakeup_that_cannot_be_used_is_passed_on(listeners, shared_fd, clients
     other.close()
 
 
-def test_what_nobody_hears_tells_that_all_are_full(listeners, shared_fd, clients) -> None:
+@pytest.mark.parametrize("pause_ms", [10, 100])
+def test_what_nobody_hears_tells_that_all_are_full(
+    pause_ms: int, listeners, shared_fd, clients
+) -> None:
     """Only when no worker took a wake-up that was passed on does a full one complain."""
-    worker = Worker(listeners[:1], 3, fd=shared_fd, pause_ms=100)
+    worker = Worker(listeners[:1], 3, fd=shared_fd, pause_ms=pause_ms)
     clients(listeners[0], 2)
     settle(worker)
     assert [] == worker.loop.log.lines
