@@ -17,7 +17,7 @@ from typing import Any
 from ngxstream.conf import directive as d
 from ngxstream.conf import include, reader
 from ngxstream.conf.module import Given, Module
-from ngxstream.core import errors
+from ngxstream.core import errors, files
 
 
 class Scope:
@@ -55,11 +55,11 @@ class Scope:
 
     def conf_path(self, path: str) -> str:
         """Make a path absolute against the directory of the main file (certificates, includes)."""
-        return os.path.join(self.builder.conf_prefix, path)
+        return os.path.join(self.builder.conf_prefix, files.c_string(path))
 
     def prefix_path(self, path: str) -> str:
         """Make a path absolute against the prefix (logs, pid, lock)."""
-        return os.path.join(self.builder.prefix, path)
+        return os.path.join(self.builder.prefix, files.c_string(path))
 
 
 class Builder:

@@ -183,7 +183,7 @@ class _Reading:
     def include(self, st: Statement, literal: bool) -> errors.ConfError | None:
         """Open what an include names; return what went wrong. source: ngx_conf_include"""
         st.includes = []
-        name = st.args[0]
+        name = st.args[0].partition("\0")[0]  # open() and glob() see no more
         path = name if name.startswith("/") else self.prefix + name
         if literal or conf_files.MAGIC.isdisjoint(path):
             paths = [path]

@@ -33,8 +33,13 @@ _OWN: Final = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/task/\d+)?/fd")
 _MAX_LINKS: Final = 40
 
 
+def c_string(text: str) -> str:
+    """Return what the C library sees of a text: it ends at the first NUL."""
+    return text.partition("\0")[0]
+
+
 def _bytes(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+    return c_string(path).encode("utf-8", "surrogateescape")
 
 
 def own_descriptor(path: str) -> int | None:
@@ -158,7 +163,7 @@ class OpenFiles:
         """Return the file of a path, the same one for everybody. shape: path is absolute"""
         file = self._files.get(path)
         if file is None:
-            file = self._files[path] = OpenFile(path)
+            file = self._files[path] = OpenFile(c_string(path))
         return file
 
     def stderr(self) -> OpenFile:

@@ -195,6 +195,7 @@ def _parse_unix(u: Url, uri_part: bool) -> None:
     path = u.url[5:]
     if uri_part:
         path, _, u.uri = path.partition(":")
+    path = path.partition("\0")[0]  # ngx_cpystrn() copies as much
     if not path:
         raise UrlError("no path in the unix domain socket")
     if len(path.encode("utf-8", "surrogateescape")) >= _SUN_PATH:

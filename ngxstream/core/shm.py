@@ -67,7 +67,7 @@ class Lock:
             name: what lsof shows
         """
         self.fd = -1  # there may be no descriptor left
-        self.fd = os.memfd_create(name[:200], os.MFD_CLOEXEC)
+        self.fd = os.memfd_create(name[:200].partition("\0")[0], os.MFD_CLOEXEC)
 
     def __enter__(self) -> None:
         """Wait for the lock."""

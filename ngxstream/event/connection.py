@@ -42,6 +42,7 @@ class Connection:
         "key",  # what the table knows it by
         "closed",  # bool: owned by Loop.close_connection
         "passes",  # int: how often `pass` has handed it on
+        "reserved",  # int: slots it holds for what its session will connect to
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class Connection:
         self.key = key
         self.closed = False
         self.passes = 0
+        self.reserved = 0
 
     def local_sockaddr(self) -> Any:
         """Return the address the client connected to. source: ngx_connection_local_sockaddr"""

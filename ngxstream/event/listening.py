@@ -301,7 +301,8 @@ def configure(
     """Set the options of all sockets, and steer the groups.
 
     What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
-    another number of workers stays so until they have handed their clients over.
+    another number of workers stays so until they have handed their clients over. Until settle()
+    it can be undone: restore() and abandon() do it.
     source: ngx_configure_listening_sockets
     """
     for listening in listenings:
@@ -313,8 +314,22 @@ def configure(
             listening.steered = listening.spread(workers)
         else:
             listening.steer(workers, log)
+
+
+def settle(listenings: Iterable[Listening]) -> None:
+    """Forget how to undo: the set serves from now on."""
+    for listening in listenings:
         listening.previous = None
         listening.opened.clear()
+
+
+def restore(listenings: Iterable[Listening], *, log: logs.Log) -> None:
+    """Give adopted sockets the options back that they were adopted with."""
+    for listening in listenings:
+        previous = listening.previous
+        if previous is not None:
+            for sock in previous.socks:
+                listen_socket.tune(sock, previous.options, listening.options, log)
 
 
 def widen(listenings: Iterable[Listening]) -> None:

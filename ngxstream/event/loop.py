@@ -120,8 +120,11 @@ class Loop:
         if c.closed:
             return
         c.closed = True
-        self.free_connections += 1
+        self.free_connections += 1 + c.reserved
+        c.reserved = 0
         self.live -= 1
+        if self.room.waiting:
+            self.room.wake()
         table = c.table
         if table is not None:
             table.forget(c)

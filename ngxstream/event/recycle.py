@@ -79,6 +79,16 @@ class SocketPool:
         self._count += 1
         return True
 
+    def drop(self) -> bool:
+        """Close a resting socket at the end of the turn. returns: whether there was one"""
+        for idle in self._idle.values():
+            if idle:
+                sock, _, _ = idle.popleft()
+                self._count -= 1
+                self._loop.close_later(sock)
+                return True
+        return False
+
     def _drain(self, sock: Any, mask: int = 0) -> None:
         """Throw away what a former session left in its socket."""
         receive, slot = sock.recv_into, self._loop.view

@@ -87,11 +87,18 @@ class PipePool:
         else:
             self._idle.append(pipe)
 
+    def drop(self) -> bool:
+        """Close one idle pipe. returns: whether there was one"""
+        if not self._idle:
+            return False
+        self._idle.pop().close()
+        self._made -= 1
+        return True
+
     def close(self) -> None:
         """Close the idle pipes."""
-        while self._idle:
-            self._idle.pop().close()
-            self._made -= 1
+        while self.drop():
+            pass
 
 
 class SpliceHalf(pump.Half):

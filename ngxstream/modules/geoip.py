@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import STREAM, TAKE12, Directive, Setter
-from ngxstream.core import errors, geoip_db, inet, ip
+from ngxstream.core import errors, files, geoip_db, inet, ip
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.variables import Variable
 
@@ -126,7 +126,7 @@ def _database(kind: str, editions: frozenset[int], words: str) -> Setter:
         databases = scope.owner.data.setdefault(KEY, {})
         if kind in databases:
             raise errors.ConfError(f'"{st.directive}" directive is duplicate')
-        path = st.args[0]
+        path = files.c_string(st.args[0])
         try:
             with open(path.encode("utf-8", "surrogateescape"), "rb") as file:
                 database = geoip_db.Database(file.read(), utf8=st.args[1:] == ["utf8"])

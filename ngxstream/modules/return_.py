@@ -116,6 +116,7 @@ class Returning:
 def _return(scope: Scope, module: Module, st: Statement) -> None:
     values.value("text")(scope, module, st)
     scope.owner.handler = handle
+    scope.owner.slots = 1
 
 
 MODULE = StreamModule(

@@ -23,6 +23,7 @@ GO: Final = 5  # nobody is left who could hand over: read
 READY: Final = 6  # said by a worker: it has begun
 ORPHAN: Final = 7  # said by a worker to a new master: its generation and configuration
 GIVE: Final = 8  # a new master wants the listening sockets
+FAILED: Final = 10  # said by a worker: why it cannot begin
 SOCKETS: Final = 9  # the answer: sockets, and whether there are more
 
 MAX_FDS: Final = 253  # SCM_MAX_FD

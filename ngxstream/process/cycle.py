@@ -8,9 +8,12 @@ nginx finds fault:
 2. The main and events contexts are completed ("no events section", too few connections).
 3. The pid file, if its name is new; the logs are opened; zones are made or adopted; addresses
    are bound or adopted. Whatever fails here undoes all of it and leaves the old cycle as it was.
-4. commit() takes what cannot fail any more: socket options, steering, standard error.
+4. prepare() makes the sockets ready for workers beside those of the old cycle. When they have
+   begun, settle() takes what cannot be undone: what only the old cycle listened at, standard
+   error. When they cannot, withdraw() leaves the old cycle as it was. commit() is both at once,
+   where no old workers serve.
 
-What only the old cycle had is let go of in two steps: its addresses when the new one is committed,
+What only the old cycle had is let go of in two steps: its addresses when the new one is settled,
 its logs and zones by retire(), when the last worker that uses them has left.
 """
 
@@ -112,6 +115,7 @@ class Cycle:
         "serial",  # shm.Serial: connection numbers, one for all cycles of a master
         "workers",  # int: processes that serve (1 without a master)
         "is_heir",  # bool: workers of a dead master are to hand their UDP clients over
+        "refused",  # int: cycles that had workers for a moment, and were to follow this one
         "_new_pid",  # str: pid file made for this cycle, "" for none
     )
 
@@ -129,7 +133,8 @@ class Cycle:
         process, orphaned(cycle) finds those of workers whose master died
         raises: ConfError, ListenError; nothing is left of the new cycle then
         """
-        self.generation: int = old.generation + 1 if old is not None else 1
+        self.generation: int = old.generation + 1 + old.refused if old is not None else 1
+        self.refused: int = 0
         self.options = options
         reading = self.reading = Reading(options, to)
         self.main = reading.main
@@ -179,6 +184,7 @@ class Cycle:
         """
         self = cls.__new__(cls)
         self.generation = generation
+        self.refused = 0
         self.options = beside.options
         quiet = log.Log([], clock=beside.log.clock)  # what there is to say was said
         reading = self.reading = Reading(beside.options, quiet, texts)
@@ -237,31 +243,58 @@ class Cycle:
 
         shape: lingering are keys of inherited UDP addresses that sessions of others live by
         """
+        self.prepare(old, lingering)
+        self.settle(old)
+
+    def prepare(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
+        """Make everything ready for workers; those of the old cycle go on. shape: as commit"""
         handed_over = (
             self.is_heir or bool(lingering) or (old is not None and old.main.master_process)
         )
         listening.configure(
             self.listenings, workers=self.workers, log=self.log, defer=handed_over
         )
-        self._redirect_stderr()
         self._announce()
-        before = list(self.inherited) if old is None else [*old.lingering, *old.listenings]
         wanted = set(lingering)
         kept = {id(sock) for one in self.listenings for sock in one.socks}
-        gone: list[Listening] = []
-        self.lingering = []
-        for one in before:
-            lingers = (
-                one.options.is_udp
-                and (old is not None or one.options.key in wanted)
-                and not any(id(sock) in kept for sock in one.socks)
-            )
-            (self.lingering if lingers else gone).append(one)
+        self.lingering = [
+            one for one in self._before(old)
+            if one.options.is_udp
+            and (old is not None or one.options.key in wanted)
+            and not any(id(sock) in kept for sock in one.socks)
+        ]
+
+    def _before(self, old: Cycle | None) -> list[Listening]:
+        """Return what was listened at before this cycle."""
+        return list(self.inherited) if old is None else [*old.lingering, *old.listenings]
+
+    def settle(self, old: Cycle | None) -> None:
+        """Let go of what only the old cycle had, and of the way back to it."""
+        self.redirect_stderr()
+        lingering = {id(one) for one in self.lingering}
+        gone = [one for one in self._before(old) if id(one) not in lingering]
         listening.release(gone, self.listenings, log=self.log)
+        listening.settle(self.listenings)
         self.inherited = ()
         if old is not None and self._new_pid:
             self._remove_pid_file(old.main.pid)
         self._new_pid = ""
+
+    def withdraw(self, old: Cycle) -> None:
+        """Undo prepare() and close what this cycle opened; logs and zones stay until retire()."""
+        listening.restore(self.listenings, log=old.log)
+        listening.abandon(self.listenings)
+        if self._new_pid:
+            self._remove_pid_file(self._new_pid)
+            self._new_pid = ""
+
+    def forget(self, old: Cycle) -> None:
+        """Close a worker's copies of the sockets that only the old cycle has."""
+        kept = {id(s) for one in (*self.listenings, *self.lingering) for s in one.socks}
+        for one in self._before(old):
+            for sock in one.socks:
+                if id(sock) not in kept:
+                    sock.close()
 
     def release_lingering(self, needed: Iterable[Cycle]) -> None:
         """Close the addresses of former cycles that no session of `needed` was accepted at."""
@@ -300,7 +333,7 @@ class Cycle:
     def reopen(self, to: log.Log, owner: int | None) -> None:
         """Open all logs anew. shape: owner is the uid they are given to, if any"""
         self.files.reopen_all(to, owner)
-        self._redirect_stderr()
+        self.redirect_stderr()
 
     def _announce(self) -> None:
         self.log.error(log.NOTICE, f'using the "{self.events.use}" event method')
@@ -321,7 +354,7 @@ class Cycle:
                 f"{connections} worker_connections exceed open file resource limit: {limit}",
             )
 
-    def _redirect_stderr(self) -> None:
+    def redirect_stderr(self) -> None:
         """Let standard error be the error log, unless somebody is watching it still."""
         console = self.log.console
         if console is None or not console.is_open:

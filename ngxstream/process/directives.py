@@ -19,7 +19,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import error_log, units
 from ngxstream.conf.directive import EVENTS, MAIN, Directive
 from ngxstream.conf.module import Module
-from ngxstream.core import errors, inet, ip
+from ngxstream.core import errors, files, inet, ip
 from ngxstream.process import elsewhere
 from ngxstream.process.options import LOCK_PATH, PID_PATH
 
@@ -200,6 +200,7 @@ def _user(scope: Scope, module: Module, st: Statement) -> None:
 
 def _find_user(name: str, groups: Any) -> User:
     """Look a user and the first of the groups that exists up. raises: ConfError"""
+    name, groups = files.c_string(name), [files.c_string(group) for group in groups]
     try:
         uid = pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError):
@@ -406,8 +407,9 @@ def main_conf(scope: Scope) -> MainConf:
         )
     return dataclasses.replace(
         conf,
-        pid=os.path.join(builder.prefix, conf.pid or PID_PATH),
-        lock_file=os.path.join(builder.prefix, conf.lock_file or LOCK_PATH),
+        pid=os.path.join(builder.prefix, files.c_string(conf.pid) or PID_PATH),
+        lock_file=os.path.join(builder.prefix, files.c_string(conf.lock_file) or LOCK_PATH),
+        working_directory=files.c_string(conf.working_directory),
     )
 
 

@@ -38,6 +38,10 @@ class Generations:
         """Have the workers that are forked from now on settle anew."""
         self._round += 1
 
+    def withdraw(self) -> None:
+        """Take the latest begin() back: those who were forked before it are asked about again."""
+        self._round -= 1
+
     def adopt(self, generation: int) -> Holder:
         """Count a session that came from another worker; calling what is returned ends that.
 

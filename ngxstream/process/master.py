@@ -7,7 +7,7 @@ nothing happens in between.
 1. A worker of the current cycle that dies is started anew: at once, or after a pause that grows
    when the ones before it died at once too. One that says it cannot begin (code 2) is not.
 2. A reload starts the new workers, waits until they have begun, then tells the old ones to hand
-   their UDP clients over and to leave in grace.
+   their UDP clients over and to leave in grace (reload.py).
 3. TERM is repeated with growing waits and becomes KILL; QUIT waits as long as it takes.
 4. An old cycle stays referenced, its logs and zones open, while a worker of it lives or UDP
    sessions that began under it do; so does a UDP address that only such sessions use.
@@ -18,13 +18,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import log, shm
-from ngxstream.event import listening
+from ngxstream.event import listening, wakeups
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
 from ngxstream.process import pidfile, signals, system, upgrade
@@ -33,6 +32,7 @@ from ngxstream.process.generations import Generations
 from ngxstream.process.handover import START_MS, Plan
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.notify import Notifier
+from ngxstream.process.reload import MAX_REASON, Beginning, Reload
 from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.succession import Succession
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
     from ngxstream.process.upgrade import Link
 
-READY_S: Final = 5.0  # how long new workers may take to begin before the old ones leave
 LATE_MS: Final = 1000  # after the start: who was left by a killed master and did not answer then
 RECLAIM_MS: Final = 2000  # until it is tried again to give back what a dead worker counted
 RECLAIM_TRIES: Final = 20
@@ -79,6 +78,34 @@ class Child:
             to.error(log.ALERT, f"kill({self.pid}, {int(number)}) failed", error)
 
 
+class Shared:
+    """What the workers of one cycle share, made before they are forked."""
+
+    __slots__ = ("mailboxes", "wakeups_fd")
+
+    def __init__(self, workers: int, to: log.Log) -> None:
+        """Make it for so many workers.
+
+        Raises:
+            OSError: There are no descriptors left for it.
+        """
+        self.mailboxes = [Mailbox() for _ in range(workers)]
+        self.wakeups_fd = -1
+        if workers > 1:
+            try:
+                self.wakeups_fd = wakeups.make()
+            except OSError as error:
+                to.error(log.ALERT, "eventfd() failed", error)
+
+    def close(self) -> None:
+        """Close this process's copies."""
+        for box in self.mailboxes:
+            box.close()
+        if self.wakeups_fd >= 0:
+            os.close(self.wakeups_fd)
+            self.wakeups_fd = -1
+
+
 class Master:
     """The master process."""
 
@@ -94,7 +121,8 @@ class Master:
         "_due",  # list[(ms, callable)]: what the master does later
         "_deaths",  # dict[int, int]: worker number -> times in a row it died at once
         "generations",  # Generations
-        "mailboxes",  # list[Mailbox]: one for each worker of the cycle
+        "shared",  # Shared: by the workers of the cycle
+        "replaced",  # None, or what a reload is about to replace: its Shared and Cycle
         "survivors",  # Survivors: workers of a master that died
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
@@ -126,7 +154,8 @@ class Master:
         self._due: list[tuple[int, Callable[[], None]]] = []
         self._deaths: dict[int, int] = {}
         self.generations = Generations()
-        self.mailboxes: list[Mailbox] = []
+        self.shared = Shared(0, cycle.log)
+        self.replaced: tuple[Shared, Cycle] | None = None
         self.survivors = survivors
         self._has_udp = link is None
         self._retiring = False
@@ -140,7 +169,10 @@ class Master:
         self.other.learn()
         self.start_workers(idle=bool(self.survivors.all) or self.other.is_alive)
         if self.manager.is_heard or self.survivors.all or self.other.is_alive:
-            self.wait_ready()
+            beginning = Beginning(list(self.children.values()))
+            beginning.wait()
+            if not beginning.ready and not signals.is_ending():
+                return self._give_up(beginning.reasons)
         self.other.look()
         if self.survivors.all:
             self._succeed()
@@ -155,7 +187,7 @@ class Master:
         """Have the workers of a dead master leave, their UDP clients in our hands."""
         heirs = self.survivors.heirs
         if heirs:
-            self._hand_over(heirs)
+            self.hand_over(heirs)
         self.survivors.tell(channels.QUIT)
         if not heirs:
             self.let_read()
@@ -184,7 +216,22 @@ class Master:
     def _status(self) -> str:
         return f"serving, worker processes: {self.cycle.main.worker_processes}"
 
-    def _exit(self) -> int:
+    def _give_up(self, reasons: Sequence[str]) -> int:
+        """End a start that has no worker, so that who watches it, or serves still, learns of it."""
+        for reason in reasons:
+            self.cycle.log.error(log.EMERG, f"no worker process can begin: {reason}")
+        self.manager.status("no worker process can begin: " + "; ".join(reasons))
+        for child in self.children.values():
+            os.kill(child.pid, signal.SIGKILL)
+        self._exit(unlink=not self.survivors.all)
+        return 1
+
+    @property
+    def mailboxes(self) -> list[Mailbox]:
+        """One for each worker of the cycle."""
+        return self.shared.mailboxes
+
+    def _exit(self, *, unlink: bool = True) -> int:
         path = self.cycle.main.pid
         if self.other.started:
             path += upgrade.OLDBIN
@@ -192,13 +239,13 @@ class Master:
         if error is not None:
             self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
         self.cycle.log.error(log.NOTICE, "exit")
-        self._close_listening()
+        self._close_listening(unlink=unlink)
         return 0
 
-    def _close_listening(self) -> None:
+    def _close_listening(self, *, unlink: bool = True) -> None:
         """Close the listening sockets; paths of Unix sockets are left to another master."""
         self.other.look()  # it may have gone a moment ago
-        unlink = not self.other.is_alive
+        unlink = unlink and not self.other.is_alive
         listening.close_all(self.cycle.listenings, unlink=unlink, log=self.cycle.log)
 
     # -- waiting -------------------------------------------------------------------------------
@@ -252,46 +299,59 @@ class Master:
 
     # -- workers -------------------------------------------------------------------------------
 
-    def start_workers(self, *, idle: bool = False) -> None:
+    def start_workers(self, *, idle: bool = False) -> bool:
         """Start all workers of the cycle.
 
-        shape: idle says that others will hand their UDP clients over
-        source: ngx_start_worker_processes
+        Args:
+            idle: Others will hand their UDP clients over.
+
+        Returns:
+            Whether all could be forked.
+
+        Raises:
+            OSError: There are no descriptors for what they share; none was started.
+
+        Source:
+            ngx_process_cycle.c ngx_start_worker_processes
         """
         self.cycle.log.error(log.NOTICE, "start worker processes")
         self._deaths.clear()
         self._has_udp = not idle or self._has_udp
-        for box in self.mailboxes:
-            box.close()
-        self.mailboxes = [Mailbox() for _ in range(self.cycle.workers)]
+        shared = Shared(self.cycle.workers, self.cycle.log)
+        if self.replaced is None:
+            self.shared.close()
+        self.shared = shared
         self.generations.begin()
         self.other.announce(starting=True)  # mail may wait for those who will read it
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # what the workers share stays shared: their collector does not touch it
-        for number in range(self.cycle.main.worker_processes):
-            self.spawn(number, idle=idle)
+        started = [
+            self.spawn(number, idle=idle) for number in range(self.cycle.main.worker_processes)
+        ]
+        return all(started)
 
-    def spawn(self, number: int, *, idle: bool = False) -> None:
-        """Start one worker. source: ngx_spawn_process"""
+    def spawn(self, number: int, *, idle: bool = False) -> bool:
+        """Start one worker. returns: whether it could be forked. source: ngx_spawn_process"""
         cycle = self.cycle
         try:
             ours, theirs = channels.Channel.pair()
         except OSError as error:
             cycle.log.error(log.ALERT, 'socketpair() failed while spawning "worker process"', error)
-            return
+            return False
         try:
             pid = os.fork()
         except OSError as error:
             cycle.log.error(log.ALERT, 'fork() failed while spawning "worker process"', error)
             ours.close()
             theirs.close()
-            return
+            return False
         if pid == 0:
             self._become_worker(number, ours, theirs, idle)
         theirs.close()
         cycle.log.error(log.NOTICE, f"start worker process {pid}")
         self.children[pid] = Child(pid, number, cycle, ours)
+        return True
 
     def _become_worker(
         self, number: int, ours: Channel, theirs: Channel, idle: bool
@@ -306,9 +366,15 @@ class Master:
             self.children.clear()
             self.desk.close()
             self.survivors.close()
+            if self.replaced is not None:
+                shared, before = self.replaced
+                shared.close()
+                cycle.forget(before)
+            cycle.redirect_stderr()
             family = Family(
                 self.generations, self.mailboxes, self.old,
                 patience_ms=0 if self.other.is_alive else START_MS,
+                wakeups_fd=self.shared.wakeups_fd,
             )
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle
@@ -316,10 +382,13 @@ class Master:
             code = worker.run()
         except system.WorkerInitError as error:
             cycle.log.error(log.LEVELS[error.level], str(error))
+            theirs.send(channels.FAILED, log.encode(str(error))[:MAX_REASON])
             code = system.FATAL
-        except BaseException:  # noqa: BLE001 - a forked child must never run the master's code
+        except BaseException as error:  # noqa: BLE001 - a child must never run the master's code
             text = traceback.format_exc().strip().replace("\n", " | ")
             cycle.log.error(log.ALERT, f"unexpected exception: {text}")
+            reason = log.encode(f"{type(error).__name__}: {error}")
+            theirs.send(channels.FAILED, reason[:MAX_REASON])
         finally:
             os._exit(code)
 
@@ -348,7 +417,7 @@ class Master:
                 self._replace(child, status)
         if self.udp_is_ours and not any(child.leaving for child in self.children.values()):
             self.let_read()
-        self._retire()
+        self.retire()
 
     def _reclaim(self, pid: int, tries: int = RECLAIM_TRIES) -> None:
         """Give back what a dead process counted; later, if somebody keeps a zone locked."""
@@ -379,6 +448,10 @@ class Master:
                 log.ALERT,
                 f"worker process {child.pid} exited with fatal code {code} and cannot be respawned",
             )
+            if not any(one.cycle is self.cycle for one in self.children.values()):
+                self.cycle.log.error(
+                    log.EMERG, "no worker process is left, nothing is served before a reload"
+                )
             return
         number = child.number
         if code == 0 or monotonic_ms() - child.started_ms >= AT_ONCE_MS:
@@ -410,7 +483,7 @@ class Master:
             return True
         return self.generations.settled(self.cycle.generation) > 0  # handed over to us
 
-    def _retire(self) -> None:
+    def retire(self) -> None:
         """Let go of old cycles without workers and sessions, and of addresses nobody needs."""
         if not self.old and not self.cycle.lingering:
             return
@@ -425,6 +498,8 @@ class Master:
         self.old = [cycle for cycle in self.old if id(cycle) in used]
         for cycle in gone:
             cycle.retire([self.cycle, *self.old])
+        if gone:
+            system.trim_memory()
         if (self.old or self.cycle.lingering) and not self._retiring:
             self._retiring = True
             self.later(RETIRE_MS, self._look_after_old)
@@ -432,7 +507,7 @@ class Master:
     def _look_after_old(self) -> None:
         self._retiring = False
         if not (self.terminating or self.quitting):
-            self._retire()
+            self.retire()
 
     def let_read(self) -> None:
         """Tell the workers of the cycle that nobody is left to hand UDP clients over."""
@@ -470,10 +545,11 @@ class Master:
         if not self.other.started:
             self.manager.stopping("finishing the sessions, then stopping")
         self._leave_udp()
-        self._quit_workers(list(self.children.values()))
+        self.quit_workers(list(self.children.values()))
         self._close_listening()
 
-    def _quit_workers(self, whom: list[Child]) -> None:
+    def quit_workers(self, whom: list[Child]) -> None:
+        """Have workers leave in grace."""
         for child in whom:
             if not child.leaving:
                 child.leaving = True
@@ -483,7 +559,7 @@ class Master:
         """Have the workers leave, and start no others."""
         self.not_accepting = True
         self._leave_udp()
-        self._quit_workers(list(self.children.values()))
+        self.quit_workers(list(self.children.values()))
         self.other.announce()
 
     def _leave_udp(self) -> None:
@@ -514,49 +590,15 @@ class Master:
 
     def _reload(self, to: log.Log) -> bool:
         """Reload. returns: whether the new configuration serves; if not, `to` was told why"""
-        before = self.cycle
         try:
-            new = rebuild(before, to)
-            if new is None:
-                return False
-            new.commit(before)
+            new = rebuild(self.cycle, to)
         except Exception:  # noqa: BLE001 - a fault of ours must not take the service with it
             text = traceback.format_exc().strip().replace("\n", " | ")
             to.error(log.ALERT, f"unexpected exception: {text}")
             return False
-        old_workers = list(self.children.values())
-        self.old.append(before)
-        self.cycle = new
-        self.not_accepting = False
-        serving = [child for child in old_workers if not child.leaving]
-        ours = self.udp_is_ours
-        self.start_workers(idle=bool(serving) or not ours)
-        self.wait_ready()
-        if ours:
-            self._hand_over(serving)
-        self._quit_workers(old_workers)
-        self._retire()
-        return True
+        return new is not None and Reload(self, new, to).run()
 
-    def wait_ready(self) -> None:
-        """Wait until the workers of the cycle have begun, or died, or time is up."""
-        waiting = {
-            child.channel.fileno(): child
-            for child in self.children.values()
-            if child.cycle is self.cycle
-        }
-        end = time.monotonic() + READY_S
-        while waiting and (left := end - time.monotonic()) > 0:
-            for fd in channels.wait_readable(waiting, left):
-                try:
-                    if waiting[fd].channel.receive().command == channels.READY:
-                        del waiting[fd]
-                except BlockingIOError:
-                    continue
-                except (EOFError, OSError):
-                    del waiting[fd]
-
-    def _hand_over(self, whom: Sequence[Child | Survivor]) -> None:
+    def hand_over(self, whom: Sequence[Child | Survivor]) -> None:
         """Have old workers give their UDP clients to the workers of the cycle."""
         listening.widen((*self.cycle.listenings, *self.cycle.lingering))
         plan = Plan(

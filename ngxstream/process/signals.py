@@ -31,6 +31,11 @@ HEARD: Final = frozenset((
 IGNORED: Final = (signal.SIGPIPE, signal.SIGSYS)
 
 
+def is_ending() -> bool:
+    """Tell whether a signal waits that ends the process at once."""
+    return not TERMINATE.isdisjoint(signal.sigpending())
+
+
 def name_of(number: int) -> str:
     """Return `SIGHUP`, or `SIG42` for a signal without a name."""
     if number == signal.SIGIO:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import poller
+from ngxstream.event import poller, wakeups
 from ngxstream.event.accept import BURST, TcpGate
 from ngxstream.event.loop import Loop
 from ngxstream.event.udp import UdpGate
@@ -109,11 +109,13 @@ class Service:
         idle: bool = False,
         former: Sequence[Cycle] = (),
         generations: Generations | None = None,
+        wakeups_fd: int = -1,
     ) -> None:
         """Open the gates of one worker.
 
         shape: worker counts from 0; idle leaves the UDP gates unread; former are cycles whose UDP
-        sessions may be handed over, counted in generations
+        sessions may be handed over, counted in generations; wakeups_fd is what wakeups.make()
+        returned, negative for none
         """
         self.cycle = cycle
         self.loop = loop
@@ -134,6 +136,7 @@ class Service:
         stream, events = cycle.stream, cycle.events
         if stream is None:
             return
+        relay = wakeups.Relay(loop, wakeups_fd) if wakeups_fd >= 0 else None
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
             if conf.options.is_udp:
                 forward = udp_one_way.forwarder(conf, loop)
@@ -142,6 +145,7 @@ class Service:
                         gate.forward_by(forward)
                 continue
             for sock in listening.for_worker(worker, cycle.workers):
+                exclusive = cycle.workers > 1 and listening.is_shared(sock)
                 self.tcp_gates.append(
                     TcpGate(
                         loop,
@@ -149,8 +153,10 @@ class Service:
                         sock,
                         conf.begin,
                         burst=BURST_ALL if events.multi_accept else BURST,
-                        exclusive=cycle.workers > 1 and listening.is_shared(sock),
+                        exclusive=exclusive,
                         pause_ms=events.accept_mutex_delay,
+                        slots=conf.slots,
+                        relay=relay if exclusive else None,
                     )
                 )
         stream.start_worker(loop)
@@ -276,7 +282,7 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
 class Family:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms")
+    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fd")
 
     def __init__(
         self,
@@ -284,10 +290,13 @@ class Family:
         mailboxes: Sequence[Mailbox],
         former: Sequence[Cycle] = (),
         patience_ms: int = handover.START_MS,
+        wakeups_fd: int = -1,
     ) -> None:
         """shape: one mailbox for each worker; former are cycles whose UDP sessions go on;
-        patience_ms is how long an idle worker waits for UDP clients, 0 for ever
+        patience_ms is how long an idle worker waits for UDP clients, 0 for ever; wakeups_fd is
+        what wakeups.make() returned, negative for none
         """
+        self.wakeups_fd = wakeups_fd
         self.patience_ms = patience_ms
         self.generations = generations
         self.mailboxes = mailboxes
@@ -375,6 +384,7 @@ class Worker:
         self.service = Service(
             cycle, loop, self.number,
             idle=self._idle, former=family.former, generations=family.generations,
+            wakeups_fd=family.wakeups_fd,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
         self.arrival = handover.Arrival(

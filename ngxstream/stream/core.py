@@ -73,6 +73,7 @@ class ServerConf:
         self.names: list[servers.ServerName] = []
         self.server_name = ""  # $server_name: the first one as nginx prints it
         self.handler: Callable[[Session], Any] | None = None  # the content handler
+        self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
@@ -168,6 +169,12 @@ class ListeningConf:
         self.addresses: dict[Any, AddressConf] | None = None
         self.is_debugged: Callable[[Any], bool] | None = None
         self.believes: Callable[[Any, bytes | None], bool] | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many of worker_connections a session that begins here may take."""
+        addresses = [self.default, *(self.addresses or {}).values()]
+        return max(server.slots for address in addresses for server in address.servers)
 
     def begin(self, c: Connection, loop: Loop) -> Session:
         """Begin the session of an accepted connection. source: ngx_stream_init_connection"""

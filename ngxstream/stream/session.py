@@ -126,21 +126,30 @@ class Session:
         if self.status:
             return
         self.status = status
-        content = self.content
-        if content is not None:
-            content.close()
-        for handler in self.address.log_handlers:
-            handler(self)
+        try:
+            content = self.content
+            if content is not None:
+                content.close()
+            for handler in self.address.log_handlers:
+                handler(self)
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Do the cleanups, last first, and close; one that raises keeps nobody from the others."""
         cleanups = self.cleanups
-        if cleanups is not None:
+        try:
             while cleanups:
                 cleanups.pop()()
-        self.content = None
-        self.ctx = None
-        self.values = None
-        loop = self.loop
-        loop.sessions.discard(self)
-        loop.close_connection(self.c)
+        finally:
+            if cleanups:
+                self._clean_up()
+            self.content = None
+            self.ctx = None
+            self.values = None
+            loop = self.loop
+            loop.sessions.discard(self)
+            loop.close_connection(self.c)
 
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.

@@ -217,3 +217,113 @@ def test_a_full_disk_keeps_serving(ngxstream: ProxyFactory) -> None:
     for _ in range(20):
         assert b"x" == tcp_exchange(program.address("in"))
     assert program.is_running()
+
+
+# -- one worker is full, others are not ------------------------------------------------------------
+
+
+def hold(program: Proxy, listens: int, clients: int) -> None:
+    """Have clients come, one by one to each listener, and see that each is served and held."""
+    held = [TcpClient(program.address(f"in{n % listens}")) for n in range(clients)]
+    for n, client in enumerate(held):
+        client.send(b"%04d" % n)
+    assert [b"%04d" % n for n in range(clients)] == [client.recv_exactly(4) for client in held]
+    for client in held:
+        client.close()
+
+
+def hold_one_by_one(program: Proxy, listens: int, clients: int) -> None:
+    """Do the same, each when the one before has been served."""
+    held = []
+    for n in range(clients):
+        client = TcpClient(program.address(f"in{n % listens}"))
+        held.append(client)
+        client.send(b"%04d" % n)
+        assert b"%04d" % n == client.recv_exactly(4)
+    for client in held:
+        client.close()
+
+
+def proxied(workers: int, connections: int, listens: int, server: str) -> str:
+    """Return a configuration of so many workers and listeners in front of one server."""
+    servers = "".join(
+        f"server {{ listen 127.0.0.1:@in{n}@; proxy_pass {server}; }} " for n in range(listens)
+    )
+    return (
+        f"worker_processes {workers}; events {{ worker_connections {connections}; }} "
+        f"stream {{ {servers} }}"
+    )
+
+
+@pytest.mark.effect("worker_connections")
+def test_a_full_worker_leaves_new_clients_to_another(
+    proxy: ProxyFactory, backends: b.BackendFactory
+) -> None:
+    """Two workers of 1 024 hold 900 clients, whichever of them the kernel would rather wake."""
+    echo = backends.tcp()
+    hold_one_by_one(proxy(proxied(2, 1024, 2, echo.text)), 2, 900)
+
+
+@pytest.mark.parametrize(
+    ("workers", "connections", "listens", "clients"),
+    [
+        (4, 101, 2, 190),  # the most there is room for: 4 * 49 == 196
+        (3, 64, 1, 90),
+        (2, 50, 3, 46),
+        (20, 32, 2, 250),
+    ],
+)
+def test_every_slot_of_every_worker_is_used(
+    workers: int, connections: int, listens: int, clients: int, ngxstream: ProxyFactory,
+    backends: b.BackendFactory,
+) -> None:
+    """No client is refused or waits while any worker has two slots left (nginx refuses some)."""
+    echo = backends.tcp()
+    hold(ngxstream(proxied(workers, connections, listens, echo.text)), listens, clients)
+
+
+def test_slots_towards_a_server_are_kept_for_who_is_still_silent(
+    ngxstream: ProxyFactory, backends: b.BackendFactory
+) -> None:
+    """Who was accepted is served when he speaks at last, however many have come meanwhile."""
+    echo = backends.tcp()
+    program = ngxstream(
+        "events { worker_connections 12; } stream { server { listen 127.0.0.1:@in@; "
+        f"ssl_preread on; proxy_pass {echo.text}; }} }}",
+        expected=STARVED,
+    )
+    held = [TcpClient(program.address("in")) for _ in range(9)]
+    program.wait_log("12 worker_connections are not enough")  # for five of them there are
+    for n, client in enumerate(held):
+        client.send(b"client %d" % n)
+    for n, client in enumerate(held):
+        assert b"client %d" % n == client.recv_exactly(8)
+        client.close()
+
+
+def test_idle_udp_sessions_give_their_descriptors_to_tcp_clients(
+    ngxstream: ProxyFactory, backends: b.BackendFactory
+) -> None:
+    """With every descriptor used by idle UDP sessions, clients of TCP are served all the same."""
+    udp, tcp = backends.udp(), backends.tcp()
+    program = ngxstream(
+        "worker_rlimit_nofile 60; events { accept_mutex_delay 100ms; worker_connections 500; } "
+        f"stream {{ server {{ listen 127.0.0.1:@in@ udp; proxy_pass {udp.text}; }} "
+        f"server {{ listen 127.0.0.1:@tcp@; proxy_pass {tcp.text}; }} }}",
+        expected=STARVED,
+        log_level="info",
+    )
+    for _ in range(2):  # until a session gives way to another client of UDP
+        idle = [UdpClient(program.address("in")) for _ in range(60)]
+        for client in idle:
+            client.send(b"x")
+        for client in idle:
+            client.close()
+    program.wait_log(r"socket\(\) failed \(24: Too many open files\)")
+    held = [TcpClient(program.address("tcp")) for _ in range(15)]
+    for n, other in enumerate(held):
+        other.send(b"%04d" % n)
+    assert [b"%04d" % n for n in range(15)] == [other.recv_exactly(4) for other in held]
+    assert not [line for line in program.error_log() if "tcp" in line and "socket() failed" in line]
+    for other in held:
+        other.close()

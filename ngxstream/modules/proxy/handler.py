@@ -11,6 +11,7 @@ ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # of a part of a class: the slots it uses are declared by the class that is made of the parts, as
 # bases with slots do not mix
 NO_SLOTS: Final[tuple[str, ...]] = ()
+
+NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 def client_level(error: OSError) -> int:
@@ -106,24 +109,26 @@ class Proxy:
         """
         s, loop, conf = self.s, self.loop, self.conf
         while True:
-            s.action = "connecting to upstream"
-            self.connected = False
-            state = self.state = UpstreamState(loop.now_ms)
-            if s.states is None:
-                s.states = [state]
-            else:
-                s.states.append(state)
-            try:
-                peer = self.peer = self.selection.get()
-            except errors.NoLivePeers:
-                if self.upstream.pending is not None and self._await_servers():
+            peer, state = self.peer, self.state
+            if peer is None or state is None:  # otherwise it waited for a descriptor
+                s.action = "connecting to upstream"
+                self.connected = False
+                state = self.state = UpstreamState(loop.now_ms)
+                if s.states is None:
+                    s.states = [state]
+                else:
+                    s.states.append(state)
+                try:
+                    peer = self.peer = self.selection.get()
+                except errors.NoLivePeers:
+                    if self.upstream.pending is not None and self._await_servers():
+                        return
+                    state.peer_name = self.peer_name = self.upstream.name
+                    s.log_error(log.ERR, "no live upstreams")
+                    s.finalize(codes.BAD_GATEWAY)
                     return
-                state.peer_name = self.peer_name = self.upstream.name
-                s.log_error(log.ERR, "no live upstreams")
-                s.finalize(codes.BAD_GATEWAY)
-                return
-            self.peer_name = peer.name
-            if loop.free_connections <= 0:
+                self.peer_name = peer.name
+            if loop.free_connections <= 0 and not self.c.reserved:
                 if not self.c.is_udp or loop.room.may_complain():
                     s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
@@ -140,12 +145,17 @@ class Proxy:
                     return
                 continue
             except errors.InternalError as error:
+                if error.errno in NO_DESCRIPTORS and self._await_descriptor():
+                    return
                 s.log_error(log.LEVELS[error.level], error.message, error.errno)
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
                 return
             break
         state.peer_name = peer.name
-        loop.free_connections -= 1
+        if self.c.reserved:
+            self.c.reserved = 0
+        else:
+            loop.free_connections -= 1
         loop.next_number()  # upstream connections count in $connection too
         self.pc = pc
         self.pc_fd = pc.fileno()
@@ -156,6 +166,25 @@ class Proxy:
         return connect.connect_peer(
             peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
         )
+
+    def _await_descriptor(self) -> bool:
+        """Suspend a TCP session until something that idles has given its descriptor up.
+
+        Returns:
+            Whether it waits; where nothing idles it does not.
+        """
+        room = self.loop.room
+        if self.c.is_udp or not (room.give_spare() or room.make_descriptor()):
+            return False
+        self.loop.post(self._in_the_next_turn)
+        return True
+
+    def _in_the_next_turn(self) -> None:
+        self.loop.post(self._connect_again)  # sockets are closed at the end of this one
+
+    def _connect_again(self) -> None:
+        if not self.s.status:
+            self.connect()
 
     def _await_servers(self) -> bool:
         """Suspend a session whose upstream has no servers yet. returns: whether it waits"""

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -348,3 +349,46 @@ def test_telling_current_addresses_from_former_ones_is_no_walk(world: World) -> 
     service.close_gates()
     loop.pipes.close()
     loop.poller.close()
+
+
+def test_a_pid_file_is_named_as_the_system_sees_it(world: World) -> None:
+    """A NUL byte ends the name, for whoever creates, reads, renames or removes the file."""
+    made = world.build(HEAD.replace("@@/p.pid", '"@@/p.pid\0off"') + EVENTS)
+    assert str(world.folder / "p.pid") == made.main.pid
+
+
+EVERYTHING = """
+pid @@/p.pid; error_log @@/error.log notice; env A=b; events {}
+stream {
+    resolver 127.0.0.1;
+    upstream u { zone z 64k; hash $remote_addr consistent; server 127.0.0.1:1; server 127.0.0.1:2; }
+    upstream v { least_conn; server 127.0.0.1:2; }
+    map $remote_addr $x { default a; ~b c; }
+    geo $g { default 1; 10.0.0.0/8 2; }
+    split_clients $remote_addr $sp { 50% a; * b; }
+    limit_conn_zone $remote_addr zone=lc:64k;
+    log_format f $remote_addr;
+    access_log @@/a f; access_log @@/$x f;
+    server { listen 127.0.0.1:PORT; listen unix:@@/s; proxy_pass u; limit_conn lc 5; deny all; }
+    server { listen 127.0.0.1:PORT udp; ssl_preread on; proxy_pass $ssl_preread_server_name:1; }
+}
+"""
+
+
+def test_reloads_keep_nothing(world: World) -> None:
+    """After many reloads there are as many objects, of every type, as after a few."""
+    text = EVERYTHING.replace("PORT", str(ports.free_port()))
+    serving = world.build(text)
+    counts = []
+    for _ in range(3):
+        for _ in range(8):
+            after = world.reload(serving, text)
+            assert after is not None
+            serving.retire([after])
+            world.made.remove(serving)
+            serving = after
+        after = None
+        gc.collect()
+        counts.append(Counter(type(one) for one in gc.get_objects()))
+    grown = counts[2] - counts[1]
+    assert {} == {kind: count for kind, count in grown.items() if count >= 8}

@@ -65,6 +65,18 @@ def test_workers_settle_anew_when_a_generation_begins() -> None:
     assert 2 == made.settled(7)
 
 
+def test_who_had_settled_counts_again_when_the_new_ones_are_withdrawn() -> None:
+    """After a refused reload the workers of before are the ones that are asked about."""
+    made = Generations()
+    made.begin()
+    workers = [Held(lambda: made.settle(7)) for _ in range(2)]
+    made.begin()
+    made.withdraw()
+    assert 2 == made.settled(7)
+    for child in workers:
+        child.kill()
+
+
 def test_a_worker_that_settles_late_is_not_taken_for_a_new_one() -> None:
     """A worker from before counts for its own time."""
     made = Generations()

@@ -167,10 +167,10 @@ def test_a_worker_changes_its_directory(tmp_path: Path) -> None:
     assert [str(tmp_path), []] == said
 
 
-def test_a_directory_that_is_not_there_is_fatal() -> None:
+def test_a_directory_that_is_not_there_is_fatal(tmp_path: Path) -> None:
     """The worker cannot begin."""
-    said = worker(directives.MainConf(working_directory="/no/such/folder"), os.getcwd)
-    expected = 'WorkerInitError: chdir("/no/such/folder") failed (2: No such file or directory)'
+    said = worker(directives.MainConf(working_directory=f"{tmp_path}/gone"), os.getcwd)
+    expected = f'WorkerInitError: chdir("{tmp_path}/gone") failed (2: No such file or directory)'
     assert expected == said
 
 
@@ -348,3 +348,29 @@ def test_start_up_says_what_runs_on_what() -> None:
     assert kept.lines[1].startswith("[notice] built by ")
     assert f"[notice] OS: Linux {os.uname().release}" == kept.lines[2]
     assert f"[notice] getrlimit(RLIMIT_NOFILE): {soft}:{hard}" == kept.lines[3]
+
+
+def resident_kb() -> int:
+    """Return how much of this process is in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+def freed_between() -> list[int]:
+    """Take 20 MB in pieces from the heap, free all but the last; trim. Return what it came to."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    pieces = [libc.malloc(ctypes.c_size_t(8192)) for _ in range(2560)]
+    for piece in pieces:
+        ctypes.memset(piece, 1, 8192)
+    for piece in pieces[:-1]:
+        libc.free(ctypes.c_void_p(piece))
+    before = resident_kb()
+    system.trim_memory()
+    return [before, resident_kb()]
+
+
+def test_memory_that_is_free_is_given_back() -> None:
+    """What is free below a piece in use goes back to the system as well."""
+    (before, after), lines = worker(directives.MainConf(), freed_between)
+    assert [] == lines
+    assert before - after > 15_000

@@ -122,6 +122,49 @@ def test_a_probe_that_connects_brings_a_tcp_server_back(is_udp: bool, expected: 
     assert expected == take(balancer.select(session(clock)))
 
 
+@pytest.mark.parametrize("by_connect", [False, True])
+def test_a_success_between_failures_forgives_nothing(by_connect: bool) -> None:
+    """A server that fails and serves in turn is disabled by max_fails failures all the same."""
+    balancer = group("server 127.0.0.1:1 max_fails=3; server 127.0.0.1:2 down;")
+    clock = Clock()
+    for _ in range(3):
+        fail_once(balancer, clock)
+        clock.now_ms += 500
+        selection = balancer.select(session(clock))
+        peer = selection.get() if take(balancer.select(session(clock))) else None
+        if peer is not None:
+            if by_connect:
+                selection.notify(peer, law.CONNECT)
+            selection.free(peer, False)
+    assert 0 == take(balancer.select(session(clock)))
+
+
+@pytest.mark.parametrize("is_udp", [False, True])
+def test_a_success_after_the_quarantine_forgives_all(is_udp: bool) -> None:
+    """What was checked since its last failure begins with no failures again, by UDP too."""
+    balancer = group("server 127.0.0.1:1 max_fails=2; server 127.0.0.1:2 down;")
+    clock = Clock()
+    for _ in range(2):
+        fail_once(balancer, clock)
+    clock.now_ms += 11_000
+    selection = balancer.select(session(clock, is_udp))
+    selection.free(selection.get(), False)
+    fail_once(balancer, clock)
+    assert 1 == take(balancer.select(session(clock)))  # one failure of two
+
+
+@pytest.mark.parametrize("event", [law.CONNECT, law.FIRST_BYTE])
+def test_only_a_connection_brings_a_server_back_before_its_session_ends(event: int) -> None:
+    """The first byte of a probe says no more than its connection did."""
+    balancer = group("server 127.0.0.1:1; server 127.0.0.1:2 down;")
+    clock = Clock()
+    fail_once(balancer, clock)
+    clock.now_ms += 11_000
+    selection = balancer.select(session(clock))
+    selection.notify(selection.get(), event)
+    assert (event == law.CONNECT) == take(balancer.select(session(clock)))
+
+
 def test_the_only_server_is_never_disabled() -> None:
     """A group of one address counts no failures and has no other to try."""
     balancer = group("server 127.0.0.1:1;")
