@@ -622,8 +622,8 @@ def test_a_chain_without_an_end_is_left() -> None:
                 lost += 1
         assert lost == 2
     chain = hash(keys[0]) & table._mask
-    other = next(key for key in (b"%d" % n for n in range(1000)) if hash(key) & table._mask != chain)
-    assert 0 == table.total(other)
+    others = (b"%d" % number for number in range(1000))
+    assert 0 == table.total(next(key for key in others if hash(key) & table._mask != chain))
 
 
 def test_who_keeps_the_lock_keeps_nobody_from_other_things() -> None:
