@@ -448,11 +448,55 @@ def every_step(
             return
 
 
+def begun(part: KeyTable | Tally, at: int, word: int) -> None:
+    """Leave a change behind as a process does that dies before it is done."""
+    for n, value in enumerate((at, word), 1):
+        part.words[n] = value
+    part.words[0] = 1
+
+
+CHANGES: dict[str, tuple[Callable[[KeyTable, Entry], object], int]] = {
+    "acquire": (lambda table, entry: table.acquire(b"k", 9), 6),
+    "release": (lambda table, entry: table.release(entry), 4),
+    "give_back": (lambda table, entry: table.give_back(entry[2], entry[0][entry[1]]), 4),
+    "total": (lambda table, entry: table.total(b"k"), 5),
+    "len": (lambda table, entry: len(table), 5),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_a_key_that_death_interrupted_is_completed_first(name: str) -> None:
+    """Whatever comes next counts on from what the dead process had decided."""
+    table = KeyTable(zone())
+    entry = take(table, b"k")
+    row = table.words[16 + (hash(b"k") & table._mask)]
+    begun(table, row + 1, 5 << 8 | 1)
+    do, expected = CHANGES[name]
+    do(table, entry)
+    assert 0 == table.words[0]
+    assert expected == table.words[row + 1] >> 8
+
+
+def test_a_change_of_a_row_that_death_interrupted_is_completed_first() -> None:
+    """Whoever adds, or gives back, counts on from what the dead process had decided."""
+    tally = Tally(zone(), 1)
+    tally.add(0, 2)
+    begun(tally, 16, 7)
+    tally.add(0, 1)
+    assert 8 == tally.total(0)
+    begun(tally, 16, 20)
+    (chunk,) = tally.zone.ledgers.chunks_of(os.getpid())
+    ((address, word),) = tally.zone.ledgers.held(chunk)
+    tally.give_back(address, word)
+    assert (17, 0) == (tally.total(0), tally.own(0))
+
+
 @pytest.mark.slow
-def test_a_process_may_die_between_any_two_steps() -> None:
+@pytest.mark.parametrize(("where", "stride"), [("/core/shm_counts.py", 1), ("/core/shm", 7)])
+def test_a_process_may_die_between_any_two_steps(where: str, stride: int) -> None:
     """Wherever in its counting a process is killed, all it held comes back, and nothing else."""
     stage = Stage()
-    for step, pid in every_step(stage.work):
+    for step, pid in every_step(stage.work, where, stride):
         if step % 2:
             stage.go_on()
         stage.zone.reclaim(pid)
@@ -577,7 +621,9 @@ def test_a_chain_without_an_end_is_left() -> None:
             except errors.InternalError:
                 lost += 1
         assert lost == 2
-    table.total(b"a key of another chain")
+    chain = hash(keys[0]) & table._mask
+    others = (b"%d" % number for number in range(1000))
+    assert 0 == table.total(next(key for key in others if hash(key) & table._mask != chain))
 
 
 def test_who_keeps_the_lock_keeps_nobody_from_other_things() -> None:

@@ -1,5 +1,6 @@
 """The shared store of byte strings: never wrong, never full, seen by every process."""
 
+import itertools
 import os
 
 from hypothesis import given, settings
@@ -84,3 +85,33 @@ def test_expired_data_is_not_found() -> None:
     store.put(b"k", b"v", 10)
     assert b"v" == store.get(b"k", 9)
     assert None is store.get(b"k", 10)
+
+
+def test_a_quarter_is_not_too_much() -> None:
+    """A record of exactly a quarter of the store is kept, one byte more is not."""
+    store = make()
+    room = store.size // 4 - shm_store._HEADER.size - 1
+    store.put(b"a", bytes(room), 10)
+    store.put(b"b", bytes(room + 1), 10)
+    assert bytes(room) == store.get(b"a", 0)
+    assert None is store.get(b"b", 0)
+
+
+def test_what_is_removed_is_gone_and_nothing_else() -> None:
+    """All records of a key are forgotten, and the ones beside them stay."""
+    store = make()
+    for number in range(5):
+        store.put(b"%d" % number, b"x", 10)
+        store.put(b"gone", b"y" * number, 10)
+    store.remove(b"gone")
+    assert None is store.get(b"gone", 0)
+    assert [b"x"] * 5 == [store.get(b"%d" % number, 0) for number in range(5)]
+
+
+def test_a_spoiled_link_leads_nowhere() -> None:
+    """A record that says it is its own predecessor, or follows a later one, ends its chain."""
+    for following in (1, 2):
+        store = make()
+        store.put(b"k", b"v", 10)
+        store._memory[:8] = following.to_bytes(8, "little")
+        assert 1 == len(list(itertools.islice(store._records(b"k"), 5)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import errors, shm
+from ngxstream.modules import limit_conn
 from tests.support.hall import Hall, build
 
 CONF = """stream {
@@ -144,6 +145,24 @@ def test_a_full_zone_refuses(made: Limited) -> None:
     table.release(first)
     made.connect().close()
     assert [503, 0] == made.statuses()
+
+
+@pytest.mark.parametrize("made", ["limit_conn z 2; limit_conn y 1;"], indirect=True)
+def test_what_a_session_has_taken_goes_with_it(made: Limited) -> None:
+    """Where it goes on it is counted, limit or not, and until it ends there."""
+    pack, unpack = limit_conn.MODULE.pack, limit_conn.MODULE.unpack
+    assert pack is not None
+    assert unpack is not None
+    first, second = made.connect(), made.connect()
+    holds, refused = made.hall.sessions
+    packed = pack(holds)
+    assert (b"PASSED", [("z", KEY), ("y", b"127.0.0.1")]) == packed
+    assert [] == pack(refused)[1]
+    unpack(made.hall.sessions[0], packed)
+    assert (2, 2) == (made.total("z", KEY), made.total("y", KEY))
+    made.leave(first, 0)
+    assert (0, 0) == (made.total("z", KEY), made.total("y", KEY))
+    second.close()
 
 
 KEYS = {
