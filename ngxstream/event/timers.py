@@ -80,7 +80,8 @@ class TimerWheel:
         ticks, buckets = self._ticks, self._buckets
         now_tick = now_ms // TICK_MS
         while ticks and ticks[0] <= now_tick:
-            bucket = buckets.pop(heapq.heappop(ticks))
+            tick = heapq.heappop(ticks)
+            bucket = buckets[tick]  # listed until it is empty: one that fires may remove another
             while bucket:
                 owner = bucket.pop()
                 owner.tick = 0
@@ -93,6 +94,7 @@ class TimerWheel:
                         owner.on_timeout()
                     except Exception:  # the loop's last guard: the others still fire
                         guard(owner.on_timeout)
+            del buckets[tick]
         while ticks and not buckets[ticks[0]]:  # all who were filed here are gone
             del buckets[heapq.heappop(ticks)]
         self.next_ms = ticks[0] * TICK_MS if ticks else NEVER_MS

@@ -5,9 +5,9 @@ Answers for src/event/ngx_event_udp.c.
 A drain, and why it is one
 --------------------------
 nginx takes one datagram per wake-up and runs it through to the backend. Here a wake-up drains up
-to SLOTS datagrams into slots of one mapping, sorts them into the inboxes of their sinks, and only
-then lets every sink take what it got: a client's four datagrams become one GSO message, and a
-burst of fifty clients costs one wait. Order within a client is kept; boundaries always are.
+to SLOTS datagrams into slots of one mapping, sorts them by client, and only then hands every
+session what its client sent: a client's four datagrams become one GSO message, and a burst of fifty
+clients costs one wait. Order within a client is kept; boundaries always are.
 
 * The socket is level-triggered, so a drain may stop early: it reads as many datagrams as the
   last drains found and asks for EAGAIN only when that was not the end (`_limit`). A client
@@ -16,7 +16,18 @@ burst of fifty clients costs one wait. Order within a client is kept; boundaries
   peers that do it is worth ten times everything else, so it is switched by what was seen: on
   after GRO_HINTS drains in which a client sent a long run of equal sizes, off after GRO_IDLE
   messages in a row that were not coalesced, and each time harder to switch on again.
-* A view in an inbox is good for this turn only. Who keeps a datagram copies it.
+* What was drained belongs to the drain: it is handed to each session as an argument and stored
+  nowhere. Who keeps a datagram copies it.
+* What a session raises ends that session (Loop.fault); the others of the drain get theirs.
+
+Whom to serve first
+-------------------
+Beginning a session costs thirty times what reading its first datagram does. A flood of forged
+sources would leave the socket unread for so long that the kernel drops the datagrams of those who
+are being served. So sessions that are there get theirs first, and a drain that has any begins at
+most NEW sessions; other new clients' datagrams wait, copied, for the turns that follow, in order
+and for as many bytes as the socket's own buffer holds. What is over that is dropped and counted.
+Where only new clients send (one question and one answer each), nothing waits.
 
 Changing hands
 --------------
@@ -32,8 +43,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import datagram, poller, udp_clients
@@ -53,12 +64,19 @@ GRO_IDLE: Final = 512
 QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a gate
 HELD: Final = 65_536  # datagrams a gate holds while sessions change hands; more stay in the kernel
 HELD_BYTES: Final = 64 << 20
+NEW: Final = 16  # sessions a turn begins while others are being served
+WAITING_BYTES: Final = 1 << 20  # of new clients' datagrams that wait; the socket's buffer if more
+WAITING_COST: Final = 512  # bytes that each of them counts besides its own
+WARN: Final = 5
 
 ANCILLARY_SPACE: Final = (
     socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
     + socket.CMSG_SPACE(struct.calcsize("=16sI"))
     + socket.CMSG_SPACE(4)
 )
+
+# what a drain has read: a client's key -> its datagrams, in slots of the loop
+Drained = dict[Any, list[memoryview]]
 
 
 class UdpGate:
@@ -92,6 +110,11 @@ class UdpGate:
         "begun",  # Connection | None: last one whose session said what it wants to be sent
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
+        "_waiting",  # OrderedDict: key -> list of a new client's datagrams, copied
+        "_waiting_bytes",
+        "_is_posted",
+        "_most_waiting",
+        "_warned_ms",
     )
 
     def __init__(
@@ -129,6 +152,11 @@ class UdpGate:
         self.forward: Callable[[list[memoryview]], int] | None = None
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
+        self._waiting: OrderedDict[Any, list[bytes]] = OrderedDict()
+        self._waiting_bytes = 0
+        self._is_posted = False
+        self._most_waiting = WAITING_BYTES
+        self._warned_ms = -1000
         if not idle:
             self.start()
 
@@ -140,10 +168,12 @@ class UdpGate:
             self.loop.poller.remove(self.fd)
         self.open = True
         self.loop.register(self.fd, self._choose(), poller.LEVEL)
-        held = self._held
-        while held:
-            self.deliver(*held.popleft())
+        buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self._most_waiting = max(WAITING_BYTES, buffer)
+        held = list(self._held)
+        self._held.clear()
         self._held_bytes = 0
+        self._hand_out(self._gather(held), is_bounded=False)
 
     def hold(self) -> None:
         """Read the socket from now on, but keep what comes."""
@@ -174,24 +204,34 @@ class UdpGate:
 
     def keep(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Hold one datagram until start()."""
+        if len(self._held) >= HELD or self._held_bytes >= HELD_BYTES:
+            self.dropped += 1
+            return
         self._held.append((key, peer, local, data))
         self._held_bytes += len(data)
 
     def take_held(self) -> list[tuple[Any, Any, bytes | None, bytes]]:
-        """Return, and forget, what is held."""
+        """Return, and forget, what is held and what waits for its session to begin."""
         held = list(self._held)
         self._held.clear()
         self._held_bytes = 0
+        while self._waiting:
+            key, waiting = self._waiting.popitem(last=False)
+            peer, local = self._parts(key)
+            held += [(key, peer, local, data) for data in waiting]
+        self._waiting_bytes = 0
         return held
 
     def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Take one datagram that did not come straight from the socket."""
-        sink = self.table.get(key)
-        if sink is None:
-            self.accept(key, peer, local, memoryview(data))
-            return
-        sink.inbox.append(memoryview(data))
-        sink.take()
+        self._hand_out(self._gather(((key, peer, local, data),)))
+
+    def _gather(self, held: Iterable[tuple[Any, Any, bytes | None, bytes]]) -> Drained:
+        """Sort datagrams that did not come straight from the socket by client."""
+        drained: Drained = {}
+        for key, _, _, data in held:
+            drained.setdefault(key, []).append(memoryview(data))
+        return drained
 
     def _choose(self) -> Callable[[int], None]:
         if self.forward is not None and not self._gro:
@@ -207,7 +247,6 @@ class UdpGate:
 
         # hot: per datagram one receive, one look-up, one append
         """
-        lookup = self.table.get
         receive = self.sock.recvfrom_into
         limit = self._limit
         if limit == 1:
@@ -218,30 +257,22 @@ class UdpGate:
                 if not isinstance(error, BlockingIOError):
                     self._failed(error)
                 return
-            sink = lookup(key)
-            if sink is None:
-                self.accept(key, key, None, slot[:n])
-            else:
-                sink.inbox.append(slot[:n])
-                sink.take()
             self._filled += 1
             if self._filled > self._patience:
                 self._limit = 2
                 self._filled = 0
+            self._hand_out({key: [slot[:n]]})
             return
-        ready: list[Sink] = []
+        drained: Drained = {}
         count = 0
         try:
             for slot in self.loop.slots[:limit]:
                 n, key = receive(slot)
-                sink = lookup(key)
-                if sink is None:
-                    self.accept(key, key, None, slot[:n])
+                views = drained.get(key)
+                if views is None:
+                    drained[key] = [slot[:n]]
                 else:
-                    inbox = sink.inbox
-                    if not inbox:
-                        ready.append(sink)
-                    inbox.append(slot[:n])
+                    views.append(slot[:n])
                 count += 1
         except BlockingIOError:
             self._limit = count or 1
@@ -255,17 +286,13 @@ class UdpGate:
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
-        for sink in ready:
-            if len(sink.inbox) >= GRO_RUN:
-                self._hint(sink.inbox)
-            sink.take()
+        self._hand_out(drained)
 
     def on_messages(self, mask: int) -> None:
         """Drain datagrams whose control data matters: local address, coalesced size."""
-        lookup = self.table.get
         receive = self.sock.recvmsg_into
         pktinfo = self._pktinfo
-        ready: list[Sink] = []
+        drained: Drained = {}
         limit = self._limit
         count = 0
         try:
@@ -282,18 +309,15 @@ class UdpGate:
                     elif level == socket.IPPROTO_IPV6:
                         local = data[:16]
                 key = (peer, local) if pktinfo else peer
-                sink = lookup(key)
-                view = slot[:n]
                 if 0 < size < n:
                     self._gro_idle = 0
-                    self._burst(key, peer, local, view, size)
-                elif sink is None:
-                    self.accept(key, peer, local, view)
+                    self._burst(drained, key, slot[:n], size)
+                    continue
+                views = drained.get(key)
+                if views is None:
+                    drained[key] = [slot[:n]]
                 else:
-                    inbox = sink.inbox
-                    if not inbox:
-                        ready.append(sink)
-                    inbox.append(view)
+                    views.append(slot[:n])
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
@@ -308,11 +332,7 @@ class UdpGate:
             if self._filled > 3 or limit >= 4 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
-        for sink in ready:
-            if not self._gro and len(sink.inbox) >= GRO_RUN:
-                self._hint(sink.inbox)
-            if sink.inbox:
-                sink.take()
+        self._hand_out(drained)
         if self._gro:
             self._gro_idle += count
 
@@ -340,31 +360,58 @@ class UdpGate:
             assert self.forward is not None
             self.dropped += self.forward(views)
 
-    def _burst(self, key: Any, peer: Any, local: bytes | None, view: memoryview, size: int) -> None:
-        """Hand on a coalesced message, behind what its sink has in the inbox already."""
+    def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
+        """Hand on a coalesced message, behind what was drained from its client already."""
         sink = self.table.get(key)
-        if sink is None:
-            self.accept(key, peer, local, view[:size])
-            view = view[size:]
-            sink = self.table.get(key)
-            while sink is None and view:  # sessions of one datagram each
-                self.accept(key, peer, local, view[:size])
-                view = view[size:]
-                sink = self.table.get(key)
-            if sink is None or not view:
-                return
-        if sink.inbox:
-            sink.take()
-            sink = self.table.get(key)
-            if sink is None:
-                self._burst(key, peer, local, view, size)
-                return
-        sink.take_burst(view, size)
+        if sink is None or key in self._waiting:
+            drained.setdefault(key, []).extend(datagram.split(view, size))
+            return
+        before = drained.pop(key, None)
+        try:
+            rest = sink.take(before) if before else None
+            if self.table.get(key) is sink:
+                rest = sink.take_burst(view, size)
+            else:  # what came before was the last of its session
+                rest = [*(rest or ()), *datagram.split(view, size)]
+        except Exception:
+            self.loop.fault(sink)
+            return
+        if rest:
+            drained[key] = rest
 
-    def _hint(self, inbox: list[memoryview]) -> None:
+    def _hand_out(self, drained: Drained, *, is_bounded: bool = True) -> None:
+        """Give each session what its client sent; then begin those of new clients.
+
+        # hot: one look-up and one call for each client of a drain
+        """
+        lookup = self.table.get
+        waiting = self._waiting
+        new: list[tuple[Any, list[memoryview]]] = []
+        for key, views in drained.items():
+            sink = lookup(key)
+            if sink is None:
+                new.append((key, views))
+                continue
+            if len(views) >= GRO_RUN and not self._gro:
+                self._hint(views)
+            try:
+                if waiting and key in waiting:  # its session came from another worker meanwhile
+                    rest = sink.take([*self._take_waiting(key), *views])
+                else:
+                    rest = sink.take(views)
+            except Exception:  # nobody else loses anything by it
+                self.loop.fault(sink)
+            else:
+                if rest:
+                    new.append((key, rest))
+        if new:
+            budget = NEW if waiting or len(new) < len(drained) else len(self.loop.slots)
+            self._meet(new, budget, is_bounded=is_bounded)
+
+    def _hint(self, views: list[memoryview]) -> None:
         """Notice a run of equal sizes: a peer that sends like this may be using GSO."""
-        size = len(inbox[0])
-        if size and all(len(view) == size for view in inbox[1:-1]):
+        size = len(views[0])
+        if size and all(len(view) == size for view in views[1:-1]):
             self._gro_hints += 1
             if self._gro_hints >= self._gro_needed and not self._gro:
                 self._switch_gro(True)
@@ -390,10 +437,114 @@ class UdpGate:
 
     # -- clients -------------------------------------------------------------------------------
 
-    def accept(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
-        """Begin the session of a client that is not in the table."""
-        if self.stray is not None and self.stray(self, key, peer, view):
-            return
+    def _parts(self, key: Any) -> tuple[Any, bytes | None]:
+        """Return the client's address and the packed local one of a key."""
+        return key if self._pktinfo else (key, None)
+
+    def _meet(
+        self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
+    ) -> None:
+        """Begin the sessions of clients that are not in the table; what is too much waits."""
+        stray = self.stray
+        for key, views in new:
+            rest = views
+            if stray is not None:
+                peer, _ = self._parts(key)
+                rest = [view for view in views if not stray(self, key, peer, view)]
+            if not self.accepts:
+                continue
+            if not self._waiting:
+                budget, rest = self._begin(key, rest, budget)
+            if rest:
+                self._wait(key, rest, is_bounded=is_bounded)
+
+    def _begin(
+        self, key: Any, views: list[memoryview], budget: int
+    ) -> tuple[int, list[memoryview]]:
+        """Give a client's datagrams to its session, and begin as many as they need.
+
+        Returns:
+            What is left of the budget of new sessions, and of the datagrams when it is used up.
+        """
+        lookup = self.table.get
+        former = None
+        while views:
+            sink = lookup(key)
+            if sink is None:
+                if budget <= 0:
+                    break
+                budget -= 1
+                try:
+                    self._admit_view(key, views[0])
+                except Exception:
+                    self.loop.fault(None)
+                views = views[1:]
+                continue
+            if sink is former:  # it wants no more, and does not leave
+                self.dropped += len(views)
+                return budget, []
+            former = sink
+            try:
+                views = sink.take(views) or []
+            except Exception:
+                self.loop.fault(sink)
+                return budget, []
+        return budget, views
+
+    def _wait(self, key: Any, views: list[memoryview], *, is_bounded: bool) -> None:
+        """Keep copies of a new client's datagrams until its session begins."""
+        waiting = self._waiting
+        if not self._is_posted:
+            self._is_posted = True
+            self.loop.post(self._begin_waiting)
+        kept = waiting.setdefault(key, [])
+        for view in views:
+            if is_bounded and self._waiting_bytes >= self._most_waiting:
+                self._drop_new()
+                continue
+            kept.append(bytes(view))
+            self._waiting_bytes += len(view) + WAITING_COST
+        if not kept:
+            del waiting[key]
+
+    def _take_waiting(self, key: Any) -> list[memoryview]:
+        """Return, and forget, the datagrams of a client that wait."""
+        found = self._waiting.pop(key)
+        self._waiting_bytes -= sum(map(len, found)) + WAITING_COST * len(found)
+        return [memoryview(data) for data in found]
+
+    def _begin_waiting(self) -> None:
+        """Begin sessions of new clients that wait, those first that waited longest."""
+        budget = NEW
+        waiting = self._waiting
+        while waiting and budget > 0:
+            key = next(iter(waiting))
+            found = self._take_waiting(key)
+            if not self.accepts:
+                continue
+            budget, rest = self._begin(key, found, budget)
+            if rest:
+                self._wait(key, rest, is_bounded=False)
+                waiting.move_to_end(key, last=False)
+        self._is_posted = bool(waiting)
+        if waiting:
+            self.loop.post(self._begin_waiting)
+
+    def _drop_new(self) -> None:
+        """Count a new client's datagram that is dropped, and say so once a second."""
+        self.dropped += 1
+        loop = self.loop
+        if loop.now_ms - self._warned_ms >= 1000 and loop.log.level >= WARN:
+            self._warned_ms = loop.now_ms
+            loop.log.write(
+                WARN,
+                "datagrams of new clients come faster than sessions can begin, server: "
+                f"{self.listening.options.text}, dropped so far: {self.dropped}",
+            )
+
+    def _admit_view(self, key: Any, view: memoryview) -> None:
+        """Begin a session with one datagram."""
+        peer, local = self._parts(key)
         self.admit(key, peer, local, view)
 
     def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
@@ -418,14 +569,18 @@ class UdpGate:
             c.local = (host, port) if len(local) == 4 else (host, port, 0, 0)
         c.received = len(view)
         loop.datagram = view
-        self.begin(c, loop)
+        try:
+            self.begin(c, loop)
+        except Exception:
+            loop.fault(None)
+            loop.end_sessions_of(c)
         loop.datagram = None
         if self.begun is not c and not c.closed and key:
             self.table[key] = udp_clients.Waiting(c)
 
-    def again(self, c: Connection, view: memoryview) -> None:
-        """Begin a client's next session with a datagram its former one did not want."""
-        self.accept(c.key, udp_clients.peer_of(c.key), c.key[1] if self._pktinfo else None, view)
+    def again(self, c: Connection, views: list[memoryview]) -> None:
+        """Take datagrams of a client that its session kept before it was ready for any."""
+        self._begin(c.key, views, len(views))
 
     def _exhausted(self) -> None:
         loop = self.loop
@@ -466,6 +621,8 @@ class UdpGate:
                 sink.gate = self
         self.table.update(former.table)
         former.table = self.table
+        for held in former.take_held():
+            self.deliver(*held)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -507,14 +664,16 @@ class UdpGate:
     def _on_room(self, mask: int) -> None:
         queue = self._queue
         while queue:
-            c, data = queue[0]
+            c, data = queue.popleft()
             try:
                 self._send(c, data)
             except BlockingIOError:
+                queue.appendleft((c, data))
                 break
             except OSError:
                 self.dropped += 1  # this client's path failed; the others' datagrams go on
-            queue.popleft()
+            except Exception:
+                self.loop.fault(None)
         else:
             if self.open:
                 self.loop.poller.remove(self.fd)
@@ -534,4 +693,4 @@ class UdpGate:
     @property
     def is_needed(self) -> bool:
         """Whether the socket of a closed gate must stay: somebody is answered through it."""
-        return bool(self.table or self._queue)
+        return bool(self.table or self._queue or self._waiting)

@@ -127,18 +127,27 @@ class Session:
             return
         self.status = status
         content = self.content
+        loop = self.loop
         if content is not None:
-            content.close()
+            try:
+                content.close()
+            except Exception:  # what was taken on behalf of the session is given back all the same
+                loop.fault(None)
         for handler in self.address.log_handlers:
-            handler(self)
+            try:
+                handler(self)
+            except Exception:
+                loop.fault(None)
         cleanups = self.cleanups
         if cleanups is not None:
             while cleanups:
-                cleanups.pop()()
+                try:
+                    cleanups.pop()()
+                except Exception:
+                    loop.fault(None)
         self.content = None
         self.ctx = None
         self.values = None
-        loop = self.loop
         loop.sessions.discard(self)
         loop.close_connection(self.c)
 

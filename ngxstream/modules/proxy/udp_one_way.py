@@ -172,7 +172,11 @@ class Forwarder:
             else:
                 groups[peer] = [view]
         for peer, group in groups.items():
-            dropped += self._send(peer, group, tier.number)
+            try:
+                dropped += self._send(peer, group, tier.number)
+            except Exception:  # what goes to the others goes
+                self._loop.fault(None)
+                dropped += len(group)
         return dropped
 
     def _choose(self) -> Peer | None:

@@ -63,18 +63,16 @@ class _Rated(UdpProxy):
 
     # -- from the client -----------------------------------------------------------------------
 
-    def take(self) -> None:
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the rate allows; the rest waits."""
         if self.upload is None:
-            super().take()
-            return
-        views, self.inbox = self.inbox, []
+            return super().take(views)
         now_ms = self.loop.now_ms
         self.requests += len(views)
         for view in views:
             self.c.received += len(view)
             if self.pc is None:
-                return
+                return None
             if not self.delayed and self._allowance() > 0:
                 self.uploaded += len(view)
                 self.send(view)
@@ -84,19 +82,18 @@ class _Rated(UdpProxy):
             else:
                 self.dropped += 1
         if self.s.status:
-            return
+            return None
         self.deadline = now_ms + self.timeout
         self._wait()
         if not self.expected:
             self.settle()
+        return None
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Take a coalesced message datagram by datagram."""
         if self.upload is None:
-            super().take_burst(view, size)
-            return
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
+            return super().take_burst(view, size)
+        return self.take(datagram.split(view, size))
 
     def _allowance(self) -> int:
         assert self.upload is not None

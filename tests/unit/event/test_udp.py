@@ -18,12 +18,10 @@ class Keeper:
 
     def __init__(self, c, first: bytes) -> None:
         self.c = c
-        self.inbox: list[memoryview] = []
         self.got = [first]
 
-    def take(self) -> None:
-        self.got += [bytes(view) for view in self.inbox]
-        self.inbox.clear()
+    def take(self, views) -> None:
+        self.got += [bytes(view) for view in views]
 
     def take_burst(self, view, size) -> None:
         self.got += [bytes(part) for part in datagram.split(view, size)]
