@@ -6,8 +6,10 @@ be. Sessions end in the middle, one of them by a fault of ours; the listener is 
 """
 
 import contextlib
+import os
 import select
 import socket
+import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any, Final
@@ -36,6 +38,10 @@ ANSWER: Final = 1 << 20  # added to a datagram's number by who answers it
 LISTENERS: Final = {  # listen, its options, what else the server says
     "plain": ("127.0.0.1", "", ""),
     "wildcard": ("0.0.0.0", "", ""),
+    "unix": ("unix", "", ""),
+    "unix servers": ("127.0.0.1", "", ""),
+    "unix servers gro": ("127.0.0.1", "", ""),
+    "unix one way": ("unix", "", "proxy_requests 1; proxy_responses 0;"),
     "gro": ("127.0.0.1", "", ""),
     "wildcard gro": ("0.0.0.0", "", ""),
     "counted": ("127.0.0.1", "", "proxy_requests 3; proxy_responses 1;"),
@@ -70,7 +76,7 @@ CONF: Final = """
 stream {{
     variables_hash_max_size 2048;
     upstream group {{ {servers} }}
-    server {{ listen {listen}:{port} udp {options}; proxy_pass group; {server} }}
+    server {{ listen {listen} udp {options}; proxy_pass group; {server} }}
 }}
 """
 bursts = st.lists(
@@ -81,16 +87,21 @@ bursts = st.lists(
 class Server:
     """One that echoes what it was sent, when it is told to; it may be away."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, path: str) -> None:
         self.stack = stack
-        self.sock = self._open(0)
-        self.port: int = self.sock.getsockname()[1]
+        self.sock = self._open(path or ("127.0.0.1", 0))
+        self.address = self.sock.getsockname()
+        self.text = f"unix:{path}" if path else f"127.0.0.1:{self.address[1]}"
         self.got: list[bytes] = []
         self.owed: list[tuple[bytes, Any]] = []
 
-    def _open(self, port: int) -> socket.socket:
-        sock = self.stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        sock.bind(("127.0.0.1", port))
+    def _open(self, address: Any) -> socket.socket:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        sock = self.stack.enter_context(socket.socket(family, UDP))
+        if family == socket.AF_UNIX:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(address)
+        sock.bind(address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         sock.setblocking(False)
         return sock
@@ -105,7 +116,7 @@ class Server:
         """Listen at the same port again, unless somebody else has it now."""
         if self.sock.fileno() < 0:
             with contextlib.suppress(OSError):
-                self.sock = self._open(self.port)
+                self.sock = self._open(self.address)
 
     def read(self) -> None:
         """Take what came."""
@@ -123,11 +134,12 @@ class Server:
         latest = {source: owned.owner_of(payload_of(data)) for data, source in self.owed}
         for n, (data, source) in enumerate(self.owed):
             found, last = owned.owner_of(payload_of(data)), latest[source]
-            if found is None or last is None or found[0] != last[0]:
+            if not source or found is None or last is None or found[0] != last[0]:
                 continue  # a later session has got the port: as likely as for any program
             owner, number = found
             for _ in range(1 + (n == 3)):
-                self.sock.sendto(owned.datagram(owner, ANSWER + number), source)
+                with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                    self.sock.sendto(owned.datagram(owner, ANSWER + number), source)
         self.owed.clear()
 
 
@@ -168,8 +180,12 @@ class OwnersMachine(RuleBasedStateMachine):
     @initialize(backwards=st.booleans())
     def serve(self, backwards: bool) -> None:
         """Start servers, listener and clients."""
-        self.servers = [Server(self.stack) for _ in range(3)]
-        addresses = [f"server 127.0.0.1:{server.port} max_fails=0;" for server in self.servers]
+        folder = self.stack.enter_context(tempfile.TemporaryDirectory())
+        is_unix = "unix servers" in self.kind
+        self.servers = [
+            Server(self.stack, f"{folder}/server-{n}" if is_unix else "") for n in range(3)
+        ]
+        addresses = [f"server {server.text} max_fails=0;" for server in self.servers]
         addresses.insert(1, f"server 127.0.0.1:{ports.free_udp_port()} max_fails=0;")
         if backwards:
             addresses.reverse()
@@ -177,17 +193,21 @@ class OwnersMachine(RuleBasedStateMachine):
         self.behind_peers = "proxy_protocol" in options
         self.hall = UdpHall(
             CONF.format(
-                servers=" ".join(addresses), listen=listen, port=ports.free_udp_port(),
-                options=options, server=server,
+                servers=" ".join(addresses), options=options, server=server,
+                listen=f"unix:{folder}/proxy" if listen == "unix" else
+                f"{listen}:{ports.free_udp_port()}",
             ),
             gro="gro" in self.kind,
         )
         self.gate = self.hall.gates[0]
         count = PEERS if self.behind_peers else CLIENTS
+        family = self.gate.family
         self.socks = [
-            self.stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(count)
+            self.stack.enter_context(socket.socket(family, UDP)) for _ in range(count)
         ]
-        for sock in self.socks:
+        for n, sock in enumerate(self.socks):
+            if family == socket.AF_UNIX:
+                sock.bind(f"{folder}/client-{n}")
             sock.connect(self.hall.address())
             sock.setblocking(False)
         self.begun: set[int] = set()
@@ -223,10 +243,11 @@ class OwnersMachine(RuleBasedStateMachine):
             for chosen, count in plan:
                 if n < count:
                     client, sock = self._of(chosen)
-                    with contextlib.suppress(ConnectionRefusedError):
+                    with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
                         sock.send(self._header(client) + self._next(client))
         self._turn(turns)
 
+    @precondition(lambda self: not self.kind.startswith("unix") or "servers" in self.kind)
     @rule(chosen=st.integers(0, CLIENTS - 1), count=st.integers(2, 40), size=st.integers(16, 200),
           last=st.integers(16, 200))
     def send_a_run(self, chosen: int, count: int, size: int, last: int) -> None:

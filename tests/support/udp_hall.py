@@ -12,7 +12,7 @@ from tests.support import hall
 
 
 class UdpHall:
-    """A stream block whose addresses are UDP ones of port 0 at 127.0.0.1, or wildcards."""
+    """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
 
     def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
         """Build and listen. shape: gro switches coalescing on as a former owner might have"""
@@ -46,8 +46,10 @@ class UdpHall:
                 gate.forward_by(forward)
             self.gates.append(gate)
 
-    def address(self, number: int = 0) -> tuple[str, int]:
+    def address(self, number: int = 0) -> Any:
         """Return where clients reach the listener of that number."""
+        if self.gates[number].family == socket.AF_UNIX:
+            return self.gates[number].sock.getsockname()
         return "127.0.0.1", self.gates[number].sock.getsockname()[1]
 
     def alerts(self) -> list[str]:

@@ -73,7 +73,7 @@ class UdpProxy(ToServer, ToClient):
         self.expected = self.conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = True
+        self.client_gso = gate.family != socket.AF_UNIX  # whose datagrams nobody would cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -113,7 +113,10 @@ class UdpProxy(ToServer, ToClient):
         s, loop, conf = self.s, self.loop, self.conf
         state: Any = self.state
         self.connected = True
-        self.selection.notify(self.peer, CONNECT)  # type: ignore[arg-type]
+        peer: Any = self.peer
+        if peer.family == socket.AF_UNIX:
+            self.gso = False
+        self.selection.notify(peer, CONNECT)
         state.connect_ms = loop.now_ms - state.start_ms
         if s.log.level >= log.INFO:
             self.log_connected()

@@ -69,13 +69,17 @@ class _Rated(UdpProxy):
             return super().take(views)
         now_ms = self.loop.now_ms
         self.requests += len(views)
-        for view in views:
+        pc = self.pc
+        for n, view in enumerate(views, 1):
             self.c.received += len(view)
             if self.pc is None:
                 return None
             if not self.delayed and self._allowance() > 0:
                 self.uploaded += len(view)
                 self.send(view)
+                if self.pc is not pc and self.pc is not None:
+                    pc = self.pc
+                    self.dropped -= len(views) - n  # fail_over() took them for lost
             elif len(self.delayed) < DELAYED and self.delayed_bytes < DELAYED_BYTES:
                 self.delayed.append(bytes(view))
                 self.delayed_bytes += len(view)
@@ -170,6 +174,9 @@ class _Rated(UdpProxy):
         """Go on to the next server; the pauses of the former one are over."""
         self.leave()
         super().fail_over()
+        if self.pc is not None:
+            self.dropped -= len(self.delayed)  # they were not sent yet
+            self._wait()
 
     def pack_rates(self) -> Any:
         """Return when the counting began and how much was let through."""
