@@ -165,8 +165,20 @@ class _Rated(UdpProxy):
     def _resume(self) -> None:
         self.download_timer = None
         if self.pc is not None and self.queue is None:
+            self.deadline = self.loop.now_ms + self.timeout
             handler = self.on_event_gro if self.gro else self.on_event
             self.loop.register(self.pc_fd, handler, poller.LEVEL)
+
+    def on_timeout(self) -> None:
+        """Nothing moved for proxy_timeout; a direction that has to rest does not count.
+
+        source: ngx_stream_proxy_process, which removes the timer while one is delayed
+        """
+        if self.upload_timer is not None or self.download_timer is not None:
+            self.deadline = self.loop.now_ms + self.timeout
+            self.loop.timers.add(self)
+            return
+        super().on_timeout()
 
     # -- changing hands, ending ----------------------------------------------------------------
 
