@@ -261,7 +261,17 @@ class UdpGate:
             if self._filled > self._patience:
                 self._limit = 2
                 self._filled = 0
-            self._hand_out({key: [slot[:n]]})
+            sink = self.table.get(key)
+            if sink is None or self._waiting:
+                self._hand_out({key: [slot[:n]]})
+                return
+            try:  # as _hand_out() does, for the one there is
+                rest = sink.take([slot[:n]])
+            except Exception:
+                self.loop.fault(sink)
+            else:
+                if rest:
+                    self._meet([(key, rest)], NEW)
             return
         drained: Drained = {}
         count = 0
