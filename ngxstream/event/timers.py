@@ -103,7 +103,7 @@ class TimerWheel:
 class Timer:
     """A callback at a time, for whoever has no deadline slot of its own."""
 
-    __slots__ = ("deadline", "tick", "_callback", "_done", "cancelable")
+    __slots__ = ("deadline", "tick", "_callback", "_done", "_running", "cancelable")
 
     def __init__(
         self, callback: Callable[[], None], done: Callable[[Timer], None], cancelable: bool
@@ -112,6 +112,7 @@ class Timer:
         self.tick = 0
         self.cancelable = cancelable
         self._callback: Callable[[], None] | None = callback
+        self._running: Callable[[], None] | None = None  # the callback, while it runs
         self._done = done  # tells the loop that this timer no longer counts
 
     def on_timeout(self) -> None:
@@ -119,7 +120,16 @@ class Timer:
         callback, self._callback = self._callback, None
         if callback is not None:
             self._done(self)
+            self._running = callback
             callback()
+            self._running = None
+
+    def on_fault(self) -> None:
+        """End what the callback belongs to, after an exception that nobody expected."""
+        callback, self._running = self._running, None
+        on_fault = getattr(getattr(callback, "__self__", None), "on_fault", None)
+        if on_fault is not None:
+            on_fault()
 
     def cancel(self) -> None:
         """Do not call back. Idempotent."""

@@ -41,6 +41,10 @@ class ToServer(handler.Proxy):
         """Go on to the next server. See UdpProxy"""
         raise NotImplementedError
 
+    def on_fault(self) -> None:
+        """End after an exception nobody expected. See UdpProxy"""
+        raise NotImplementedError
+
     def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the client sent. # hot: once a client and turn"""
         if len(views) == 1:
@@ -209,3 +213,7 @@ class _Room:
                 return
         if mask & poller.READABLE and not proxy.s.status:
             self.go_on(mask)
+
+    def on_fault(self) -> None:
+        """End the session in whose place this one waits."""
+        self.proxy.on_fault()

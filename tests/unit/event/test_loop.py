@@ -1,8 +1,10 @@
 """The loop's turn: what is posted, what expires, what fails, and what is closed when."""
 
 import fcntl
+import functools
 import os
 import socket
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -190,3 +192,14 @@ def test_a_view_that_outlives_its_turn_is_spoilt() -> None:
         loop.post(read)
         loop.turn(0)
         assert [b"\xdd" * len(view) for view in kept] == [bytes(view) for view in kept]
+
+
+def test_a_timer_s_fault_ends_what_it_was_set_for(loop: Loop) -> None:
+    """The callback's owner is ended; one whose callback did nothing wrong is not."""
+    owner, other = Owner(ValueError("no good")), Owner(ValueError("no good"))
+    loop.call_later(1, functools.partial(int, "1"))
+    loop.call_later(1, types.MethodType(lambda self: self.on_event(0), owner))
+    loop.call_later(1, types.MethodType(lambda self: None, other))
+    run_until(loop, lambda: owner.ended)
+    assert (1, 0) == (owner.ended, other.ended)
+    assert [log.ALERT] == [level for level, _ in loop.log.lines]

@@ -142,3 +142,23 @@ def test_a_refusal_within_a_drain_ends_a_session_and_nothing_else(
             client.send(b"again")
         hall.loop.turn(0)
         assert [] == hall.alerts()
+
+
+def test_a_fault_while_datagrams_wait_for_room_ends_the_session(
+    client: socket.socket, tmp_path: Path
+) -> None:
+    """What waits raises when there is room: one alert, and the session is over."""
+    path = str(tmp_path / "server")
+    with socket.socket(socket.AF_UNIX, UDP) as server, serve(f"server unix:{path};") as hall:
+        server.bind(path)
+        server.setblocking(False)
+        client.connect(hall.address())
+        for n in range(30):
+            client.send(owned.datagram(1, n))
+        turn_until_all_is_read(hall)
+        content_of(hall).state = None
+        receive_all(server)
+        for _ in range(3):
+            hall.loop.turn(0)
+        assert 1 == len(hall.alerts())
+        assert not hall.loop.sessions
