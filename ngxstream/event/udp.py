@@ -19,15 +19,7 @@ clients costs one wait. Order within a client is kept; boundaries always are.
 * What was drained belongs to the drain: it is handed to each session as an argument and stored
   nowhere. Who keeps a datagram copies it.
 * What a session raises ends that session (Loop.fault); the others of the drain get theirs.
-
-Whom to serve first
--------------------
-Beginning a session costs thirty times what reading its first datagram does. A flood of forged
-sources would leave the socket unread for so long that the kernel drops the datagrams of those who
-are being served. So sessions that are there get theirs first, and a drain that has any begins at
-most NEW sessions; other new clients' datagrams wait, copied, for the turns that follow, in order
-and for as many bytes as the socket's own buffer holds. What is over that is dropped and counted.
-Where only new clients send (one question and one answer each), nothing waits.
+* Sessions that are there come first; how many begin in a turn then is udp_new.py's business.
 
 Changing hands
 --------------
@@ -43,11 +35,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import datagram, poller, udp_clients
+from ngxstream.event import datagram, poller, udp_clients, udp_new
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -64,10 +56,6 @@ GRO_IDLE: Final = 512
 QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a gate
 HELD: Final = 65_536  # datagrams a gate holds while sessions change hands; more stay in the kernel
 HELD_BYTES: Final = 64 << 20
-NEW: Final = 16  # sessions a turn begins while others are being served
-WAITING_BYTES: Final = 1 << 20  # of new clients' datagrams that wait; the socket's buffer if more
-WAITING_COST: Final = 512  # bytes that each of them counts besides its own
-WARN: Final = 5
 
 ANCILLARY_SPACE: Final = (
     socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
@@ -110,11 +98,8 @@ class UdpGate:
         "begun",  # Connection | None: last one whose session said what it wants to be sent
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
-        "_waiting",  # OrderedDict: key -> list of a new client's datagrams, copied
-        "_waiting_bytes",
-        "_is_posted",
-        "_most_waiting",
-        "_warned_ms",
+        "new",  # NewClients: whose sessions have yet to begin
+        "_waiting",  # OrderedDict: those of `new`
     )
 
     def __init__(
@@ -152,11 +137,8 @@ class UdpGate:
         self.forward: Callable[[list[memoryview]], int] | None = None
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
-        self._waiting: OrderedDict[Any, list[bytes]] = OrderedDict()
-        self._waiting_bytes = 0
-        self._is_posted = False
-        self._most_waiting = WAITING_BYTES
-        self._warned_ms = -1000
+        self.new = udp_new.NewClients(loop, self, listening.options.text)
+        self._waiting = self.new.waiting
         if not idle:
             self.start()
 
@@ -169,7 +151,7 @@ class UdpGate:
         self.open = True
         self.loop.register(self.fd, self._choose(), poller.LEVEL)
         buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self._most_waiting = max(WAITING_BYTES, buffer)
+        self.new.limit = max(udp_new.LEAST_BYTES, buffer)
         held = list(self._held)
         self._held.clear()
         self._held_bytes = 0
@@ -215,11 +197,9 @@ class UdpGate:
         held = list(self._held)
         self._held.clear()
         self._held_bytes = 0
-        while self._waiting:
-            key, waiting = self._waiting.popitem(last=False)
+        for key in list(self._waiting):
             peer, local = self._parts(key)
-            held += [(key, peer, local, data) for data in waiting]
-        self._waiting_bytes = 0
+            held += [(key, peer, local, bytes(view)) for view in self.new.pop(key)]
         return held
 
     def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
@@ -271,7 +251,7 @@ class UdpGate:
                 self.loop.fault(sink)
             else:
                 if rest:
-                    self._meet([(key, rest)], NEW)
+                    self._meet([(key, rest)], udp_new.NEW)
             return
         drained: Drained = {}
         count = 0
@@ -406,7 +386,7 @@ class UdpGate:
                 self._hint(views)
             try:
                 if waiting and key in waiting:  # its session came from another worker meanwhile
-                    rest = sink.take([*self._take_waiting(key), *views])
+                    rest = sink.take([*self.new.pop(key), *views])
                 else:
                     rest = sink.take(views)
             except Exception:  # nobody else loses anything by it
@@ -415,7 +395,8 @@ class UdpGate:
                 if rest:
                     new.append((key, rest))
         if new:
-            budget = NEW if waiting or len(new) < len(drained) else len(self.loop.slots)
+            is_busy = bool(waiting) or len(new) < len(drained)
+            budget = udp_new.NEW if is_busy else len(self.loop.slots)
             self._meet(new, budget, is_bounded=is_bounded)
 
     def _hint(self, views: list[memoryview]) -> None:
@@ -455,27 +436,31 @@ class UdpGate:
         self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
-        stray = self.stray
+        stray, lookup, waiting = self.stray, self.table.get, self._waiting
         for key, views in new:
             rest = views
+            is_one = len(views) == 1 and stray is None
+            if is_one and budget > 0 and not waiting and lookup(key) is None:
+                budget -= 1  # hot: begin_for() for a session of one question and one answer
+                try:
+                    self._admit_view(key, views[0])
+                except Exception:
+                    self.loop.fault(None)
+                continue
             if stray is not None:
                 peer, _ = self._parts(key)
                 rest = [view for view in views if not stray(self, key, peer, view)]
             if not self.accepts:
                 continue
-            if not self._waiting:
-                budget, rest = self._begin(key, rest, budget)
+            if not waiting:
+                budget, rest = self.begin_for(key, rest, budget)
             if rest:
-                self._wait(key, rest, is_bounded=is_bounded)
+                self.new.put(key, rest, is_bounded=is_bounded)
 
-    def _begin(
+    def begin_for(
         self, key: Any, views: list[memoryview], budget: int
     ) -> tuple[int, list[memoryview]]:
-        """Give a client's datagrams to its session, and begin as many as they need.
-
-        Returns:
-            What is left of the budget of new sessions, and of the datagrams when it is used up.
-        """
+        """Give a client's datagrams to its session. See udp_new.Beginner"""
         lookup = self.table.get
         former = None
         while views:
@@ -501,61 +486,12 @@ class UdpGate:
                 return budget, []
         return budget, views
 
-    def _wait(self, key: Any, views: list[memoryview], *, is_bounded: bool) -> None:
-        """Keep copies of a new client's datagrams until its session begins."""
-        waiting = self._waiting
-        if not self._is_posted:
-            self._is_posted = True
-            self.loop.post(self._begin_waiting)
-        kept = waiting.setdefault(key, [])
-        for view in views:
-            if is_bounded and self._waiting_bytes >= self._most_waiting:
-                self._drop_new()
-                continue
-            kept.append(bytes(view))
-            self._waiting_bytes += len(view) + WAITING_COST
-        if not kept:
-            del waiting[key]
-
-    def _take_waiting(self, key: Any) -> list[memoryview]:
-        """Return, and forget, the datagrams of a client that wait."""
-        found = self._waiting.pop(key)
-        self._waiting_bytes -= sum(map(len, found)) + WAITING_COST * len(found)
-        return [memoryview(data) for data in found]
-
-    def _begin_waiting(self) -> None:
-        """Begin sessions of new clients that wait, those first that waited longest."""
-        budget = NEW
-        waiting = self._waiting
-        while waiting and budget > 0:
-            key = next(iter(waiting))
-            found = self._take_waiting(key)
-            if not self.accepts:
-                continue
-            budget, rest = self._begin(key, found, budget)
-            if rest:
-                self._wait(key, rest, is_bounded=False)
-                waiting.move_to_end(key, last=False)
-        self._is_posted = bool(waiting)
-        if waiting:
-            self.loop.post(self._begin_waiting)
-
-    def _drop_new(self) -> None:
-        """Count a new client's datagram that is dropped, and say so once a second."""
-        self.dropped += 1
-        loop = self.loop
-        if loop.now_ms - self._warned_ms >= 1000 and loop.log.level >= WARN:
-            self._warned_ms = loop.now_ms
-            loop.log.write(
-                WARN,
-                "datagrams of new clients come faster than sessions can begin, server: "
-                f"{self.listening.options.text}, dropped so far: {self.dropped}",
-            )
-
     def _admit_view(self, key: Any, view: memoryview) -> None:
         """Begin a session with one datagram."""
-        peer, local = self._parts(key)
-        self.admit(key, peer, local, view)
+        if self._pktinfo:
+            self.admit(key, key[0], key[1], view)
+        else:
+            self.admit(key, key, None, view)
 
     def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
         """Begin the session of a client that is ours."""
@@ -590,7 +526,7 @@ class UdpGate:
 
     def again(self, c: Connection, views: list[memoryview]) -> None:
         """Take datagrams of a client that its session kept before it was ready for any."""
-        self._begin(c.key, views, len(views))
+        self.begin_for(c.key, views, len(views))
 
     def _exhausted(self) -> None:
         loop = self.loop

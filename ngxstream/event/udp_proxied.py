@@ -169,7 +169,7 @@ class ProxiedUdpGate(UdpGate):
         if key not in self.table:
             self._remember(key, header)
             if self.first:  # what follows in this drain has no header: is it of a session?
-                self._begin(key, [payload], 1)
+                self.begin_for(key, [payload], 1)
                 return
         drained.setdefault(key, []).append(payload)
 

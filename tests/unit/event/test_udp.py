@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, udp
+from ngxstream.event import datagram, udp, udp_new
 from tests.support.engine import Gate, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -253,7 +253,7 @@ def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> No
             new[59].send(b"1")
     assert [b"first", b"y"] == room.got(room.known[0])
     begun = [after - before for before, after in itertools.pairwise([3, *seen])]
-    assert max(begun) <= 2 * udp.NEW  # those of the drain, and those that waited
+    assert max(begun) <= 2 * udp_new.NEW  # those of the drain, and those that waited
     assert len(begun) > 2
     room.turn_until_all_is_read()
     room.loop.turn(0)
@@ -261,7 +261,7 @@ def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> No
     assert [[b"0", b"1"] if i in several else [b"0"] for i in range(60)] == [
         room.got(sock) for sock in new
     ]
-    assert [0, 0] == [room.gate.dropped, room.gate._waiting_bytes]
+    assert [0, 0] == [room.gate.dropped, room.gate.new.size]
     assert not room.loop.posted
 
 
@@ -279,7 +279,7 @@ def test_where_nobody_is_served_nobody_waits() -> None:
 
 def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:
     """What waits is bounded in bytes: of a flood the rest is lost, of the known client nothing."""
-    room.gate._most_waiting = 40 * (udp.WAITING_COST + 100)
+    room.gate.new.limit = 40 * (udp_new.COST + 100)
     new = [room.client() for _ in range(200)]
     room.gate._limit = 64
     for n, sock in enumerate(new):
@@ -289,14 +289,26 @@ def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(roo
     most = 0
     while room.loop.posted or select.select([room.listening.sock], [], [], 0)[0]:
         room.loop.turn(0)
-        most = max(most, room.gate._waiting_bytes)
+        most = max(most, room.gate.new.size)
     assert [b"first", *[b"y"] * 10] == room.got(room.known[0])
-    assert 0 < most <= room.gate._most_waiting + udp.WAITING_COST + 100
+    assert 0 < most <= room.gate.new.limit + udp_new.COST + 100
     assert room.gate.dropped > 0
     assert 200 == room.gate.dropped + len(room.keepers) - 3
-    (told,) = [text for level, text in room.loop.log.lines if level == udp.WARN]
+    (told,) = [text for level, text in room.loop.log.lines if level == udp_new.WARN]
     assert "come faster than sessions can begin" in told
-    assert 0 == room.gate._waiting_bytes
+    assert 0 == room.gate.new.size
+
+
+def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(room: Room) -> None:
+    """A client waits here while its session is handed over: the order of its datagrams is kept."""
+    sock = room.client()
+    room.gate.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
+    keeper = Keeper(room.keepers[room.known[0].getsockname()].c, b"0")
+    room.gate.table[sock.getsockname()] = keeper
+    sock.send(b"3")
+    room.turn_until_all_is_read()
+    assert [b"0", b"1", b"2", b"3"] == keeper.got
+    del room.gate.table[sock.getsockname()]
 
 
 def test_what_waits_to_begin_goes_along_when_the_gate_changes_hands(room: Room) -> None:
@@ -329,11 +341,11 @@ def test_what_was_held_begins_by_and_by(room: Room) -> None:
     room.turn_until_all_is_read()
     room.gate.start()
     assert [b"first", b"y"] == room.got(room.known[0])
-    assert len(room.keepers) <= 3 + udp.NEW
+    assert len(room.keepers) <= 3 + udp_new.NEW
     while room.loop.posted:
         before = len(room.keepers)
         room.loop.turn(0)
-        assert len(room.keepers) <= before + udp.NEW
+        assert len(room.keepers) <= before + udp_new.NEW
     assert [[b"x"]] * 100 == [room.got(sock) for sock in new]
 
 
