@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,11 +171,7 @@ class Loop:
             wheel.expire(now_ms, self._guard)
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
-            for callback in posted:
-                try:
-                    callback()
-                except Exception:
-                    self._guard(callback)
+            self.call_all(posted)
         doomed = self.doomed
         if doomed:
             for sock in doomed:
@@ -206,6 +202,14 @@ class Loop:
                 on_fault()
             except Exception:  # one that cannot even end hinders nobody else
                 self._tell_fault()
+
+    def call_all(self, callbacks: Iterable[Callable[[], None]]) -> None:
+        """Call each, whatever the others raise."""
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                self._guard(callback)
 
     def end_sessions_of(self, c: Connection) -> None:
         """End what was begun for a connection, after a fault, and close it."""

@@ -230,8 +230,7 @@ class Departure:
         local = local_of(c.key, peer)
         for data in kept:
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
-        for cleanup in reversed(s.abandon()):
-            cleanup()
+        self._loop.call_all(reversed(s.abandon()))
         self._loop.close_connection(c)
 
 

@@ -250,8 +250,11 @@ class Service:
     def shut_down_sessions(self) -> None:
         """End every session: worker_shutdown_timeout is over. source: ngx_shutdown_timer_handler"""
         for session in list(self.loop.sessions):
-            session.log_error(log.INFO, "shutdown timeout")
-            session.finalize(codes.STREAM_OK)
+            try:
+                session.log_error(log.INFO, "shutdown timeout")
+                session.finalize(codes.STREAM_OK)
+            except Exception:  # noqa: BLE001 - the others end all the same
+                self.loop.fault(session.content)
 
 
 def _nobody(c: Any, loop: Loop) -> None:
