@@ -3,6 +3,7 @@
 import signal
 import socket
 
+from tests.support import owned
 from tests.support.backends import BackendFactory
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -27,8 +28,8 @@ def client_of(running) -> socket.socket:
 
 
 def numbered(n: int) -> bytes:
-    """Make the n-th datagram."""
-    return b"%04d" % n + bytes(SIZE - 4)
+    """Make the n-th datagram of the only client."""
+    return owned.datagram(1, n, SIZE)
 
 
 def test_an_upload_waits_and_arrives_in_order(
