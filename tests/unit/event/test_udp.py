@@ -189,6 +189,7 @@ def room(request) -> Iterator[Room]:
 def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(room: Room) -> None:
     """The second of three raises: its own session ends, with one alert; the others got theirs."""
     room.keepers[room.known[1].getsockname()].fails = True
+    room.gate._limit = 64
     for n in range(4):
         for sock in room.known:
             sock.send(b"%d" % n)
@@ -399,3 +400,28 @@ def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
                 sock.recv(100)
     assert 1 == len(room.alerts())
     assert not room.gate._queue
+
+
+def test_only_so_many_answers_wait_for_room(room: Room) -> None:
+    """QUEUED answers wait for room in the socket; the next one is refused and counted."""
+    c = room.keepers[room.known[0].getsockname()].c
+    room.gate._queue.append((c, b"0"))
+    for n in range(1, udp.QUEUED):
+        assert 1 == room.gate.send_to(c, b"%d" % (n % 10))
+    with pytest.raises(BlockingIOError):
+        room.gate.send_to(c, b"x")
+    assert (udp.QUEUED, 1) == (len(room.gate._queue), room.gate.dropped)
+    room.gate._on_room(0)
+    assert not room.gate._queue
+
+
+def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: Room) -> None:
+    """One that wants no more and keeps its place loses what it gives back; it is counted."""
+    keeper = room.keepers[room.known[0].getsockname()]
+    taken: list[bytes] = []
+    keeper.take = lambda views: (taken.extend(map(bytes, views)), views)[1]
+    room.known[0].send(b"mine")
+    room.turn_until_all_is_read()
+    assert 2 >= len(taken)
+    assert {b"mine"} == set(taken)
+    assert 1 == room.gate.dropped

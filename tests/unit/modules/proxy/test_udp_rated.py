@@ -103,6 +103,7 @@ def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) ->
         rated.at(ms)
         assert 1 == rated.sessions
         if content.download_timer is None:
+            assert content.deadline == rated.hall.loop.now_ms + content.timeout
             content.on_event(0)  # as the loop would, at the time that is set
         if content.responses == 2:
             break
