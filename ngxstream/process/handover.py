@@ -131,6 +131,9 @@ class Departure:
         self.sent = 0
         for gate in service.udp_gates:
             gate.close()
+        for gate in service.udp_gates:  # before STOPPED: what is read after that is younger
+            for held in gate.take_held():
+                self._put(gate, *held)
         pid = loop.pid
         for box in self._boxes:
             box.put(mailbox.STOPPED, pid, plan.pids)
@@ -138,9 +141,6 @@ class Departure:
         for s in loop.sessions:
             if s.c.is_udp and not s.status:
                 self._by_owner[self._owner(s)].append(s)
-        for gate in service.udp_gates:
-            for held in gate.take_held():
-                self.pass_on(gate, *held)
         for box in self._boxes:
             box.pump()
 
@@ -152,10 +152,14 @@ class Departure:
 
     def pass_on(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> None:
         """Send one datagram to the owner of its client."""
+        self._boxes[self._put(gate, key, peer, local, data)].pump()
+
+    def _put(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> int:
+        """Have one datagram sent to the owner of its client. returns: whose box it is in"""
         listening = gate.listening
         n = self._owner_of(listening, peer)
         self._boxes[n].put(mailbox.DATAGRAMS, listening.options.key, key, peer, local, [data])
-        self._boxes[n].pump()
+        return n
 
     def _owner_of(self, listening: Listening, peer: Any) -> int:
         current = listening.options.key in self._plan.keys
@@ -232,8 +236,7 @@ class Departure:
         local = local_of(c.key, peer)
         for data in kept:
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
-        for cleanup in reversed(s.abandon()):
-            cleanup()
+        self._loop.call_all(reversed(s.abandon()))
         self._loop.close_connection(c)
 
 

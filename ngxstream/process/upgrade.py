@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.event import inherited
+from ngxstream.event import loop as loops
 from ngxstream.event.listening import Listening
 from ngxstream.process import channel as channels
 
@@ -40,7 +41,7 @@ WAIT_S: Final = 5.0  # how long a master may take to say something the other one
 MAX_FDS: Final = 253
 _INT: Final = array.array("i").itemsize
 # What Python and a service manager have put into the environment; `env` is about nginx's programs
-KEPT: Final = ("PYTHON", "NOTIFY_SOCKET", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PATH")
+KEPT: Final = ("PYTHON", "NOTIFY_SOCKET", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PATH", loops.POISON)
 
 
 class Record(NamedTuple):

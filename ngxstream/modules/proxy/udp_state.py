@@ -77,8 +77,7 @@ def release(proxy: UdpProxy) -> Any:
         proxy.selection.leave(proxy.peer)
         proxy.peer = None
     proxy.leave()
-    for cleanup in reversed(s.abandon()):
-        cleanup()
+    loop.call_all(reversed(s.abandon()))
     loop.close_connection(s.c)
     return pc
 
