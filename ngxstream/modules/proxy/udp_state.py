@@ -1,31 +1,75 @@
 """A proxied UDP session on its way to another process: what it is made of, and made anew of it.
 
 nginx has no counterpart. What travels is the connected upstream socket itself (the server sees the
-same port) and, as plain values, everything in `pack`: the configuration by its place
+same port) and, as values of a schema, everything in `pack`: the configuration by its place
 (stream/travel.py), the counts, the records of all attempts, the deadline, what still waits to be
-sent. The session is counted on the peer of the same name in the configuration that is current at
-its new place, so that max_conns holds for old and new sessions together; where there is none, on
-the peer of its own configuration.
+sent. What arrives is looked at before anything is made of it: the socket has to be a datagram
+socket that is connected to the server it is said to be connected to.
+
+The session is counted on the peer of the same name in the configuration that is current at its new
+place, so that max_conns holds for old and new sessions together; where there is none, on the peer
+of its own configuration.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import inet
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
+from ngxstream.ipc import codec
+from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.modules.proxy import bind
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import round_robin
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
-    from ngxstream.stream.core import StreamConf
+    from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
 
-Packed = tuple[Any, ...]
+_WORD: Final = codec.Text(1024, is_word=True)
+_PEER: Final = Record(
+    "server",
+    Field(1, "name", _WORD),
+    Field(2, "server", _WORD),
+    Field(3, "family", codec.UINT),
+    Field(4, "sockaddr", codec.ADDRESS),
+)
+_RATES: Final = Record(
+    "rates",
+    Field(1, "upload_s", codec.Optional(codec.FLOAT), None),
+    Field(2, "download_s", codec.Optional(codec.FLOAT), None),
+    Field(3, "uploaded", codec.UINT, 0),
+)
+_PROXIED: Final = Record(
+    "proxied session",
+    Field(1, "upstream", _WORD),
+    Field(2, "port", codec.Int(0, 65_535), 0),
+    Field(3, "index", codec.Int(-1), -1),
+    Field(4, "peer", codec.Optional(_PEER), None),
+    Field(5, "peer_name", _WORD, ""),
+    Field(6, "tries", codec.UINT, 0),
+    Field(7, "started_ms", codec.UINT),
+    Field(8, "deadline", codec.UINT, 0),
+    Field(9, "requests", codec.Int(0, 1 << 48)),
+    Field(10, "responses", codec.Int(0, 1 << 48), 0),
+    Field(11, "failed", codec.BOOL, False),
+    Field(12, "gso", codec.BOOL, True),
+    Field(13, "client_gso", codec.BOOL, True),
+    Field(14, "gro", codec.BOOL, False),
+    Field(15, "gro_hints", codec.Int(0, 1 << 31), 0),
+    Field(16, "dropped", codec.UINT, 0),
+    Field(17, "first", codec.Bytes(1 << 16), b""),
+    Field(18, "family", codec.Int(0, 255), 0),
+    Field(19, "socket_family", codec.Int(0, 255)),
+    Field(20, "listed", codec.BOOL, False),
+    Field(21, "rates", codec.Optional(_RATES), None),
+)
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 def is_ready(s: Session) -> bool:
@@ -34,33 +78,101 @@ def is_ready(s: Session) -> bool:
     return isinstance(content, UdpProxy) and content.connected and content.pc is not None
 
 
-def pack(proxy: UdpProxy) -> Packed:
+def pack(proxy: UdpProxy) -> bytes:
     """Return what makes this proxy what it is, but for the session and the socket."""
     peer, c = proxy.peer, proxy.c
     upstream = proxy.upstream
-    return (
-        upstream.name,
-        upstream.port,
-        upstream.index if upstream.balancer is not None else -1,
-        None if peer is None else (peer.name, peer.server, peer.family, peer.sockaddr),
-        proxy.peer_name,
-        proxy.selection.tries,
-        proxy.started_ms,
-        proxy.deadline,
-        proxy.requests,
-        proxy.responses,
-        proxy.failed,
-        proxy.gso,
-        proxy.client_gso,
-        proxy.gro,
-        proxy.gro_hints,
-        proxy.dropped,
-        proxy.first,
-        proxy.family,
-        int(proxy.pc.family),
-        proxy.gate.table.get(c.key) is proxy,
-        proxy.pack_rates(),
+    return _PROXIED.encode(
+        (
+            upstream.name,
+            upstream.port,
+            upstream.index if upstream.balancer is not None else -1,
+            None if peer is None else (peer.name, peer.server, peer.family, peer.sockaddr),
+            proxy.peer_name,
+            proxy.selection.tries,
+            proxy.started_ms,
+            proxy.deadline,
+            proxy.requests,
+            proxy.responses,
+            proxy.failed,
+            proxy.gso,
+            proxy.client_gso,
+            proxy.gro,
+            proxy.gro_hints,
+            proxy.dropped,
+            proxy.first,
+            proxy.family,
+            int(proxy.pc.family),
+            proxy.gate.table.get(c.key) is proxy,
+            proxy.pack_rates(),
+        )
     )
+
+
+class Parcel:
+    """A proxied session that came, before it is made anew here."""
+
+    __slots__ = ("_fd", "_values", "listed")
+
+    def __init__(self, data: bytes, fd: int) -> None:
+        """Look at what another process says of it. The descriptor stays the caller's.
+
+        Raises: CodecError for what is no session, or whose socket is not the one that is described
+        """
+        self._values = _PROXIED.decode(data)
+        self._fd = fd
+        peer, family = self._values[3], self._values[18]
+        self.listed: bool = self._values[19]
+        if self._values[17] not in (0, family):
+            raise CodecError("a socket to be used again that is of another family")
+        if peer is not None and peer[2] != codec.family_of(peer[3]):
+            raise CodecError("a server of another family than its address")
+        _check_socket(fd, family, None if peer is None else peer[3])
+
+    def restore(
+        self, s: Session, gate: Any, current: StreamConf | None
+    ) -> UdpProxy:
+        """Take the session up where it was left; its socket is owned from now on.
+
+        Args: gate: the one its client is answered through; current: the stream block this process
+        serves by, if it has one
+        """
+        return _restore(s, self._values, self._fd, gate, current)
+
+
+def can_restore(server: ServerConf) -> bool:
+    """Tell whether the sessions of a server are proxied."""
+    return hasattr(server, "udp_proxy")
+
+
+def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
+    """See that a descriptor is a datagram socket connected to a server. Raises: CodecError"""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise CodecError("a session without a socket", errno=error) from None
+    try:
+        if sock.family != family or family not in _FAMILIES or sock.type != socket.SOCK_DGRAM:
+            raise CodecError("a session with another socket than it states")
+        if sock.proto not in (0, socket.IPPROTO_UDP):
+            raise CodecError("a session with a socket of another protocol")
+        try:
+            connected = sock.getpeername()
+        except OSError as error:
+            if family == socket.AF_UNIX:
+                return  # the server has closed its socket
+            raise CodecError("a session with a socket without a server", errno=error) from None
+        if sockaddr is not None and _plain(connected) != _plain(sockaddr):
+            raise CodecError("a session with a socket of another server")
+    finally:
+        sock.detach()
+
+
+def _plain(sockaddr: Any) -> Any:
+    """Return what two spellings of one address have in common. Raises: CodecError"""
+    if isinstance(sockaddr, tuple):
+        return inet.packed(sockaddr), sockaddr[1]
+    return sockaddr.encode("utf-8", "surrogateescape") if isinstance(sockaddr, str) else sockaddr
 
 
 def release(proxy: UdpProxy) -> Any:
@@ -83,14 +195,11 @@ def release(proxy: UdpProxy) -> Any:
     return pc
 
 
-def restore(s: Session, packed: Packed, fd: int, gate: Any, current: StreamConf | None) -> UdpProxy:
-    """Take a session up where it was left.
-
-    shape: fd is the upstream socket, owned from now on; gate the one its client is answered
-    through; current the stream block this process serves by, if it has one
-    """
+def _restore(
+    s: Session, values: tuple[Any, ...], fd: int, gate: Any, current: StreamConf | None
+) -> UdpProxy:
     (name, port, index, peer, peer_name, tries, started_ms, deadline, requests, responses, failed,
-     gso, client_gso, gro, gro_hints, dropped, first, family, sock_family, listed, rates) = packed
+     gso, client_gso, gro, gro_hints, dropped, first, family, sock_family, listed, rates) = values
     loop = s.loop
     s.c.table = gate
     s.preread = first
@@ -117,10 +226,12 @@ def restore(s: Session, packed: Packed, fd: int, gate: Any, current: StreamConf 
     proxy.dropped = dropped
     proxy.first = first
     proxy.family = family
-    proxy.deadline = deadline
+    latest = loop.now_ms + proxy.timeout
+    proxy.deadline = min(deadline or latest, latest)
     loop.timers.add(proxy)
     loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
-    proxy.unpack_rates(rates)
+    if rates is not None:
+        proxy.unpack_rates(rates)
     if listed:
         proxy.enlist()
     return proxy

@@ -6,12 +6,15 @@ import socket
 
 import pytest
 
+from ngxstream.ipc import port
 from ngxstream.process import upgrade
 from tests.support import clients, processes
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import wait_until
 
+FIRST = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
+SECOND = (socket.SOCK_STREAM, socket.AF_UNIX, "/run/second")
 CONF = """
 worker_processes 2;
 events {{}}
@@ -128,17 +131,17 @@ def test_what_is_told_last_is_heard() -> None:
     link, theirs = upgrade.Link.pair()
     other = upgrade.Link(theirs)
     assert other.latest() is None
-    one, two = socket.socketpair()
+    one, two = port.pair()
     with one, two:
-        link.tell((), ("first",), ())
-        link.tell((), ("second",), (one,))
-        estate = other.latest()
-        assert estate is not None
-        assert ("second",) == estate.keys
-        assert os.getpid() == estate.pid
-        with estate.writers[0] as writer:
+        link.tell((), (FIRST,), ())
+        link.tell((), (SECOND,), (one,))
+        said = other.latest()
+        assert said is not None
+        assert (SECOND,) == said.keys
+        assert os.getpid() == said.pid
+        with said.writers[0] as writer:
             writer.send(b"x")
             assert b"x" == two.recv(1)
     link.close()
-    assert estate is other.latest(0.1)
+    assert said is other.latest(0.1)
     other.close()
