@@ -1,6 +1,11 @@
 """Processes of other users: what a hostile neighbour on the same machine can do."""
 
+import contextlib
+import ctypes
 import os
+import pickle
+import socket
+import struct
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,3 +66,66 @@ def lingering_as(uid: int, do: Callable[[], None]) -> Iterator[int]:
     finally:
         os.close(end)
         os.waitpid(pid, 0)
+
+
+PIDFD_GETFD = 438  # the same number on every architecture
+
+
+def ports_of(pid: int) -> list[socket.socket]:
+    """Return copies of all Unix sockets of packets that a process has, as it could use them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    process = os.pidfd_open(pid)
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+                continue
+        except OSError:
+            continue
+        fd = libc.syscall(PIDFD_GETFD, process, int(name), 0)
+        if fd < 0:
+            continue
+        sock = socket.socket(fileno=fd)
+        if (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            sock.setblocking(False)
+            found.append(sock)
+        else:
+            sock.close()
+    os.close(process)
+    return found
+
+
+class _Opens:
+    """What creates a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Have open(path, "w") called."""
+        return open, (self.path, "w")
+
+
+def attack(socks: list[socket.socket], canary: str) -> None:
+    """Say everything into some ports that could make its reader create a file, or fall.
+
+    Pickles as they are and behind a command, in the packet and in a memfd; commands, sound heads
+    with nonsense behind them, memory that is not sealed, descriptors of files.
+    """
+    evil = pickle.dumps(_Opens(canary))
+    memory = os.memfd_create("evil")
+    os.write(memory, evil)
+    with open("/etc/passwd", "rb") as passwd:
+        fds = (memory, passwd.fileno())
+        packets: list[tuple[bytes, tuple[int, ...]]] = [(b"estate", fds), (evil, ()), (b"", fds)]
+        for kind in range(12):
+            packets.append((bytes((kind,)) + evil, fds))
+            head = struct.pack("<BBBBI", 0xB7, 1, kind, 0, len(evil))
+            packets += [(head + evil, ()), (head + evil, fds), (head + bytes(len(evil)), fds)]
+            packets.append((struct.pack("<BBBBI", 0xB7, 1, kind, 2, len(evil)), fds))
+            packets.append((struct.pack("<BBBBI", 0xB7, 1, kind, 1, 0), fds))
+        for sock in socks:
+            for data, passed in packets:
+                with contextlib.suppress(OSError):
+                    socket.send_fds(sock, [data], passed)
+    os.close(memory)

@@ -344,7 +344,8 @@ def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
     def serve() -> None:
         with sock:
             peer, _ = sock.accept()
-        channel = Channel(peer)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        channel = Channel.to_master(peer)
         say(channel)
         channel.sock.setblocking(True)
         # who leaves with something unread resets the connection

@@ -3,12 +3,13 @@
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
 from ngxstream.ipc import port
 from ngxstream.process import upgrade
-from tests.support import clients, processes
+from tests.support import clients, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import wait_until
@@ -124,6 +125,56 @@ def test_a_pid_file_that_cannot_be_renamed_stops_the_upgrade(ngxstream: ProxyFac
     running.wait_log(r"\[alert\] .*rename\(\) .* failed before executing new binary process")
     (running.prefix / "logs/elsewhere").rename(running.prefix / "logs/nginx.pid")
     assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+
+
+def made_by(master: int, pid: int) -> int:
+    """Return how many of a process's ports a master has made, of whatever it has."""
+    found = strangers.ports_of(pid)
+    count = sum(port.peer_of(sock)[0] == master for sock in found)
+    for sock in found:
+        sock.close()
+    return count
+
+
+def test_no_worker_has_the_link(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """What the masters say to each other is between them, also for workers that come later."""
+    tools.require_root()
+    running = ngxstream(CONF.format(udp=backends.udp().text), expected=("exited on signal 9",))
+    old, new = start_new(running)
+    before = workers(new)
+    os.kill(before[-1], signal.SIGKILL)
+    wait_until(lambda: len(set(workers(new)) - set(before)) == 1)
+    assert 1 == made_by(old, new)
+    assert [0, 0] == [made_by(old, worker) for worker in workers(new)]
+    os.kill(old, signal.SIGQUIT)
+    wait_until(lambda: not processes.is_alive(old))
+    assert serves(running)
+
+
+def test_a_worker_s_user_has_no_power_over_the_masters(
+    ngxstream: ProxyFactory, backends: BackendFactory, tmp_path: Path
+) -> None:
+    """Whatever a worker of either master says, with all it has: nothing runs, both serve on."""
+    tools.require_root()
+    tmp_path.chmod(0o777)
+    running = ngxstream(
+        "user nobody nogroup;" + CONF.format(udp=backends.udp().text), expected=("alert",)
+    )
+    with clients.UdpClient(running.address("udp")) as client:
+        assert b"before" == client.exchange(b"before")
+        old, new = start_new(running)
+        stolen = [sock for pid in (*workers(old), *workers(new)) for sock in strangers.ports_of(pid)]
+        canary = tmp_path / "executed"
+        strangers.run_as(strangers.NOBODY, lambda: strangers.attack(stolen, str(canary)))
+        for sock in stolen:
+            sock.close()
+        os.kill(old, signal.SIGQUIT)
+        wait_until(lambda: not processes.is_alive(old))
+        assert b"after" == client.exchange(b"after")
+    assert new == running.pid
+    assert serves(running)
+    assert not canary.exists()
+    assert not [line for line in running.error_log() if "unexpected exception" in line]
 
 
 def test_what_is_told_last_is_heard() -> None:
