@@ -58,7 +58,7 @@ _PLAN: Final = Record(
     Field(1, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
     Field(2, "pids", List(codec.PID, 65_536), []),
 )
-_ENVELOPE: Final = Record(
+ENVELOPE: Final = Record(
     "session",
     Field(1, "where", codec.LISTEN_KEY),
     Field(2, "session", codec.Bytes(mailbox.MAX_BYTES)),
@@ -237,7 +237,7 @@ class Departure:
         key = s.c.key
         for data in proxy.waiting():
             more.append((where, key, [data]))
-        packed = _ENVELOPE.encode(
+        packed = ENVELOPE.encode(
             (where, travel.pack(s, self._service.places), udp_state.pack(proxy))
         )
         return packed, udp_state.release(proxy)
@@ -447,11 +447,11 @@ class Arrival:
         service, loop = self._service, self._loop
         fd = mail.fds.pop(0)
         try:
-            where, session, proxied = _ENVELOPE.decode(data)
+            where, session, proxied = ENVELOPE.decode(data)
             gate = service.gate_of(where)
             if gate is None:
                 raise CodecError("nobody listens at their address")
-            proxy = udp_state.Parcel(proxied, fd)
+            proxy = udp_state.Parcel(proxied, fd, is_shared=self._is_foreign(mail))
             parcel = travel.Parcel(session, service.places)
             if not udp_state.can_restore(parcel.server):
                 raise CodecError("their server proxies nothing")

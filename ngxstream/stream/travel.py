@@ -64,7 +64,7 @@ _HEADER: Final = Record(
     Field(10, "dst_port", codec.Int(0, 65_535), 0),
     Field(11, "tlvs", codec.Bytes(1 << 16), b""),
 )
-_SESSION: Final = Record(
+SESSION: Final = Record(
     "session",
     Field(1, "generation", codec.UINT),
     Field(2, "address", codec.UINT),
@@ -127,7 +127,7 @@ def pack(s: Session, places: Places) -> bytes:
     c = s.c
     generation, number = places.place_of(s.address)
     own = [(m.name, m.pack(s)) for m in places.stream_of(generation).modules if m.pack is not None]
-    return _SESSION.encode(
+    return SESSION.encode(
         (
             generation,
             number,
@@ -162,7 +162,7 @@ class Parcel:
 
         Raises: KeyError when its configuration is unknown here, CodecError for what is no session
         """
-        values = self._values = _SESSION.decode(data)
+        values = self._values = SESSION.decode(data)
         generation, number, server = values[:3]
         self.address, self.listening = places.address_at(generation, number)
         stream = self._stream = places.stream_of(generation)

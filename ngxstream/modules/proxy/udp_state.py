@@ -45,7 +45,7 @@ _RATES: Final = Record(
     Field(2, "download_s", codec.Optional(codec.FLOAT), None),
     Field(3, "uploaded", codec.UINT, 0),
 )
-_PROXIED: Final = Record(
+PROXIED: Final = Record(
     "proxied session",
     Field(1, "upstream", _WORD),
     Field(2, "port", codec.Int(0, 65_535), 0),
@@ -82,7 +82,7 @@ def pack(proxy: UdpProxy) -> bytes:
     """Return what makes this proxy what it is, but for the session and the socket."""
     peer, c = proxy.peer, proxy.c
     upstream = proxy.upstream
-    return _PROXIED.encode(
+    return PROXIED.encode(
         (
             upstream.name,
             upstream.port,
@@ -114,19 +114,24 @@ class Parcel:
 
     __slots__ = ("_fd", "_values", "listed")
 
-    def __init__(self, data: bytes, fd: int) -> None:
+    def __init__(self, data: bytes, fd: int, *, is_shared: bool = False) -> None:
         """Look at what another process says of it. The descriptor stays the caller's.
 
-        Raises: CodecError for what is no session, or whose socket is not the one that is described
+        Args: is_shared: whoever gave the socket may keep a copy, and is no friend: no other client's
+        datagrams may ever cross it. Raises: CodecError for what is no session, or whose socket is
+        not the one that is described
         """
-        self._values = _PROXIED.decode(data)
+        values = list(PROXIED.decode(data))
         self._fd = fd
-        peer, family = self._values[3], self._values[18]
-        self.listed: bool = self._values[19]
-        if self._values[17] not in (0, family):
+        peer, family = values[3], values[18]
+        self.listed: bool = values[19]
+        if values[17] not in (0, family):
             raise CodecError("a socket to be used again that is of another family")
         if peer is not None and peer[2] != codec.family_of(peer[3]):
             raise CodecError("a server of another family than its address")
+        if is_shared:
+            values[17] = 0
+        self._values = tuple(values)
         _check_socket(fd, family, None if peer is None else peer[3])
 
     def restore(
