@@ -147,7 +147,7 @@ class Parcel:
 
 def can_restore(server: ServerConf) -> bool:
     """Tell whether the sessions of a server are proxied."""
-    return hasattr(server, "udp_proxy")
+    return server.proxy.upstream is not None or server.proxy.target is not None
 
 
 def _check_socket(fd: int, family: int, sockaddr: Any) -> None:

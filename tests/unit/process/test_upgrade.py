@@ -156,7 +156,7 @@ def test_a_worker_s_user_has_no_power_over_the_masters(
 ) -> None:
     """Whatever a worker of either master says, with all it has: nothing runs, both serve on."""
     tools.require_root()
-    tmp_path.chmod(0o777)
+    strangers.let_in(tmp_path)
     running = ngxstream(
         "user nobody nogroup;" + CONF.format(udp=backends.udp().text), expected=("alert",)
     )

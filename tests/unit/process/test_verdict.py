@@ -275,9 +275,7 @@ def test_strangers_find_no_place_in_the_backlog(ngxstream: ProxyFactory) -> None
                     sock.connect(address)
                     crowd.append(sock)
 
-    for folder in (running.prefix, *running.prefix.parents):
-        if not folder.stat().st_mode & 1:
-            folder.chmod(folder.stat().st_mode | 0o111)
+    strangers.let_in(running.prefix)
     with strangers.lingering_as(strangers.NOBODY, crowd_in):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -292,9 +290,7 @@ def test_a_stranger_is_not_answered(desk: verdict.Server, pid_path: str, tmp_pat
     tools.require_root()
     path = verdict.path_of(pid_path)
     os.chmod(path, 0o666)  # noqa: S103 - what a careless operator may do
-    for folder in (tmp_path, *tmp_path.parents):
-        if not folder.stat().st_mode & 1:
-            folder.chmod(folder.stat().st_mode | 0o111)
+    strangers.let_in(tmp_path)
     request = ask(pid_path)
     asking: list[socket.socket] = []
     with strangers.lingering_as(strangers.NOBODY, lambda: asking.append(port.connect(path))):
