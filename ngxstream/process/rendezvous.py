@@ -55,12 +55,12 @@ MAX_SOCKETS: Final = 1 << 20
 BACKLOG: Final = 64
 TABLE: Final = "/proc/net/unix"
 
-_ORPHAN: Final = Record(
+ORPHANED: Final = Record(
     "orphan",
     Field(1, "generation", codec.UINT, 0),
     Field(2, "digest", codec.Text(64, is_word=True), ""),
 )
-_SOCKETS: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
+SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
 
 
 def prefix_of(path: str) -> str:
@@ -132,7 +132,7 @@ class Orphan:
 def introduce(to: Channel, cycle: Cycle | None) -> None:
     """Tell a new master who this worker is. Args: cycle: one it serves; None if it is leaving"""
     told = (0, "") if cycle is None else (cycle.generation, digest_of(cycle))
-    to.send(channels.ORPHAN, _ORPHAN.encode(told))
+    to.send(channels.ORPHAN, ORPHANED.encode(told))
 
 
 def give(loop: Loop, to: Channel, listenings: Sequence[Listening]) -> None:
@@ -145,7 +145,7 @@ def _give(loop: Loop, to: Channel, socks: list[socket.socket]) -> None:
     while not is_last:
         is_last = not socks
         fds = [sock.fileno() for sock in socks[:CHUNK] if sock.fileno() >= 0]
-        if not to.send(channels.SOCKETS, _SOCKETS.encode((is_last,)), fds):
+        if not to.send(channels.SOCKETS, SOCKETS_GIVEN.encode((is_last,)), fds):
             if to.fileno() >= 0 and not port.is_gone(to.sock):
                 again = functools.partial(_give, loop, to, socks)
                 loop.call_later(AGAIN_MS, again, cancelable=True)
@@ -178,7 +178,7 @@ class Survivor:
             message = self.channel.receive()
             port.close_all(message.fds)
             if message.command == channels.ORPHAN:
-                self.generation, self.digest = _ORPHAN.decode(message.payload)
+                self.generation, self.digest = ORPHANED.decode(message.payload)
         except (CodecError, EOFError, OSError):
             return
 
@@ -393,7 +393,7 @@ def _take(one: Survivor, wait_s: float, log: logs.Log) -> list[int]:
         try:
             if message.command != channels.SOCKETS:
                 continue  # it may say who it is once more
-            (is_last,) = _SOCKETS.decode(message.payload)
+            (is_last,) = SOCKETS_GIVEN.decode(message.payload)
         except CodecError as error:
             fault = str(error)
             break
