@@ -8,7 +8,7 @@ nginx has no counterpart: there a reload ends them.
    (SESSIONS), and says DONE. It takes nothing back.
 3. A new worker reads nothing until all leaving ones have stopped: nobody else read in between, so
    no datagram overtakes another. Then it reads and holds what comes, and lets go of it when all
-   are DONE, have died, or HOLD_MS have passed: sessions come before their datagrams.
+   are DONE, have died, or have said nothing for HOLD_MS: sessions come before their datagrams.
 4. When the number of workers changes, worker 0 has the kernel steer anew once all have stopped.
    A datagram that was queued in what is now the wrong socket goes to its owner by mail.
 5. A worker that is told to hand over before it has everything itself does so when it has.
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
 
 HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing
+HOLD_LIMIT_MS: Final = 30_000  # and for those that go on giving sessions, in all
 START_MS: Final = 5000  # how long a new worker waits to be told that it may read
 LOOK_MS: Final = 50  # how often it is seen whether a leaving worker has died
 STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket after that
@@ -294,6 +295,7 @@ class Arrival:
         "_done",  # pids that sent everything
         "_expected",  # pids that will
         "_given",  # {(where, key): pid}: sessions that a worker of another user has given
+        "_limit_ms",  # when the deadline is put off no more
         "_log",
         "_loop",
         "_nobody_left",  # bool: the master said that no worker is left to hand over
@@ -335,6 +337,7 @@ class Arrival:
         self._stopped: set[int] = set()
         self._done: set[int] = set()
         self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
+        self._limit_ms = 0
         self._departure: Departure | None = None
         self._settled: list[Callable[[], None]] = []
         self._timers: set[int] = set()
@@ -424,6 +427,9 @@ class Arrival:
     def _obey(self, mail: Mail) -> None:
         """Do what a message says. Raises: CodecError for what makes no sense here"""
         kind, values = mail.kind, mail.values
+        if self._limit_ms and not self.settled and not self._is_foreign(mail):
+            # thousands of sessions take a busy machine longer than one that says nothing is granted
+            self._deadline_ms = min(self._loop.now_ms + HOLD_MS, self._limit_ms)
         if kind == mailbox.SESSIONS:
             faults = [self._adopt(packed, mail) for packed in values[0]]
             for fault in dict.fromkeys(filter(None, faults)):
@@ -533,6 +539,7 @@ class Arrival:
             return  # this worker was started in a dead one's place, or waited long enough
         if not self._expected:
             self._deadline_ms = self._loop.now_ms + HOLD_MS
+            self._limit_ms = self._loop.now_ms + HOLD_LIMIT_MS
         self._expected |= frozenset(pids)
         self._check()
 
