@@ -289,7 +289,6 @@ class Arrival:
 
     __slots__ = (
         "_boxes",  # Outboxes of all workers of the generation; None at its own place
-        "_current",  # frozenset[Key]: the addresses of the configuration that serves
         "_deadline_ms",
         "_departure",
         "_done",  # pids that sent everything
@@ -331,7 +330,6 @@ class Arrival:
         self._reader = mailbox.Inbox(reader, users)
         self._uid = os.geteuid()
         self._given: dict[tuple[Key, Any], int] = {}
-        self._current = frozenset(one.options.key for one in service.cycle.listenings)
         self._boxes = [Outbox(loop, sock) for sock in writers]
         self._expected: frozenset[int] = frozenset()
         self._stopped: set[int] = set()
@@ -617,7 +615,7 @@ class Arrival:
         service = self._service
         listening = gate.listening
         n = owner_of(
-            listening, peer, service.cycle.workers, current=listening.options.key in self._current
+            listening, peer, service.cycle.workers, current=listening in service.cycle.listenings
         )
         if n == service.worker:
             return False

@@ -192,9 +192,8 @@ class Service:
         returns: whether some have
         """
         left = []
-        current = {id(one) for one in self.cycle.listenings}
         for gate in self.udp_gates:
-            if id(gate.listening) in current or gate.table or gate.is_needed:
+            if gate.listening in self.cycle.listenings or gate.table or gate.is_needed:
                 left.append(gate)
                 continue
             gate.close()

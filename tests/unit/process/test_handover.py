@@ -136,59 +136,6 @@ def test_any_order_of_words_loses_and_overtakes_nothing(story) -> None:
         assert passed == [data for data in new.got if data in passed]
 
 
-def test_the_dead_are_not_waited_for() -> None:
-    """Nobody listed lives: it reads and processes as soon as that is seen."""
-    with ExitStack() as stack, engine() as loop:
-        new = Newcomer(loop, stack)
-        new.tell(mailbox.STOPPED, ALIVE[0], (ALIVE[0], dead_pid()))
-        new.tell(mailbox.DONE, ALIVE[0])
-        assert new.arrival.settled
-
-
-def test_a_silent_predecessor_is_waited_for_in_bounds() -> None:
-    """One that lives and says nothing keeps it waiting for HOLD_MS."""
-    with ExitStack() as stack, engine() as loop:
-        new = Newcomer(loop, stack)
-        new.tell(mailbox.STOPPED, ALIVE[0], ALIVE)
-        new.tell(mailbox.DONE, ALIVE[0])
-        assert new.arrival.idle
-        run_until(loop, lambda: new.arrival.settled)
-        assert any("did not hand over in time" in text for _, text in
-                   new.arrival._service.cycle.log.lines)
-
-
-def test_go_takes_the_mail_first() -> None:
-    """Told that nobody is left, it takes what lies in its mailbox before its sockets' datagrams."""
-    with ExitStack() as stack, engine() as loop:
-        new = Newcomer(loop, stack)
-        client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        client.sendto(b"second", new.address)
-        peer = ("127.0.0.1", 9)
-        outbox = mailbox.Outbox(loop, new.box.writer)
-        outbox.put(mailbox.DATAGRAMS, new.key, peer, peer, None, [b"first"])
-        assert outbox.send()
-        new.arrival.go()
-        run_until(loop, lambda: len(new.got) == 2)
-        assert [b"first", b"second"] == new.got
-
-
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 65535), st.booleans())
-def test_every_worker_names_the_same_owner(steered, workers, port, current) -> None:
-    """An owner is a worker, and where the kernel steers by other numbers, one that reads there."""
-    options = ListenOptions(
-        family=socket.AF_INET, socktype=socket.SOCK_DGRAM, sockaddr=("127.0.0.1", 53), text="a"
-    )
-    listening = Listening(options)
-    listening.steered = steered
-    peer = ("192.0.2.7", port)
-    owner = handover.owner_of(listening, peer, workers, current=current)
-    assert 0 <= owner < workers
-    if not current:
-        group = handover.steering.owner_of(socket.AF_INET, peer, steered)
-        listening.socks = list(range(steered))
-        assert group in listening.for_worker(owner, workers)
-
-
 # -- a leaving worker of another user --------------------------------------------------------------
 
 
@@ -447,3 +394,59 @@ def test_a_former_worker_has_no_power_over_another_user_s(
         client.close()
     assert not canary.exists()
     assert not [line for line in running.error_log() if "unexpected exception" in line]
+
+
+# -- who says nothing ------------------------------------------------------------------------------
+
+
+def test_the_dead_are_not_waited_for() -> None:
+    """Nobody listed lives: it reads and processes as soon as that is seen."""
+    with ExitStack() as stack, engine() as loop:
+        new = Newcomer(loop, stack)
+        new.tell(mailbox.STOPPED, ALIVE[0], (ALIVE[0], dead_pid()))
+        new.tell(mailbox.DONE, ALIVE[0])
+        assert new.arrival.settled
+
+
+def test_a_silent_predecessor_is_waited_for_in_bounds() -> None:
+    """One that lives and says nothing keeps it waiting for HOLD_MS."""
+    with ExitStack() as stack, engine() as loop:
+        new = Newcomer(loop, stack)
+        new.tell(mailbox.STOPPED, ALIVE[0], ALIVE)
+        new.tell(mailbox.DONE, ALIVE[0])
+        assert new.arrival.idle
+        run_until(loop, lambda: new.arrival.settled)
+        assert any("did not hand over in time" in text for _, text in
+                   new.arrival._service.cycle.log.lines)
+
+
+def test_go_takes_the_mail_first() -> None:
+    """Told that nobody is left, it takes what lies in its mailbox before its sockets' datagrams."""
+    with ExitStack() as stack, engine() as loop:
+        new = Newcomer(loop, stack)
+        client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        client.sendto(b"second", new.address)
+        peer = ("127.0.0.1", 9)
+        outbox = mailbox.Outbox(loop, new.box.writer)
+        outbox.put(mailbox.DATAGRAMS, new.key, peer, peer, None, [b"first"])
+        assert outbox.send()
+        new.arrival.go()
+        run_until(loop, lambda: len(new.got) == 2)
+        assert [b"first", b"second"] == new.got
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 65535), st.booleans())
+def test_every_worker_names_the_same_owner(steered, workers, port, current) -> None:
+    """An owner is a worker, and where the kernel steers by other numbers, one that reads there."""
+    options = ListenOptions(
+        family=socket.AF_INET, socktype=socket.SOCK_DGRAM, sockaddr=("127.0.0.1", 53), text="a"
+    )
+    listening = Listening(options)
+    listening.steered = steered
+    peer = ("192.0.2.7", port)
+    owner = handover.owner_of(listening, peer, workers, current=current)
+    assert 0 <= owner < workers
+    if not current:
+        group = handover.steering.owner_of(socket.AF_INET, peer, steered)
+        listening.socks = list(range(steered))
+        assert group in listening.for_worker(owner, workers)
