@@ -1,4 +1,4 @@
-"""Thousands of listening addresses: UDP sessions go on over a killed master, a reload, an upgrade."""
+"""Thousands of listening addresses: UDP sessions go on over crash, reload and upgrade."""
 
 import contextlib
 import os
@@ -86,7 +86,7 @@ class Crowd:
         again = 0
         end = time.monotonic() + PATIENCE_S
         while waiting or missing:
-            assert time.monotonic() < end, f"{len(missing) + len(waiting)} sessions are not answered"
+            assert time.monotonic() < end, f"no answer in {len(missing) + len(waiting)} sessions"
             now = time.monotonic()
             while waiting and len(missing) < window:
                 client, at = waiting.pop()
@@ -120,7 +120,9 @@ class Crowd:
 
 
 @contextlib.contextmanager
-def world(tmp_path: Path, udp: int, tcp: int, sessions: int) -> Iterator[tuple[Ngxstream, Crowd, Echo]]:
+def world(
+    tmp_path: Path, udp: int, tcp: int, sessions: int
+) -> Iterator[tuple[Ngxstream, Crowd, Echo]]:
     """Give the running program, its clients and their backend."""
     echo = Echo()
     listens = " ".join(f"listen {address(n)}:@main@ udp;" for n in range(udp))

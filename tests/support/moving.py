@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ngxstream.core import clock, files, log
@@ -162,7 +161,7 @@ class World:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for place in (self.old, self.new):
             place.close()
         self.client.close()

@@ -117,7 +117,7 @@ class Parcel:
     def __init__(self, data: bytes, fd: int, *, is_shared: bool = False) -> None:
         """Look at what another process says of it. The descriptor stays the caller's.
 
-        Args: is_shared: whoever gave the socket may keep a copy, and is no friend: no other client's
+        Args: is_shared: who gave the socket may keep a copy, and is no friend: no other client's
         datagrams may ever cross it. Raises: CodecError for what is no session, or whose socket is
         not the one that is described
         """

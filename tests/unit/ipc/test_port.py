@@ -131,7 +131,7 @@ def test_a_message_in_many_packets_waits_for_room(pair: Pair) -> None:
 def test_what_is_no_message_is_refused(pair: Pair, data: bytes) -> None:
     """And its descriptors are closed."""
     pair.refuses(data)
-    if not data[3:4] == b"\2":
+    if data[3:4] != b"\2":
         pair.refuses(data, (0, 1, 2))
 
 

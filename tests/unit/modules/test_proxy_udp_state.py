@@ -62,7 +62,8 @@ def test_a_session_is_counted_once(world: World) -> None:
     before = peer.peer.conns
     world.hand_over()
     content: Any = world.new.only_session().content
-    assert (before, content.peer.name) == (content.peer.conns, f"127.0.0.1:{world.backend.getsockname()[1]}")
+    name = f"127.0.0.1:{world.backend.getsockname()[1]}"
+    assert (before, name) == (content.peer.conns, content.peer.name)
 
 
 @pytest.mark.parametrize("deadline", [1 << 60, 0])

@@ -407,7 +407,7 @@ def says_nothing(peer: socket.socket) -> None:
 def test_who_gives_no_sockets_is_no_giver(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
-    """Processes of the workers' own user claim to be newer, and give anything: the true one is asked."""
+    """Processes of the workers' own user claim to be newer: the true one is asked all the same."""
     tools.require_root()
     udp = backends.udp()
     running = ngxstream(
@@ -515,7 +515,7 @@ def _accepts(listener: socket.socket) -> bool:
 
 
 def test_a_full_backlog_at_another_s_name_is_nobody(tmp_path: Path) -> None:
-    """A stranger listens under the pid of a process of ours, and takes no more: it is passed over."""
+    """Who listens under the pid of a process of ours, and takes no more, is passed over."""
     path = tmp_path / "pid"
     crowd: list[socket.socket] = []
 

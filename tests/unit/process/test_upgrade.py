@@ -163,7 +163,8 @@ def test_a_worker_s_user_has_no_power_over_the_masters(
     with clients.UdpClient(running.address("udp")) as client:
         assert b"before" == client.exchange(b"before")
         old, new = start_new(running)
-        stolen = [sock for pid in (*workers(old), *workers(new)) for sock in strangers.ports_of(pid)]
+        both = (*workers(old), *workers(new))
+        stolen = [sock for pid in both for sock in strangers.ports_of(pid)]
         canary = tmp_path / "executed"
         strangers.run_as(strangers.NOBODY, lambda: strangers.attack(stolen, str(canary)))
         for sock in stolen:

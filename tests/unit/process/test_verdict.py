@@ -147,7 +147,9 @@ def test_whoever_connected_before_is_told(desk: verdict.Server, pid_path: str) -
     assert [expected] * 3 == [hear(one) for one in asking]
 
 
-def test_whoever_connects_later_waits_for_the_next_verdict(desk: verdict.Server, pid_path: str) -> None:
+def test_whoever_connects_later_waits_for_the_next_verdict(
+    desk: verdict.Server, pid_path: str
+) -> None:
     """A verdict is about what was read after the question."""
     early = ask(pid_path)
     desk.admit()
@@ -289,7 +291,7 @@ def test_a_stranger_is_not_answered(desk: verdict.Server, pid_path: str, tmp_pat
     """One who came by another way than the path's mode allows is sent away."""
     tools.require_root()
     path = verdict.path_of(pid_path)
-    os.chmod(path, 0o666)  # noqa: S103 - what a careless operator may do
+    os.chmod(path, 0o666)  # what a careless operator may do
     strangers.let_in(tmp_path)
     request = ask(pid_path)
     asking: list[socket.socket] = []
