@@ -24,6 +24,7 @@ master fails to bind.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 MEET_S: Final = 2.0  # how long all orphans together may take to say who they are
 GIVE_S: Final = 4.0  # and to give, from the same moment on
 LEAST_S: Final = 0.25  # what each of those that could give is granted at least
+_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 AGAIN_S: Final = 0.01  # before another try to connect
 AGAIN_MS: Final = 10  # before another try to send
 CHUNK: Final = channels.MAX_FDS  # descriptors in a message
@@ -115,7 +117,9 @@ class Orphan:
         for _ in range(BACKLOG):
             try:
                 sock = port.accept(self._sock)
-            except OSError:
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._loop.room.make()  # a master has to get in
                 return
             if port.peer_of(sock)[1] in (0, self._owner):
                 self.close()

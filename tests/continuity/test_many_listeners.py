@@ -55,19 +55,24 @@ class Echo:
         self.sock.close()
 
 
+CLIENTS = 37  # so many that each of two workers has about half of them
+
+
 class Crowd:
-    """A few clients, each with a session at every one of the addresses.
+    """Clients that have sessions at all of the addresses.
 
     A session is named in each of its datagrams: what comes back has to be its own.
     """
 
     def __init__(self, addresses: int, sessions: int, port: int) -> None:
         self._port = port
-        self._addresses = addresses
-        self.names = [(n // addresses, n % addresses) for n in range(sessions)]
+        self.names = [
+            ((n + n // addresses) % CLIENTS, n % addresses) for n in range(sessions)
+        ]
+        assert len(set(self.names)) == sessions
         self._socks = []
         self._poll = selectors.DefaultSelector()
-        for n in range(-(-sessions // addresses)):
+        for n in range(CLIENTS):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
             sock.bind(("127.0.0.1", 0))
