@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -243,6 +244,31 @@ def test_a_server_moves_with_its_pid_file(desk: verdict.Server, tmp_path: Path) 
     desk.refuse("[emerg] both")
     assert [(False, ["[emerg] both"])] * 2 == [hear(early), hear(late)]
     assert not (tmp_path / "nginx.pid.reload").exists()
+
+
+def test_a_path_is_its_master_s(ngxstream: ProxyFactory) -> None:
+    """It stands beside the pid file, for the owner alone, and goes with the master."""
+    running = ngxstream(CONF)
+    path = running.prefix / "logs/nginx.pid.reload"
+    assert 0o600 == path.stat().st_mode & 0o777
+    running.stop()
+    assert not path.exists()
+
+
+def test_an_upgrade_moves_the_path(ngxstream: ProxyFactory) -> None:
+    """Who asks is told by the master that the pid file names: the new one, or the old one again."""
+    running = ngxstream(CONF)
+    old = running.pid
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: running.pid not in (0, old) and len(running.worker_pids()) == 1)
+    new = running.pid
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        running.write(f"events {{}} stream {{ server {{ listen {address}; return new; }} }}")
+        assert "still could not bind()" in running.run("-s", "reload").stderr
+        os.kill(new, signal.SIGTERM)
+        wait_until(lambda: running.pid == old)
+        assert "still could not bind()" in running.run("-s", "reload").stderr
 
 
 def test_two_masters_do_not_take_each_other_s_path_away(desk: verdict.Server, pid_path: str):
