@@ -17,6 +17,7 @@ nginx has no counterpart: its channel carries one C structure between forks of o
 from __future__ import annotations
 
 import math
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ _PORT6: Final = struct.Struct("<HII")  # port, flow label, scope
 _FLOAT: Final = struct.Struct("<d")
 _MAX_PATH: Final = 108  # sizeof(sockaddr_un.sun_path)
 _MAX_HOST: Final = 64  # INET6_ADDRSTRLEN, and the name of an interface
+_CONTROL: Final = re.compile("[\0-\x1f\x7f]")
 
 
 class CodecError(errors.NgxError):
@@ -152,7 +154,7 @@ class Text:
         if len(data) > self._most:
             raise CodecError(f"a text of {len(data)} bytes where {self._most} are the most")
         text = data.decode("utf-8", "surrogateescape")
-        if self._is_word and any(char < " " or char == "\x7f" for char in text):
+        if self._is_word and _CONTROL.search(text):
             raise CodecError("control characters in a word")
         return text
 

@@ -555,6 +555,8 @@ class Arrival:
 
     def _look(self) -> None:
         if not self.settled:
+            # before it is said who is late: thousands of gates may have kept this loop for seconds
+            self.on_mail(0)
             self._check()
         if not self.settled:
             self._loop.call_later(LOOK_MS, self._look, cancelable=True)
