@@ -92,7 +92,7 @@ class Mailbox:
 class Outbox:
     """A writing end as one sender uses it: what finds no room waits, in order."""
 
-    __slots__ = ("_feed", "_loop", "_queue", "_sock", "_timer", "_watching", "gone")
+    __slots__ = ("_feed", "_loop", "_posted", "_queue", "_sock", "_timer", "_watching", "gone")
 
     def __init__(
         self, loop: Loop, sock: socket.socket, feed: Callable[[], bool] | None = None
@@ -104,6 +104,7 @@ class Outbox:
         self._feed = feed
         self._watching = False
         self._timer = False
+        self._posted = False
         self.gone = False  # nobody will ever read it
 
     def put(
@@ -118,11 +119,21 @@ class Outbox:
         return len(self._queue)
 
     def pump(self, mask: int = 0) -> None:
-        """Send what waits, as far as there is room."""
-        while self.send():
-            if self._feed is None or not self._feed():
-                self._watch(False)
-                return
+        """Send what waits, as far as there is room, and one more message that is fed in a turn.
+
+        Thousands of sessions take seconds: other owners want theirs meanwhile, and clients theirs.
+        """
+        if not self.send():
+            return
+        if self._feed is None or not self._feed():
+            self._watch(False)
+        elif self.send() and not self._watching and not self._posted:
+            self._posted = True
+            self._loop.post(self._go_on)
+
+    def _go_on(self) -> None:
+        self._posted = False
+        self.pump()
 
     def send(self) -> bool:
         """Send what waits, asking for no more. Returns: whether all of it is gone"""

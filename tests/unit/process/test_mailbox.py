@@ -1,5 +1,6 @@
 """Mailboxes: whole messages with descriptors, in order, whoever writes what into them."""
 
+import functools
 import os
 import pickle
 import socket
@@ -154,3 +155,44 @@ def test_only_users_that_are_stated_write(box: mailbox.Mailbox) -> None:
         inbox.receive()
     with pytest.raises(CodecError, match="of user 65533 speaks where only a worker may"):
         inbox.receive()
+
+
+def test_what_is_fed_leaves_time_for_others() -> None:
+    """One message in a turn: two boxes get theirs by turns, however fast their readers are."""
+    boxes = [mailbox.Mailbox() for _ in range(2)]
+    inboxes = [mailbox.Inbox(one.reader) for one in boxes]
+    with engine() as loop:
+        left = [20, 20]
+        out: list[mailbox.Outbox] = []
+
+        def feed(n: int) -> bool:
+            if not left[n]:
+                return False
+            left[n] -= 1
+            out[n].put(mailbox.DONE, 21 - left[n])
+            return True
+
+        out += [
+            mailbox.Outbox(loop, one.writer, functools.partial(feed, n))
+            for n, one in enumerate(boxes)
+        ]
+        for one in out:
+            one.pump()
+        found: list[int] = []
+
+        def read() -> bool:
+            for n, inbox in enumerate(inboxes):
+                try:
+                    while True:
+                        inbox.receive()
+                        found.append(n)
+                except BlockingIOError:
+                    continue
+            assert abs(found.count(0) - found.count(1)) <= 1
+            return len(found) == 40
+
+        run_until(loop, read)
+        for one in out:
+            one.close()
+    for box in boxes:
+        box.close()
