@@ -9,7 +9,7 @@ import pytest
 
 from ngxstream.ipc import port
 from ngxstream.process import upgrade
-from tests.support import clients, processes, strangers, tools
+from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import wait_until
@@ -197,3 +197,75 @@ def test_what_is_told_last_is_heard() -> None:
     link.close()
     assert said is other.latest(0.1)
     other.close()
+
+
+# -- another release, another speaker --------------------------------------------------------------
+
+
+def ends() -> tuple[upgrade.Link, socket.socket, upgrade.Link]:
+    """Return a link, the socket at its other end, and a link over that."""
+    link, theirs = upgrade.Link.pair()
+    return link, theirs, upgrade.Link(theirs)
+
+
+@pytest.mark.parametrize("head", [b"estate", b"\xb7\2\1\0", b"\xb7\1\7\0", b"\xb7\1\1\0"])
+def test_another_release_is_not_understood(head: bytes) -> None:
+    """One that speaks otherwise is told nothing that it could stumble over, and why is kept."""
+    link, theirs, other = ends()
+    memory = os.memfd_create("estate")
+    before = descriptors.count()
+    socket.send_fds(theirs, [head + bytes(4)], [memory])
+    assert link.latest(20.0) is None
+    assert link.fault
+    assert before == descriptors.count()
+    link.tell((), (), ())
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10)
+    os.close(memory)
+    link.close()
+    other.close()
+
+
+def test_a_word_that_is_not_understood_leaves_what_was_said_before() -> None:
+    """A master that was understood once is spoken to on."""
+    link, theirs, other = ends()
+    other.tell((), (FIRST,), ())
+    theirs.send(b"nonsense")
+    said = link.latest()
+    assert said is not None
+    assert (FIRST,) == said.keys
+    assert link.fault
+    link.tell((), (SECOND,), ())
+    assert (SECOND,) == other.latest().keys
+    link.close()
+    other.close()
+
+
+def test_only_the_other_master_is_listened_to() -> None:
+    """Another process with the descriptor, of the same user even, says nothing here."""
+    link, _, other = ends()
+    link.expect(os.getpid())
+    strangers.run_as(os.geteuid(), lambda: other.tell((), (FIRST,), ()))
+    assert link.latest() is None
+    assert "speaks where only the other master may" in link.fault
+    other.tell((), (SECOND,), ())
+    assert (SECOND,) == link.latest().keys
+    link.close()
+    other.close()
+
+
+def test_a_hundred_thousand_addresses_are_told() -> None:
+    """And three hundred mailboxes with them."""
+    link, _, other = ends()
+    udp = socket.SOCK_DGRAM
+    keys = [(udp, 2, (f"10.0.{n >> 8 & 255}.{n & 255}", n >> 16)) for n in range(100_000)]
+    box = port.pair()
+    before = descriptors.count()
+    other.tell((), keys, [box[0]] * 300)
+    said = link.latest(20.0, writers=True)
+    assert (tuple(keys), 300) == (said.keys, len(said.writers))
+    link.close()
+    assert before - 1 == descriptors.count()
+    other.close()
+    for sock in box:
+        sock.close()

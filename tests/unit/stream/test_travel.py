@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ngxstream.ipc.codec import CodecError
+from ngxstream.modules import realip
 from ngxstream.modules.proxy import udp_state
 from ngxstream.stream import travel
 from ngxstream.stream.upstream import UpstreamState
@@ -138,3 +139,81 @@ def test_the_start_is_not_in_the_future(world: World) -> None:
     sock.close()
     assert world.new.only_session().start_ms <= world.new.loop.now_ms
     assert isinstance(world.new.only_session().content, udp_state.UdpProxy)
+
+
+# -- what modules keep -----------------------------------------------------------------------------
+
+
+def test_where_a_client_really_came_from_travels(world: World) -> None:
+    """set_real_ip_from: the address before it was replaced."""
+    session = world.old.only_session()
+    session.set_module_ctx(realip.KEY, realip.Original(2, ("198.51.100.7", 7)))
+    world.hand_over()
+    assert ("198.51.100.7", 7) == realip.original(world.new.only_session())
+
+
+LIMITED = {
+    "stream": "limit_conn_zone $remote_addr zone=one:32k;",
+    "server": "limit_conn one 9;",
+}
+
+
+def counted(world: World, key: bytes) -> int:
+    """Return how many more sessions of a key the zone would take, of nine."""
+    (limit,) = world.cycle.stream.servers[0].limit_conn.limits
+    table: Any = limit.zone.table
+    taken = 0
+    while table.acquire(key, 9):
+        taken += 1
+    for _ in range(taken):
+        table.release(key)
+    return 9 - taken
+
+
+def test_counts_travel(tmp_path: Path) -> None:
+    """A session is counted once, before and after, and no more when it has ended."""
+    with World(tmp_path, **LIMITED) as world:
+        world.exchange(b"one")
+        assert 1 == counted(world, b"127.0.0.1")
+        world.hand_over()
+        assert 1 == counted(world, b"127.0.0.1")
+        world.new.only_session().finalize(200)
+        assert 0 == counted(world, b"127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        7,
+        (b"PASSED",),
+        (b"PASSED", 7),
+        (b"PASSED", ((b"one", 7),)),
+        (b"PASSED", (("one", b""),)),
+        (b"PASSED", (("one", b"x" * 300),)),
+        (b"PASSED", (("one", "text"),)),
+        (b"ANYTHING", ()),
+    ],
+)
+def test_counts_that_make_no_sense_drop_the_session(tmp_path: Path, packed: Any) -> None:
+    """Whatever another worker says: nothing is counted, nothing falls."""
+    with World(tmp_path, **LIMITED) as world:
+        world.exchange(b"one")
+        values, proxied, sock = world.parcel()
+        values[17] = [("limit_conn", packed)]
+        world.post(values, proxied, sock.fileno())
+        sock.close()
+        assert not world.new.loop.sessions
+        assert 0 == counted(world, b"127.0.0.1")
+        assert "limit_conn" in world.warnings()[0]
+
+
+def test_a_session_counts_once_whatever_is_said(tmp_path: Path) -> None:
+    """Nobody's limit is used up by one session."""
+    with World(tmp_path, **LIMITED) as world:
+        world.exchange(b"one")
+        values, proxied, sock = world.parcel()
+        many = tuple(("one", b"192.0.2.1") for _ in range(9))
+        values[17] = [("limit_conn", (b"PASSED", many))]
+        world.post(values, proxied, sock.fileno())
+        sock.close()
+        assert 1 == counted(world, b"192.0.2.1")
