@@ -213,13 +213,18 @@ def test_it_may_add_to_what_it_gave(world: World) -> None:
         (world.key, travel.SESSION.encode(values), udp_state.PROXIED.encode(proxied))
     )
 
+    values[9] = values[7] = ("127.0.0.1", 9)
+    another = handover.ENVELOPE.encode(
+        (world.key, travel.SESSION.encode(values), udp_state.PROXIED.encode(proxied))
+    )
+
     def leave() -> None:
         box = mailbox.Outbox(world.new.loop, world.new.box.writer)
         box.put(mailbox.SESSIONS, [envelope], fds=[sock.fileno()])
         box.put(mailbox.WAITING, world.key, key, [b"waited"])
         box.put(mailbox.DONE, os.getpid())
         box.put(mailbox.WAITING, world.key, key, [b"too late"])
-        box.put(mailbox.SESSIONS, [envelope], fds=[sock.fileno()])
+        box.put(mailbox.SESSIONS, [another], fds=[sock.fileno()])
         assert box.send()
 
     strangers.run_as(NOBODY, leave)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -525,7 +526,10 @@ def test_a_full_backlog_at_another_s_name_is_nobody(tmp_path: Path) -> None:
         crowd.append(port.connect(name))
 
     with strangers.lingering_as(os.geteuid(), squat):
+        begun = time.monotonic()
         assert [] == rendezvous.Survivors().meet(str(path))
+        # nobody waits: it takes no time, where waiting takes all of it
+        assert time.monotonic() - begun < rendezvous.MEET_S * 0.9
 
 
 def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
