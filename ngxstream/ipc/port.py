@@ -33,7 +33,7 @@ from ngxstream.ipc.codec import CodecError
 
 MAGIC: Final = 0xB7
 MAX_FDS: Final = 250  # of a packet, but for its memfd; SCM_MAX_FD is 253
-INLINE: Final = 32_768  # the longest payload that stands in its packet
+INLINE: Final = 65_536  # the longest payload that stands in its packet
 SEND_S: Final = 2.0  # how long the later packets of one message may wait for room
 MORE: Final = 1  # descriptors of the same message follow
 SEALED: Final = 2  # the first descriptor is a memfd with the payload
@@ -87,27 +87,33 @@ class Message(NamedTuple):
 class Packet:
     """One packet on its way. It owns the memfd, if there is one."""
 
-    __slots__ = ("data", "fds", "_sealed")
+    __slots__ = ("_data", "_fds", "_payload", "_sealed")
 
     def __init__(
         self, kind: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0
     ) -> None:
-        """Args: fds: at most MAX_FDS, which stay the caller's. Raises: OSError for no memory"""
+        """Args: fds: at most MAX_FDS, which stay the caller's"""
         size = len(payload)
+        self._fds: list[int] = list(fds)
         self._sealed = -1
-        self.fds: list[int] = list(fds)
+        self._payload = b""  # what goes in a memfd
         if size > INLINE:
-            self._sealed = seal(payload)
-            self.fds.insert(0, self._sealed)
+            self._payload = payload
             flags, payload = flags | SEALED, b""
-        self.data = _HEAD.pack(MAGIC, codec.VERSION, kind, flags, size) + payload
+        self._data = _HEAD.pack(MAGIC, codec.VERSION, kind, flags, size) + payload
 
     def send(self, sock: socket.socket) -> None:
-        """Send it whole. Raises: BlockingIOError for no room, OSError"""
-        if self.fds:
-            socket.send_fds(sock, [self.data], self.fds)
+        """Send it whole. Raises: BlockingIOError for no room, OSError, after which it may be tried
+        again
+        """
+        if self._payload:  # a memfd takes a descriptor: not before it is the packet's turn
+            self._sealed = seal(self._payload)
+            self._fds.insert(0, self._sealed)
+            self._payload = b""
+        if self._fds:
+            socket.send_fds(sock, [self._data], self._fds)
         else:
-            sock.send(self.data)
+            sock.send(self._data)
 
     def close(self) -> None:
         """Let go of the memory."""

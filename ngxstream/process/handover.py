@@ -51,6 +51,7 @@ BATCH: Final = 120  # sessions in a message
 BATCH_BYTES: Final = 48_000
 MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
 STRAYS: Final = 4096  # datagrams that may wait to be passed on
+REFUSALS: Final = 16  # lines a second about messages that are refused
 
 Key = tuple[Any, ...]  # ListenOptions.key
 
@@ -300,6 +301,8 @@ class Arrival:
         "_nobody_left",  # bool: the master said that no worker is left to hand over
         "_reader",  # mailbox.Inbox
         "_reading_on",  # bool: within _read_on()
+        "_refused",  # int: messages, within a second from
+        "_refused_ms",
         "_service",
         "_settled",  # called once when everything is here
         "_stopped",  # pids that read no more
@@ -336,6 +339,8 @@ class Arrival:
         self._done: set[int] = set()
         self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
         self._limit_ms = 0
+        self._refused = 0
+        self._refused_ms = loop.now_ms
         self._departure: Departure | None = None
         self._settled: list[Callable[[], None]] = []
         self._timers: set[int] = set()
@@ -385,7 +390,7 @@ class Arrival:
         except BlockingIOError:
             return 0
         except CodecError as error:
-            self._log.error(log.WARN, f"a worker's message was refused: {error}")
+            self._refuse(error)
             return -1
         except (EOFError, OSError):
             self._loop.unregister(self._reader.fileno())
@@ -395,10 +400,19 @@ class Arrival:
                 raise CodecError(f"process {mail.pid} of user {mail.uid} may not say it")
             self._obey(mail)
         except CodecError as error:
-            self._log.error(log.WARN, f"a worker's message was refused: {error}")
+            self._refuse(error)
         finally:
             port.close_all(mail.fds)  # what nobody has taken
         return mail.kind
+
+    def _refuse(self, error: CodecError) -> None:
+        """Say what was refused; who says nonsense without end does not fill the log."""
+        now_ms = self._loop.now_ms
+        if now_ms - self._refused_ms >= 1000:
+            self._refused_ms, self._refused = now_ms, 0
+        self._refused += 1
+        if self._refused <= REFUSALS:
+            self._log.error(log.WARN, f"a worker's message was refused: {error}")
 
     def _is_foreign(self, mail: Mail) -> bool:
         """Tell whether a message is of another user, but for root."""
@@ -429,11 +443,9 @@ class Arrival:
             # thousands of sessions take a busy machine longer than one that says nothing is granted
             self._deadline_ms = min(self._loop.now_ms + HOLD_MS, self._limit_ms)
         if kind == mailbox.SESSIONS:
-            faults = [self._adopt(packed, mail) for packed in values[0]]
-            for fault in dict.fromkeys(filter(None, faults)):
-                self._log.error(
-                    log.WARN, f"{faults.count(fault)} UDP sessions were dropped: {fault}"
-                )
+            faults = list(filter(None, [self._adopt(packed, mail) for packed in values[0]]))
+            if faults:
+                raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
         elif kind == mailbox.DATAGRAMS:
             self._take(*values)
         elif kind == mailbox.WAITING:

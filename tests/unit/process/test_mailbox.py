@@ -1,8 +1,10 @@
 """Mailboxes: whole messages with descriptors, in order, whoever writes what into them."""
 
+import contextlib
 import functools
 import os
 import pickle
+import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -196,3 +198,29 @@ def test_what_is_fed_leaves_time_for_others() -> None:
             one.close()
     for box in boxes:
         box.close()
+
+
+def test_a_large_message_waits_for_a_descriptor() -> None:
+    """Without one it is not lost: it goes as soon as there is one again."""
+    box = mailbox.Mailbox()
+    inbox = mailbox.Inbox(box.reader)
+
+    def starve() -> None:
+        limit = max(map(int, os.listdir("/proc/self/fd"))) + 1
+        with engine() as loop:
+            filled = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit + 20, limit + 20))
+            with contextlib.suppress(OSError):
+                while True:
+                    filled.append(os.dup(0))
+            outbox = mailbox.Outbox(loop, box.writer)
+            outbox.put(mailbox.WAITING, WHERE, PEER, [b"x" * 60_000] * 2)
+            outbox.pump()
+            assert 1 == outbox.waiting
+            for _ in range(2):  # one here, one at the reader
+                os.close(filled.pop())
+            run_until(loop, lambda: not outbox.waiting)
+            assert [b"x" * 60_000] * 2 == inbox.receive().values[2]
+
+    strangers.run_as(os.geteuid(), starve)
+    box.close()
