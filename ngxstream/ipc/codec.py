@@ -16,11 +16,12 @@ nginx has no counterpart: its channel carries one C structure between forks of o
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from ngxstream.core import errors
@@ -78,6 +79,33 @@ class Int:
         if not self._lowest <= value <= self._highest:
             raise CodecError(f"the number {value} is out of bounds")
         return value
+
+
+class Numbers:
+    """Several whole numbers, always together: one step where each by itself would be one.
+
+    A newer release may send more of them; those it adds stand behind.
+    """
+
+    __slots__ = ("_lowest", "_struct")
+
+    def __init__(self, count: int, lowest: int = 0) -> None:
+        """Args: lowest: what none of them is below"""
+        self._struct = struct.Struct(f"<{count}q")
+        self._lowest = lowest
+
+    def encode(self, values: Sequence[int]) -> bytes:
+        """Return eight bytes for each."""
+        return self._struct.pack(*values)
+
+    def decode(self, data: bytes) -> tuple[int, ...]:
+        """Return as many as are known. Raises: CodecError"""
+        if len(data) < self._struct.size or len(data) % 8:
+            raise CodecError(f"{self._struct.size // 8} numbers in {len(data)} bytes")
+        values: tuple[int, ...] = self._struct.unpack_from(data)
+        if min(values) < self._lowest:
+            raise CodecError(f"the number {min(values)} is out of bounds")
+        return values
 
 
 class Bool:
@@ -216,6 +244,20 @@ class List:
             values.append(decode(data[at : at + size]))
             at += size
         return values
+
+
+class Repeated:
+    """A kind whose values come again and again, as a server's address does in thousands of sessions.
+
+    The last ones are remembered, and shared: none that can be changed may be among them.
+    """
+
+    __slots__ = ("decode", "encode")
+
+    def __init__(self, kind: Kind, last: int = 64) -> None:
+        """Args: kind: of values that can be hashed; last: how many are remembered"""
+        self.encode: Callable[[Any], bytes] = functools.lru_cache(last)(kind.encode)
+        self.decode: Callable[[bytes], Any] = functools.lru_cache(last)(kind.decode)
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -457,7 +499,7 @@ INT: Final = Int()
 UINT: Final = Int(0)
 BOOL: Final = Bool()
 FLOAT: Final = Float()
-ADDRESS: Final = Address()
+ADDRESS: Final[Kind] = Repeated(Address(), 256)  # a client's is its key as well
 CLIENT_KEY: Final = ClientKey()
 LISTEN_KEY: Final = ListenKey()
 PID: Final = Int(1, (1 << 31) - 1)

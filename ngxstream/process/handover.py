@@ -62,7 +62,7 @@ _PLAN: Final = Record(
 )
 ENVELOPE: Final = Record(
     "session",
-    Field(1, "where", codec.LISTEN_KEY),
+    Field(1, "where", codec.Repeated(codec.LISTEN_KEY)),
     Field(2, "session", codec.Bytes(mailbox.MAX_BYTES)),
     Field(3, "proxied", codec.Bytes(mailbox.MAX_BYTES)),
 )

@@ -32,21 +32,15 @@ if TYPE_CHECKING:
 UNTIL: Final = "until"  # in ctx: loop ms when worker_shutdown_timeout ends the session
 _PLAIN: Final = frozenset((UNTIL, DEBUG_CONNECTION))  # in ctx, and no module's
 
-_TIME: Final = codec.UINT  # ms of the monotonic clock, which all processes share
-_SPAN: Final = codec.Int(-1)
-_WORD: Final = codec.Text(1024, is_word=True)
+_WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
 _VALUE: Final = codec.Optional(codec.Bytes(1 << 20))
 _OWN: Final = codec.Plain(1 << 20)
 
+# start, connect, first byte, session (ms, -1 for none), bytes sent, received
 _STATE: Final = Record(
     "record of an attempt",
-    Field(1, "peer_name", _WORD, ""),
-    Field(2, "start_ms", _TIME),
-    Field(3, "connect_ms", _SPAN, -1),
-    Field(4, "first_byte_ms", _SPAN, -1),
-    Field(5, "session_ms", _SPAN, -1),
-    Field(6, "bytes_sent", codec.UINT, 0),
-    Field(7, "bytes_received", codec.UINT, 0),
+    Field(1, "numbers", codec.Numbers(6, -1)),
+    Field(2, "peer_name", _WORD, ""),
 )
 _CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
 _NAMED: Final = Record("module's value", Field(1, "name", _WORD), Field(2, "value", _OWN))
@@ -64,27 +58,20 @@ _HEADER: Final = Record(
     Field(10, "dst_port", codec.Int(0, 65_535), 0),
     Field(11, "tlvs", codec.Bytes(1 << 16), b""),
 )
+# generation, address, server, $connection, bytes received, sent, family, passes, start (ms)
 SESSION: Final = Record(
     "session",
-    Field(1, "generation", codec.UINT),
-    Field(2, "address", codec.UINT),
-    Field(3, "server", codec.UINT),
-    Field(4, "number", codec.UINT),
-    Field(5, "received", codec.UINT, 0),
-    Field(6, "sent", codec.UINT, 0),
-    Field(7, "family", codec.UINT),
-    Field(8, "sockaddr", codec.ADDRESS, None),
-    Field(9, "local", codec.ADDRESS, None),
-    Field(10, "key", codec.CLIENT_KEY, None),
-    Field(11, "passes", codec.UINT, 0),
-    Field(12, "start_ms", _TIME),
-    Field(13, "action", codec.Optional(_WORD), None),
-    Field(14, "states", List(_STATE, 1024), []),
-    Field(15, "values", List(_CACHED, 1 << 16), []),
-    Field(16, "captures", codec.Optional(List(_VALUE, 1024)), None),
-    Field(17, "ctx", List(_NAMED, 64), []),
-    Field(18, "own", List(_NAMED, 64), []),
-    Field(19, "header", codec.Optional(_HEADER), None),
+    Field(1, "numbers", codec.Numbers(9)),
+    Field(2, "sockaddr", codec.ADDRESS, None),
+    Field(3, "local", codec.ADDRESS, None),
+    Field(4, "key", codec.CLIENT_KEY, None),
+    Field(5, "action", codec.Optional(_WORD), None),
+    Field(6, "states", List(_STATE, 1024), []),
+    Field(7, "values", List(_CACHED, 1 << 16), []),
+    Field(8, "captures", codec.Optional(List(_VALUE, 1024)), None),
+    Field(9, "ctx", List(_NAMED, 64), []),
+    Field(10, "own", List(_NAMED, 64), []),
+    Field(11, "header", codec.Optional(_HEADER), None),
 )
 
 
@@ -129,18 +116,20 @@ def pack(s: Session, places: Places) -> bytes:
     own = [(m.name, m.pack(s)) for m in places.stream_of(generation).modules if m.pack is not None]
     return SESSION.encode(
         (
-            generation,
-            number,
-            s.server.index,
-            c.number,
-            c.received,
-            c.sent,
-            c.family,
+            (
+                generation,
+                number,
+                s.server.index,
+                c.number,
+                c.received,
+                c.sent,
+                c.family,
+                c.passes,
+                s.start_ms,
+            ),
             c.sockaddr,
             c.local,
             c.key,
-            c.passes,
-            s.start_ms,
             s.action,
             [_pack_state(state) for state in s.states or ()],
             [one for one in enumerate(s.values or ()) if one[1] is not UNSET],
@@ -163,7 +152,7 @@ class Parcel:
         Raises: KeyError when its configuration is unknown here, CodecError for what is no session
         """
         values = self._values = SESSION.decode(data)
-        generation, number, server = values[:3]
+        generation, number, server, _, _, _, family, _, _ = values[0]
         self.address, self.listening = places.address_at(generation, number)
         stream = self._stream = places.stream_of(generation)
         if server >= len(stream.servers):
@@ -171,13 +160,11 @@ class Parcel:
         self.server: ServerConf = stream.servers[server]
         if self.server not in self.address.servers:
             raise CodecError("a session of a server that does not listen at its address")
-        family, sockaddr = values[6], values[7]
-        # an unnamed Unix client has no address
-        if family != codec.family_of(sockaddr):
+        if family != codec.family_of(values[1]):
             raise CodecError("a client of another family than its address")
-        self.key = values[9]
+        self.key = values[3]
         size = stream.variables.size
-        if any(index >= size for index, _ in values[14]):
+        if any(index >= size for index, _ in values[6]):
             raise CodecError("a variable that there is not")
 
     def unpack(self, loop: Loop, sock: Any, listening: Listening) -> Session:
@@ -186,8 +173,9 @@ class Parcel:
         Args: sock: the listening socket that its client is answered through; listening: of it.
         Raises: CodecError where a module refuses what is said in its name; nothing is left then
         """
-        (_, _, _, serial, received, sent, family, sockaddr, local, key, passes, start_ms, action,
-         states, values, captures, ctx, own, header) = self._values
+        (numbers, sockaddr, local, key, action, states, values, captures, ctx, own,
+         header) = self._values
+        _, _, _, serial, received, sent, family, passes, start_ms = numbers
         c = Connection(sock, sock.fileno(), family, sockaddr, serial, listening)
         c.is_udp = True
         c.received, c.sent = received, sent
@@ -209,7 +197,8 @@ class Parcel:
         if s.module_ctx(DEBUG_CONNECTION):
             s.debug()
         try:
-            _unpack_own(s, self._stream.modules, dict(own))
+            if own:
+                _unpack_own(s, self._stream.modules, dict(own))
         except CodecError:
             for cleanup in reversed(s.abandon()):
                 cleanup()
@@ -246,18 +235,22 @@ def _pack_header(header: ProxyHeader) -> tuple[Any, ...]:
 
 def _pack_state(state: UpstreamState) -> tuple[Any, ...]:
     return (
+        (
+            state.start_ms,
+            state.connect_ms,
+            state.first_byte_ms,
+            state.session_ms,
+            state.bytes_sent,
+            state.bytes_received,
+        ),
         state.peer_name,
-        state.start_ms,
-        state.connect_ms,
-        state.first_byte_ms,
-        state.session_ms,
-        state.bytes_sent,
-        state.bytes_received,
     )
 
 
 def _unpack_state(packed: tuple[Any, ...]) -> UpstreamState:
-    state = UpstreamState(packed[1])
-    (state.peer_name, _, state.connect_ms, state.first_byte_ms, state.session_ms,
-     state.bytes_sent, state.bytes_received) = packed
+    numbers, name = packed
+    state = UpstreamState(numbers[0])
+    state.peer_name = name
+    (_, state.connect_ms, state.first_byte_ms, state.session_ms, state.bytes_sent,
+     state.bytes_received) = numbers
     return state

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ngxstream.core import clock, files, log
+from ngxstream.ipc.codec import Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.process import cycle, handover, mailbox, worker
@@ -35,6 +36,29 @@ stream {{
     server {{ listen 127.0.0.2:{port} udp; return nothing; }}
 }}
 """
+
+
+def flat(schema: Record, data: bytes) -> list[Any]:
+    """Return what a record says, its numbers one by one: SERVER, KEY and the like are places."""
+    numbers, *rest = schema.decode(data)
+    return [*numbers, *rest]
+
+
+def session_of(values: list[Any]) -> bytes:
+    """Return a session of such values."""
+    return travel.SESSION.encode((values[:9], *values[9:]))
+
+
+def proxied_of(values: list[Any]) -> bytes:
+    """Return a proxied session of such values."""
+    return udp_state.PROXIED.encode((values[:16], *values[16:]))
+
+
+# of a session
+GENERATION, ADDRESS, SERVER, FAMILY, START_MS = 0, 1, 2, 6, 8
+SOCKADDR, KEY, VALUES, OWN = 9, 11, 14, 17
+# of a proxied one
+DEADLINE, REUSED, LISTED, PEER = 4, 13, 15, 17
 
 
 class Place:
@@ -127,8 +151,8 @@ class World:
         session = self.old.only_session()
         proxy = session.content
         assert isinstance(proxy, UdpProxy)
-        values = list(travel.SESSION.decode(travel.pack(session, self.old.service.places)))
-        proxied = list(udp_state.PROXIED.decode(udp_state.pack(proxy)))
+        values = flat(travel.SESSION, travel.pack(session, self.old.service.places))
+        proxied = flat(udp_state.PROXIED, udp_state.pack(proxy))
         return values, proxied, udp_state.release(proxy)
 
     def post(
@@ -136,7 +160,7 @@ class World:
     ) -> None:
         """Give the new one a session as another worker would, of some user."""
         envelope = handover.ENVELOPE.encode(
-            (where or self.key, travel.SESSION.encode(values), udp_state.PROXIED.encode(proxied))
+            (where or self.key, session_of(values), proxied_of(proxied))
         )
         self.say(mailbox.SESSIONS, [envelope], fds=[fd], uid=uid)
 

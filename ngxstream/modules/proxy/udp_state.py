@@ -14,6 +14,7 @@ of its own configuration.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
@@ -31,13 +32,12 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
 
-_WORD: Final = codec.Text(1024, is_word=True)
+_WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
 _PEER: Final = Record(
     "server",
     Field(1, "name", _WORD),
     Field(2, "server", _WORD),
-    Field(3, "family", codec.UINT),
-    Field(4, "sockaddr", codec.ADDRESS),
+    Field(3, "sockaddr", codec.ADDRESS),
 )
 _RATES: Final = Record(
     "rates",
@@ -45,29 +45,17 @@ _RATES: Final = Record(
     Field(2, "download_s", codec.Optional(codec.FLOAT), None),
     Field(3, "uploaded", codec.UINT, 0),
 )
+# the upstream's port and index (-1 for none), tries, start and deadline (ms), requests, responses,
+# failed, gso, client_gso, gro, gro_hints, dropped, family of a socket to be used again, family of
+# the socket, whether the client's table has it
 PROXIED: Final = Record(
     "proxied session",
-    Field(1, "upstream", _WORD),
-    Field(2, "port", codec.Int(0, 65_535), 0),
-    Field(3, "index", codec.Int(-1), -1),
-    Field(4, "peer", codec.Optional(_PEER), None),
-    Field(5, "peer_name", _WORD, ""),
-    Field(6, "tries", codec.UINT, 0),
-    Field(7, "started_ms", codec.UINT),
-    Field(8, "deadline", codec.UINT, 0),
-    Field(9, "requests", codec.Int(0, 1 << 48)),
-    Field(10, "responses", codec.Int(0, 1 << 48), 0),
-    Field(11, "failed", codec.BOOL, False),
-    Field(12, "gso", codec.BOOL, True),
-    Field(13, "client_gso", codec.BOOL, True),
-    Field(14, "gro", codec.BOOL, False),
-    Field(15, "gro_hints", codec.Int(0, 1 << 31), 0),
-    Field(16, "dropped", codec.UINT, 0),
-    Field(17, "first", codec.Bytes(1 << 16), b""),
-    Field(18, "family", codec.Int(0, 255), 0),
-    Field(19, "socket_family", codec.Int(0, 255)),
-    Field(20, "listed", codec.BOOL, False),
-    Field(21, "rates", codec.Optional(_RATES), None),
+    Field(1, "numbers", codec.Numbers(16, -1)),
+    Field(2, "upstream", _WORD, ""),
+    Field(3, "peer", codec.Optional(codec.Repeated(_PEER)), None),
+    Field(4, "peer_name", _WORD, ""),
+    Field(5, "first", codec.Bytes(1 << 16), b""),
+    Field(6, "rates", codec.Optional(_RATES), None),
 )
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
@@ -84,26 +72,28 @@ def pack(proxy: UdpProxy) -> bytes:
     upstream = proxy.upstream
     return PROXIED.encode(
         (
+            (
+                upstream.port,
+                upstream.index if upstream.balancer is not None else -1,
+                proxy.selection.tries,
+                proxy.started_ms,
+                proxy.deadline,
+                proxy.requests,
+                proxy.responses,
+                proxy.failed,
+                proxy.gso,
+                proxy.client_gso,
+                proxy.gro,
+                proxy.gro_hints,
+                proxy.dropped,
+                proxy.family,
+                proxy.pc.family,
+                proxy.gate.table.get(c.key) is proxy,
+            ),
             upstream.name,
-            upstream.port,
-            upstream.index if upstream.balancer is not None else -1,
-            None if peer is None else (peer.name, peer.server, peer.family, peer.sockaddr),
+            None if peer is None else (peer.name, peer.server, peer.sockaddr),
             proxy.peer_name,
-            proxy.selection.tries,
-            proxy.started_ms,
-            proxy.deadline,
-            proxy.requests,
-            proxy.responses,
-            proxy.failed,
-            proxy.gso,
-            proxy.client_gso,
-            proxy.gro,
-            proxy.gro_hints,
-            proxy.dropped,
             proxy.first,
-            proxy.family,
-            int(proxy.pc.family),
-            proxy.gate.table.get(c.key) is proxy,
             proxy.pack_rates(),
         )
     )
@@ -112,7 +102,7 @@ def pack(proxy: UdpProxy) -> bytes:
 class Parcel:
     """A proxied session that came, before it is made anew here."""
 
-    __slots__ = ("_fd", "_values", "listed")
+    __slots__ = ("_fd", "_numbers", "_rest", "listed")
 
     def __init__(self, data: bytes, fd: int, *, is_shared: bool = False) -> None:
         """Look at what another process says of it. The descriptor stays the caller's.
@@ -121,18 +111,17 @@ class Parcel:
         datagrams may ever cross it. Raises: CodecError for what is no session, or whose socket is
         not the one that is described
         """
-        values = list(PROXIED.decode(data))
-        self._fd = fd
-        peer, family = values[3], values[18]
-        self.listed: bool = values[19]
-        if values[17] not in (0, family):
-            raise CodecError("a socket to be used again that is of another family")
-        if peer is not None and peer[2] != codec.family_of(peer[3]):
-            raise CodecError("a server of another family than its address")
+        numbers, *self._rest = PROXIED.decode(data)
+        *_, reused, family, listed = numbers
         if is_shared:
-            values[17] = 0
-        self._values = tuple(values)
-        _check_socket(fd, family, None if peer is None else peer[3])
+            numbers = (*numbers[:-3], 0, family, listed)
+        self._numbers: tuple[int, ...] = numbers
+        self._fd = fd
+        self.listed = bool(listed)
+        if reused not in (0, family):
+            raise CodecError("a socket to be used again that is of another family")
+        peer = self._rest[1]
+        _check_socket(fd, family, None if peer is None else peer[2])
 
     def restore(
         self, s: Session, gate: Any, current: StreamConf | None
@@ -142,7 +131,7 @@ class Parcel:
         Args: gate: the one its client is answered through; current: the stream block this process
         serves by, if it has one
         """
-        return _restore(s, self._values, self._fd, gate, current)
+        return _restore(s, self._numbers, self._rest, self._fd, gate, current)
 
 
 def can_restore(server: ServerConf) -> bool:
@@ -153,7 +142,7 @@ def can_restore(server: ServerConf) -> bool:
 def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
     """See that a descriptor is a datagram socket connected to a server. Raises: CodecError"""
     try:
-        sock = socket.socket(fileno=fd)
+        sock = socket.SocketType(fileno=fd)  # bare: no enums are made
     except OSError as error:
         raise CodecError("a session without a socket", errno=error) from None
     try:
@@ -201,10 +190,16 @@ def release(proxy: UdpProxy) -> Any:
 
 
 def _restore(
-    s: Session, values: tuple[Any, ...], fd: int, gate: Any, current: StreamConf | None
+    s: Session,
+    numbers: tuple[int, ...],
+    rest: Sequence[Any],
+    fd: int,
+    gate: Any,
+    current: StreamConf | None,
 ) -> UdpProxy:
-    (name, port, index, peer, peer_name, tries, started_ms, deadline, requests, responses, failed,
-     gso, client_gso, gro, gro_hints, dropped, first, family, sock_family, listed, rates) = values
+    (port, index, tries, started_ms, deadline, requests, responses, failed, gso, client_gso, gro,
+     gro_hints, dropped, family, sock_family, listed) = numbers
+    name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.c.table = gate
     s.preread = first
@@ -226,8 +221,9 @@ def _restore(
         proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
     proxy.started_ms = started_ms
     proxy.requests, proxy.responses = requests, responses
-    proxy.failed = failed
-    proxy.gso, proxy.client_gso, proxy.gro, proxy.gro_hints = gso, client_gso, gro, gro_hints
+    proxy.failed = bool(failed)
+    proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
+    proxy.gro_hints = gro_hints
     proxy.dropped = dropped
     proxy.first = first
     proxy.family = family
@@ -252,13 +248,13 @@ def _hold(
     s: Session, current: StreamConf | None, name: str, port: int, index: int, peer: Any
 ) -> tuple[Selection, Peer]:
     """Count the session on the peer it talks to."""
-    peer_name, server, family, sockaddr = peer
+    peer_name, server, sockaddr = peer
     for conf in _candidates(s, current, name, port, index):
         if conf.balancer is not None:
             found = conf.balancer.resume(s, peer_name)
             if found is not None:
                 return found
-    spec = ServerSpec(server, [(family, sockaddr, peer_name)])
+    spec = ServerSpec(server, [(codec.family_of(sockaddr), sockaddr, peer_name)])
     lone = round_robin.RoundRobin(round_robin.Tier(name, round_robin.make_peers((spec,))))
     found = lone.resume(s, peer_name)
     assert found is not None

@@ -66,6 +66,8 @@ outers = st.tuples(
 KINDS = {
     "int": codec.INT,
     "uint": codec.UINT,
+    "numbers": codec.Numbers(3, -1),
+    "repeated": codec.Repeated(codec.LISTEN_KEY),
     "bool": codec.BOOL,
     "float": codec.FLOAT,
     "bytes": codec.Bytes(50),
@@ -175,6 +177,9 @@ def test_what_ends_too_early_is_refused(values: tuple, size: int) -> None:
         (codec.UINT, codec.INT.encode(-1)),
         (codec.PID, codec.INT.encode(0)),
         (codec.INT, bytes(9)),
+        (codec.Numbers(2), bytes(15)),
+        (codec.Numbers(2), bytes(17)),
+        (codec.Numbers(2), codec.Numbers(2, -1).encode((1, -1))),
         (codec.BOOL, b"\2"),
         (codec.BOOL, b""),
         (codec.FLOAT, b"12345678"[:7]),
@@ -250,6 +255,11 @@ def test_a_field_that_an_older_release_does_not_send_has_its_default() -> None:
     assert (7, True) == OUTER.decode(OLDER.encode((7, True)))[:2]
     with pytest.raises(CodecError, match="a outer lacks a field"):
         NEWER.decode(OLDER.encode((7, True)))
+
+
+def test_numbers_of_a_newer_release_stand_behind() -> None:
+    """An older one takes those it knows."""
+    assert (1, 2) == codec.Numbers(2).decode(codec.Numbers(3).encode((1, 2, 3)))
 
 
 def test_a_field_may_come_once() -> None:

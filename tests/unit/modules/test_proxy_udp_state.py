@@ -10,6 +10,7 @@ import pytest
 
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy import udp_state
+from tests.support import moving
 from tests.support.moving import World
 
 
@@ -43,7 +44,7 @@ def test_a_fact_travels(world: World, name: str) -> None:
     setattr(world.old.only_session().content, name, FACTS[name])
     data = udp_state.pack(world.old.only_session().content)
     if name == "deadline":  # it would be over at once
-        assert 1 == udp_state.PROXIED.decode(data)[7]
+        assert 1 == moving.flat(udp_state.PROXIED, data)[moving.DEADLINE]
         return
     world.hand_over()
     assert FACTS[name] == getattr(world.new.only_session().content, name)
@@ -70,7 +71,7 @@ def test_a_session_is_counted_once(world: World) -> None:
 def test_a_deadline_is_within_the_timeout(world: World, deadline: int) -> None:
     """Whatever is said of it: no session stays for ever."""
     values, proxied, sock = world.parcel()
-    proxied[7] = deadline
+    proxied[moving.DEADLINE] = deadline
     world.post(values, proxied, sock.fileno())
     sock.close()
     content: Any = world.new.only_session().content
@@ -113,11 +114,15 @@ def test_a_socket_has_to_be_what_it_is_said_to_be(world: World, kind: str) -> No
 def test_a_server_of_another_family_is_refused(world: World) -> None:
     """And so is a socket that would be used again as another one."""
     proxy: Any = world.old.only_session().content
-    values = list(udp_state.PROXIED.decode(udp_state.pack(proxy)))
-    for n, value in ((3, ("a", "a", 10, ("127.0.0.1", 1))), (17, 10)):
+    values = moving.flat(udp_state.PROXIED, udp_state.pack(proxy))
+    changes = (
+        (moving.PEER, ("a", "a", ("::1", 1, 0, 0)), "of another server"),
+        (moving.REUSED, 10, "another family"),
+    )
+    for n, value, why in changes:
         changed = [*values[:n], value, *values[n + 1 :]]
-        with pytest.raises(CodecError, match="another family"):
-            udp_state.Parcel(udp_state.PROXIED.encode(changed), proxy.pc.fileno())
+        with pytest.raises(CodecError, match=why):
+            udp_state.Parcel(moving.proxied_of(changed), proxy.pc.fileno())
 
 
 def test_rates_travel(tmp_path: Path) -> None:

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from ngxstream.event.listening import Listening, ListenOptions
 from ngxstream.event.udp import UdpGate
 from ngxstream.ipc.codec import CodecError
-from ngxstream.modules.proxy import udp_state
 from ngxstream.process import handover, mailbox
-from ngxstream.stream import travel
-from tests.support import clients, processes, strangers, tools
+from tests.support import clients, moving, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.engine import MemoryLog, engine, run_until
 from tests.support.moving import World
@@ -208,14 +206,14 @@ def test_it_takes_no_client_of_ours(world: World) -> None:
 def test_it_may_add_to_what_it_gave(world: World) -> None:
     """What its session had yet to send is sent; after its DONE it is not listened to."""
     values, proxied, sock = world.parcel()
-    key = values[9]
+    key = values[moving.KEY]
     envelope = handover.ENVELOPE.encode(
-        (world.key, travel.SESSION.encode(values), udp_state.PROXIED.encode(proxied))
+        (world.key, moving.session_of(values), moving.proxied_of(proxied))
     )
 
-    values[9] = values[7] = ("127.0.0.1", 9)
+    values[moving.KEY] = values[moving.SOCKADDR] = ("127.0.0.1", 9)
     another = handover.ENVELOPE.encode(
-        (world.key, travel.SESSION.encode(values), udp_state.PROXIED.encode(proxied))
+        (world.key, moving.session_of(values), moving.proxied_of(proxied))
     )
 
     def leave() -> None:
@@ -239,7 +237,7 @@ def test_it_may_add_to_what_it_gave(world: World) -> None:
 def test_it_takes_no_more_than_there_is_room(world: World) -> None:
     """Sessions without end do not take the slots below none."""
     values, proxied, sock = world.parcel()
-    proxied[19] = False  # not listed: clients may be the same
+    proxied[moving.LISTED] = False  # not listed: clients may be the same
     for _ in range(40):
         world.post(values, proxied, sock.fileno(), uid=NOBODY)
     sock.close()
@@ -250,13 +248,13 @@ def test_it_takes_no_more_than_there_is_room(world: World) -> None:
 @pytest.mark.parametrize(
     ("n", "value", "why"),
     [
-        (9, ("::1", 1, 0, 0), "clients cannot be such"),
-        (9, "/path", "clients cannot be such"),
-        (9, None, "clients cannot be such"),
-        (9, (("127.0.0.1", 1), bytes(16)), "clients cannot be such"),
-        (9, (("127.0.0.1", 1), b""), "clients cannot be such"),
-        (0, 77, "of an unknown configuration"),
-        (2, 1, "does not listen at its address"),
+        (moving.KEY, ("::1", 1, 0, 0), "clients cannot be such"),
+        (moving.KEY, "/path", "clients cannot be such"),
+        (moving.KEY, None, "clients cannot be such"),
+        (moving.KEY, (("127.0.0.1", 1), bytes(16)), "clients cannot be such"),
+        (moving.KEY, (("127.0.0.1", 1), b""), "clients cannot be such"),
+        (moving.GENERATION, 77, "of an unknown configuration"),
+        (moving.SERVER, 1, "does not listen at its address"),
     ],
 )
 def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: str) -> None:
@@ -274,7 +272,7 @@ def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: s
 def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
     """Whatever place a session names."""
     values, proxied, sock = world.parcel()
-    values[1], values[2] = 1, 1
+    values[moving.ADDRESS] = values[moving.SERVER] = 1
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
     assert "their server proxies nothing" in world.warnings()[0]
     sock.close()

@@ -12,6 +12,7 @@ from ngxstream.modules.proxy import udp_state
 from ngxstream.stream import travel
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.wire.proxy_protocol import ProxyHeader
+from tests.support import moving
 from tests.support.moving import World
 
 
@@ -92,20 +93,19 @@ def test_a_session_that_travels_twice_is_the_same(world: World) -> None:
 
 def place(world: World, n: int, value: Any) -> bytes:
     """Return a session of which one field says something else."""
-    values = list(
-        travel.SESSION.decode(travel.pack(world.old.only_session(), world.old.service.places))
-    )
+    data = travel.pack(world.old.only_session(), world.old.service.places)
+    values = moving.flat(travel.SESSION, data)
     values[n] = value
-    return travel.SESSION.encode(values)
+    return moving.session_of(values)
 
 
 @pytest.mark.parametrize(
     ("n", "value", "why"),
     [
-        (2, 7, "of server 7"),
-        (2, 1, "does not listen at its address"),
-        (6, 10, "another family"),
-        (14, [(1 << 15, b"")], "a variable that there is not"),
+        (moving.SERVER, 7, "of server 7"),
+        (moving.SERVER, 1, "does not listen at its address"),
+        (moving.FAMILY, 10, "another family"),
+        (moving.VALUES, [(1 << 15, b"")], "a variable that there is not"),
     ],
 )
 def test_what_cannot_be_is_refused(world: World, n: int, value: Any, why: str) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_is_refused(world: World, n: int, value: Any, why: str) -
         travel.Parcel(place(world, n, value), world.old.service.places)
 
 
-@pytest.mark.parametrize(("n", "value"), [(0, 999), (1, 99)])
+@pytest.mark.parametrize(("n", "value"), [(moving.GENERATION, 999), (moving.ADDRESS, 99)])
 def test_a_place_nobody_knows_is_a_key_error(world: World, n: int, value: int) -> None:
     """A configuration, or an address of one."""
     with pytest.raises(KeyError):
@@ -123,7 +123,7 @@ def test_a_place_nobody_knows_is_a_key_error(world: World, n: int, value: int) -
 
 def test_a_module_refuses_what_is_no_part_of_its(world: World) -> None:
     """And nothing of the session is left."""
-    data = place(world, 17, [("realip", "nonsense")])
+    data = place(world, moving.OWN, [("realip", "nonsense")])
     parcel = travel.Parcel(data, world.new.service.places)
     gate = world.new.service.udp_gates[0]
     with pytest.raises(CodecError):
@@ -134,7 +134,7 @@ def test_a_module_refuses_what_is_no_part_of_its(world: World) -> None:
 def test_the_start_is_not_in_the_future(world: World) -> None:
     """Whatever is said of it."""
     values, proxied, sock = world.parcel()
-    values[11] = 1 << 62
+    values[moving.START_MS] = 1 << 62
     world.post(values, proxied, sock.fileno())
     sock.close()
     assert world.new.only_session().start_ms <= world.new.loop.now_ms
@@ -199,7 +199,7 @@ def test_counts_that_make_no_sense_drop_the_session(tmp_path: Path, packed: Any)
     with World(tmp_path, **LIMITED) as world:
         world.exchange(b"one")
         values, proxied, sock = world.parcel()
-        values[17] = [("limit_conn", packed)]
+        values[moving.OWN] = [("limit_conn", packed)]
         world.post(values, proxied, sock.fileno())
         sock.close()
         assert not world.new.loop.sessions
@@ -213,7 +213,7 @@ def test_a_session_counts_once_whatever_is_said(tmp_path: Path) -> None:
         world.exchange(b"one")
         values, proxied, sock = world.parcel()
         many = tuple(("one", b"192.0.2.1") for _ in range(9))
-        values[17] = [("limit_conn", (b"PASSED", many))]
+        values[moving.OWN] = [("limit_conn", (b"PASSED", many))]
         world.post(values, proxied, sock.fileno())
         sock.close()
         assert 1 == counted(world, b"192.0.2.1")
