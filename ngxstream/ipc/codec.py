@@ -247,7 +247,7 @@ class List:
 
 
 class Repeated:
-    """A kind whose values come again and again, as a server's address does in thousands of sessions.
+    """A kind whose values come again and again, as a server's address in thousands of sessions.
 
     The last ones are remembered, and shared: none that can be changed may be among them.
     """

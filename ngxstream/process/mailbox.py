@@ -34,6 +34,7 @@ DONE: Final = 5  # (pid): that was all
 MAX_FDS: Final = port.MAX_FDS
 MAX_BYTES: Final = 4 << 20  # of a message; sessions are sent by some 48 kB
 MAX_DATAGRAM: Final = 65_535 + 256  # and a header in front of it
+FEEDS: Final = 4  # messages of sessions in a turn: as many as a socket's default buffer holds
 AGAIN_MS: Final = 10  # before another try where the kernel tells no other time
 _PASSING: Final = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE))
 
@@ -119,15 +120,17 @@ class Outbox:
         return len(self._queue)
 
     def pump(self, mask: int = 0) -> None:
-        """Send what waits, as far as there is room, and one more message that is fed in a turn.
+        """Send what waits, as far as there is room, and a few more messages that are fed in a turn.
 
         Thousands of sessions take seconds: other owners want theirs meanwhile, and clients theirs.
         """
-        if not self.send():
-            return
-        if self._feed is None or not self._feed():
-            self._watch(False)
-        elif self.send() and not self._watching and not self._posted:
+        for _ in range(FEEDS):
+            if not self.send():
+                return
+            if self._feed is None or not self._feed():
+                self._watch(False)
+                return
+        if self.send() and not self._watching and not self._posted:
             self._posted = True
             self._loop.post(self._go_on)
 
