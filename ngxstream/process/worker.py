@@ -399,6 +399,9 @@ class Worker:
             [box.writer for box in family.mailboxes],
             idle=self._idle,
             patience_ms=family.patience_ms,
+            users=[
+                known.main.user.uid for known in (cycle, *family.former) if known.main.user
+            ],
         )
         self.arrival.when_settled(self._settle)
 
@@ -419,7 +422,7 @@ class Worker:
                     self.arrival.go()
                 elif message.command == channels.GIVE:
                     has = [*self.cycle.listenings, *self.cycle.lingering]
-                    rendezvous.give(self.channel, [] if self.loop.exiting else has)
+                    rendezvous.give(self.loop, self.channel, [] if self.loop.exiting else has)
                 elif message.command == channels.HANDOVER:
                     self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:
