@@ -5,7 +5,6 @@ those that the library has for it.
 import socket
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,10 +54,10 @@ def test_a_client_sends_a_record_that_does_not_decrypt(
     def story(program: Proxy) -> Any:
         plain = socket.create_connection(program.address("in"), PATIENCE)
         context = context_of(ssl.PROTOCOL_TLS_CLIENT, version)
-        with plain, context.wrap_socket(plain, server_hostname="a.test") as client:
-            with socket.socket(fileno=client.detach()) as raw:
-                raw.sendall(GARBAGE)
-                ended(program, 1)
+        client = context.wrap_socket(plain, server_hostname="a.test")
+        with socket.socket(fileno=client.detach()) as raw:
+            raw.sendall(GARBAGE)
+            ended(program, 1)
         (line,) = complaints(program)
         assert "error:0A000119:SSL routines::decryption failed or bad record mac" in line
         return line
