@@ -7,17 +7,24 @@ BIN    := $(VENV)/bin
 # Where `make install` puts the program: a venv of its own and a link to it.
 PREFIX ?= /opt/ngxstream
 SBIN   ?= /usr/local/sbin
+# The folder of the error log, unless -e or the configuration names another.
+LOGS   ?= /var/log/nginx
 # Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
 # The folder that `make run` writes to.
 RUN    ?= run
 
-.PHONY: help run test check fuzz bench docs install clean
+# Which Debian `make fresh` installs: bookworm (12) or trixie (13); FULL=1 adds the programs that tests use
+RELEASE ?= trixie
+FULL    ?=
+
+.PHONY: help run test fresh check fuzz bench docs install clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
 	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
+	@echo "make fresh    make run and make test on a Debian that was just installed (RELEASE=, as root)"
 	@echo "make check    lint, types and the rules of the house"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
@@ -47,6 +54,9 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m tests $(ARGS)
 
+fresh:
+	@FULL='$(FULL)' ARGS='$(ARGS)' .ci/fresh $(RELEASE)
+
 check: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests
 	$(BIN)/python -m mypy
@@ -64,7 +74,7 @@ docs: $(VENV)/run.stamp
 install:
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
-	mkdir -p $(SBIN)
+	mkdir -p $(SBIN) $(LOGS)
 	ln -sf $(PREFIX)/bin/ngxstream $(SBIN)/ngxstream
 
 clean:
