@@ -22,7 +22,9 @@ class Story:
         self.logs = phases.log_handlers(modules, [None])
         self.address = SimpleNamespace(engine=self.engine)
         self.server = SimpleNamespace(handler=lambda s: self.asked.append("content"))
-        self.phase = 0
+        self.phase = self.status = 0
+        self.c = SimpleNamespace(is_udp=False)
+        self.loop = SimpleNamespace(budget=SimpleNamespace(is_busy=False))
 
     def _module(self, phase: int, name: str, answer: int, *, wanted: bool) -> Any:
         def run(s: Any) -> int:
