@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ngxstream.conf import units
-from ngxstream.core import errors
+from ngxstream.core import errors, files
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -112,7 +112,7 @@ def flag(field: str) -> Setter:
         word = st.args[0].lower()
         if word not in ("on", "off"):
             raise errors.ConfError(
-                f'invalid value "{st.args[0]}" in "{st.directive}" directive, '
+                f'invalid value "{files.c_string(st.args[0])}" in "{st.directive}" directive, '
                 'it must be "on" or "off"'
             )
         scope.given_of(module)[field] = word == "on"
@@ -201,7 +201,7 @@ def enum(field: str, words: Mapping[str, Any]) -> Setter:
         _check_duplicate(scope, module, st, field)
         word = st.args[0].lower()
         if word not in words:
-            raise errors.ConfError(f'invalid value "{st.args[0]}"')
+            raise errors.ConfError(f'invalid value "{files.c_string(st.args[0])}"')
         scope.given_of(module)[field] = words[word]
 
     return set_enum
@@ -217,7 +217,7 @@ def bitmask(field: str, words: Mapping[str, int]) -> Setter:
         for arg in st.args:
             bit = folded.get(arg.lower())
             if bit is None:
-                raise errors.ConfError(f'invalid value "{arg}"')
+                raise errors.ConfError(f'invalid value "{files.c_string(arg)}"')
             if bits & bit:
                 scope.warn(f'duplicate value "{arg}"')
             bits |= bit

@@ -298,7 +298,9 @@ class StreamDraft:
             if address.options.ssl:
                 for server in address.servers:
                     server.is_ssl = True
-        for module in self.modules:
+        for module in self.modules:  # of each in turn, as nginx goes on to the next
+            if module.init is not None:
+                module.init(self)
             if module.check is not None:
                 for server in self.servers:
                     module.check(getattr(server, module.name, None), server, self)

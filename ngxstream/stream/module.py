@@ -2,6 +2,8 @@
 
 shape of the hooks, in the order in which they are called:
   prepare(builder)            before anything is read (Module)
+  init(draft)                 once, after the block is read: what belongs to all servers
+                              (init_main_conf). raises: ConfError / UnplacedError
   check(conf, server, draft)  after a server's confs are merged: the validation that nginx does in
                               merge_srv_conf. raises: ConfError / UnplacedError
   finish(draft)               once, after all servers are merged (postconfiguration)
@@ -46,6 +48,7 @@ class StreamModule(Module):
 
     variables: tuple[Variable, ...] = ()
     handlers: tuple[PhaseHandler, ...] = ()
+    init: Callable[[StreamDraft], None] | None = None
     check: Callable[[Any, ServerConf, StreamDraft], None] | None = None
     finish: Callable[[StreamDraft], None] | None = None
     start_worker: Callable[[StreamConf, Loop], None] | None = None
