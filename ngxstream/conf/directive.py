@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
 
+SAID = "_said"  # key of what note() keeps
+
+
+class Said(NamedTuple):
+    """One statement, as note() keeps it."""
+
+    directive: str
+    args: tuple[str, ...]
+    file: str
+    line: int
+
+
 # Contexts, as bits: where a directive may stand.
 MAIN = 0x01
 EVENTS = 0x02
@@ -102,6 +114,12 @@ def _check_duplicate(scope: Scope, module: Module, st: Statement, field: str) ->
     # nginx judges "is duplicate" before it looks at the value
     if field in scope.given_of(module):
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
+
+
+def note(scope: Scope, module: Module, st: Statement) -> None:
+    """Keep what a block says of a module, word for word and with its place (class Said)."""
+    said = Said(st.directive, tuple(st.args), st.file, st.line)
+    scope.given_of(module).setdefault(SAID, []).append(said)
 
 
 def flag(field: str) -> Setter:

@@ -69,6 +69,7 @@ def handle(s: Session) -> int:
     look.parser = None
     if hello.server_name:
         servers.select(s, hello.server_name)
+        return servers.recheck(s)
     return OK
 
 

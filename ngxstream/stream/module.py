@@ -34,12 +34,14 @@ class PhaseHandler(NamedTuple):
     """A handler of one phase; it runs only at addresses where a server wants it.
 
     shape: run(session) returns a code of core/codes or a status >= 200; `wanted(server)` tells
-    from the merged confs of a server whether the handler could do anything there.
+    from the merged confs of a server whether the handler could do anything there; `again`: a
+    server that is selected by name, after the handler's phase, has its own say too.
     """
 
     phase: int
     run: Callable[[Session], int]
     wanted: Callable[[ServerConf], bool]
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
