@@ -144,12 +144,12 @@ class Session:
         finally:
             if cleanups:
                 self._clean_up()
+            loop = self.loop
+            loop.sessions.discard(self)
+            loop.close_connection(self.c)  # TLS may have a word to say, of all of the session
             self.content = None
             self.ctx = None
             self.values = None
-            loop = self.loop
-            loop.sessions.discard(self)
-            loop.close_connection(self.c)
 
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.

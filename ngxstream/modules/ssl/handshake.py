@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
@@ -155,6 +156,8 @@ Pending = dict[int, Handshake]
 
 def _admit(s: Session, transport: tls.Transport) -> int:
     """Look at a client whose handshake is done. returns: OK, or how the session ends"""
+    if s.log.level >= log.INFO:
+        transport.complain = partial(s.log_error, log.INFO)
     code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
     return servers.recheck(s) if code == codes.OK else code
 
