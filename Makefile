@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 # Where `make install` puts the program: a venv of its own and a link to it.
 PREFIX ?= /opt/ngxstream
 SBIN   ?= /usr/local/sbin
+# The folder of the error log, unless -e or the configuration names another.
+LOGS   ?= /var/log/nginx
 # Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
 # How many configurations `make differential` makes.
@@ -14,12 +16,17 @@ COUNT  ?= 5000
 # The folder that `make run` writes to.
 RUN    ?= run
 
-.PHONY: help run test check differential fuzz bench docs install clean
+# Which Debian `make fresh` installs: bookworm (12) or trixie (13); FULL=1 adds the programs that tests use
+RELEASE ?= trixie
+FULL    ?=
+
+.PHONY: help run test fresh check differential fuzz bench docs install clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
 	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
+	@echo "make fresh    make run and make test on a Debian that was just installed (RELEASE=, as root)"
 	@echo "make check    lint, types and the rules of the house"
 	@echo "make differential  thousands of generated configurations, judged by nginx and by us"
 	@echo "make fuzz     run the property tests with many more examples"
@@ -50,6 +57,9 @@ run: $(VENV)/run.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m tests $(ARGS)
 
+fresh:
+	@FULL='$(FULL)' ARGS='$(ARGS)' .ci/fresh $(RELEASE)
+
 check: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests
 	$(BIN)/python -m mypy
@@ -70,7 +80,7 @@ docs: $(VENV)/run.stamp
 install:
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
-	mkdir -p $(SBIN)
+	mkdir -p $(SBIN) $(LOGS)
 	ln -sf $(PREFIX)/bin/ngxstream $(SBIN)/ngxstream
 
 clean:

@@ -23,6 +23,7 @@ from tests.support import sharing
 ENDS = ("front", "back")
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
 COLLECTED = re.compile(r"collected (\d+) items?\b")
+SUMMARY = re.compile(r"=+ .+ in [\d.]+s\b.*=+")
 RESULT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|errors?|warnings?)\b")
 
 
@@ -67,11 +68,14 @@ class Part:
         self._listener.join()
         return self._process.wait()
 
-    def counts(self) -> Counter[str]:
-        """Return how many tests passed, failed and so on, by the last line."""
-        last = self.report[-1] if self.report else ""
-        return Counter({word.removesuffix("s") if word in ("errors", "warnings") else word: int(n)
-                        for n, word in RESULT.findall(last)})
+
+def counts(report: list[str]) -> Counter[str]:
+    """Return how many tests passed, failed and so on, by the summary; an interpreter that ends may
+    have had something to say after it.
+    """
+    last = next((line for line in reversed(report) if SUMMARY.fullmatch(line.strip())), "")
+    return Counter({word.removesuffix("s") if word in ("errors", "warnings") else word: int(n)
+                    for n, word in RESULT.findall(last)})
 
 
 def together() -> int:
@@ -86,7 +90,7 @@ def together() -> int:
     for end, part in zip(ENDS, parts, strict=True):
         print(f"\n-- the process that began at the {end} --")
         print("".join(part.report), end="")
-        total += part.counts()
+        total += counts(part.report)
     order = ("failed", "error", "passed", "skipped")
     said = [f"{total[word]} {word}" for word in (*order, *sorted(set(total) - set(order)))
             if total[word]]

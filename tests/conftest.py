@@ -17,12 +17,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from ngxstream.event import loop
 from tests.support import backends as backends_
 from tests.support import descriptors, netns, proxies, stories
 from tests.support.waiting import wait_until
 
 # A thousand programs are started: each would compile the whole package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# A view of a slot that outlives its turn shows itself, in every program that a test starts too.
+os.environ[loop.POISON] = "1"
 
 # Other programs share the machine: an example that takes long says nothing about the code.
 # Where CI is set the examples are the same in every run: red means a change. Everywhere else each

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterable, MutableMapping
+import stat
+from collections.abc import Collection, Iterable, MutableMapping
 from typing import Any, Final
 
 from ngxstream.core import inet, ip
@@ -112,6 +113,48 @@ def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[List
         # nobody joins a group of another user's sockets
         listening.is_fixed = options.is_udp and os.fstat(fd).st_uid != os.geteuid()
     return list(found.values())
+
+
+def fault_of(fd: int, owners: Collection[int]) -> str:
+    """Return why a descriptor of another process's is no listening socket to have, "" if it is.
+
+    Args: owners: users one of whom has to have made it. The descriptor stays the caller's.
+    """
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISSOCK(about.st_mode):
+            return "a descriptor that is no socket"
+        if about.st_uid not in owners:
+            return f"a socket that user {about.st_uid} has made"
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        return f"a descriptor that is not open: {error.strerror}"
+    try:
+        if sock.family not in _FAMILIES:
+            return "a socket of an unsupported protocol family"
+        if sock.type == socket.SOCK_STREAM:
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return "a stream socket that does not listen"
+        elif sock.type != socket.SOCK_DGRAM:
+            return "a socket of an unsupported type"
+        elif _is_connected(sock):
+            return "a datagram socket that is connected"
+        sockaddr = sock.getsockname()
+        if not sockaddr or (isinstance(sockaddr, tuple) and not sockaddr[1]):
+            return "a socket that is not bound"
+    except OSError as error:
+        return f"a socket without an address: {error.strerror}"
+    finally:
+        sock.detach()
+    return ""
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def merge(found: Iterable[Listening], lent: Iterable[Listening]) -> list[Listening]:

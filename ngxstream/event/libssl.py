@@ -23,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import re
 import socket
 import ssl
 from typing import Any, Final
@@ -44,6 +45,13 @@ ERR_LIB_PEM: Final = 9
 ERR_LIB_SSL: Final = 20
 PEM_R_NO_START_LINE: Final = 108
 ERR_TXT_STRING: Final = 2
+_ALERT_REASONS: Final = 1000  # an alert that came has this and its number for a reason
+# what the ssl module makes of a failure: "[SSL: NAME] the library's own words (_ssl.c:1006)"
+_OWN_WORDS: Final = re.compile(r"\[[^\]]*\] (.*) \(_ssl\.c:\d+\)", re.DOTALL)
+
+_CB_WRITE_ALERT: Final = 0x4008
+_ALERT_FATAL: Final = 2
+_INFO_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
 
 # what a read or write on a connection may fail with
@@ -139,6 +147,7 @@ SSL_select_next_proto i:ppsupu
 SSL_session_reused i:p
 SSL_set_SSL_CTX p:pp
 SSL_set_alpn_protos i:psu
+SSL_set_info_callback v:pp
 SSL_set_options U:pU
 SSL_set_quiet_shutdown v:pi
 SSL_set_session_id_context i:psu
@@ -250,6 +259,8 @@ class Library:
                 names, shape = line.split()
                 self._bind(names, shape, optional=True)
         self._reasons: dict[str, int] = {}
+        self._told = 0, ""  # SSL*, and why a call of the ssl module on it is about to raise
+        self._on_info = _INFO_CB(self._hear)
         self._errno_at: Any = getattr(ctypes.PyDLL(None), "__errno_location", None)
         if self._errno_at is not None:
             self._errno_at.restype = ctypes.POINTER(ctypes.c_int)
@@ -306,10 +317,32 @@ class Library:
         """Make the error of a call that just failed."""
         return SslError(message + self.reasons())
 
+    def hear_failures(self, connection: int) -> None:
+        """Keep what the library says of failures of this connection for take_told().
+
+        The ssl module empties the queue and passes on the last entry alone. Since OpenSSL 3.2 that
+        is "record layer failure" for whatever is wrong with a record; the cause is another entry.
+        """
+        self.SSL_set_info_callback(connection, self._on_info)
+
+    def _hear(self, connection: int, where: int, number: int) -> None:
+        """Take the queue when it is complete: the peer is told of the failure, by a fatal alert."""
+        if where & _CB_WRITE_ALERT == _CB_WRITE_ALERT and number >> 8 == _ALERT_FATAL:
+            self._told = connection, self.reasons()
+
+    def take_told(self, connection: int) -> str:
+        """Return, once, the queue as it was when a connection's peer was told of a failure.
+
+        Empty where it was not. The ssl module finds the queue empty and raises what says little.
+        """
+        (whose, told), self._told = self._told, (0, "")
+        return told if whose == connection else ""
+
     def reason_of(self, error: ssl.SSLError) -> str:
         """Spell an exception of the ssl module as the library itself would.
 
-        The module has emptied the queue by then; its exception keeps the reason's name.
+        It has emptied the queue by then. Its exception keeps the last entry, the only one where the
+        failure is an alert that the peer has sent.
         """
         if not self._reasons:
             for reason in range(1, 1300):
@@ -317,11 +350,15 @@ class Library:
                 if text:
                     # setdefault: numbers that only alias another come later
                     self._reasons.setdefault(text.decode(), reason)
-        name = (error.reason or "").lower().replace("_", " ")
-        for text, reason in self._reasons.items():
-            if text == name or text.replace("_", " ").replace("/", " ") == name:
-                return f" (SSL: error:{self.code_of(reason):08X}:SSL routines::{text})"
-        return f" (SSL: {name or error})"
+        found = _OWN_WORDS.fullmatch(str(error.args[1])) if len(error.args) > 1 else None
+        words = found[1] if found else (error.reason or "").lower().replace("_", " ")
+        number = self._reasons.get(words)
+        if number is None:
+            return f" (SSL: {words or error})"
+        said = f" (SSL: error:{self.code_of(number):08X}:SSL routines::{words}"
+        if number > _ALERT_REASONS:
+            said += f":SSL alert number {number - _ALERT_REASONS}"
+        return f"{said})"
 
     def last_errno(self) -> int | None:
         """Return the errno of a read or write of the ssl module that has just failed.

@@ -4,8 +4,11 @@ Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
 
 1. `now_ms` is read once per turn and is the only clock on the road.
 2. Sockets are closed at the end of a turn, so an fd number means one thing within it.
-3. A handler's unexpected exception is an [alert] and ends what the handler belongs to, never the
-   loop.
+3. An unexpected exception is an [alert] and ends what it came from: one session, one handler,
+   never the loop nor what else happens in the turn. Whoever goes through objects of several
+   sessions catches what each of them raises and gives it to fault().
+4. Slots and copy buffer are everybody's: a view of them is good until the function returns that it
+   was handed to. Who keeps bytes copies them. PoisoningLoop shows who did not.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import codes
 from ngxstream.event import client_sockets, recycle, room, splice, timers, turn_budget
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
 
+POISON: Final = "NGXSTREAM_POISON"  # environment variable: serve by a PoisoningLoop
 ALERT: Final = 2
 CRIT: Final = 3
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
@@ -170,11 +175,7 @@ class Loop:
             wheel.expire(now_ms, self._guard)
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
-            for callback in posted:
-                try:
-                    callback()
-                except Exception:
-                    self._guard(callback)
+            self.call_all(posted)
         doomed = self.doomed
         if doomed:
             for sock in doomed:
@@ -182,12 +183,45 @@ class Loop:
                     sock.close()
                 except OSError:
                     pass
+                except Exception:
+                    self.fault(None)
             doomed.clear()
         if self.exiting and self.live <= 0 and self.on_idle is not None:
             self.on_idle()
 
     def _guard(self, handler: Handler | Callable[[], None]) -> None:
-        """Log an unexpected exception and end its owner. It is our bug: [alert]."""
+        """Log an unexpected exception and end the owner of the method it came out of."""
+        self.fault(getattr(handler, "__self__", None))
+
+    def fault(self, owner: Any) -> None:
+        """Log the exception being handled and end what it came from. It is our bug: [alert].
+
+        Args:
+            owner: has on_fault() if there is something to end.
+        """
+        self._tell_fault()
+        on_fault = getattr(owner, "on_fault", None)
+        if on_fault is not None:
+            try:
+                on_fault()
+            except Exception:  # one that cannot even end hinders nobody else
+                self._tell_fault()
+
+    def call_all(self, callbacks: Iterable[Callable[[], None]]) -> None:
+        """Call each, whatever the others raise."""
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                self._guard(callback)
+
+    def end_sessions_of(self, c: Connection) -> None:
+        """End what was begun for a connection, after a fault, and close it."""
+        for s in [s for s in self.sessions if s.c is c]:
+            s.finalize(codes.INTERNAL_SERVER_ERROR)
+        self.close_connection(c)
+
+    def _tell_fault(self) -> None:
         text = traceback.format_exc().strip().replace("\n", " | ")
         error = sys.exception()
         if isinstance(error, LimitError):
@@ -195,10 +229,31 @@ class Loop:
                 self.log.write(CRIT, str(error.strerror))
         elif self.log.level >= ALERT:
             self.log.write(ALERT, f"unexpected exception: {text}")
-        owner = getattr(handler, "__self__", None)
-        on_fault = getattr(owner, "on_fault", None)
-        if on_fault is not None:
-            on_fault()
+
+
+class PoisoningLoop(Loop):
+    """A loop that spoils slots and copy buffer after each turn, to show views that were kept.
+
+    For developers: the tests use it, and a program started with NGXSTREAM_POISON in its
+    environment. What is sent from a view that outlived its turn is full of 0xDD.
+    """
+
+    POISON = b"\xdd" * BUFFER_SIZE
+    USUAL = 2048  # most datagrams are no longer
+
+    def turn(self, wait_ms: int | None = None) -> None:
+        """Run one turn, then spoil what it read."""
+        super().turn(wait_ms)
+        poison, usual = self.POISON, self.USUAL
+        for space in (self.view, *self.slots):
+            if space[usual] != poison[0]:
+                space[:] = poison
+            else:
+                space[:usual] = poison[:usual]
+
+
+# as the environment asks when the program starts: a worker's keeps only what `env` names
+SERVING: Final = PoisoningLoop if os.environ.get(POISON) else Loop
 
 
 def monotonic_ms() -> int:

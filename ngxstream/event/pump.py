@@ -341,6 +341,11 @@ class Half:
             self.loop.poller.release_read(self.source_fd)
             self.resume()
 
+    def on_fault(self) -> None:
+        """Have the owner end the session after an exception nobody expected."""
+        if self.owner is not None:
+            self.owner.on_fault()
+
     def close(self) -> None:
         """Let go of everything: no half points at its twin or its owner any more."""
         self.owner = self.twin = self.pending = None

@@ -80,7 +80,8 @@ class TimerWheel:
         ticks, buckets = self._ticks, self._buckets
         now_tick = now_ms // TICK_MS
         while ticks and ticks[0] <= now_tick:
-            bucket = buckets.pop(heapq.heappop(ticks))
+            tick = heapq.heappop(ticks)
+            bucket = buckets[tick]  # listed until it is empty: one that fires may remove another
             while bucket:
                 owner = bucket.pop()
                 owner.tick = 0
@@ -93,6 +94,7 @@ class TimerWheel:
                         owner.on_timeout()
                     except Exception:  # the loop's last guard: the others still fire
                         guard(owner.on_timeout)
+            del buckets[tick]
         while ticks and not buckets[ticks[0]]:  # all who were filed here are gone
             del buckets[heapq.heappop(ticks)]
         self.next_ms = ticks[0] * TICK_MS if ticks else NEVER_MS
@@ -101,7 +103,7 @@ class TimerWheel:
 class Timer:
     """A callback at a time, for whoever has no deadline slot of its own."""
 
-    __slots__ = ("deadline", "tick", "_callback", "_done", "cancelable")
+    __slots__ = ("deadline", "tick", "_callback", "_done", "_running", "cancelable")
 
     def __init__(
         self, callback: Callable[[], None], done: Callable[[Timer], None], cancelable: bool
@@ -110,6 +112,7 @@ class Timer:
         self.tick = 0
         self.cancelable = cancelable
         self._callback: Callable[[], None] | None = callback
+        self._running: Callable[[], None] | None = None  # the callback, while it runs
         self._done = done  # tells the loop that this timer no longer counts
 
     def on_timeout(self) -> None:
@@ -117,7 +120,16 @@ class Timer:
         callback, self._callback = self._callback, None
         if callback is not None:
             self._done(self)
+            self._running = callback
             callback()
+            self._running = None
+
+    def on_fault(self) -> None:
+        """End what the callback belongs to, after an exception that nobody expected."""
+        callback, self._running = self._running, None
+        on_fault = getattr(getattr(callback, "__self__", None), "on_fault", None)
+        if on_fault is not None:
+            on_fault()
 
     def cancel(self) -> None:
         """Do not call back. Idempotent."""

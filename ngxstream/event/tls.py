@@ -117,6 +117,7 @@ class Transport:
         code = lib.SSL_do_handshake(pointer)
         if code == 1:
             self.is_done = True
+            lib.hear_failures(pointer)
             return OK
         error = lib.SSL_get_error(pointer, code)
         if error == libssl.ERROR_WANT_READ:
@@ -170,11 +171,14 @@ class Transport:
     def failed(self, message: str, error: OSError) -> Failure:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
-        if isinstance(error, ssl.SSLError):
-            if not getattr(error, "reason", None):  # the kernel's doing
-                return Failure(message, self.lib.last_errno())
-            return Failure(message + self.lib.reason_of(error), None)
-        return Failure(message, error.errno)
+        lib = self.lib
+        if told := lib.take_told(self.pointer):
+            return Failure(message + told, None)
+        if not isinstance(error, ssl.SSLError):
+            return Failure(message, error.errno)
+        if not getattr(error, "reason", None):  # the kernel's doing
+            return Failure(message, lib.last_errno())
+        return Failure(message + lib.reason_of(error), None)
 
     def has_pending(self) -> bool:
         """Tell whether the library holds bytes no event will tell of."""
@@ -239,6 +243,7 @@ class Transport:
             if self.complain is not None and lib.ERR_peek_error():
                 self.complain(f"SSL_shutdown() failed{lib.reasons()}")
             lib.ERR_clear_error()
+            lib.take_told(pointer)
         return OK
 
     def _linger(self) -> None:

@@ -5,9 +5,9 @@ Answers for src/event/ngx_event_udp.c.
 A drain, and why it is one
 --------------------------
 nginx takes one datagram per wake-up and runs it through to the backend. Here a wake-up drains up
-to SLOTS datagrams into slots of one mapping, sorts them into the inboxes of their sinks, and only
-then lets every sink take what it got: a client's four datagrams become one GSO message, and a
-burst of fifty clients costs one wait. Order within a client is kept; boundaries always are.
+to SLOTS datagrams into slots of one mapping, sorts them by client, and only then hands every
+session what its client sent: a client's four datagrams become one GSO message, and a burst of fifty
+clients costs one wait. Order within a client is kept; boundaries always are.
 
 * The socket is level-triggered, so a drain may stop early: it reads as many datagrams as the
   last drains found and asks for EAGAIN only when that was not the end (`_limit`). A client
@@ -16,7 +16,10 @@ burst of fifty clients costs one wait. Order within a client is kept; boundaries
   peers that do it is worth ten times everything else, so it is switched by what was seen: on
   after GRO_HINTS drains in which a client sent a long run of equal sizes, off after GRO_IDLE
   messages in a row that were not coalesced, and each time harder to switch on again.
-* A view in an inbox is good for this turn only. Who keeps a datagram copies it.
+* What was drained belongs to the drain: it is handed to each session as an argument and stored
+  nowhere. Who keeps a datagram copies it.
+* What a session raises ends that session (Loop.fault); the others of the drain get theirs.
+* Sessions that are there come first; how many begin in a turn then is udp_new.py's business.
 
 Changing hands
 --------------
@@ -33,10 +36,10 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import datagram, poller, udp_clients
+from ngxstream.event import datagram, poller, udp_clients, udp_new
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -59,6 +62,9 @@ ANCILLARY_SPACE: Final = (
     + socket.CMSG_SPACE(struct.calcsize("=16sI"))
     + socket.CMSG_SPACE(4)
 )
+
+# what a drain has read: a client's key -> its datagrams, in slots of the loop
+Drained = dict[Any, list[memoryview]]
 
 
 class UdpGate:
@@ -92,6 +98,8 @@ class UdpGate:
         "begun",  # Connection | None: last one whose session said what it wants to be sent
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
+        "new",  # NewClients: whose sessions have yet to begin
+        "_waiting",  # OrderedDict: those of `new`
     )
 
     def __init__(
@@ -129,6 +137,8 @@ class UdpGate:
         self.forward: Callable[[list[memoryview]], int] | None = None
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
+        self.new = udp_new.NewClients(loop, self, listening.options.text)
+        self._waiting = self.new.waiting
         if not idle:
             self.start()
 
@@ -140,10 +150,12 @@ class UdpGate:
             self.loop.poller.remove(self.fd)
         self.open = True
         self.loop.register(self.fd, self._choose(), poller.LEVEL)
-        held = self._held
-        while held:
-            self.deliver(*held.popleft())
+        buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.new.limit = max(udp_new.LEAST_BYTES, buffer)
+        held = list(self._held)
+        self._held.clear()
         self._held_bytes = 0
+        self._hand_out(self._gather(held), is_bounded=False)
 
     def hold(self) -> None:
         """Read the socket from now on, but keep what comes."""
@@ -174,24 +186,32 @@ class UdpGate:
 
     def keep(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Hold one datagram until start()."""
+        if len(self._held) >= HELD or self._held_bytes >= HELD_BYTES:
+            self.dropped += 1
+            return
         self._held.append((key, peer, local, data))
         self._held_bytes += len(data)
 
     def take_held(self) -> list[tuple[Any, Any, bytes | None, bytes]]:
-        """Return, and forget, what is held."""
+        """Return, and forget, what is held and what waits for its session to begin."""
         held = list(self._held)
         self._held.clear()
         self._held_bytes = 0
+        for key in list(self._waiting):
+            peer, local = self._parts(key)
+            held += [(key, peer, local, bytes(view)) for view in self.new.pop(key)]
         return held
 
     def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Take one datagram that did not come straight from the socket."""
-        sink = self.table.get(key)
-        if sink is None:
-            self.accept(key, peer, local, memoryview(data))
-            return
-        sink.inbox.append(memoryview(data))
-        sink.take()
+        self._hand_out(self._gather(((key, peer, local, data),)))
+
+    def _gather(self, held: Iterable[tuple[Any, Any, bytes | None, bytes]]) -> Drained:
+        """Sort datagrams that did not come straight from the socket by client."""
+        drained: Drained = {}
+        for key, _, _, data in held:
+            drained.setdefault(key, []).append(memoryview(data))
+        return drained
 
     def _choose(self) -> Callable[[int], None]:
         if self.forward is not None and not self._gro:
@@ -207,7 +227,6 @@ class UdpGate:
 
         # hot: per datagram one receive, one look-up, one append
         """
-        lookup = self.table.get
         receive = self.sock.recvfrom_into
         limit = self._limit
         if limit == 1:
@@ -218,30 +237,32 @@ class UdpGate:
                 if not isinstance(error, BlockingIOError):
                     self._failed(error)
                 return
-            sink = lookup(key)
-            if sink is None:
-                self.accept(key, key, None, slot[:n])
-            else:
-                sink.inbox.append(slot[:n])
-                sink.take()
             self._filled += 1
             if self._filled > self._patience:
                 self._limit = 2
                 self._filled = 0
+            sink = self.table.get(key)
+            if sink is None or self._waiting:
+                self._hand_out({key: [slot[:n]]})
+                return
+            try:  # as _hand_out() does, for the one there is
+                rest = sink.take([slot[:n]])
+            except Exception:
+                self.loop.fault(sink)
+            else:
+                if rest:
+                    self._meet([(key, rest)], udp_new.NEW)
             return
-        ready: list[Sink] = []
+        drained: Drained = {}
         count = 0
         try:
             for slot in self.loop.slots[:limit]:
                 n, key = receive(slot)
-                sink = lookup(key)
-                if sink is None:
-                    self.accept(key, key, None, slot[:n])
+                views = drained.get(key)
+                if views is None:
+                    drained[key] = [slot[:n]]
                 else:
-                    inbox = sink.inbox
-                    if not inbox:
-                        ready.append(sink)
-                    inbox.append(slot[:n])
+                    views.append(slot[:n])
                 count += 1
         except BlockingIOError:
             self._limit = count or 1
@@ -255,17 +276,13 @@ class UdpGate:
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
-        for sink in ready:
-            if len(sink.inbox) >= GRO_RUN:
-                self._hint(sink.inbox)
-            sink.take()
+        self._hand_out(drained)
 
     def on_messages(self, mask: int) -> None:
         """Drain datagrams whose control data matters: local address, coalesced size."""
-        lookup = self.table.get
         receive = self.sock.recvmsg_into
         pktinfo = self._pktinfo
-        ready: list[Sink] = []
+        drained: Drained = {}
         limit = self._limit
         count = 0
         try:
@@ -282,18 +299,15 @@ class UdpGate:
                     elif level == socket.IPPROTO_IPV6:
                         local = data[:16]
                 key = (peer, local) if pktinfo else peer
-                sink = lookup(key)
-                view = slot[:n]
                 if 0 < size < n:
                     self._gro_idle = 0
-                    self._burst(key, peer, local, view, size)
-                elif sink is None:
-                    self.accept(key, peer, local, view)
+                    self._burst(drained, key, slot[:n], size)
+                    continue
+                views = drained.get(key)
+                if views is None:
+                    drained[key] = [slot[:n]]
                 else:
-                    inbox = sink.inbox
-                    if not inbox:
-                        ready.append(sink)
-                    inbox.append(view)
+                    views.append(slot[:n])
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
@@ -308,11 +322,7 @@ class UdpGate:
             if self._filled > 3 or limit >= 4 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
-        for sink in ready:
-            if not self._gro and len(sink.inbox) >= GRO_RUN:
-                self._hint(sink.inbox)
-            if sink.inbox:
-                sink.take()
+        self._hand_out(drained)
         if self._gro:
             self._gro_idle += count
 
@@ -340,31 +350,59 @@ class UdpGate:
             assert self.forward is not None
             self.dropped += self.forward(views)
 
-    def _burst(self, key: Any, peer: Any, local: bytes | None, view: memoryview, size: int) -> None:
-        """Hand on a coalesced message, behind what its sink has in the inbox already."""
+    def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
+        """Hand on a coalesced message, behind what was drained from its client already."""
         sink = self.table.get(key)
-        if sink is None:
-            self.accept(key, peer, local, view[:size])
-            view = view[size:]
-            sink = self.table.get(key)
-            while sink is None and view:  # sessions of one datagram each
-                self.accept(key, peer, local, view[:size])
-                view = view[size:]
-                sink = self.table.get(key)
-            if sink is None or not view:
-                return
-        if sink.inbox:
-            sink.take()
-            sink = self.table.get(key)
-            if sink is None:
-                self._burst(key, peer, local, view, size)
-                return
-        sink.take_burst(view, size)
+        if sink is None or key in self._waiting:
+            drained.setdefault(key, []).extend(datagram.split(view, size))
+            return
+        before = drained.pop(key, None)
+        try:
+            rest = sink.take(before) if before else None
+            if self.table.get(key) is sink:
+                rest = sink.take_burst(view, size)
+            else:  # what came before was the last of its session
+                rest = [*(rest or ()), *datagram.split(view, size)]
+        except Exception:
+            self.loop.fault(sink)
+            return
+        if rest:
+            drained[key] = rest
 
-    def _hint(self, inbox: list[memoryview]) -> None:
+    def _hand_out(self, drained: Drained, *, is_bounded: bool = True) -> None:
+        """Give each session what its client sent; then begin those of new clients.
+
+        # hot: one look-up and one call for each client of a drain
+        """
+        lookup = self.table.get
+        waiting = self._waiting
+        new: list[tuple[Any, list[memoryview]]] = []
+        for key, views in drained.items():
+            sink = lookup(key)
+            if sink is None:
+                new.append((key, views))
+                continue
+            if len(views) >= GRO_RUN and not self._gro:
+                self._hint(views)
+            try:
+                if waiting and key in waiting:  # its session came from another worker meanwhile
+                    rest = sink.take([*self.new.pop(key), *views])
+                else:
+                    rest = sink.take(views)
+            except Exception:  # nobody else loses anything by it
+                self.loop.fault(sink)
+            else:
+                if rest:
+                    new.append((key, rest))
+        if new:
+            is_busy = bool(waiting) or len(new) < len(drained)
+            budget = udp_new.NEW if is_busy else len(self.loop.slots)
+            self._meet(new, budget, is_bounded=is_bounded)
+
+    def _hint(self, views: list[memoryview]) -> None:
         """Notice a run of equal sizes: a peer that sends like this may be using GSO."""
-        size = len(inbox[0])
-        if size and all(len(view) == size for view in inbox[1:-1]):
+        size = len(views[0])
+        if size and all(len(view) == size for view in views[1:-1]):
             self._gro_hints += 1
             if self._gro_hints >= self._gro_needed and not self._gro:
                 self._switch_gro(True)
@@ -390,11 +428,70 @@ class UdpGate:
 
     # -- clients -------------------------------------------------------------------------------
 
-    def accept(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
-        """Begin the session of a client that is not in the table."""
-        if self.stray is not None and self.stray(self, key, peer, view):
-            return
-        self.admit(key, peer, local, view)
+    def _parts(self, key: Any) -> tuple[Any, bytes | None]:
+        """Return the client's address and the packed local one of a key."""
+        return key if self._pktinfo else (key, None)
+
+    def _meet(
+        self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
+    ) -> None:
+        """Begin the sessions of clients that are not in the table; what is too much waits."""
+        stray, lookup, waiting = self.stray, self.table.get, self._waiting
+        for key, views in new:
+            rest = views
+            is_one = len(views) == 1 and stray is None
+            if is_one and budget > 0 and not waiting and lookup(key) is None:
+                budget -= 1  # hot: begin_for() for a session of one question and one answer
+                try:
+                    self._admit_view(key, views[0])
+                except Exception:
+                    self.loop.fault(None)
+                continue
+            if stray is not None:
+                peer, _ = self._parts(key)
+                rest = [view for view in views if not stray(self, key, peer, view)]
+            if not self.accepts:
+                continue
+            if not waiting:
+                budget, rest = self.begin_for(key, rest, budget)
+            if rest:
+                self.new.put(key, rest, is_bounded=is_bounded)
+
+    def begin_for(
+        self, key: Any, views: list[memoryview], budget: int
+    ) -> tuple[int, list[memoryview]]:
+        """Give a client's datagrams to its session. See udp_new.Beginner"""
+        lookup = self.table.get
+        former = None
+        while views:
+            sink = lookup(key)
+            if sink is None:
+                if budget <= 0:
+                    break
+                budget -= 1
+                try:
+                    self._admit_view(key, views[0])
+                except Exception:
+                    self.loop.fault(None)
+                views = views[1:]
+                continue
+            if sink is former:  # it wants no more, and does not leave
+                self.dropped += len(views)
+                return budget, []
+            former = sink
+            try:
+                views = sink.take(views) or []
+            except Exception:
+                self.loop.fault(sink)
+                return budget, []
+        return budget, views
+
+    def _admit_view(self, key: Any, view: memoryview) -> None:
+        """Begin a session with one datagram."""
+        if self._pktinfo:
+            self.admit(key, key[0], key[1], view)
+        else:
+            self.admit(key, key, None, view)
 
     def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview) -> None:
         """Begin the session of a client that is ours."""
@@ -418,14 +515,18 @@ class UdpGate:
             c.local = (host, port) if len(local) == 4 else (host, port, 0, 0)
         c.received = len(view)
         loop.datagram = view
-        self.begin(c, loop)
+        try:
+            self.begin(c, loop)
+        except Exception:
+            loop.fault(None)
+            loop.end_sessions_of(c)
         loop.datagram = None
         if self.begun is not c and not c.closed and key:
             self.table[key] = udp_clients.Waiting(c)
 
-    def again(self, c: Connection, view: memoryview) -> None:
-        """Begin a client's next session with a datagram its former one did not want."""
-        self.accept(c.key, udp_clients.peer_of(c.key), c.key[1] if self._pktinfo else None, view)
+    def again(self, c: Connection, views: list[memoryview]) -> None:
+        """Take datagrams of a client that its session kept before it was ready for any."""
+        self.begin_for(c.key, views, len(views))
 
     def _exhausted(self) -> None:
         loop = self.loop
@@ -466,6 +567,8 @@ class UdpGate:
                 sink.gate = self
         self.table.update(former.table)
         former.table = self.table
+        for held in former.take_held():
+            self.deliver(*held)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -507,14 +610,16 @@ class UdpGate:
     def _on_room(self, mask: int) -> None:
         queue = self._queue
         while queue:
-            c, data = queue[0]
+            c, data = queue.popleft()
             try:
                 self._send(c, data)
             except BlockingIOError:
+                queue.appendleft((c, data))
                 break
             except OSError:
                 self.dropped += 1  # this client's path failed; the others' datagrams go on
-            queue.popleft()
+            except Exception:
+                self.loop.fault(None)
         else:
             if self.open:
                 self.loop.poller.remove(self.fd)
@@ -534,4 +639,4 @@ class UdpGate:
     @property
     def is_needed(self) -> bool:
         """Whether the socket of a closed gate must stay: somebody is answered through it."""
-        return bool(self.table or self._queue)
+        return bool(self.table or self._queue or self._waiting)

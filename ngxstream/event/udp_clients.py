@@ -39,37 +39,38 @@ def local_of(key: Any) -> bytes:
 
 
 class Sink(Protocol):
-    """Where a client's datagrams go."""
+    """Where a client's datagrams go.
 
-    inbox: list[memoryview]
+    The views that it is handed die when its method returns: it copies what it keeps. A method
+    returns the datagrams that are not its own any more, as the session wants no more: they begin
+    the client's next one.
+    """
+
     c: Connection
 
-    def take(self) -> None:
-        """Take the inbox, in order. The views die with the turn."""
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
+        """Take datagrams, in order. returns: what is left for the client's next session, if any"""
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Take a coalesced message of datagrams of `size` bytes (the last may be shorter)."""
 
 
 class Waiting:
     """The sink of a session that is not ready for datagrams yet (a name being resolved)."""
 
-    __slots__ = ("inbox", "c", "kept", "dropped")
+    __slots__ = ("c", "kept", "dropped")
 
     def __init__(self, c: Connection) -> None:
         self.c = c
-        self.inbox: list[memoryview] = []
         self.kept: list[bytes] = []
         self.dropped = 0
 
-    def take(self) -> None:
+    def take(self, views: list[memoryview]) -> None:
         """Keep copies, up to a bound."""
-        inbox, self.inbox = self.inbox, []
         room = KEPT - len(self.kept)
-        self.kept.extend(bytes(view) for view in inbox[:room])
-        self.dropped += max(0, len(inbox) - room)
+        self.kept.extend(bytes(view) for view in views[:room])
+        self.dropped += max(0, len(views) - room)
 
     def take_burst(self, view: memoryview, size: int) -> None:
         """Keep the datagrams of a burst."""
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
+        self.take(datagram.split(view, size))

@@ -19,12 +19,12 @@ Every datagram that is dropped is counted under its reason; the log hears of it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event import datagram
-from ngxstream.event.udp import ANCILLARY_SPACE, UdpGate
+from ngxstream.event.udp import ANCILLARY_SPACE, Drained, UdpGate
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class ProxiedUdpGate(UdpGate):
         "_trusted",  # dict: (peer's host, local) -> bool
         "_sole",  # dict: (peer, local) -> key of the peer's session, with `first`
         "_told_ms",
+        "_new_headers",  # dict: key -> ProxyHeader, of clients whose sessions are to begin
     )
 
     def __init__(
@@ -123,6 +124,7 @@ class ProxiedUdpGate(UdpGate):
         self._trusted: dict[Any, bool] = {}
         self._sole: dict[Any, Any] = {}
         self._told_ms = -1000
+        self._new_headers: dict[Any, ProxyHeader] = {}
         super().__init__(loop, listening, sock, begin, table=table, idle=idle)
 
     def _choose(self) -> Callable[[int], None]:
@@ -131,7 +133,7 @@ class ProxiedUdpGate(UdpGate):
     def on_proxied(self, mask: int) -> None:
         """Drain datagrams and hand each to the session of its client."""
         receive = self.sock.recvmsg_into
-        ready: list[Sink] = []
+        drained: Drained = {}
         slots = self.loop.slots
         limit = self._limit
         count = 0
@@ -143,46 +145,62 @@ class ProxiedUdpGate(UdpGate):
                 view = slot[:n]
                 # coalesced only when a former gate of the socket left that on
                 for part in datagram.split(view, size) if 0 < size < n else (view,):
-                    self._sort(peer, local, part, ready)
+                    self._sort(peer, local, part, drained)
         except BlockingIOError:
             self._limit = count or 1
         except OSError as error:
             self._failed(error)
         else:
             self._limit = min(len(slots), limit * 2)
-        for sink in ready:
-            if sink.inbox:
-                sink.take()
+        self._hand_out(drained)
 
-    def _sort(self, peer: Any, local: bytes | None, view: memoryview, ready: list[Sink]) -> None:
-        """Put one datagram into its session's inbox, or begin its session, or drop it."""
+    def _sort(self, peer: Any, local: bytes | None, view: memoryview, drained: Drained) -> None:
+        """Put one datagram to the others of its client, or drop it."""
         stray = self.stray
         if stray is not None:
             key = peer if local is None else (peer, local)
             if stray(self, key, peer, view):
                 return
         try:
-            key, header, payload = self._open(peer, local, view)
+            key, header, payload = self._open(peer, local, view, drained)
         except RefusedError as error:
             self._refuse(str(error), peer)
             return
-        sink = self.table.get(key)
-        if sink is not None:
-            if not sink.inbox:
-                ready.append(sink)
-            sink.inbox.append(payload)
-            return
-        self._begin(key, peer, local, payload, header)
+        if key not in self.table:
+            self._remember(key, header)
+            if self.first:  # what follows in this drain has no header: is it of a session?
+                self.begin_for(key, [payload], 1)
+                return
+        drained.setdefault(key, []).append(payload)
 
-    def _begin(
-        self, key: Any, peer: Any, local: bytes | None, payload: memoryview, header: ProxyHeader
-    ) -> None:
-        self.loop.header = header
-        self.admit(key, peer, local, payload)
-        self.loop.header = None
+    def _remember(self, key: Any, header: ProxyHeader) -> None:
+        """Keep the header of a client whose session is to begin, all its TLVs included."""
+        new = self._new_headers
+        if len(new) > 2 * len(self._waiting) + REMEMBERED:
+            self._new_headers = {at: new[at] for at in self._waiting if at in new}
+        self._new_headers.setdefault(key, header)
+
+    def _admit_view(self, key: Any, view: memoryview) -> None:
+        """Begin a session with one datagram."""
+        if not is_tagged(key):  # begun before a reload gave this address its peers
+            return
+        peer, local = self._parts(key)
+        loop = self.loop
+        loop.header = self._new_headers.pop(key, None) or self._header(tag_of(key))
+        try:
+            self.admit(key, peer, local, view)
+        finally:
+            loop.header = None
+
+    def _parts(self, key: Any) -> tuple[Any, bytes | None]:
+        """Return the peer's address and the packed local one of a key."""
+        if not is_tagged(key):
+            return super()._parts(key)
+        peer, data = key
+        return peer, data[1 : 1 + data[0]] or None
 
     def _open(
-        self, peer: Any, local: bytes | None, view: memoryview
+        self, peer: Any, local: bytes | None, view: memoryview, drained: Drained
     ) -> tuple[Any, ProxyHeader, memoryview]:
         """Return whose a datagram is: key, header and payload. raises: RefusedError"""
         if not self._trusts(peer, local):
@@ -200,13 +218,13 @@ class ProxiedUdpGate(UdpGate):
             tag, header = self._parse(view)
         except RefusedError:
             if sole is not None:
-                self._end(source, sole)
+                self._end(source, sole, drained)
                 raise RefusedError(CHANGED) from None
             raise
         key = (peer, bytes((len(local or b""),)) + (local or b"") + tag)
         if self.first:
             if sole is not None and sole != key:
-                self._end(source, sole)
+                self._end(source, sole, drained)
                 raise RefusedError(CHANGED)
             if len(self._sole) >= REMEMBERED:
                 self._sole = {at: own for at, own in self._sole.items() if own in self.table}
@@ -239,12 +257,13 @@ class ProxiedUdpGate(UdpGate):
             known = self._trusted[source] = self.believes(peer, local)
         return known
 
-    def _end(self, source: Any, key: Any) -> None:
+    def _end(self, source: Any, key: Any, drained: Drained) -> None:
         """Send a peer's datagrams to its session no more; nobody can say whose they are."""
         del self._sole[source]
-        sink = self.table.pop(key, None)
-        if sink is not None and sink.inbox:
-            sink.take()  # what came before in this turn is its own
+        before = drained.pop(key, None)
+        if before is not None:
+            self._hand_out({key: before})  # what came before in this drain is its own
+        self.table.pop(key, None)
 
     def _refuse(self, reason: str, peer: Any) -> None:
         """Count a datagram that is dropped, and say so once a second."""
@@ -268,34 +287,19 @@ class ProxiedUdpGate(UdpGate):
 
     # -- what did not come straight from the socket ----------------------------------------------
 
-    def deliver(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
-        """Take a datagram that another worker read, or that was held.
+    def _gather(self, held: Iterable[tuple[Any, Any, bytes | None, bytes]]) -> Drained:
+        """Sort datagrams that another worker read, or that were held, by client.
 
-        shape: local is the packed address of one that is as it came; with a tag behind it
-        (another worker has read the header) data is the payload
+        With a tagged key somebody has read the header: data is what stands behind it.
         """
-        view = memoryview(data)
-        if local is not None and is_tagged(key):
-            sink = self.table.get(key)
-            if sink is None:
-                own = local[1 : 1 + local[0]] or None
-                self._begin(key, peer, own, view, self._header(tag_of(key)))
-                return
-            sink.inbox.append(view)
-            sink.take()
-            return
-        ready: list[Sink] = []
-        self._sort(peer, local, view, ready)
-        for sink in ready:
-            sink.take()
-
-    def again(self, c: Connection, view: memoryview) -> None:
-        """Begin a client's next session with a datagram its former one did not want."""
-        if not is_tagged(c.key):  # begun before a reload gave this address its peers
-            return
-        peer, data = c.key
-        local = data[1 : 1 + data[0]] or None
-        self._begin(c.key, peer, local, view, self._header(tag_of(c.key)))
+        drained: Drained = {}
+        for key, peer, local, data in held:
+            view = memoryview(data)
+            if is_tagged(key):
+                drained.setdefault(key, []).append(view)
+            else:
+                self._sort(peer, local, view, drained)
+        return drained
 
 
 def is_tagged(key: Any) -> bool:

@@ -143,11 +143,16 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
     """Take in this process's name what the session had taken in another's, limit or not."""
     status, counts = packed
     if status is not None:
+        if status not in (PASSED, REJECTED, REJECTED_DRY_RUN):
+            raise ValueError("no status")
         s.set_module_ctx(NAME, status)
     zones = {limit.zone.name: limit.zone for limit in s.server.limit_conn.limits}
     taken = _Taken()
+    longest = shm_counts.MAX_KEY
+    if any(not isinstance(key, bytes) or not 0 < len(key) <= longest for _, key in counts):
+        raise ValueError("no key")
     for name, key in counts:
-        zone = zones.get(name)
+        zone = zones.pop(name, None)  # a session counts once in a zone, whatever is said
         if zone is not None and zone.table is not None:
             counted = zone.table.acquire(key, sys.maxsize)
             if counted:

@@ -15,6 +15,7 @@ from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
 from ngxstream.core import errors, inet, ip
 from ngxstream.core.codes import DECLINED
 from ngxstream.core.log import encode
+from ngxstream.ipc import codec
 from ngxstream.stream import phases
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import PURE, Variable
@@ -85,6 +86,18 @@ def original(s: Session) -> SockAddr:
     """Return where the connection really came from, whatever address it goes by."""
     kept: Original | None = s.module_ctx(KEY)
     return s.c.sockaddr if kept is None else kept.sockaddr
+
+
+def _pack(s: Session) -> bytes | None:
+    """Say where a session that goes on elsewhere really came from."""
+    kept: Original | None = s.module_ctx(KEY)
+    return None if kept is None else codec.ADDRESS.encode(kept.sockaddr)
+
+
+def _unpack(s: Session, packed: bytes) -> None:
+    """Keep it here. Raises: CodecError for no address"""
+    sockaddr = codec.ADDRESS.decode(packed)
+    s.set_module_ctx(KEY, Original(codec.family_of(sockaddr), sockaddr))
 
 
 def _realip_remote_addr(s: Session) -> bytes:
@@ -166,6 +179,8 @@ MODULE = StreamModule(
     conf=RealipConf,
     merge=_merge,
     finish=_finish,
+    pack=_pack,
+    unpack=_unpack,
     variables=(
         Variable("realip_remote_addr", _realip_remote_addr, PURE,
                  "Address the connection came from, before it was replaced."),

@@ -1,19 +1,23 @@
 """Channels: how the master speaks to a worker, and how a worker hears that the master is gone.
 
-Answers for src/os/unix/ngx_channel.c. One SOCK_SEQPACKET pair for each worker: a message is one
-packet, a command byte, a payload, and descriptors if any; its end of file means that the process
-at the other end has died. Signals remain: a command is what the master says, a signal what an
-operator says.
+Answers for src/os/unix/ngx_channel.c. A channel is a pair of ports (ipc/port.py), one pair for each
+worker; a message is a command, a payload, and descriptors if any; its end of file means that the
+process at the other end has died. Signals remain: a command is what the master says, a signal what
+an operator says.
 """
 
 from __future__ import annotations
 
-import array
+import errno
 import math
 import select
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
+
+from ngxstream.ipc import port
+from ngxstream.ipc.codec import CodecError
+from ngxstream.ipc.port import Port, Speaker
 
 QUIT: Final = 1
 TERMINATE: Final = 2
@@ -26,15 +30,16 @@ GIVE: Final = 8  # a new master wants the listening sockets
 FAILED: Final = 10  # said by a worker: why it cannot begin
 SOCKETS: Final = 9  # the answer: sockets, and whether there are more
 
-MAX_FDS: Final = 253  # SCM_MAX_FD
-MAX_MESSAGE: Final = 65536
-_INT: Final = array.array("i").itemsize
+MAX_FDS: Final = port.MAX_FDS
+MAX_BYTES: Final = 64 << 20  # what the master tells: 100 000 addresses are some 5 MB
+MAX_WORKERS: Final = 65_536  # mailboxes in a plan
+ANSWER: Final = 4096  # bytes: what a worker tells
 
 
 def wait_readable(fds: Iterable[int], wait_s: float) -> list[int]:
     """Wait until one of some descriptors has something to read, or its other end is gone.
 
-    shape: the descriptors of which that is true, none when the time is up. Their numbers may be
+    Returns: the descriptors of which that is true, none when the time is up. Their numbers may be
     any: a master of many addresses has more than the 1024 that select(2) knows
     """
     poller = select.poll()
@@ -54,50 +59,56 @@ class Message(NamedTuple):
 class Channel:
     """One end of a pair. Nothing here blocks."""
 
-    __slots__ = ("sock",)
+    __slots__ = ("_port", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
-        """shape: a SOCK_SEQPACKET socket, owned from now on."""
-        sock.setblocking(False)
-        self.sock = sock
+    def __init__(self, end: Port) -> None:
+        """Take a port, owned from now on."""
+        self._port = end
+        self.sock = end.sock
+
+    @classmethod
+    def to_master(cls, sock: socket.socket, owner: int | None = None) -> Channel:
+        """Make a worker's end. Args: owner: the master's user, this process's own if not given"""
+        speaker = Speaker.of("the master", owner)
+        return cls(Port(sock, speaker, max_bytes=MAX_BYTES, max_fds=MAX_WORKERS))
+
+    @classmethod
+    def to_worker(
+        cls, sock: socket.socket, user: int | None = None, *, max_fds: int = 0
+    ) -> Channel:
+        """Make a master's end. Args: user: the worker's"""
+        speaker = Speaker.of("a worker", user)
+        return cls(Port(sock, speaker, max_bytes=ANSWER, max_fds=max_fds))
 
     @staticmethod
-    def pair() -> tuple[Channel, Channel]:
-        """Return the master's end and the worker's."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return Channel(ours), Channel(theirs)
+    def pair(user: int | None = None) -> tuple[Channel, Channel]:
+        """Return the master's end and the worker's. Args: user: the worker's, once it is one"""
+        ours, theirs = port.pair()
+        return Channel.to_worker(ours, user), Channel.to_master(theirs)
 
     def fileno(self) -> int:
         """Return the descriptor, for a poller."""
         return self.sock.fileno()
 
     def send(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
-        """Send one message whole. returns: False when the other end is gone or does not read.
+        """Send one message whole. Returns: False when the other end is gone or does not read
 
-        shape: 0 < command < 256, at most MAX_MESSAGE - 1 bytes and MAX_FDS descriptors
+        Args: command: 0 < command < 256
         """
-        try:
-            socket.send_fds(self.sock, [bytes([command]), payload], fds)
-        except OSError:
-            return False
-        return True
+        return self._port.send(command, payload, fds)
 
     def receive(self) -> Message:
-        """Return the next message. raises: BlockingIOError for none, EOFError for never again"""
-        # socket.recv_fds() forgets its flags, and these descriptors must not survive an exec
-        data, ancillary, _, _ = self.sock.recvmsg(
-            MAX_MESSAGE, socket.CMSG_LEN(MAX_FDS * _INT), socket.MSG_CMSG_CLOEXEC
-        )
-        fds = [
-            fd
-            for level, kind, packed in ancillary
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-            for fd in array.array("i", packed[: len(packed) - len(packed) % _INT])
-        ]
-        if not data:
-            raise EOFError("the other end of the channel is gone")
-        return Message(data[0], data[1:], fds)
+        """Return the next message.
+
+        Raises: BlockingIOError for none, EOFError for never again, OSError, EPROTO for what is no
+        message of who may speak here
+        """
+        try:
+            message = self._port.receive()
+        except CodecError as error:
+            raise OSError(errno.EPROTO, str(error)) from None
+        return Message(message.kind, message.payload, message.fds)
 
     def close(self) -> None:
         """Close this end."""
-        self.sock.close()
+        self._port.close()

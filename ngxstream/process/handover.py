@@ -8,17 +8,19 @@ nginx has no counterpart: there a reload ends them.
    (SESSIONS), and says DONE. It takes nothing back.
 3. A new worker reads nothing until all leaving ones have stopped: nobody else read in between, so
    no datagram overtakes another. Then it reads and holds what comes, and lets go of it when all
-   are DONE, have died, or HOLD_MS have passed: sessions come before their datagrams.
+   are DONE, have died, or have said nothing for HOLD_MS: sessions come before their datagrams.
 4. When the number of workers changes, worker 0 has the kernel steer anew once all have stopped.
    A datagram that was queued in what is now the wrong socket goes to its owner by mail.
 5. A worker that is told to hand over before it has everything itself does so when it has.
    Sessions that reach a worker after it has handed over go on by the same way.
+6. A leaving worker may be of another user than the new ones (`user` has changed). What it says is
+   looked at as a stranger's: it speaks for itself alone, gives sessions no client of ours has,
+   adds to none but those, and is not listened to after its DONE. It can harm who was its client.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -26,19 +28,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
 from ngxstream.event import poller, steering, udp_clients
+from ngxstream.ipc import codec, port
+from ngxstream.ipc.codec import CodecError, Field, List, Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.process import mailbox
-from ngxstream.process.mailbox import Outbox
+from ngxstream.process.mailbox import Mail, Outbox
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import Listening
+    from ngxstream.event.listening import Listening, ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
     from ngxstream.process.worker import Service
     from ngxstream.stream.session import Session
 
 HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing
+HOLD_LIMIT_MS: Final = 30_000  # and for those that go on giving sessions, in all
 START_MS: Final = 5000  # how long a new worker waits to be told that it may read
 LOOK_MS: Final = 50  # how often it is seen whether a leaving worker has died
 STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket after that
@@ -46,8 +51,21 @@ BATCH: Final = 120  # sessions in a message
 BATCH_BYTES: Final = 48_000
 MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
 STRAYS: Final = 4096  # datagrams that may wait to be passed on
+REFUSALS: Final = 16  # lines a second about messages that are refused
 
 Key = tuple[Any, ...]  # ListenOptions.key
+
+_PLAN: Final = Record(
+    "plan",
+    Field(1, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+    Field(2, "pids", List(codec.PID, 65_536), []),
+)
+ENVELOPE: Final = Record(
+    "session",
+    Field(1, "where", codec.Repeated(codec.LISTEN_KEY)),
+    Field(2, "session", codec.Bytes(mailbox.MAX_BYTES)),
+    Field(3, "proxied", codec.Bytes(mailbox.MAX_BYTES)),
+)
 
 
 def owner_of(listening: Listening, peer: Any, workers: int, *, current: bool) -> int:
@@ -95,13 +113,21 @@ class Plan:
 
     def pack(self) -> bytes:
         """Return what goes with the descriptors of the mailboxes."""
-        return pickle.dumps((sorted(self.keys, key=repr), self.pids), 5)
+        return _PLAN.encode((sorted(self.keys, key=repr), self.pids))
 
     @classmethod
-    def unpack(cls, data: bytes, fds: Sequence[int]) -> Plan:
-        """Take a plan from the master's message."""
-        keys, pids = pickle.loads(data)
-        writers = [socket.socket(fileno=fd) for fd in fds]
+    def unpack(cls, data: bytes, fds: list[int]) -> Plan:
+        """Take a plan, and its descriptors, from the master's message. Raises: CodecError"""
+        writers: list[socket.socket] = []
+        try:
+            keys, pids = _PLAN.decode(data)
+            while fds:
+                writers.append(port.writer(fds.pop(0)))
+        except CodecError:
+            port.close_all(fds)
+            for sock in writers:
+                sock.close()
+            raise
         return cls(writers, keys, pids)
 
 
@@ -131,6 +157,9 @@ class Departure:
         self.sent = 0
         for gate in service.udp_gates:
             gate.close()
+        for gate in service.udp_gates:  # before STOPPED: what is read after that is younger
+            for held in gate.take_held():
+                self._put(gate, *held)
         pid = loop.pid
         for box in self._boxes:
             box.put(mailbox.STOPPED, pid, plan.pids)
@@ -138,9 +167,6 @@ class Departure:
         for s in loop.sessions:
             if s.c.is_udp and not s.status:
                 self._by_owner[self._owner(s)].append(s)
-        for gate in service.udp_gates:
-            for held in gate.take_held():
-                self.pass_on(gate, *held)
         for box in self._boxes:
             box.pump()
 
@@ -152,10 +178,14 @@ class Departure:
 
     def pass_on(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> None:
         """Send one datagram to the owner of its client."""
+        self._boxes[self._put(gate, key, peer, local, data)].pump()
+
+    def _put(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> int:
+        """Have one datagram sent to the owner of its client. returns: whose box it is in"""
         listening = gate.listening
         n = self._owner_of(listening, peer)
         self._boxes[n].put(mailbox.DATAGRAMS, listening.options.key, key, peer, local, [data])
-        self._boxes[n].pump()
+        return n
 
     def _owner_of(self, listening: Listening, peer: Any) -> int:
         current = listening.options.key in self._plan.keys
@@ -215,8 +245,8 @@ class Departure:
         key = s.c.key
         for data in proxy.waiting():
             more.append((where, key, [data]))
-        packed = pickle.dumps(
-            (where, travel.pack(s, self._service.places), udp_state.pack(proxy)), 5
+        packed = ENVELOPE.encode(
+            (where, travel.pack(s, self._service.places), udp_state.pack(proxy))
         )
         return packed, udp_state.release(proxy)
 
@@ -232,14 +262,32 @@ class Departure:
         local = local_of(c.key, peer)
         for data in kept:
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
-        for cleanup in reversed(s.abandon()):
-            cleanup()
+        self._loop.call_all(reversed(s.abandon()))
         self._loop.close_connection(c)
 
 
 def local_of(key: Any, peer: Any) -> bytes | None:
     """Return the packed local address in a table's key, None where it has none."""
     return None if key is peer else udp_clients.local_of(key)
+
+
+def fits(options: ListenOptions, key: Any) -> bool:
+    """Tell whether a client that is known by this key can be one of a listening address."""
+    family = options.family
+    if family == socket.AF_UNIX:
+        return not isinstance(key, tuple)
+    if not isinstance(key, tuple):
+        return False
+    behind = key[1] if isinstance(key[0], tuple) else None
+    if codec.family_of(key if behind is None else key[0]) != family:
+        return False
+    if behind is None:
+        return not options.wildcard
+    size = 4 if family == socket.AF_INET else 16
+    if len(behind) in (4, 16):
+        return len(behind) == size
+    # a PROXY header's tag behind a length and a local address: see udp_proxied.py
+    return behind[:1] in (b"\0", bytes((size,))) and len(behind) > behind[0]
 
 
 class Arrival:
@@ -251,15 +299,20 @@ class Arrival:
         "_departure",
         "_done",  # pids that sent everything
         "_expected",  # pids that will
+        "_given",  # {(where, key): pid}: sessions that a worker of another user has given
+        "_limit_ms",  # when the deadline is put off no more
         "_log",
         "_loop",
         "_nobody_left",  # bool: the master said that no worker is left to hand over
-        "_reader",
+        "_reader",  # mailbox.Inbox
         "_reading_on",  # bool: within _read_on()
+        "_refused",  # int: messages, within a second from
+        "_refused_ms",
         "_service",
         "_settled",  # called once when everything is here
         "_stopped",  # pids that read no more
         "_timers",  # {ms: Timer}: worker_shutdown_timeouts of former generations
+        "_uid",  # of this process
         "holding",
         "idle",
         "received",
@@ -274,19 +327,25 @@ class Arrival:
         *,
         idle: bool,
         patience_ms: int = START_MS,
+        users: Iterable[int | None] = (),
     ) -> None:
-        """shape: idle says that others read the sockets still; patience_ms how long this worker
-        waits for them, 0 for ever
+        """Args: users: of all configurations whose workers may write; idle: others read the sockets
+        still; patience_ms: how long this worker waits for them, 0 for ever
         """
         self._loop = loop
         self._service = service
         self._log = service.cycle.log
-        self._reader = reader
+        self._reader = mailbox.Inbox(reader, users)
+        self._uid = os.geteuid()
+        self._given: dict[tuple[Key, Any], int] = {}
         self._boxes = [Outbox(loop, sock) for sock in writers]
         self._expected: frozenset[int] = frozenset()
         self._stopped: set[int] = set()
         self._done: set[int] = set()
         self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
+        self._limit_ms = 0
+        self._refused = 0
+        self._refused_ms = loop.now_ms
         self._departure: Departure | None = None
         self._settled: list[Callable[[], None]] = []
         self._timers: set[int] = set()
@@ -330,21 +389,68 @@ class Arrival:
                 return  # a batch takes milliseconds: the sockets are to be read in between
 
     def _take_message(self) -> int:
-        """Take one message. returns: its kind, 0 when there is none"""
+        """Take one message. Returns: its kind, 0 when there is none"""
         try:
-            message, fds = mailbox.receive(self._reader)
+            mail = self._reader.receive()
         except BlockingIOError:
             return 0
-        except ValueError as error:
-            self._log.error(log.ALERT, f"a worker's message was not understood: {error}")
+        except CodecError as error:
+            self._refuse(error)
             return -1
         except (EOFError, OSError):
             self._loop.unregister(self._reader.fileno())
             return 0
-        kind, *values = message
+        try:
+            if not self._may_say(mail):
+                raise CodecError(f"process {mail.pid} of user {mail.uid} may not say it")
+            self._obey(mail)
+        except CodecError as error:
+            self._refuse(error)
+        finally:
+            port.close_all(mail.fds)  # what nobody has taken
+        return mail.kind
+
+    def _refuse(self, error: CodecError) -> None:
+        """Say what was refused; who says nonsense without end does not fill the log."""
+        now_ms = self._loop.now_ms
+        if now_ms - self._refused_ms >= 1000:
+            self._refused_ms, self._refused = now_ms, 0
+        self._refused += 1
+        if self._refused <= REFUSALS:
+            self._log.error(log.WARN, f"a worker's message was refused: {error}")
+
+    def _is_foreign(self, mail: Mail) -> bool:
+        """Tell whether a message is of another user, but for root."""
+        return mail.uid not in (0, self._uid)
+
+    def _may_say(self, mail: Mail) -> bool:
+        """Tell whether the sender may say this. Processes of one user need no protection."""
+        if not self._is_foreign(mail):
+            return True
+        if mail.pid in self._done:
+            return False  # it said that it has nothing more
+        values = mail.values
+        if mail.kind in (mailbox.STOPPED, mailbox.DONE):
+            return bool(values[0] == mail.pid)
+        if mail.kind == mailbox.SESSIONS:
+            return True  # looked at one by one
+        where, key = values[:2]
+        gate = self._service.gate_of(where)
+        is_known = gate is not None and key in gate.table
+        if mail.kind == mailbox.DATAGRAMS and not is_known:
+            return True
+        return self._given.get((where, key)) == mail.pid
+
+    def _obey(self, mail: Mail) -> None:
+        """Do what a message says. Raises: CodecError for what makes no sense here"""
+        kind, values = mail.kind, mail.values
+        if self._limit_ms and not self.settled and not self._is_foreign(mail):
+            # thousands of sessions take a busy machine longer than one that says nothing is granted
+            self._deadline_ms = min(self._loop.now_ms + HOLD_MS, self._limit_ms)
         if kind == mailbox.SESSIONS:
-            for packed, fd in zip(values[0], fds, strict=True):
-                self._adopt(packed, fd)
+            faults = list(filter(None, [self._adopt(packed, mail) for packed in values[0]]))
+            if faults:
+                raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
         elif kind == mailbox.DATAGRAMS:
             self._take(*values)
         elif kind == mailbox.WAITING:
@@ -353,35 +459,59 @@ class Arrival:
             self._on_stopped(*values)
         elif kind == mailbox.DONE:
             self._done.add(values[0])
+            if self._is_foreign(mail):
+                self._given = {at: pid for at, pid in self._given.items() if pid != mail.pid}
             self._check()
-        return int(kind)
 
-    def _adopt(self, data: bytes, fd: int) -> None:
-        """Take up one session."""
-        service = self._service
-        where, session, proxy = pickle.loads(data)
-        gate = service.gate_of(where)
+    def _adopt(self, data: bytes, mail: Mail) -> str:
+        """Take up one session, and its descriptor out of the message. Returns: why not, if not"""
+        service, loop = self._service, self._loop
+        fd = mail.fds.pop(0)
         try:
+            where, session, proxied = ENVELOPE.decode(data)
+            gate = service.gate_of(where)
             if gate is None:
-                raise KeyError(where)
-            s = travel.unpack(session, service.places, self._loop, gate.sock)
-        except KeyError:
+                raise CodecError("nobody listens at their address")
+            proxy = udp_state.Parcel(proxied, fd, is_shared=self._is_foreign(mail))
+            parcel = travel.Parcel(session, service.places)
+            if not udp_state.can_restore(parcel.server):
+                raise CodecError("their server proxies nothing")
+            self._check_client(gate, parcel.key, mail, proxy)
+            known = parcel.listening.options.key == where  # else it was passed on
+            s = parcel.unpack(loop, gate.sock, parcel.listening if known else gate.listening)
+        except (KeyError, CodecError) as error:
             os.close(fd)
-            self._log.error(log.WARN, "a UDP session of an unknown configuration was dropped")
-            return
-        self._loop.live += 1
-        self._loop.free_connections -= 1
+            if isinstance(error, KeyError):
+                return "they are of an unknown configuration"
+            return str(error)
+        loop.live += 1
+        loop.free_connections -= 1
         self.received += 1
         service.count_adopted(s)
-        udp_state.restore(s, proxy, fd, gate, service.cycle.stream)
+        proxy.restore(s, gate, service.cycle.stream)
+        if self._is_foreign(mail):
+            self._given[where, parcel.key] = mail.pid
         if self._departure is not None:
             self._departure.take(s)
-            return
+            return ""
         until = s.module_ctx(travel.UNTIL)
-        if until is not None and until not in self._timers:
+        if isinstance(until, int) and until not in self._timers:
             self._timers.add(until)
-            delay = max(1, until - self._loop.now_ms)
-            self._loop.call_later(delay, lambda: self._time_out(until), cancelable=True)
+            delay = max(1, until - loop.now_ms)
+            loop.call_later(delay, lambda: self._time_out(until), cancelable=True)
+        return ""
+
+    def _check_client(
+        self, gate: UdpGate, key: Any, mail: Mail, proxy: udp_state.Parcel
+    ) -> None:
+        """See that a session's client can be one of an address. Raises: CodecError"""
+        if not fits(gate.listening.options, key):
+            raise CodecError("their clients cannot be such of their address")
+        if self._is_foreign(mail):
+            if proxy.listed and key in gate.table:
+                raise CodecError(f"user {mail.uid} gives sessions of clients that are ours")
+            if self._loop.free_connections < 2:
+                raise CodecError(f"user {mail.uid} gives more sessions than there is room for")
 
     def _time_out(self, until: int) -> None:
         self._timers.discard(until)
@@ -395,6 +525,10 @@ class Arrival:
         gate = self._service.gate_of(where)
         if gate is None:
             return
+        if not fits(gate.listening.options, key) or udp_clients.peer_of(key) != (
+            udp_clients.NOBODY if peer is None else peer
+        ):
+            raise CodecError("datagrams of a client that cannot be one of their address")
         for data in datagrams:
             if self._departure is not None:
                 self._departure.pass_on(gate, key, peer, local, data)
@@ -420,6 +554,7 @@ class Arrival:
             return  # this worker was started in a dead one's place, or waited long enough
         if not self._expected:
             self._deadline_ms = self._loop.now_ms + HOLD_MS
+            self._limit_ms = self._loop.now_ms + HOLD_LIMIT_MS
         self._expected |= frozenset(pids)
         self._check()
 
@@ -437,6 +572,8 @@ class Arrival:
 
     def _look(self) -> None:
         if not self.settled:
+            # before it is said who is late: thousands of gates may have kept this loop for seconds
+            self.on_mail(0)
             self._check()
         if not self.settled:
             self._loop.call_later(LOOK_MS, self._look, cancelable=True)

@@ -1,27 +1,26 @@
 """Mailboxes: what one worker says to another, in whole messages with descriptors.
 
-nginx has no counterpart. A mailbox is a SOCK_SEQPACKET pair for one place among the workers of a
-generation. The master makes all of them before it forks and keeps both ends: a worker that is
+nginx has no counterpart. A mailbox is a pair of ports (ipc/port.py) for one place among the workers
+of a generation. The master makes all of them before it forks and keeps both ends: a worker that is
 killed leaves its mail to the one that takes its place.
 
-A message is a kind and values (pickled: both sides are processes of one service, under one user),
-with at most MAX_FDS descriptors. It arrives whole or not at all, and messages of one sender arrive
-in order.
+A message is a kind and values by the schema of that kind, with at most MAX_FDS descriptors. It
+arrives whole or not at all, and messages of one sender arrive in order. Senders may be of another
+user (a reload may change it, and so may an upgrade): who receives looks at what it is told.
 """
 
 from __future__ import annotations
 
-import array
-import contextlib
 import errno
-import os
-import pickle
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.event import poller
+from ngxstream.ipc import codec, port
+from ngxstream.ipc.codec import Field, List, Record
+from ngxstream.ipc.port import Packet, Port, Speaker
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -32,11 +31,47 @@ WAITING: Final = 3  # (address, key, [datagram]): what a session sent before has
 DATAGRAMS: Final = 4  # (address, key, peer, local, [datagram]) of a client of yours
 DONE: Final = 5  # (pid): that was all
 
-MAX_FDS: Final = 250  # SCM_MAX_FD is 253
-MAX_BYTES: Final = 1 << 17  # what one receive takes; a message fits a socket's default buffer
+MAX_FDS: Final = port.MAX_FDS
+MAX_BYTES: Final = 4 << 20  # of a message; sessions are sent by some 48 kB
+MAX_DATAGRAM: Final = 65_535 + 256  # and a header in front of it
+FEEDS: Final = 4  # messages of sessions in a turn: as many as a socket's default buffer holds
 AGAIN_MS: Final = 10  # before another try where the kernel tells no other time
-_INT: Final = array.array("i").itemsize
-_PASSING: Final = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM))
+_PASSING: Final = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE))
+
+_DATAGRAMS: Final = List(codec.Bytes(MAX_DATAGRAM), 4096)
+_SCHEMAS: Final = {
+    STOPPED: Record(
+        "STOPPED",
+        Field(1, "pid", codec.PID),
+        Field(2, "pids", List(codec.PID, 65_536), []),
+    ),
+    SESSIONS: Record("SESSIONS", Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS))),
+    WAITING: Record(
+        "WAITING",
+        Field(1, "where", codec.LISTEN_KEY),
+        Field(2, "key", codec.CLIENT_KEY),
+        Field(3, "datagrams", _DATAGRAMS),
+    ),
+    DATAGRAMS: Record(
+        "DATAGRAMS",
+        Field(1, "where", codec.LISTEN_KEY),
+        Field(2, "key", codec.CLIENT_KEY),
+        Field(3, "peer", codec.ADDRESS),
+        Field(4, "local", codec.Optional(codec.Bytes(16)), None),
+        Field(5, "datagrams", _DATAGRAMS),
+    ),
+    DONE: Record("DONE", Field(1, "pid", codec.PID)),
+}
+
+
+class Mail(NamedTuple):
+    """One message. The receiver owns the descriptors; the kernel vouches for pid and uid."""
+
+    kind: int
+    values: tuple[Any, ...]
+    fds: list[int]
+    pid: int
+    uid: int
 
 
 class Mailbox:
@@ -45,7 +80,7 @@ class Mailbox:
     __slots__ = ("reader", "writer")
 
     def __init__(self) -> None:
-        self.reader, self.writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.reader, self.writer = port.pair()
         self.reader.setblocking(False)
         self.writer.setblocking(False)
 
@@ -58,29 +93,26 @@ class Mailbox:
 class Outbox:
     """A writing end as one sender uses it: what finds no room waits, in order."""
 
-    __slots__ = ("_feed", "_loop", "_queue", "_sock", "_timer", "_watching", "gone")
+    __slots__ = ("_feed", "_loop", "_posted", "_queue", "_sock", "_timer", "_watching", "gone")
 
     def __init__(
         self, loop: Loop, sock: socket.socket, feed: Callable[[], bool] | None = None
     ) -> None:
-        """shape: feed puts more when all is sent, and says whether it did"""
+        """Args: feed: puts more when all is sent, and says whether it did"""
         self._loop = loop
         self._sock = sock
-        self._queue: deque[tuple[bytes, Sequence[int], Sequence[Any]]] = deque()
+        self._queue: deque[tuple[Packet, Sequence[Any]]] = deque()
         self._feed = feed
         self._watching = False
         self._timer = False
+        self._posted = False
         self.gone = False  # nobody will ever read it
 
     def put(
         self, kind: int, *values: Any, fds: Sequence[int] = (), socks: Sequence[Any] = ()
     ) -> None:
         """Send one message, or have it wait; the socks are closed once it is sent."""
-        self.put_packed(pickle.dumps((kind, *values), 5), fds, socks)
-
-    def put_packed(self, data: bytes, fds: Sequence[int] = (), socks: Sequence[Any] = ()) -> None:
-        """Send a message that is pickled already."""
-        self._queue.append((data, fds, socks))
+        self._queue.append((Packet(kind, _SCHEMAS[kind].encode(values), fds), socks))
 
     @property
     def waiting(self) -> int:
@@ -88,22 +120,31 @@ class Outbox:
         return len(self._queue)
 
     def pump(self, mask: int = 0) -> None:
-        """Send what waits, as far as there is room."""
-        while self.send():
+        """Send what waits, as far as there is room, and a few more messages that are fed in a turn.
+
+        Thousands of sessions take seconds: other owners want theirs meanwhile, and clients theirs.
+        """
+        for _ in range(FEEDS):
+            if not self.send():
+                return
             if self._feed is None or not self._feed():
                 self._watch(False)
                 return
+        if self.send() and not self._watching and not self._posted:
+            self._posted = True
+            self._loop.post(self._go_on)
+
+    def _go_on(self) -> None:
+        self._posted = False
+        self.pump()
 
     def send(self) -> bool:
-        """Send what waits, asking for no more. returns: whether all of it is gone"""
+        """Send what waits, asking for no more. Returns: whether all of it is gone"""
         queue = self._queue
         while queue:
-            data, fds, socks = queue[0]
+            packet, socks = queue[0]
             try:
-                if fds:
-                    socket.send_fds(self._sock, [data], fds)
-                else:
-                    self._sock.send(data)
+                packet.send(self._sock)
             except BlockingIOError:
                 self._watch(True)
                 return False
@@ -114,6 +155,7 @@ class Outbox:
                     return False
                 self.gone = True
             queue.popleft()
+            packet.close()
             self._loop.doomed.extend(socks)
         return True
 
@@ -138,30 +180,41 @@ class Outbox:
     def close(self) -> None:
         """Close this process's copy."""
         self._watch(False)
+        for packet, _ in self._queue:
+            packet.close()
         self._sock.close()
 
 
-def receive(sock: socket.socket) -> tuple[tuple[Any, ...], list[int]]:
-    """Return the next message and its descriptors, which the caller owns.
+class Inbox:
+    """A reading end as the worker of its place uses it."""
 
-    raises: BlockingIOError for none, EOFError for never again, ValueError for what is no message
-    """
-    data, ancillary, _, _ = sock.recvmsg(
-        MAX_BYTES, socket.CMSG_LEN(MAX_FDS * _INT), socket.MSG_CMSG_CLOEXEC
-    )
-    fds = [
-        fd
-        for level, kind, packed in ancillary
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-        for fd in array.array("i", packed[: len(packed) - len(packed) % _INT])
-    ]
-    if not data:
-        raise EOFError("the mailbox is gone")
-    try:
-        message = pickle.loads(data)
-    except (pickle.UnpicklingError, AttributeError, ImportError, IndexError, EOFError) as error:
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        raise ValueError(str(error)) from None
-    return message, fds
+    __slots__ = ("_port",)
+
+    def __init__(self, sock: socket.socket, users: Iterable[int | None] = ()) -> None:
+        """Args: users: whose workers may write, besides root and this process's own user"""
+        speaker = Speaker.of("a worker", *users)
+        self._port = Port(sock, speaker, max_bytes=MAX_BYTES, max_fds=MAX_FDS)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a poller."""
+        return self._port.fileno()
+
+    def receive(self) -> Mail:
+        """Return the next message.
+
+        Raises: BlockingIOError for none, EOFError for never again, CodecError for one that is
+        refused, OSError
+        """
+        message = self._port.receive()
+        try:
+            schema = _SCHEMAS.get(message.kind)
+            if schema is None:
+                raise codec.CodecError(f"a message of the unknown kind {message.kind}")
+            values = schema.decode(message.payload)
+            wanted = len(values[0]) if message.kind == SESSIONS else 0
+            if len(message.fds) != wanted:
+                raise codec.CodecError(f"{len(message.fds)} descriptors where {wanted} belong")
+        except codec.CodecError:
+            message.close()
+            raise
+        return Mail(message.kind, values, message.fds, message.pid, message.uid)

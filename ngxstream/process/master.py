@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.core import log, shm
 from ngxstream.event import listening, wakeups
 from ngxstream.event.loop import monotonic_ms
+from ngxstream.ipc import port
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system, upgrade
+from ngxstream.process import pidfile, signals, system, upgrade, verdict
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import START_MS, Plan
@@ -36,7 +37,6 @@ from ngxstream.process.reload import MAX_REASON, Beginning, Reload
 from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.succession import Succession
-from ngxstream.process.verdict import Desk, Hearing
 from ngxstream.process.worker import Family, Worker
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Master:
         "survivors",  # Survivors: workers of a master that died
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
-        "desk",  # Desk: where verdicts on reloads are told
+        "desk",  # verdict.Server: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
         "other",  # Succession: another master, during an upgrade
     )
@@ -159,7 +159,7 @@ class Master:
         self.survivors = survivors
         self._has_udp = link is None
         self._retiring = False
-        self.desk = Desk(cycle.log)
+        self.desk = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.other = Succession(self, link)
 
@@ -232,6 +232,7 @@ class Master:
         return self.shared.mailboxes
 
     def _exit(self, *, unlink: bool = True) -> int:
+        self.desk.close()
         path = self.cycle.main.pid
         if self.other.started:
             path += upgrade.OLDBIN
@@ -335,7 +336,8 @@ class Master:
         """Start one worker. returns: whether it could be forked. source: ngx_spawn_process"""
         cycle = self.cycle
         try:
-            ours, theirs = channels.Channel.pair()
+            user = cycle.main.user
+            ours, theirs = channels.Channel.pair(None if user is None else user.uid)
         except OSError as error:
             cycle.log.error(log.ALERT, 'socketpair() failed while spawning "worker process"', error)
             return False
@@ -347,25 +349,23 @@ class Master:
             theirs.close()
             return False
         if pid == 0:
-            self._become_worker(number, ours, theirs, idle)
+            self._become_worker(number, theirs, idle)
         theirs.close()
         cycle.log.error(log.NOTICE, f"start worker process {pid}")
         self.children[pid] = Child(pid, number, cycle, ours)
         return True
 
-    def _become_worker(
-        self, number: int, ours: Channel, theirs: Channel, idle: bool
-    ) -> None:
+    def _become_worker(self, number: int, theirs: Channel, idle: bool) -> None:
         """Be a worker in the forked child; never returns."""
         code = 1
         cycle = self.cycle
         try:
-            ours.close()
-            for child in self.children.values():
-                child.channel.close()  # or nobody would see the master's end
+            # whatever else the master speaks through is none of a worker's
+            boxes = self.mailboxes
+            port.keep_only(
+                [theirs, boxes[number].reader, *(box.writer for box in boxes)]
+            )
             self.children.clear()
-            self.desk.close()
-            self.survivors.close()
             if self.replaced is not None:
                 shared, before = self.replaced
                 shared.close()
@@ -580,10 +580,13 @@ class Master:
             self.desk.accept()
             return
         self.manager.reloading()
-        hearing = Hearing(self.cycle.log)
+        pid_path = self.cycle.main.pid
+        hearing = verdict.Collector(self.cycle.log)
         if self._reload(hearing):
             self.manager.ready(self._status())
             self.desk.accept()
+            if self.cycle.main.pid != pid_path:
+                self.desk.move(self.cycle.main.pid)
         else:
             self.manager.ready(f"{self._status()}; the last reload was refused: {hearing.text}")
             self.desk.refuse(hearing.text)

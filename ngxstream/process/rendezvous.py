@@ -14,27 +14,31 @@ master fails to bind.
 4. When the new master's workers have begun, orphans of the same configuration, to the byte, hand
    their UDP clients over as at a reload, and all leave when their sessions have ended. Should the
    new master die before that, they are orphans again.
-5. Neither side believes a stranger. An orphan obeys root and the user its master was. A master
-   takes nothing but sockets that a master made, and asks the kernel what they are; clients are
-   handed over by processes of the workers' user alone.
+5. Neither side believes a stranger. An orphan obeys root and the user its master was. A master asks
+   processes of root, its own user and the configured one, and knows whose a process is before it
+   waits for it: it waits for strangers not at all, for all others together until one deadline.
+6. What is given has to be sockets that a master made (or a service manager for it), that listen or
+   are bound, and are no connections. Who gives anything else has given nothing, and the next one is
+   asked. What an orphan says of its configuration counts for those who agree with the giver.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import functools
 import hashlib
-import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.conf import dump
 from ngxstream.core import log as logs
 from ngxstream.event import inherited, poller
+from ngxstream.ipc import codec, port
+from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.process import channel as channels
-from ngxstream.process import verdict
 from ngxstream.process.channel import Channel
 
 if TYPE_CHECKING:
@@ -42,17 +46,41 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
 
-ANSWER_S: Final = 2.0  # how long all orphans together may take to answer, and one to give
-CHUNK: Final = 250  # descriptors in a message
-BACKLOG: Final = 4
+MEET_S: Final = 2.0  # how long all orphans together may take to say who they are
+GIVE_S: Final = 4.0  # and to give, from the same moment on
+LEAST_S: Final = 0.25  # what each of those that could give is granted at least
+_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
+AGAIN_S: Final = 0.01  # before another try to connect
+AGAIN_MS: Final = 10  # before another try to send
+CHUNK: Final = channels.MAX_FDS  # descriptors in a message
+MAX_SOCKETS: Final = 1 << 20
+BACKLOG: Final = 64
 TABLE: Final = "/proc/net/unix"
+
+ORPHANED: Final = Record(
+    "orphan",
+    Field(1, "generation", codec.UINT, 0),
+    Field(2, "digest", codec.Text(64, is_word=True), ""),
+)
+SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
 
 
 def prefix_of(path: str) -> str:
-    """Return how the addresses of a pid file's orphans begin; a pid follows."""
+    """Return how the addresses of a pid file's orphans begin; a pid follows.
+
+    Pids mean something in one pid namespace only, and containers may share the net namespace.
+    """
     real = os.path.realpath(path).encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(real, digest_size=16).hexdigest()
-    return f"\0ngxstream/{verdict.pid_namespace()}/{digest}/"
+    return f"\0ngxstream/{pid_namespace()}/{digest}/"
+
+
+def pid_namespace() -> int:
+    """Return what tells this process's pid namespace from others; 0 for unknown."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def digest_of(cycle: Cycle) -> str:
@@ -75,33 +103,29 @@ class Orphan:
     ) -> None:
         """Wait from now on.
 
-        shape: path of the pid file; owner is the user id of the master that died; adopted(channel)
-        is called once. raises: OSError where nobody can be waited for
+        Args: path: of the pid file; owner: the user id of the master that died; adopted(channel):
+        called once. Raises: OSError where nobody can be waited for
         """
         self._loop = loop
         self._owner = owner
         self._adopted = adopted
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._sock.setblocking(False)
-            self._sock.bind(f"{prefix_of(path)}{os.getpid()}")
-            self._sock.listen(BACKLOG)
-        except OSError:
-            self._sock.close()
-            raise
+        self._sock = port.listen(f"{prefix_of(path)}{os.getpid()}", BACKLOG)
         loop.register(self._sock.fileno(), self.on_readable, poller.LEVEL)
 
     def on_readable(self, mask: int) -> None:
-        """Look who comes."""
-        try:
-            sock, _ = self._sock.accept()
-        except OSError:
-            return
-        if verdict.peer_of(sock)[1] not in (0, self._owner):
+        """Look who comes; strangers leave as many at a time as may have queued."""
+        for _ in range(BACKLOG):
+            try:
+                sock = port.accept(self._sock)
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._loop.room.make()  # a master has to get in
+                return
+            if port.peer_of(sock)[1] in (0, self._owner):
+                self.close()
+                self._adopted(Channel.to_master(sock, self._owner))
+                return
             sock.close()
-            return
-        self.close()
-        self._adopted(Channel(sock))
 
     def close(self) -> None:
         """Wait no more."""
@@ -110,18 +134,27 @@ class Orphan:
 
 
 def introduce(to: Channel, cycle: Cycle | None) -> None:
-    """Tell a new master who this worker is. shape: a cycle it serves; None if it is leaving"""
+    """Tell a new master who this worker is. Args: cycle: one it serves; None if it is leaving"""
     told = (0, "") if cycle is None else (cycle.generation, digest_of(cycle))
-    text = json.dumps(dict(zip(("generation", "digest"), told, strict=True)))
-    to.send(channels.ORPHAN, text.encode())
+    to.send(channels.ORPHAN, ORPHANED.encode(told))
 
 
-def give(to: Channel, listenings: Sequence[Listening]) -> None:
-    """Send all listening sockets, groups in the order of their numbers."""
-    fds = [sock.fileno() for one in listenings for sock in one.socks if sock.fileno() >= 0]
-    for at in range(0, len(fds), CHUNK):
-        to.send(channels.SOCKETS, b"more", fds[at : at + CHUNK])
-    to.send(channels.SOCKETS, b"last")
+def give(loop: Loop, to: Channel, listenings: Sequence[Listening]) -> None:
+    """Send all listening sockets, groups in the order of their numbers, as there is room."""
+    _give(loop, to, [sock for one in listenings for sock in one.socks if sock.fileno() >= 0])
+
+
+def _give(loop: Loop, to: Channel, socks: list[socket.socket]) -> None:
+    is_last = False
+    while not is_last:
+        is_last = not socks
+        fds = [sock.fileno() for sock in socks[:CHUNK] if sock.fileno() >= 0]
+        if not to.send(channels.SOCKETS, SOCKETS_GIVEN.encode((is_last,)), fds):
+            if to.fileno() >= 0 and not port.is_gone(to.sock):
+                again = functools.partial(_give, loop, to, socks)
+                loop.call_later(AGAIN_MS, again, cancelable=True)
+            return
+        socks = socks[CHUNK:]
 
 
 # -- the new master's side -------------------------------------------------------------------------
@@ -133,7 +166,10 @@ class Survivor:
     __slots__ = ("channel", "digest", "generation", "pid", "uid")
 
     def __init__(self, pid: int, uid: int, channel: Channel) -> None:
-        """shape: generation and digest are what it says of itself, 0 and "" before that"""
+        """Know it by what the kernel says.
+
+        generation and digest are what it says of itself, 0 and "" before that
+        """
         self.pid = pid
         self.uid = uid
         self.channel = channel
@@ -141,36 +177,39 @@ class Survivor:
         self.digest = ""
 
     def hear(self) -> None:
-        """Take what it says of itself; nonsense is nothing. raises: BlockingIOError"""
-        with contextlib.suppress(EOFError, ConnectionError, ValueError, TypeError, KeyError):
+        """Take what it says of itself; nonsense is nothing."""
+        try:
             message = self.channel.receive()
-            for fd in message.fds:
-                os.close(fd)
+            port.close_all(message.fds)
             if message.command == channels.ORPHAN:
-                told = json.loads(message.payload)
-                self.generation, self.digest = int(told["generation"]), str(told["digest"])
+                self.generation, self.digest = ORPHANED.decode(message.payload)
+        except (CodecError, EOFError, OSError):
+            return
 
 
 class Survivors:
     """All orphans of a pid file."""
 
-    __slots__ = ("_digest", "_known", "_users", "all")
+    __slots__ = ("_digest", "_giver", "_known", "_strangers", "_users", "all")
 
     def __init__(self) -> None:
         """Know none yet."""
         self.all: list[Survivor] = []
         self._known: set[int] = set()
         self._digest = ""
-        self._users: frozenset[int] = frozenset()
+        self._giver: Survivor | None = None
+        self._strangers = 0  # processes of other users that were there
+        self._users: frozenset[int] = frozenset((0, os.geteuid()))
 
     @property
     def heirs(self) -> list[Survivor]:
         """Those who serve by the very configuration that the new master serves by."""
-        same = [
-            one for one in self.all if one.digest == self._digest and one.uid in self._users
-        ]
-        newest = max((one.generation for one in same), default=0)
-        return [one for one in same if one.generation == newest]
+        same = [one for one in self.all if one.digest == self._digest and one.generation]
+        if self._giver is not None:
+            generation = self._giver.generation
+        else:  # another master has gone, and its sockets are ours already
+            generation = max((one.generation for one in same), default=0)
+        return [one for one in same if one.generation == generation]
 
     def collect(self, cycle: Cycle) -> list[Listening]:
         """Find all orphans of the cycle's pid file and have one give its sockets.
@@ -178,38 +217,97 @@ class Survivors:
         A cycle of the same text goes on with the generation of theirs: sessions name it.
         """
         user = cycle.main.user
-        self._users = frozenset((0, os.geteuid() if user is None else user.uid))
+        self._users |= frozenset(() if user is None else (user.uid,))
+        self._strangers = 0
         self._digest = digest_of(cycle)
+        begun = time.monotonic()
         self.meet(cycle.main.pid)
-        for one in sorted(self.all, key=lambda one: -one.generation):
-            fds = _take(one.channel) if one.generation else None
+        if self._strangers:
+            cycle.log.error(
+                logs.WARN,
+                f"{self._strangers} processes of other users than root and the configured one "
+                "pretend that they outlived a master, they are not listened to",
+            )
+        stream = cycle.stream
+        named = {conf.options.key for conf in stream.listenings} if stream is not None else set()
+        best: list[Listening] = []
+        could = [one for one in self.all if one.generation]
+        could.sort(key=lambda one: -one.generation)
+        for n, one in enumerate(could):
+            left = begun + GIVE_S - time.monotonic()
+            fds = _take(one, max(LEAST_S, left / (len(could) - n)), cycle.log)
             if not fds:
                 continue
+            found = inherited.adopt(fds, cycle.log)
+            if best and named.isdisjoint(listening.options.key for listening in found):
+                _drop(found)
+                continue
+            _drop(best)
+            best, self._giver = found, one
+            if not named or not named.isdisjoint(listening.options.key for listening in found):
+                break
+        giver = self._giver
+        if giver is not None:
             cycle.log.error(
                 logs.NOTICE,
-                f"{len(self.all)} worker processes outlived their master, {len(fds)} listening "
-                f"sockets taken over from {one.pid}",
+                f"{len(self.all)} worker processes outlived their master, "
+                f"{sum(len(one.socks) for one in best)} listening sockets taken over from "
+                f"{giver.pid}",
             )
-            if one in self.heirs:
-                cycle.generation = one.generation
+            if giver in self.heirs:
+                cycle.generation = giver.generation
                 cycle.is_heir = cycle.main.master_process
-            return inherited.adopt(fds, cycle.log)
-        return []
+        return best
 
     def meet(self, path: str) -> list[Survivor]:
         """Connect to the orphans that are not known yet, and hear who they are.
 
-        shape: path of the pid file; returns the new ones
+        Args: path: of the pid file. Returns: the new ones
         """
-        new = [one for one in _connect(path) if one.pid not in self._known]
+        end = time.monotonic() + MEET_S
+        new = self._connect_all(path, end)
         self._known.update(one.pid for one in new)
         self.all += new
         waiting = {one.channel.fileno(): one for one in new}
-        end = time.monotonic() + ANSWER_S
         while waiting and (left := end - time.monotonic()) > 0:
             for fd in channels.wait_readable(waiting, left):
                 waiting.pop(fd).hear()
         return new
+
+    def _connect_all(self, path: str, end: float) -> list[Survivor]:
+        """Connect to all who may be orphans of a pid file, until the end of the time at most."""
+        prefix = prefix_of(path)
+        users = self._users
+        found: list[Survivor] = []
+        names = []
+        for name in _names(prefix):
+            if _user_of(name.pid) not in users:
+                self._strangers += 1
+            elif name.pid not in self._known:
+                names.append(name)
+        while names:
+            busy = []
+            for name in names:
+                try:
+                    sock = port.connect(f"{prefix}{name.pid}")
+                except BlockingIOError:
+                    if _holds(name):  # strangers fill the backlog of one of ours
+                        busy.append(name)
+                    continue
+                except OSError:
+                    continue
+                pid, uid = port.peer_of(sock)
+                if pid == name.pid and uid in users:
+                    channel = Channel.to_worker(sock, uid, max_fds=CHUNK)
+                    found.append(Survivor(pid, uid, channel))
+                else:
+                    sock.close()
+            names = busy
+            if time.monotonic() + AGAIN_S > end:
+                break
+            if names:
+                time.sleep(AGAIN_S)
+        return found
 
     def tell(self, command: int) -> None:
         """Tell all of them; who has left already does not hear it."""
@@ -217,62 +315,107 @@ class Survivors:
             one.channel.send(command)
 
     def close(self) -> None:
-        """Close this process's ends: a worker's."""
+        """Close this process's ends."""
         for one in self.all:
             one.channel.close()
         self.all.clear()
 
 
-def _connect(path: str) -> Iterator[Survivor]:
-    """Connect to every orphan of a pid file."""
-    prefix = prefix_of(path)
-    for name in _names(prefix):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            sock.setblocking(False)
-            sock.connect(name)
-            pid, uid = verdict.peer_of(sock)
-        except OSError:
-            sock.close()
-            continue
-        if name != f"{prefix}{pid}":
-            sock.close()
-            continue
-        yield Survivor(pid, uid, Channel(sock))
+class _Name(NamedTuple):
+    """An address that an orphan may have. Args: inode: of the socket that has it"""
+
+    pid: int
+    inode: str
 
 
-def _names(prefix: str) -> list[str]:
-    """Return the abstract addresses that begin like this."""
+def _names(prefix: str) -> list[_Name]:
+    """Return what the kernel's table has with this prefix, one for each pid."""
     shown = b"@" + prefix[1:].encode()
     try:
         with open(TABLE, "rb") as table:
             rows = [line.split(None, 7) for line in table]
     except OSError:
         return []
-    found = {row[7].strip() for row in rows if len(row) == 8 and row[7].startswith(shown)}
-    return sorted("\0" + name[1:].decode("ascii", "replace") for name in found)
+    found: dict[int, _Name] = {}
+    for row in rows:
+        if len(row) == 8 and row[7].startswith(shown):
+            number = row[7].strip()[len(shown) :]
+            # a connection to the address has its name, too, and no flag that it listens
+            if number.isdigit() and len(number) < 11 and int(row[3], 16) & _LISTENS:
+                found[int(number)] = _Name(int(number), row[6].decode())
+    return [found[pid] for pid in sorted(found)]
 
 
-def _take(channel: Channel) -> list[int] | None:
-    """Return the sockets of an orphan, None if it gives none in time."""
+_LISTENS: Final = 0x10000  # __SO_ACCEPTCON
+
+
+def _user_of(pid: int) -> int:
+    """Return the effective user of a process, -1 where there is none."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def _holds(name: _Name) -> bool:
+    """Tell whether a process has the socket at the address that has its pid."""
+    wanted = f"socket:[{name.inode}]"
+    folder = f"/proc/{name.pid}/fd"
+    try:
+        return any(_link(f"{folder}/{fd}") == wanted for fd in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _take(one: Survivor, wait_s: float, log: logs.Log) -> list[int]:
+    """Return the sockets of an orphan, none if it gives none in time, or what is none."""
     fds: list[int] = []
-    end = time.monotonic() + ANSWER_S
-    channel.send(channels.GIVE)
+    end = time.monotonic() + wait_s
+    owners = (0, os.geteuid())
+    one.channel.send(channels.GIVE)
+    fault = "nothing in time"
     while (left := end - time.monotonic()) > 0:
-        if not channels.wait_readable([channel.fileno()], left):
+        if not channels.wait_readable([one.channel.fileno()], left):
             break
         try:
-            message = channel.receive()
-        except (EOFError, OSError):
+            message = one.channel.receive()
+        except BlockingIOError:
+            continue
+        except (EOFError, OSError) as error:
+            fault = str(error)
             break
-        for fd in message.fds:
-            # sockets that a master has made, or a service manager for it
-            if message.command == channels.SOCKETS and os.fstat(fd).st_uid in (0, os.geteuid()):
-                fds.append(fd)
-            else:
-                os.close(fd)
-        if message.command == channels.SOCKETS and message.payload == b"last":
+        fds += message.fds
+        faults = [inherited.fault_of(fd, owners) for fd in message.fds]
+        fault = next(filter(None, faults), "")
+        try:
+            if message.command != channels.SOCKETS:
+                continue  # it may say who it is once more
+            (is_last,) = SOCKETS_GIVEN.decode(message.payload)
+        except CodecError as error:
+            fault = str(error)
+            break
+        if fault or len(fds) > MAX_SOCKETS:
+            break
+        if is_last:
             return fds
-    for fd in fds:
-        os.close(fd)
-    return None
+        fault = "nothing in time"
+    port.close_all(fds)
+    log.error(
+        logs.WARN,
+        f"worker process {one.pid} that outlived its master gives no listening sockets: {fault}",
+    )
+    return []
+
+
+def _drop(listenings: Iterable[Listening]) -> None:
+    """Close sockets that are another orphan's as well."""
+    for listening in listenings:
+        for sock in listening.socks:
+            sock.close()

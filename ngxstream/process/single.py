@@ -13,10 +13,9 @@ from typing import Final
 
 from ngxstream.core import log
 from ngxstream.event import listening, poller
-from ngxstream.process import pidfile, signals, worker
+from ngxstream.process import pidfile, signals, verdict, worker
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.notify import Notifier
-from ngxstream.process.verdict import Desk, Hearing
 
 SWEEP_MS: Final = (
     30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
@@ -33,7 +32,7 @@ class SingleProcess:
         """shape: the cycle is committed, its pid file written."""
         loop = self.loop = worker.make_loop(cycle, 0)
         self.service = worker.Service(cycle, loop, 0)
-        self.desk = Desk(cycle.log)
+        self.desk = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
 
@@ -52,6 +51,7 @@ class SingleProcess:
         self.manager.stopping("stopping")
         for service in (*self.old, self.service):
             service.stop()
+        self.desk.close()
         error = pidfile.remove(self.cycle.main.pid)
         if error is not None:
             path = self.cycle.main.pid
@@ -89,11 +89,11 @@ class SingleProcess:
         self.desk.admit()
         self.manager.reloading()
         before = self.service
-        hearing = Hearing(before.cycle.log)
-        new = rebuild(before.cycle, hearing)
+        heard = verdict.Collector(before.cycle.log)
+        new = rebuild(before.cycle, heard)
         if new is None:
-            self.manager.ready(f"{SERVING}; the last reload was refused: {hearing.text}")
-            self.desk.refuse(hearing.text)
+            self.manager.ready(f"{SERVING}; the last reload was refused: {heard.text}")
+            self.desk.refuse(heard.text)
             return
         before.close_gates()
         new.commit(before.cycle)
@@ -112,6 +112,8 @@ class SingleProcess:
         self.old.append(before)
         self.manager.ready(SERVING)
         self.desk.accept()
+        if new.main.pid != before.cycle.main.pid:
+            self.desk.move(new.main.pid)
 
     def _close_lingering(self) -> None:
         """Close the UDP addresses that only former configurations have, once nobody is left."""

@@ -130,11 +130,12 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     builtin.write(log.NOTICE, "signal process started")
     pid = pidfile.find(reading.main.pid)
     number = signals.COMMANDS[options.signal]
-    inquiry = verdict.Inquiry(pid) if number == signals.RECONFIGURE else None
+    asked = number == signals.RECONFIGURE
+    request = verdict.Request(pid, reading.main.pid) if asked else None
     pidfile.send(pid, number)
     console = builtin.console
     assert console is not None
-    return 0 if inquiry is None or inquiry.wait(console.say) else 1
+    return 0 if request is None or request.wait(console.say) else 1
 
 
 def serve(options: Options, builtin: log.Log) -> int:
@@ -160,12 +161,13 @@ def serve(options: Options, builtin: log.Log) -> int:
         built.abandon(None)
         raise
     link = upgrade.Link.of_environment()
-    estate = None if link is None else link.latest(upgrade.WAIT_S)
-    if estate is None:
+    said = None if link is None else link.latest(upgrade.WAIT_S)
+    if said is None:
         built.commit(None)
     else:
-        built.generation = max(record.generation for record in estate.records) + upgrade.STEP
-        built.commit(None, [key for record in estate.records for key in record.steered])
+        known = [record.generation for record in said.records]
+        built.generation = max(known, default=0) + upgrade.STEP
+        built.commit(None, [key for record in said.records for key in record.steered])
     system.os_status(built.log, options.version)
     master.block_signals()
     detaching = None

@@ -88,6 +88,7 @@ class Succession:
                 self._rename_back()
                 return
         to.error(log.NOTICE, f"start new binary process {self.pid}")
+        link.expect(self.pid)
         self._link = link
         self.is_older = False
 
@@ -113,6 +114,7 @@ class Succession:
                 "after the new binary process exited",
                 error,
             )
+        master.desk.move(path)  # the new one listened there
 
     def restart(self) -> None:
         """Serve again by the old binary's workers (HUP). The new one's have the UDP clients."""
@@ -131,11 +133,12 @@ class Succession:
         if self._link is None:
             return
         master = self._master
-        estate = self._link.latest(upgrade.WAIT_S if self.is_older else 0)
-        if estate is None:
+        said = self._link.latest(upgrade.WAIT_S if self.is_older else 0)
+        self._say_fault()
+        if said is None:
             return
         known = {cycle.generation for cycle in (master.cycle, *master.old)}
-        for record in estate.records:
+        for record in said.records:
             if record.generation in known:
                 continue
             try:
@@ -167,17 +170,28 @@ class Succession:
             return
         master = self._master
         self.announce()  # the configurations there are by now
-        estate = self._link.latest(0 if self.is_older else upgrade.WAIT_S)
-        if estate is None or not estate.writers:
+        said = self._link.latest(0 if self.is_older else upgrade.WAIT_S)
+        self._say_fault()
+        if said is None or not said.writers:
             return
         listening.widen((*master.cycle.listenings, *master.cycle.lingering))
         master.send_plan(
             Plan(
-                estate.writers,
-                estate.keys,
+                said.writers,
+                said.keys,
                 [child.pid for child in master.children.values() if not child.leaving],
             )
         )
+
+    def _say_fault(self) -> None:
+        """Say why something from the other master was not understood."""
+        if self._link is not None and self._link.fault:
+            self._master.cycle.log.error(
+                log.WARN,
+                f"the other binary's master was not understood: {self._link.fault}; UDP sessions "
+                "that it would have handed over begin anew",
+            )
+            self._link.fault = ""
 
     def look(self) -> None:
         """See whether the older master lives still; if not, take what is left."""

@@ -12,14 +12,14 @@ environment variable NGINX. nginx has nothing for sessions. Here:
    A generation's number means the same configuration to both; a new binary counts from far above.
 3. What one says waits in the link until the other needs it: a master has no time to listen.
 
-The link is a pair of sockets between two processes of one user; only the masters have it.
+The link is a pair of ports (ipc/port.py) that only the masters have: a worker closes its copy
+before it gives its rights up, and each master asks the kernel whether it is the other one that
+speaks. A master of a release that speaks otherwise is not understood: its sessions begin anew here.
 """
 
 from __future__ import annotations
 
-import array
 import os
-import pickle
 import signal
 import socket
 import time
@@ -27,7 +27,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.event import inherited
+from ngxstream.event import loop as loops
 from ngxstream.event.listening import Listening
+from ngxstream.ipc import codec, port
+from ngxstream.ipc.codec import CodecError, Field, List
+from ngxstream.ipc.port import Port, Speaker
 from ngxstream.process import channel as channels
 
 if TYPE_CHECKING:
@@ -37,27 +41,48 @@ VARIABLE: Final = "NGXSTREAM_UPGRADE"
 OLDBIN: Final = ".oldbin"
 STEP: Final = 1_000_003  # generations of a new binary count from so far above the old one's
 WAIT_S: Final = 5.0  # how long a master may take to say something the other one needs
-MAX_FDS: Final = 253
-_INT: Final = array.array("i").itemsize
+ANNOUNCE: Final = 1  # the one kind of message: an Announcement, and the mailboxes of its workers
+MAX_BYTES: Final = 256 << 20  # all files of all configurations that some session lives by
+MAX_WORKERS: Final = 65_536
 # What Python and a service manager have put into the environment; `env` is about nginx's programs
-KEPT: Final = ("PYTHON", "NOTIFY_SOCKET", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PATH")
+KEPT: Final = ("PYTHON", "NOTIFY_SOCKET", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PATH", loops.POISON)
 
 
 class Record(NamedTuple):
-    """One configuration some session lives by. shape: steered tells the workers of an address"""
+    """One configuration some session lives by. Args: steered: the workers of each address"""
 
     generation: int
     texts: Mapping[str, bytes]
     steered: Mapping[Any, int]
 
 
-class Estate(NamedTuple):
-    """What one master tells the other. shape: no writers while it has no workers"""
+class Announcement(NamedTuple):
+    """What one master tells the other. Args: writers: none while it has no workers"""
 
     pid: int
     records: tuple[Record, ...]
     keys: tuple[Any, ...]
     writers: list[socket.socket]
+
+
+_TEXT: Final = codec.Record(
+    "file", Field(1, "path", codec.Text(4096)), Field(2, "text", codec.Bytes(MAX_BYTES))
+)
+_STEERED: Final = codec.Record(
+    "address", Field(1, "key", codec.LISTEN_KEY), Field(2, "workers", codec.Int(0, MAX_WORKERS), 0)
+)
+_RECORD: Final = codec.Record(
+    "configuration",
+    Field(1, "generation", codec.UINT),
+    Field(2, "texts", List(_TEXT, 1 << 20)),
+    Field(3, "steered", List(_STEERED, 1 << 20), []),
+)
+_ANNOUNCEMENT: Final = codec.Record(
+    "announcement",
+    Field(1, "pid", codec.PID),
+    Field(2, "records", List(_RECORD, 65_536), []),
+    Field(3, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+)
 
 
 def record_of(cycle: Cycle) -> Record:
@@ -74,17 +99,20 @@ def record_of(cycle: Cycle) -> Record:
 class Link:
     """One master's end. Nothing here blocks but `latest` where it is asked to wait."""
 
-    __slots__ = ("_sock", "last")
+    __slots__ = ("_is_strange", "_port", "fault", "last")
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self.last: Estate | None = None
+    def __init__(self, sock: socket.socket, pid: int = 0) -> None:
+        """Take an end. Args: pid: of the other master, 0 while it is not known yet"""
+        speaker = Speaker.of("the other master", pid=pid)
+        self._port = Port(sock, speaker, max_bytes=MAX_BYTES, max_fds=MAX_WORKERS)
+        self.last: Announcement | None = None
+        self.fault = ""  # why something was not understood, the last time
+        self._is_strange = False  # nothing was understood so far
 
     @staticmethod
     def pair() -> tuple[Link, socket.socket]:
         """Return the end of this master and the one for the other."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = port.pair()
         return Link(ours), theirs
 
     @classmethod
@@ -94,69 +122,99 @@ class Link:
         if not value.isdigit():
             return None
         try:
-            os.set_inheritable(int(value), False)
-            sock = socket.socket(fileno=int(value))
+            return cls(port.adopt(int(value)), os.getppid())
         except OSError:
             return None
-        if sock.family != socket.AF_UNIX:
-            sock.detach()
-            return None
-        return cls(sock)
+
+    def expect(self, pid: int) -> None:
+        """State which process the other master is: nobody else is listened to from now on."""
+        self._port.speaker = self._port.speaker._replace(pid=pid)
 
     def tell(
         self, cycles: Iterable[Cycle], keys: Iterable[Any], writers: Sequence[socket.socket]
     ) -> None:
-        """Say what there is. A master that is gone does not hear it."""
-        data = pickle.dumps((os.getpid(), tuple(map(record_of, cycles)), tuple(keys)), 5)
-        fd = os.memfd_create("estate", os.MFD_CLOEXEC)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(data)
-            fds = [fd, *(sock.fileno() for sock in writers)][:MAX_FDS]
-            socket.send_fds(self._sock, [b"estate"], fds)
-        except OSError:
-            pass
-        finally:
-            os.close(fd)
+        """Say what there is. A master that is gone, or speaks otherwise, does not hear it."""
+        if self._is_strange:
+            return  # what it cannot read could end it
+        records = [
+            (one.generation, list(one.texts.items()), list(one.steered.items()))
+            for one in map(record_of, cycles)
+        ]
+        data = _ANNOUNCEMENT.encode((os.getpid(), records, list(keys)))
+        self._port.send(ANNOUNCE, data, [sock.fileno() for sock in writers])
 
-    def latest(self, wait_s: float = 0.0, *, writers: bool = False) -> Estate | None:
+    def latest(self, wait_s: float = 0.0, *, writers: bool = False) -> Announcement | None:
         """Return what the other master said last; with writers, the last that had some."""
         end = time.monotonic() + wait_s
         while True:
-            while (estate := self._receive()) is not None:
-                self.last = estate
+            is_open = self._receive_all()
             last = self.last
             if last is not None and (last.writers or not writers):
                 return last
             left = end - time.monotonic()
-            if left <= 0 or not channels.wait_readable([self._sock.fileno()], left):
+            if not is_open or left <= 0:
                 return None
-            if not self._sock.recv(1, socket.MSG_PEEK):
-                return None  # the other one is gone
+            if self._is_strange:
+                return None  # it will not be understood later
+            if not channels.wait_readable([self._port.fileno()], left):
+                return None
 
-    def _receive(self) -> Estate | None:
-        try:
-            data, ancillary, _, _ = self._sock.recvmsg(
-                64, socket.CMSG_LEN(MAX_FDS * _INT), socket.MSG_CMSG_CLOEXEC
-            )
-        except OSError:
-            return None
-        fds = [
-            fd
-            for level, kind, packed in ancillary
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-            for fd in array.array("i", packed[: len(packed) - len(packed) % _INT])
-        ]
-        if not data or not fds:
-            return None
-        with open(fds[0], "rb") as file:
-            file.seek(0)
-            pid, records, keys = pickle.loads(file.read())
-        return Estate(pid, records, keys, [socket.socket(fileno=fd) for fd in fds[1:]])
+    def _receive_all(self) -> bool:
+        """Take everything that was said. Returns: whether the other master is there still"""
+        while True:
+            try:
+                message = self._port.receive()
+            except BlockingIOError:
+                return True
+            except CodecError as error:
+                self._note(error)
+                continue
+            except (EOFError, OSError):
+                return False
+            try:
+                said = _understand(message)
+            except CodecError as error:
+                self._note(error)
+                continue
+            finally:
+                message.close()
+            self._is_strange = False
+            if self.last is not None:
+                for sock in self.last.writers:
+                    sock.close()
+            self.last = said
+
+    def _note(self, error: CodecError) -> None:
+        self.fault = str(error)
+        self._is_strange = self.last is None
 
     def close(self) -> None:
         """Let go of the link."""
-        self._sock.close()
+        self._port.close()
+        if self.last is not None:
+            for sock in self.last.writers:
+                sock.close()
+
+
+def _understand(message: port.Message) -> Announcement:
+    """Make an announcement of a message, its descriptors taken out. Raises: CodecError"""
+    if message.kind != ANNOUNCE:
+        raise CodecError(f"a message of the unknown kind {message.kind}")
+    pid, records, keys = _ANNOUNCEMENT.decode(message.payload)
+    writers: list[socket.socket] = []
+    try:
+        while message.fds:
+            writers.append(port.writer(message.fds.pop(0)))
+    except CodecError:
+        for sock in writers:
+            sock.close()
+        raise
+    return Announcement(
+        pid,
+        tuple(Record(number, dict(texts), dict(steered)) for number, texts, steered in records),
+        tuple(keys),
+        writers,
+    )
 
 
 def execute(
@@ -168,9 +226,8 @@ def execute(
 ) -> int:
     """Start the new binary; return its process id.
 
-    shape: words are what this program was called by; listenings go by the variable NGINX;
-    blocked are signals that the new one is to hear
-    raises: OSError. source: ngx_exec_new_binary
+    Args: words: what this program was called by; listenings: they go by the variable NGINX;
+    blocked: signals that the new one is to hear. Raises: OSError. Source: ngx_exec_new_binary
     """
     listenings = list(listenings)
     environment = {

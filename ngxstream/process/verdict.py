@@ -3,86 +3,87 @@
 nginx has no counterpart: its `-s reload` sends a signal and leaves, and why a configuration was
 refused is in the error log alone.
 
-1. The master listens at an abstract Unix address that its pid names: its Desk. Whoever wants a
-   verdict connects before it sends HUP, and waits.
+1. The master listens at a path beside its pid file, with mode 0600: its own user and root alone can
+   connect, and nobody else can take a place in the backlog. Whoever can read the pid file's folder
+   finds it, in any network namespace. Whoever wants a verdict connects before HUP is sent.
 2. On HUP the master admits all who have connected by then, reads the configuration, and tells
    them. Signals that merge into one are so answered all.
-3. Who cannot connect (another net namespace, an older master) asks no more than nginx's would.
+3. Who finds nobody there (no path, an older master) asks no more than nginx's would. A full backlog
+   is somebody: it is tried again, and is a failure when the time is up.
 4. Both sides look at whom the kernel says they talk to: the master answers its own user and root,
    the other side believes the process that it has signalled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
-import struct
-from collections.abc import Callable
+import stat
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from ngxstream.core import log
+from ngxstream.core import errors, log
+from ngxstream.ipc import port
 
 PATIENCE_S: Final = 90.0  # what systemd grants to an ExecReload too
+AGAIN_S: Final = 0.05  # before another try where the backlog is full
 BACKLOG: Final = 64
 MAX_TEXT: Final = 16 * log.MAX_LINE
 ACCEPTED: Final = b"+"
 REFUSED: Final = b"-"
-_UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
+SUFFIX: Final = ".reload"
+_SHORT: Final = 100  # bytes of a path that fit into a sockaddr_un, whatever is put before
 
 
-def address_of(pid: int) -> str:
-    """Return the abstract address of a master.
-
-    Pids mean something in one pid namespace only, and containers may share the net namespace.
-    """
-    return f"\0ngxstream/{pid_namespace()}/{pid}/verdict"
+def path_of(pid_path: str) -> str:
+    """Return where the master of a pid file listens."""
+    return pid_path + SUFFIX
 
 
-def pid_namespace() -> int:
-    """Return what tells this process's pid namespace from others; 0 for unknown."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def peer_of(sock: socket.socket) -> tuple[int, int]:
-    """Return pid and uid of the process at the other end of a Unix connection."""
-    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, _ = _UCRED.unpack(packed)
-    return pid, uid
-
-
-class Desk:
+class Server:
     """Where the master tells verdicts. Nothing here blocks."""
 
-    __slots__ = ("_sock", "_waiting")
+    __slots__ = ("_inode", "_log", "_path", "_sock", "_waiting")
 
-    def __init__(self, to: log.Log) -> None:
-        """Open it; where that fails nobody is told, and the log says so."""
+    def __init__(self, to: log.Log, pid_path: str) -> None:
+        """Listen; where that fails nobody is told, and the log says so."""
+        self._log = to
+        self._path = ""
+        self._inode = 0
         self._waiting: list[socket.socket] = []
         self._sock: socket.socket | None = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.move(pid_path)
+
+    def move(self, pid_path: str) -> None:
+        """Listen beside this pid file from now on, in the place of whoever did before."""
+        path = path_of(pid_path)
+        self._leave()
         try:
-            sock.setblocking(False)
-            sock.bind(address_of(os.getpid()))
-            sock.listen(BACKLOG)
+            if _is_regular(pid_path):  # /dev/null may be one, too
+                _remove(path)
+                with _short(path) as address:
+                    self._sock = port.listen(address, BACKLOG)
+                self._path, self._inode = path, os.lstat(path).st_ino
         except OSError as error:
-            sock.close()
-            to.error(log.NOTICE, "-s reload will not be told how it went: bind() failed", error)
-            return
-        self._sock = sock
+            self._log.error(
+                log.NOTICE,
+                f"-s reload will not be told how it went: {path} cannot be listened at",
+                error,
+            )
 
     def admit(self) -> None:
         """Take in all who wait for the verdict on what is read from now on."""
         while self._sock is not None:
             try:
-                asking, _ = self._sock.accept()
+                asking = port.accept(self._sock)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # one who has left already
-            if peer_of(asking)[1] not in (0, os.geteuid()):
+            if port.peer_of(asking)[1] not in (0, os.geteuid()):
                 asking.close()
                 continue
             asking.setblocking(False)
@@ -93,7 +94,7 @@ class Desk:
         self._tell(ACCEPTED)
 
     def refuse(self, text: str) -> None:
-        """Tell them that it does not, and why. shape: lines as the console says them"""
+        """Tell them that it does not, and why. Args: text: lines as the console says them"""
         self._tell(REFUSED + log.encode(text)[: MAX_TEXT - 1])
 
     def _tell(self, message: bytes) -> None:
@@ -106,22 +107,56 @@ class Desk:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Close this process's copy: a worker's, or before another program is executed."""
+        """Leave, and take the path away, unless another master listens there by now."""
         for asking in self._waiting:
             asking.close()
         self._waiting.clear()
+        self._leave()
+
+    def _leave(self) -> None:
+        path, self._path = self._path, ""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+        with contextlib.suppress(OSError):
+            if path and os.lstat(path).st_ino == self._inode:
+                os.unlink(path)
 
 
-class Hearing(log.Log):
+def _is_regular(path: str) -> bool:
+    return stat.S_ISREG(os.lstat(path).st_mode)
+
+
+def _remove(path: str) -> None:
+    """Remove what a master that was killed, or an older one, has left. Raises: OSError"""
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """Give an address for a path that may be too long for a socket address. Raises: OSError"""
+    if len(os.fsencode(path)) <= _SHORT:
+        yield path
+        return
+    folder, _, name = path.rpartition("/")
+    fd = os.open(folder or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{name}"
+    finally:
+        os.close(fd)
+
+
+class Collector(log.Log):
     """A log that remembers what was wrong, beside writing it."""
 
     __slots__ = ("complaints",)
 
     def __init__(self, to: log.Log) -> None:
-        """shape: writes where `to` does"""
+        """Args: to: where it writes as well"""
         super().__init__(to.targets, clock=to.clock, console=to.console)
         self.complaints: list[str] = []
 
@@ -137,39 +172,57 @@ class Hearing(log.Log):
         return "\n".join(self.complaints)
 
 
-class Inquiry:
+class BusyError(errors.NgxError):
+    """the master process has no place for another who asks it to reload; it was not asked"""
+
+    kind = "reload"
+    level = "emerg"
+
+
+class Request:
     """One who asks: connected before the signal is sent."""
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_end", "_patience_s", "_sock")
 
-    def __init__(self, pid: int) -> None:
-        """Connect to the master of that pid, if it tells verdicts."""
+    def __init__(self, pid: int, pid_path: str, patience_s: float = PATIENCE_S) -> None:
+        """Connect to the master of that pid, if it tells verdicts.
+
+        Args: patience_s: how long connecting and waiting may take together. Raises: BusyError
+        """
+        self._patience_s = patience_s
+        self._end = time.monotonic() + patience_s
         self._sock: socket.socket | None = None
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            sock.setblocking(False)
-            sock.connect(address_of(pid))
-            if peer_of(sock)[0] != pid:
-                raise PermissionError
-        except OSError:
+        while True:
+            try:
+                with _short(path_of(pid_path)) as address:
+                    sock = port.connect(address)
+            except BlockingIOError:
+                if time.monotonic() + AGAIN_S > self._end:
+                    raise BusyError from None
+                select.select((), (), (), AGAIN_S)
+                continue
+            except OSError:
+                return
+            break
+        if port.peer_of(sock)[0] != pid:
             sock.close()
             return
         self._sock = sock
 
-    def wait(self, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> bool:
-        """Wait for the verdict and say what was wrong. returns: False for a refusal, or no answer
+    def wait(self, say: Callable[[str], None]) -> bool:
+        """Wait for the verdict and say what was wrong. Returns: False for a refusal, or no answer
 
         Where there is nobody to ask, all is well, as far as anybody knows.
         """
         if self._sock is None:
             return True
         with self._sock as sock:
-            sock.settimeout(patience_s)
+            sock.settimeout(max(0.001, self._end - time.monotonic()))
             try:
                 message = sock.recv(MAX_TEXT)
             except TimeoutError:
-                say(f"[emerg] the master process did not say within {patience_s:g}s whether it "
-                    "reloads")
+                say(f"[emerg] the master process did not say within {self._patience_s:g}s whether "
+                    "it reloads")
                 return False
             except OSError:
                 message = b""
@@ -179,3 +232,4 @@ class Inquiry:
         for line in text.split("\n"):
             say(line or "[emerg] the master process ended before it reloaded")
         return False
+

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
+from ngxstream.event import loop as loops
 from ngxstream.event import poller, wakeups
 from ngxstream.event.accept import BURST, TcpGate
 from ngxstream.event.loop import Loop
@@ -262,8 +263,11 @@ class Service:
     def shut_down_sessions(self) -> None:
         """End every session: worker_shutdown_timeout is over. source: ngx_shutdown_timer_handler"""
         for session in list(self.loop.sessions):
-            session.log_error(log.INFO, "shutdown timeout")
-            session.finalize(codes.STREAM_OK)
+            try:
+                session.log_error(log.INFO, "shutdown timeout")
+                session.finalize(codes.STREAM_OK)
+            except Exception:  # noqa: BLE001 - the others end all the same
+                self.loop.fault(session.content)
 
 
 def _nobody(c: Any, loop: Loop) -> None:
@@ -273,7 +277,8 @@ def _nobody(c: Any, loop: Loop) -> None:
 def make_loop(cycle: Cycle, worker: int) -> Loop:
     """Make the loop of a serving process, by what the events block says."""
     events = cycle.events
-    loop = Loop(cycle.log, POLLERS[events.use](events.epoll_events), events.worker_connections)
+    use = POLLERS[events.use](events.epoll_events)
+    loop = loops.SERVING(cycle.log, use, events.worker_connections)
     loop.next_number = cycle.serial.next
     loop.worker = worker
     return loop
@@ -394,6 +399,9 @@ class Worker:
             [box.writer for box in family.mailboxes],
             idle=self._idle,
             patience_ms=family.patience_ms,
+            users=[
+                known.main.user.uid for known in (cycle, *family.former) if known.main.user
+            ],
         )
         self.arrival.when_settled(self._settle)
 
@@ -414,7 +422,7 @@ class Worker:
                     self.arrival.go()
                 elif message.command == channels.GIVE:
                     has = [*self.cycle.listenings, *self.cycle.lingering]
-                    rendezvous.give(self.channel, [] if self.loop.exiting else has)
+                    rendezvous.give(self.loop, self.channel, [] if self.loop.exiting else has)
                 elif message.command == channels.HANDOVER:
                     self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:

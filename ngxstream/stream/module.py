@@ -11,8 +11,9 @@ shape of the hooks, in the order in which they are called:
   stop_worker(stream, loop)   in each worker before it leaves: flush what is buffered
   reopen(stream, loop)        in each worker on USR1
   pack(session)               before a UDP session goes on in another process: what it keeps for
-                              this module, as values that can be pickled, or None
-  unpack(session, packed)     in that process, with what pack returned
+                              this module, as plain values (ipc/codec.py Plain), or None
+  unpack(session, packed)     in that process, with what pack returned, tuples for lists; the other
+                              process is not trusted. raises: TypeError, ValueError, LookupError
 """
 
 from __future__ import annotations

@@ -126,27 +126,28 @@ class Session:
         if self.status:
             return
         self.status = status
-        try:
-            content = self.content
-            if content is not None:
+        content = self.content
+        loop = self.loop
+        if content is not None:
+            try:
                 content.close()
-            for handler in self.address.log_handlers:
+            except Exception:  # what was taken on behalf of the session is given back all the same
+                loop.fault(None)
+        for handler in self.address.log_handlers:
+            try:
                 handler(self)
-        finally:
-            self._clean_up()
-
-    def _clean_up(self) -> None:
-        """Do the cleanups, last first, and close; one that raises keeps nobody from the others."""
+            except Exception:
+                loop.fault(None)
         cleanups = self.cleanups
-        try:
-            while cleanups:
+        while cleanups:
+            try:
                 cleanups.pop()()
-        finally:
-            if cleanups:
-                self._clean_up()
-            loop = self.loop
-            loop.sessions.discard(self)
+            except Exception:
+                loop.fault(None)
+        loop.sessions.discard(self)
+        try:
             loop.close_connection(self.c)  # TLS may have a word to say, of all of the session
+        finally:
             self.content = None
             self.ctx = None
             self.values = None

@@ -4,8 +4,11 @@ nginx has no counterpart: there a session ends with its process's interest in it
 
 Both processes are forks of one master and have the configuration the session began under in
 memory, so that a session names its settings by place: the generation of the configuration, the
-listen address and the server by their numbers. Everything else is plain values. What a module
+listen address and the server by their numbers. Everything else is values of a schema. What a module
 keeps about a session beyond plain values, it packs and unpacks itself (StreamModule.pack).
+
+The other process may run as another user: what it says names nothing but places that exist, and
+stays a session of the shape it claims.
 """
 
 from __future__ import annotations
@@ -13,18 +16,63 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event.connection import Connection
+from ngxstream.ipc import codec
+from ngxstream.ipc.codec import CodecError, Field, List, Record
 from ngxstream.stream.session import DEBUG_CONNECTION, Session
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.stream.variables import UNSET
+from ngxstream.wire.proxy_protocol import ProxyHeader
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import AddressConf, StreamConf
+    from ngxstream.stream.core import AddressConf, ServerConf, StreamConf
+    from ngxstream.stream.module import StreamModule
 
 UNTIL: Final = "until"  # in ctx: loop ms when worker_shutdown_timeout ends the session
+_PLAIN: Final = frozenset((UNTIL, DEBUG_CONNECTION))  # in ctx, and no module's
 
-Packed = tuple[Any, ...]
+_WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
+_VALUE: Final = codec.Optional(codec.Bytes(1 << 20))
+_OWN: Final = codec.Plain(1 << 20)
+
+# start, connect, first byte, session (ms, -1 for none), bytes sent, received
+_STATE: Final = Record(
+    "record of an attempt",
+    Field(1, "numbers", codec.Numbers(6, -1)),
+    Field(2, "peer_name", _WORD, ""),
+)
+_CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
+_NAMED: Final = Record("module's value", Field(1, "name", _WORD), Field(2, "value", _OWN))
+_HEADER: Final = Record(
+    "PROXY header",
+    Field(1, "version", codec.Int(1, 2)),
+    Field(2, "command", codec.Int(0, 15)),
+    Field(3, "family", codec.Int(0, 15)),
+    Field(4, "transport", codec.Int(0, 15)),
+    Field(5, "length", codec.Int(0, 1 << 17)),
+    Field(6, "has_client", codec.BOOL, False),
+    Field(7, "src_addr", codec.Text(256), ""),
+    Field(8, "src_port", codec.Int(0, 65_535), 0),
+    Field(9, "dst_addr", codec.Text(256), ""),
+    Field(10, "dst_port", codec.Int(0, 65_535), 0),
+    Field(11, "tlvs", codec.Bytes(1 << 16), b""),
+)
+# generation, address, server, $connection, bytes received, sent, family, passes, start (ms)
+SESSION: Final = Record(
+    "session",
+    Field(1, "numbers", codec.Numbers(9)),
+    Field(2, "sockaddr", codec.ADDRESS, None),
+    Field(3, "local", codec.ADDRESS, None),
+    Field(4, "key", codec.CLIENT_KEY, None),
+    Field(5, "action", codec.Optional(_WORD), None),
+    Field(6, "states", List(_STATE, 1024), []),
+    Field(7, "values", List(_CACHED, 1 << 16), []),
+    Field(8, "captures", codec.Optional(List(_VALUE, 1024)), None),
+    Field(9, "ctx", List(_NAMED, 64), []),
+    Field(10, "own", List(_NAMED, 64), []),
+    Field(11, "header", codec.Optional(_HEADER), None),
+)
 
 
 class Places:
@@ -61,87 +109,148 @@ class Places:
         return self._streams[generation]
 
 
-def pack(s: Session, places: Places) -> Packed:
-    """Return everything that makes this session what it is, as plain values."""
+def pack(s: Session, places: Places) -> bytes:
+    """Return everything that makes this session what it is."""
     c = s.c
-    modules = places.stream_of(places.place_of(s.address)[0]).modules
-    own = {m.name: m.pack(s) for m in modules if m.pack is not None}
-    hidden = {m.name for m in modules if m.pack is not None}
-    ctx = {name: value for name, value in (s.ctx or {}).items() if name not in hidden}
-    values = None
-    if s.values is not None:
-        values = {n: value for n, value in enumerate(s.values) if value is not UNSET}
-    return (
-        *places.place_of(s.address),
-        s.server.index,
-        c.number,
-        c.received,
-        c.sent,
-        c.family,
-        c.sockaddr,
-        c.local,
-        c.key,
-        c.passes,
-        s.start_ms,
-        s.action,
-        [_pack_state(state) for state in s.states or ()],
-        values,
-        0 if s.values is None else len(s.values),
-        s.captures,
-        ctx,
-        own,
-        s.proxy_protocol,
+    generation, number = places.place_of(s.address)
+    own = [(m.name, m.pack(s)) for m in places.stream_of(generation).modules if m.pack is not None]
+    return SESSION.encode(
+        (
+            (
+                generation,
+                number,
+                s.server.index,
+                c.number,
+                c.received,
+                c.sent,
+                c.family,
+                c.passes,
+                s.start_ms,
+            ),
+            c.sockaddr,
+            c.local,
+            c.key,
+            s.action,
+            [_pack_state(state) for state in s.states or ()],
+            [one for one in enumerate(s.values or ()) if one[1] is not UNSET],
+            s.captures,
+            [one for one in (s.ctx or {}).items() if one[0] in _PLAIN],
+            [one for one in own if one[1] is not None],
+            None if s.proxy_protocol is None else _pack_header(s.proxy_protocol),
+        )
     )
 
 
-def unpack(packed: Packed, places: Places, loop: Loop, sock: Any) -> Session:
-    """Make the session anew in this process; the caller gives it its content.
+class Parcel:
+    """A session that came, before it is made anew here."""
 
-    shape: sock is the listening socket that its client is answered through
-    raises: KeyError when its configuration is unknown here
-    """
-    (generation, number, server, serial, received, sent, family, sockaddr, local, key, passes,
-     start_ms, action, states, values, size, captures, ctx, own, header) = packed
-    address, listening = places.address_at(generation, number)
-    stream = places.stream_of(generation)
-    c = Connection(sock, sock.fileno(), family, sockaddr, serial, listening)
-    c.is_udp = True
-    c.received, c.sent = received, sent
-    c.local, c.key, c.passes = local, key, passes
-    s = Session(c, loop, address)
-    if server != s.server.index:
-        s.select_server(stream.servers[server])
-    s.start_ms = start_ms
-    s.action = action
-    s.preread = b""
-    s.states = [_unpack_state(state) for state in states] or None
-    if values is not None:
-        s.values = [values.get(n, UNSET) for n in range(size)]
-    s.captures = captures
-    s.ctx = ctx or None
-    s.proxy_protocol = header
-    if s.module_ctx(DEBUG_CONNECTION):
-        s.debug()
-    for module in stream.modules:
-        if module.unpack is not None and own.get(module.name) is not None:
-            module.unpack(s, own[module.name])
-    return s
+    __slots__ = ("_stream", "_values", "address", "key", "listening", "server")
+
+    def __init__(self, data: bytes, places: Places) -> None:
+        """Look at what another process says of a session.
+
+        Raises: KeyError when its configuration is unknown here, CodecError for what is no session
+        """
+        values = self._values = SESSION.decode(data)
+        generation, number, server, _, _, _, family, _, _ = values[0]
+        self.address, self.listening = places.address_at(generation, number)
+        stream = self._stream = places.stream_of(generation)
+        if server >= len(stream.servers):
+            raise CodecError(f"a session of server {server}")
+        self.server: ServerConf = stream.servers[server]
+        if self.server not in self.address.servers:
+            raise CodecError("a session of a server that does not listen at its address")
+        if family != codec.family_of(values[1]):
+            raise CodecError("a client of another family than its address")
+        self.key = values[3]
+        size = stream.variables.size
+        if any(index >= size for index, _ in values[6]):
+            raise CodecError("a variable that there is not")
+
+    def unpack(self, loop: Loop, sock: Any, listening: Listening) -> Session:
+        """Make the session anew in this process; the caller gives it its content.
+
+        Args: sock: the listening socket that its client is answered through; listening: of it.
+        Raises: CodecError where a module refuses what is said in its name; nothing is left then
+        """
+        (numbers, sockaddr, local, key, action, states, values, captures, ctx, own,
+         header) = self._values
+        _, _, _, serial, received, sent, family, passes, start_ms = numbers
+        c = Connection(sock, sock.fileno(), family, sockaddr, serial, listening)
+        c.is_udp = True
+        c.received, c.sent = received, sent
+        c.local, c.key, c.passes = local, key, passes
+        s = Session(c, loop, self.address)
+        if self.server is not s.server:
+            s.select_server(self.server)
+        s.start_ms = min(start_ms, loop.now_ms)
+        s.action = action
+        s.preread = b""
+        s.states = [_unpack_state(state) for state in states] or None
+        if values:
+            s.values = [UNSET] * self._stream.variables.size
+            for index, value in values:
+                s.values[index] = value
+        s.captures = None if captures is None else tuple(captures)
+        s.ctx = {name: value for name, value in ctx if name in _PLAIN} or None
+        s.proxy_protocol = None if header is None else ProxyHeader(*header)
+        if s.module_ctx(DEBUG_CONNECTION):
+            s.debug()
+        try:
+            if own:
+                _unpack_own(s, self._stream.modules, dict(own))
+        except CodecError:
+            for cleanup in reversed(s.abandon()):
+                cleanup()
+            raise
+        return s
+
+
+def _unpack_own(s: Session, modules: tuple[StreamModule, ...], own: dict[str, Any]) -> None:
+    """Give the modules what they packed. Raises: CodecError for what one cannot take"""
+    for module in modules:
+        packed = own.get(module.name)
+        if module.unpack is not None and packed is not None:
+            try:
+                module.unpack(s, packed)
+            except (TypeError, ValueError, LookupError) as error:
+                raise CodecError(f"{module.name} cannot take its part: {error}") from None
+
+
+def _pack_header(header: ProxyHeader) -> tuple[Any, ...]:
+    return (
+        header.version,
+        header.command,
+        header.family,
+        header.transport,
+        header.length,
+        header.has_client,
+        header.src_addr,
+        header.src_port,
+        header.dst_addr,
+        header.dst_port,
+        header.tlvs,
+    )
 
 
 def _pack_state(state: UpstreamState) -> tuple[Any, ...]:
     return (
+        (
+            state.start_ms,
+            state.connect_ms,
+            state.first_byte_ms,
+            state.session_ms,
+            state.bytes_sent,
+            state.bytes_received,
+        ),
         state.peer_name,
-        state.start_ms,
-        state.connect_ms,
-        state.first_byte_ms,
-        state.session_ms,
-        state.bytes_sent,
-        state.bytes_received,
     )
 
 
 def _unpack_state(packed: tuple[Any, ...]) -> UpstreamState:
-    state = UpstreamState(packed[1])
-    (state.peer_name, _, state.connect_ms, state.first_byte_ms, state.session_ms,
-     state.bytes_sent, state.bytes_received) = packed
+    numbers, name = packed
+    state = UpstreamState(numbers[0])
+    state.peer_name = name
+    (_, state.connect_ms, state.first_byte_ms, state.session_ms, state.bytes_sent,
+     state.bytes_received) = numbers
     return state

@@ -3,10 +3,10 @@
 A bystander's session is open while the trouble goes on, and is used again after it.
 """
 
+import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,19 +20,15 @@ from tests.support.waiting import wait_until
 NOISE = bytes(range(256)) * 40
 
 
-@contextmanager
+@contextlib.contextmanager
 def deaf() -> Iterator[str]:
     """Give the address of a backend that never answers a SYN: its queue is full."""
-    with b.TcpBackend(accepting=False, backlog=0) as backend:
-        waiting = []
-        while len(waiting) < 8:
-            sock = socket.socket()
+    with b.TcpBackend(accepting=False, backlog=0) as backend, contextlib.ExitStack() as waiting:
+        for _ in range(8):
+            sock = waiting.enter_context(socket.socket())
             sock.setblocking(False)
             sock.connect_ex(backend.address)
-            waiting.append(sock)
         yield backend.text
-        for sock in waiting:
-            sock.close()
 
 
 @pytest.fixture

@@ -300,6 +300,9 @@ def test_warnings_follow_the_set_up(
     family: int, namespaces: Namespaces, tmp_path: Path
 ) -> None:
     """-t names what is missing, rule, route and mark in turn, and is content at the end."""
+    tables = "ip6tables" if family == 6 else "iptables"
+    for program in ("nft", tables):  # -t asks nft for marks, and says nothing of them without it
+        tools.require(program)
     net = namespaces
     hosts.three(net)
     text = example("transparent", family)
@@ -313,7 +316,6 @@ def test_warnings_follow_the_set_up(
     net.run("proxy", *ip, "route", "add", "local", everything, "dev", "lo", "table", "100")
     (said,) = warned(net, text, tmp_path)
     assert said.startswith("no rule of the firewall marks the replies of")
-    tables = "ip6tables" if family == 6 else "iptables"
     net.run("proxy", *f"{tables} -t mangle -A PREROUTING -p tcp -j MARK --set-mark 1".split())
     assert [] == warned(net, text, tmp_path)
 

@@ -49,6 +49,25 @@ def is_bare(node: ast.AST) -> bool:
     return isinstance(node, ast.ExceptHandler) and node.type is None
 
 
+OBJECTS = {"pickle", "marshal", "shelve", "copyreg", "dill"}
+PORTS = {"SOCK_SEQPACKET", "SCM_RIGHTS", "send_fds", "recv_fds"}
+MAKERS = ("ipc/",)
+
+
+@every_source
+def test_processes_exchange_bytes_by_ports(path: Path) -> None:
+    """No source imports what makes objects of bytes, and none but ipc/ makes or reads a port."""
+    bad = []
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            bad += [alias.name for alias in node.names if alias.name in OBJECTS]
+        elif isinstance(node, ast.ImportFrom) and node.module in OBJECTS:
+            bad.append(node.module)
+        elif isinstance(node, ast.Attribute) and not source_id(path).startswith(MAKERS):
+            bad += [node.attr for name in PORTS if node.attr == name]
+    assert [] == bad
+
+
 def module_names(tree: ast.Module) -> set[str]:
     """Return the names a module assigns at its top level."""
     names = set()

@@ -9,7 +9,7 @@ import pytest
 from tests.support import clients, tools
 from tests.support.backends import TcpBackend, UdpBackend
 from tests.support.dns import Dnsmasq, dig
-from tests.support.netns import Namespaces, in_netns
+from tests.support.netns import Namespaces, in_netns, require_programs
 from tests.support.proxies import Nginx
 
 RECORDS = {"www.example.com": ["192.0.2.1", "2001:db8::1"], "two.example.com": ["192.0.2.2"]}
@@ -101,3 +101,19 @@ def test_a_paused_dnsmasq_is_silent(tmp_path: Path) -> None:
         assert not dig("www.example.com", *server.address, timeout=1)
         server.resume()
         assert dig("www.example.com", *server.address)
+
+
+@pytest.mark.parametrize(
+    "words", [("nosuch", "--list"), ("sh", "-ec", "true\n  nft list ruleset\n"), ("/no/such",)]
+)
+def test_a_program_that_is_not_installed_is_a_skip(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Commands on hosts need what they begin with, and so does each line of their scripts."""
+    shell = tools.require("sh")
+    (tmp_path / "sh").symlink_to(shell)
+    monkeypatch.setattr(tools, "SEARCH_PATH", str(tmp_path))
+    monkeypatch.delenv("NGXSTREAM_REQUIRE_TOOLS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="is not installed"):
+        require_programs(words)
+    require_programs(("sh", "-ec", "true"))

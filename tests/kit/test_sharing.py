@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.__main__ import ENDS
+from tests.__main__ import ENDS, counts
 from tests.support import sharing
 from tests.support.proxies import ROOT
 
@@ -60,3 +60,16 @@ def test_each_test_is_run_by_one(tmp_path: Path) -> None:
         assert [str(n) for n in range(5)] == path.with_suffix(".log").read_text().split()
         assert path.with_suffix(".steps").exists()
     assert 1 == sum(text.count("FAILED ") for text in said)
+
+
+def test_the_summary_is_found_though_others_speak_after_it() -> None:
+    """A complaint of the interpreter at its end does not hide how many tests passed."""
+    report = [
+        "=========================== short test summary info ============================\n",
+        "FAILED tests/a.py::test_b - assert '3 passed in 1.00s'\n",
+        "=========== 7 failed, 1004 passed, 1 error in 194.80s (0:03:14) ============\n",
+        "Exception ignored in: <_io.FileIO name='x'>\n",
+        "ResourceWarning: unclosed file <_io.BufferedRandom name='x'>\n",
+    ]
+    assert {"failed": 7, "passed": 1004, "error": 1} == counts(report)
+    assert {} == counts([])

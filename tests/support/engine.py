@@ -10,7 +10,7 @@ from typing import Any
 
 from ngxstream.event import accept, poller, udp
 from ngxstream.event.listening import ListenOptions
-from ngxstream.event.loop import Loop
+from ngxstream.event.loop import Loop, PoisoningLoop
 
 DEADLINE_S = 20
 
@@ -56,7 +56,7 @@ class Gate:
 @contextmanager
 def engine(name: str = "epoll", connections: int = 512) -> Iterator[Loop]:
     """Give a loop over one of the pollers; everything is closed at the end."""
-    loop = Loop(MemoryLog(), poller.POLLERS[name](), connections)  # type: ignore[arg-type]
+    loop = PoisoningLoop(MemoryLog(), poller.POLLERS[name](), connections)  # type: ignore[arg-type]
     try:
         yield loop
     finally:

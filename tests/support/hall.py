@@ -19,7 +19,7 @@ from ngxstream.core.log import DEBUG, Log
 from ngxstream.core.log import NAMES as LEVELS
 from ngxstream.core.shm_zones import ZoneTable
 from ngxstream.event import accept, listening
-from ngxstream.event.loop import Loop
+from ngxstream.event.loop import Loop, PoisoningLoop
 from ngxstream.stream.core import StreamConf
 from ngxstream.stream.session import Session
 from tests.support import ports
@@ -101,7 +101,7 @@ class Hall:
         self.conf = built.conf
         self.target = LogTarget()
         self.log = Log([self.target])
-        self.loop = Loop(self.log)
+        self.loop = PoisoningLoop(self.log)
         self.conf.use_main_log(self.log, lambda specs: self.log)
         self.sessions: list[Session] = []
         self.socks: list[socket.socket] = []

@@ -8,9 +8,10 @@ import contextlib
 import ctypes
 import itertools
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,6 +21,7 @@ from tests.support import tools
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
+SCRIPTED = "ip|tc|nft|iptables|ip6tables|sysctl"  # what configures a network, from scripts too
 _counter = itertools.count(1)
 
 
@@ -129,11 +131,16 @@ class Namespaces:
         return _run([self._ip, *words])
 
     def run(self, label: str, *words: str, check: bool = True, timeout: float = 60) -> str:
-        """Run a command inside a host to its end; return its standard output."""
+        """Run a command inside a host to its end; return its standard output.
+
+        Skips the test where a program of the command is not installed.
+        """
+        require_programs(words)
         return _run([self._ip, "netns", "exec", self._names[label], *words], check, timeout)
 
     def popen(self, label: str, *words: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command inside a host; it is killed with its children when the set is closed."""
+        require_programs(words)
         given = {"stdin": subprocess.DEVNULL, "text": True, "start_new_session": True} | options
         command = [self._ip, "netns", "exec", self._names[label], *words]
         process: subprocess.Popen[str] = subprocess.Popen(command, **given)
@@ -163,6 +170,17 @@ class Namespaces:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def require_programs(words: Sequence[str]) -> None:
+    """Skip or fail where a program of a command is not installed, or one of its script.
+
+    shape: a command and its arguments; a script is what follows `sh -c` or `sh -ec`
+    """
+    tools.require(words[0])
+    if words[0] == "sh" and len(words) > 2:
+        for name in dict.fromkeys(re.findall(rf"(?m)^\s*({SCRIPTED})\b", words[2])):
+            tools.require(name)
 
 
 def _run(words: list[str], check: bool = True, timeout: float = 60) -> str:

@@ -9,6 +9,7 @@ Rules:
 4. A number is handed out only once per process until the range is used up.
 """
 
+import atexit
 import errno
 import fcntl
 import os
@@ -105,6 +106,7 @@ def _registry() -> PortRegistry:
     # A forked child does not inherit record locks and must not share the parent's sequence.
     if not _registries or _registries[-1]._owner != os.getpid():
         _registries.append(PortRegistry())
+        atexit.register(_registries[-1].close)  # the interpreter would complain of an open file
     return _registries[-1]
 
 

@@ -45,8 +45,8 @@ class Talk:
 
     @property
     def subject(self) -> str:
-        """Subject of the server's certificate."""
-        return self.fact(r"subject=(.*)")
+        """Subject of the server's certificate, as openssl writes names since 3.2: `CN=a.test`."""
+        return self.fact(r"subject=(.*)").replace(" = ", "=")
 
 
 BEGIN, END = "<data>", "</data>"  # what the server sends stands between these, in openssl's report

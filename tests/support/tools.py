@@ -47,7 +47,8 @@ def other_python(version: str) -> str:
 
     shape: version is "3.13"
     """
-    beside = Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python3")
+    folders = (Path(sys.base_prefix).parent, Path.home() / ".pyenv" / "versions")
+    beside = (path for folder in folders for path in folder.glob(f"{version}.*/bin/python3"))
     found = next(map(str, beside), None) or shutil.which(f"python{version}")
     # a launcher of that name may stand for a Python that is not installed
     if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:

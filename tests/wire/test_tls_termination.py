@@ -1,5 +1,6 @@
 """TLS towards clients: what each ssl_* directive does, as openssl and curl see it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -48,6 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
+VERIFY = "$ssl_client_verify|$ssl_client_s_dn"
 NEWER = (
     "unknown directive|unknown .* variable|directive is not allowed here"
     "|no ssl_client_certificate for ssl_verify_client"  # a trusted one does since 1.27
@@ -200,7 +202,7 @@ def test_dhparam_allows_finite_fields(serve, world: World, tmp_path: Path) -> No
     proxy = serve(f"{both} ssl_dhparam {file}; ssl_protocols TLSv1.2;", says="$ssl_cipher")
     talk = s_client(proxy.port("main"), "-cipher", "DHE-RSA-AES128-GCM-SHA256")
     assert b"DHE-RSA-AES128-GCM-SHA256" == talk.data
-    assert "DH, 2048 bits" in talk.fact(r"Server Temp Key: (.*)")
+    assert "DH, 2048 bits" in talk.fact(r"(?:Server|Peer) Temp Key: (.*)")
 
 
 @pytest.mark.effect("ssl_password_file")
@@ -248,10 +250,10 @@ def test_names_of_certificates_may_hold_variables(
     )
     for port in ("main", "kept"):
         for name in ("a.test", "b.test"):
-            assert f"CN = {name}" == s_client(proxy.port(port), name=name).subject
+            assert f"CN={name}" == s_client(proxy.port(port), name=name).subject
     put("a.test", world.b)
-    assert "CN = b.test" == s_client(proxy.port("main"), name="a.test").subject
-    assert "CN = a.test" == s_client(proxy.port("kept"), name="a.test").subject
+    assert "CN=b.test" == s_client(proxy.port("main"), name="a.test").subject
+    assert "CN=a.test" == s_client(proxy.port("kept"), name="a.test").subject
     assert "" == s_client(proxy.port("main"), name="nobody.test").subject
     wait_until(lambda: any("nobody" in line for line in proxy.error_log()), PATIENCE, "the line")
     complaint = next(line for line in proxy.error_log() if "nobody" in line)
@@ -270,14 +272,32 @@ def test_sni_selects_the_virtual_server_and_its_protocols(ngxstream: Factory, wo
     )
     port = proxy.port("main")
     for name, data, subject, version in (
-        ("b.test", b"b:", "CN = b.test", "TLSv1.2"),
-        ("x.a.test", b"a:a.test", "CN = a.test", "TLSv1.3"),
-        ("foo.re", b"b:foo", "CN = b.test", "TLSv1.2"),
-        ("nobody.test", b"a:a.test", "CN = a.test", "TLSv1.3"),
-        ("", b"a:a.test", "CN = a.test", "TLSv1.3"),
+        ("b.test", b"b:", "CN=b.test", "TLSv1.2"),
+        ("x.a.test", b"a:a.test", "CN=a.test", "TLSv1.3"),
+        ("foo.re", b"b:foo", "CN=b.test", "TLSv1.2"),
+        ("nobody.test", b"a:a.test", "CN=a.test", "TLSv1.3"),
+        ("", b"a:a.test", "CN=a.test", "TLSv1.3"),
     ):
         talk = s_client(port, name=name)
         assert (data, subject, version) == (talk.data, talk.subject, talk.protocol)
+
+
+def test_sni_selects_whether_a_client_certificate_is_wanted(serve, world: World) -> None:
+    """A server asked for by name asks its clients for one though the default does not."""
+    proxy = serve(
+        f"{world.pair} server_name a.test;",
+        says=VERIFY,
+        more=f"server {{ listen 127.0.0.1:@main@ ssl; server_name b.test; {world.pair} "
+        f"ssl_verify_client on; ssl_client_certificate {world.ca.cert}; "
+        f'return "<data>{VERIFY}</data>"; }}',
+    )
+    port, known = proxy.port("main"), world.as_client(world.client)
+    assert b"NONE|" == s_client(port, *known, name="a.test").data
+    assert b"SUCCESS|O=Org\\, Inc,CN=client" == s_client(port, *known, name="b.test").data
+    assert b"" == s_client(port, name="b.test").data
+    info_lines(proxy, "client sent no required SSL certificate")
+    assert b"" == s_client(port, *world.as_client(world.stranger), name="b.test").data
+    info_lines(proxy, "client SSL certificate verify error")
 
 
 @pytest.mark.effect("ssl_reject_handshake")
@@ -329,9 +349,6 @@ def test_alpn_takes_the_first_of_ours_or_refuses(serve, world: World) -> None:
     assert "no application protocol" in info_lines(proxy, "SSL_do_handshake() failed")[0]
 
 
-VERIFY = "$ssl_client_verify|$ssl_client_s_dn"
-
-
 @pytest.mark.effect("ssl_verify_client", "ssl_client_certificate")
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_client_certificates(serve, world: World, version: str) -> None:
@@ -372,9 +389,10 @@ def test_authorities_are_named_to_clients_unless_only_trusted(serve, world: Worl
         f'ssl_trusted_certificate {world.ca.cert}; return "<data>{VERIFY}</data>"; }}',
     )
     good = world.as_client(world.client)
-    assert "CN = test authority" in s_client(proxy.port("main"), *good).said.partition(
+    named = s_client(proxy.port("main"), *good).said.partition(
         "Acceptable client certificate CA names"
     )[2]
+    assert re.search(r"\nCN ?= ?test authority\n", named)
     talk = s_client(proxy.port("quiet"), *good)
     assert "No client certificate CA names sent" in talk.said
     assert talk.data.startswith(b"SUCCESS")
@@ -498,10 +516,11 @@ def test_offers_of_the_client_are_variables(serve, world: World) -> None:
         "ECDHE-ECDSA-AES128-GCM-SHA256", "-groups", "X25519:P-256", "-sigalgs",
         "ECDSA+SHA256:ECDSA+SHA384",
     )  # fmt: skip
-    assert (
-        b"TLS_AES_128_GCM_SHA256:ECDHE-ECDSA-AES128-GCM-SHA256:TLS_EMPTY_RENEGOTIATION_INFO_SCSV"
-        b"|X25519:prime256v1|0x0403:0x0503|."
-    ) == talk.data
+    ciphers, *others = talk.data.split(b"|")
+    assert [b"X25519:prime256v1", b"0x0403:0x0503", b"."] == others
+    # a client of OpenSSL 3.4 and later says that by an extension
+    ciphers = ciphers.removesuffix(b":TLS_EMPTY_RENEGOTIATION_INFO_SCSV")
+    assert b"TLS_AES_128_GCM_SHA256:ECDHE-ECDSA-AES128-GCM-SHA256" == ciphers
 
 
 def test_a_plain_session_has_no_facts(ngxstream: Factory) -> None:
@@ -536,7 +555,9 @@ def test_plain_bytes_on_a_tls_port_reach_nobody(ngxstream: Factory, world: World
     )
     with TcpClient(proxy.address("main")) as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
-        client.recv_to_eof()
+        # OpenSSL 3.5 leaves bytes unread: then the close is a reset
+        with contextlib.suppress(ConnectionResetError):
+            client.recv_to_eof()
     assert "http request" in info_lines(proxy, "SSL_do_handshake() failed")[0]
     wait_until(proxy.access_log, PATIENCE, "the access log")
     assert ["500 -."] == proxy.access_log()
@@ -571,7 +592,7 @@ def test_a_reload_with_a_broken_certificate_changes_nothing(
     proxy.signal(signal.SIGHUP)
     words = f'cannot load certificate "{pem}": PEM_read_bio_X509_AUX() failed'
     wait_until(lambda: any(words in line for line in proxy.error_log()), PATIENCE, "the complaint")
-    assert "CN = a.test" == s_client(proxy.port("main")).subject
+    assert "CN=a.test" == s_client(proxy.port("main")).subject
 
 
 def test_a_terminated_stream_can_be_looked_into(ngxstream: Factory, world: World) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from tests.support import owned
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import wait_until
 
@@ -58,7 +59,7 @@ def test_weights_are_kept_to_the_datagram(log: str, ngxstream: ProxyFactory) -> 
     sent = []
     clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(7)]
     for n in range(COUNT):
-        sent.append(b"%d:" % n + b"x" * (n * 7 % 900))
+        sent.append(owned.datagram(n % 7, n, 16 + n * 7 % 900))
         clients[n % 7].sendto(sent[-1], running.address("main"))
 
     def is_all() -> bool:
@@ -87,11 +88,13 @@ def test_a_refusing_server_stops_nothing(log: str, ngxstream: ProxyFactory) -> N
         got: list[tuple[bytes, int]] = []
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             for n in range(100):
-                client.sendto(b"%d" % n, running.address("main"))
+                client.sendto(owned.datagram(1, n), running.address("main"))
 
         def is_all() -> bool:
             got.extend(drain(backend))
             return len(got) == 50
 
         wait_until(is_all, what="every second datagram")
-        assert 50 == len({data for data, _ in got})
+        found = {owned.owner_of(data) for data, _ in got}
+        assert 50 == len(found)
+        assert found <= {(1, n) for n in range(100)}

@@ -45,33 +45,29 @@ class Headed(UdpProxy):
         send = super().send
         whole = [memoryview(b"".join((header, view))) for view in views]
         if not self.gso or self.queue is not None:
-            for view in whole:
-                self._send_whole(view, send)
+            self._send_each(views)
             return
+        pc: Any = self.pc
         state: Any = self.state
         for first, end, size in datagram.runs(whole):
             if end - first == 1:
-                self._send_whole(whole[first], send)
+                send(whole[first])
+                if self.pc is not pc or self.queue:
+                    self._send_rest(pc, views[end:])
+                    return
                 continue
             try:
-                state.bytes_sent += self.pc.sendmsg(
-                    whole[first:end], datagram.segment_control(size)
-                )
+                state.bytes_sent += pc.sendmsg(whole[first:end], datagram.segment_control(size))
             except OSError as error:
-                if not self._burst_failed(error):
-                    return
-                for view in whole[first:]:
-                    self._send_whole(view, send)
+                if self._burst_failed(error):
+                    self._send_each(views[first:])
+                else:
+                    self._send_rest(pc, views[end:])
                 return
 
-    def _send_whole(self, view: memoryview, send: Any) -> None:
-        if self.pc is not None:
-            send(view)
-
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Cut a coalesced message up: each of its datagrams needs the header."""
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
+        return self.take(datagram.split(view, size))
 
 
 class HeadedUdpProxy(Headed):
@@ -85,6 +81,6 @@ class HeadedCountedUdpProxy(Headed, CountedUdpProxy):
 
     __slots__ = ()
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Cut a burst up, at the quota too."""
-        CountedUdpProxy.take_burst(self, view, size)
+        return CountedUdpProxy.take_burst(self, view, size)

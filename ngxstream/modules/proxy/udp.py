@@ -41,7 +41,6 @@ class UdpProxy(ToServer, ToClient):
     """The content of a proxied UDP session."""
 
     __slots__ = (
-        "inbox",  # list[memoryview]: the gate's, see event/udp.py
         "gate",  # UdpGate the client came in by
         "client",  # sockaddr answers go to
         "control",  # control data answers carry (source address), or None
@@ -66,7 +65,6 @@ class UdpProxy(ToServer, ToClient):
         handler.Proxy.__init__(self, s)
         c = s.c
         gate: Any = c.table
-        self.inbox: list[memoryview] = []
         self.gate = gate
         self.control = gate.control_for(c)
         self.client = udp_clients.peer_of(c.key)
@@ -75,7 +73,7 @@ class UdpProxy(ToServer, ToClient):
         self.expected = self.conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = True
+        self.client_gso = gate.family != socket.AF_UNIX  # whose datagrams nobody would cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -115,7 +113,10 @@ class UdpProxy(ToServer, ToClient):
         s, loop, conf = self.s, self.loop, self.conf
         state: Any = self.state
         self.connected = True
-        self.selection.notify(self.peer, CONNECT)  # type: ignore[arg-type]
+        peer: Any = self.peer
+        if peer.family == socket.AF_UNIX:
+            self.gso = False
+        self.selection.notify(peer, CONNECT)
         state.connect_ms = loop.now_ms - state.start_ms
         if s.log.level >= log.INFO:
             self.log_connected()
@@ -151,14 +152,8 @@ class UdpProxy(ToServer, ToClient):
         kept = gate.kept_for(c)
         gate.enlist(c, self)
         self.connect()
-        for data in kept:
-            view = memoryview(data)
-            sink = gate.table.get(c.key)
-            if sink is None:  # this session is over, or has what it wants
-                gate.again(c, view)
-            else:
-                sink.inbox.append(view)
-                sink.take()
+        if kept:
+            gate.again(c, [memoryview(data) for data in kept])
 
     def proxy_header(self) -> bytes:
         """Return the PROXY protocol header that goes in front of the first datagram."""
@@ -309,8 +304,6 @@ class UdpProxy(ToServer, ToClient):
             loop.free_connections += 1
         else:
             self._close_peer()
-        if self.inbox:
-            self.inbox.clear()
 
 
 class CountedUdpProxy(UdpProxy):
@@ -318,24 +311,15 @@ class CountedUdpProxy(UdpProxy):
 
     __slots__ = ()
 
-    def take(self) -> None:
-        """Send on as many datagrams as the session may take; the gate begins anew with the rest."""
-        room = self.conf.requests - self.requests
-        rest = self.inbox[room:]
-        del self.inbox[room:]
-        super().take()
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
+        """Send on as many datagrams as the session may take, and return the rest."""
+        room = max(0, self.conf.requests - self.requests)
+        if room:
+            super().take(views[:room])
         if not self.s.status:
             self.settle()
-        c, gate = self.c, self.gate
-        for view in rest:
-            sink = gate.table.get(c.key)
-            if sink is None:
-                gate.again(c, view)
-            else:
-                sink.inbox.append(view)
-                sink.take()
+        return views[room:]
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Cut a burst at the quota."""
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
+        return self.take(datagram.split(view, size))

@@ -172,7 +172,11 @@ class Forwarder:
             else:
                 groups[peer] = [view]
         for peer, group in groups.items():
-            dropped += self._send(peer, group, tier.number)
+            try:
+                dropped += self._send(peer, group, tier.number)
+            except Exception:  # what goes to the others goes
+                self._loop.fault(None)
+                dropped += len(group)
         return dropped
 
     def _choose(self) -> Peer | None:
@@ -192,13 +196,14 @@ class Forwarder:
             sock = shared_socket(self._loop, peer, self._options)
         except errors.NgxError as error:
             return self._fail(peer, str(error), views, tries)
+        may_gso = peer.family != socket.AF_UNIX  # whose datagrams nobody would cut
         done = 0
         stale = True  # an error may be told that is of what was sent before
         for first, end, size in datagram.runs(views):
             at = first
             while at < end:
                 try:
-                    if end - at > 1 and self._gso:
+                    if end - at > 1 and self._gso and may_gso:
                         sock.sendmsg(views[at:end], datagram.segment_control(size))
                         at = end
                     else:
@@ -208,7 +213,7 @@ class Forwarder:
                 except BlockingIOError:
                     return len(views) - at - done  # the interface's queue is full
                 except OSError as error:
-                    if end - at > 1 and self._gso and datagram.is_no_gso(error):
+                    if end - at > 1 and self._gso and may_gso and datagram.is_no_gso(error):
                         self._gso = False
                     elif error.errno == errno.EMSGSIZE:
                         self._say(f"send() to {peer.name} failed: a datagram is too large")

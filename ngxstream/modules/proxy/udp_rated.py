@@ -63,40 +63,41 @@ class _Rated(UdpProxy):
 
     # -- from the client -----------------------------------------------------------------------
 
-    def take(self) -> None:
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the rate allows; the rest waits."""
         if self.upload is None:
-            super().take()
-            return
-        views, self.inbox = self.inbox, []
+            return super().take(views)
         now_ms = self.loop.now_ms
         self.requests += len(views)
-        for view in views:
+        pc = self.pc
+        for n, view in enumerate(views, 1):
             self.c.received += len(view)
             if self.pc is None:
-                return
+                return None
             if not self.delayed and self._allowance() > 0:
                 self.uploaded += len(view)
                 self.send(view)
+                if self.pc is not pc and self.pc is not None:
+                    pc = self.pc
+                    self.dropped -= len(views) - n  # fail_over() took them for lost
             elif len(self.delayed) < DELAYED and self.delayed_bytes < DELAYED_BYTES:
                 self.delayed.append(bytes(view))
                 self.delayed_bytes += len(view)
             else:
                 self.dropped += 1
         if self.s.status:
-            return
+            return None
         self.deadline = now_ms + self.timeout
         self._wait()
         if not self.expected:
             self.settle()
+        return None
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Take a coalesced message datagram by datagram."""
         if self.upload is None:
-            super().take_burst(view, size)
-            return
-        self.inbox.extend(datagram.split(view, size))
-        self.take()
+            return super().take_burst(view, size)
+        return self.take(datagram.split(view, size))
 
     def _allowance(self) -> int:
         assert self.upload is not None
@@ -164,8 +165,20 @@ class _Rated(UdpProxy):
     def _resume(self) -> None:
         self.download_timer = None
         if self.pc is not None and self.queue is None:
+            self.deadline = self.loop.now_ms + self.timeout
             handler = self.on_event_gro if self.gro else self.on_event
             self.loop.register(self.pc_fd, handler, poller.LEVEL)
+
+    def on_timeout(self) -> None:
+        """Nothing moved for proxy_timeout; a direction that has to rest does not count.
+
+        source: ngx_stream_proxy_process, which removes the timer while one is delayed
+        """
+        if self.upload_timer is not None or self.download_timer is not None:
+            self.deadline = self.loop.now_ms + self.timeout
+            self.loop.timers.add(self)
+            return
+        super().on_timeout()
 
     # -- changing hands, ending ----------------------------------------------------------------
 
@@ -173,6 +186,9 @@ class _Rated(UdpProxy):
         """Go on to the next server; the pauses of the former one are over."""
         self.leave()
         super().fail_over()
+        if self.pc is not None:
+            self.dropped -= len(self.delayed)  # they were not sent yet
+            self._wait()
 
     def pack_rates(self) -> Any:
         """Return when the counting began and how much was let through."""

@@ -184,14 +184,15 @@ class ToClient(handler.Proxy):
     def answer_many(self, views: list[memoryview]) -> None:
         """Send several datagrams to the client, in as few messages as their sizes allow."""
         if not self.client_gso:
-            for view in views:
-                self.answer(view)
+            self._answer_each(views)
             return
         control = self.control or []
         send = self.gate.sock.sendmsg
         for first, end, size in datagram.runs(views):
             if end - first == 1:
                 self.answer(views[first])
+                if self.s.status:
+                    return
                 continue
             try:
                 self.c.sent += send(
@@ -205,8 +206,7 @@ class ToClient(handler.Proxy):
                     return
                 self.client_gso = False
                 self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
-                for view in views[first:]:
-                    self.answer(view)
+                self._answer_each(views[first:])
                 return
 
     def answer_burst(self, view: memoryview, size: int) -> None:
@@ -226,8 +226,13 @@ class ToClient(handler.Proxy):
                 return
             self.client_gso = False
             self.s.log_error(log.INFO, "answering datagrams one by one", error.errno)
-            for part in datagram.split(view, size):
-                self.answer(part)
+            self._answer_each(datagram.split(view, size))
+
+    def _answer_each(self, views: list[memoryview]) -> None:
+        for view in views:
+            self.answer(view)
+            if self.s.status:
+                return
 
     def _answer_later(self, views: Any) -> None:
         for view in views:

@@ -25,7 +25,6 @@ class ToServer(handler.Proxy):
 
     __slots__ = handler.NO_SLOTS
 
-    inbox: list[memoryview]
     requests: int
     responses: int
     expected: int
@@ -42,24 +41,27 @@ class ToServer(handler.Proxy):
         """Go on to the next server. See UdpProxy"""
         raise NotImplementedError
 
-    def take(self) -> None:
+    def on_fault(self) -> None:
+        """End after an exception nobody expected. See UdpProxy"""
+        raise NotImplementedError
+
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the client sent. # hot: once a client and turn"""
-        inbox = self.inbox
-        if len(inbox) == 1:
-            view = inbox.pop()
+        if len(views) == 1:
+            view = views[0]
             self.requests += 1
             self.c.received += len(view)
             self.send(view)
         else:
-            self.requests += len(inbox)
-            self.c.received += sum(map(len, inbox))
-            self.send_many(inbox)
-            inbox.clear()
+            self.requests += len(views)
+            self.c.received += sum(map(len, views))
+            self.send_many(views)
         self.deadline = self.loop.now_ms + self.timeout
         if not self.expected:
             self.settle()
+        return None
 
-    def take_burst(self, view: memoryview, size: int) -> None:
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Send on a coalesced message as it came."""
         count = -(-len(view) // size)
         self.requests += count
@@ -71,13 +73,14 @@ class ToServer(handler.Proxy):
                 )
             except OSError as error:
                 if not self._burst_failed(error):
-                    return
+                    return None
                 self._send_each(datagram.split(view, size))
         else:
             self._send_each(datagram.split(view, size))
         self.deadline = self.loop.now_ms + self.timeout
         if not self.expected:
             self.settle()
+        return None
 
     def send(self, data: bytes | memoryview) -> None:
         """Send one datagram to the server, or queue it when there is no room."""
@@ -96,25 +99,40 @@ class ToServer(handler.Proxy):
         if not self.gso or self.queue is not None:
             self._send_each(views)
             return
+        pc: Any = self.pc
         for first, end, size in datagram.runs(views):
             if end - first == 1:
                 self.send(views[first])
+                if self.pc is not pc or self.queue:
+                    self._send_rest(pc, views[end:])
+                    return
                 continue
             try:
-                self.state.bytes_sent += self.pc.sendmsg(  # type: ignore[union-attr]
+                self.state.bytes_sent += pc.sendmsg(  # type: ignore[union-attr]
                     views[first:end], datagram.segment_control(size)
                 )
             except OSError as error:
-                if not self._burst_failed(error):
-                    return
-                self._send_each(views[first:])
+                if self._burst_failed(error):
+                    self._send_each(views[first:])
+                else:
+                    self._send_rest(pc, views[end:])
                 return
 
     def _send_each(self, views: list[memoryview]) -> None:
-        for view in views:
-            if self.pc is None:
-                return
+        pc = self.pc
+        for n, view in enumerate(views, 1):
             self.send(view)
+            if self.pc is not pc:
+                self._send_rest(pc, views[n:])
+                return
+
+    def _send_rest(self, pc: Any, views: list[memoryview]) -> None:
+        """Go on when a send to `pc` had no room, or was refused and there is a next server."""
+        if self.pc is None or not views:
+            return
+        if self.pc is not pc:
+            self.dropped -= len(views)  # fail_over() took them for lost
+        self._send_each(views)
 
     def _burst_failed(self, error: OSError) -> bool:
         """Tell whether the datagrams of a failed burst should be sent one by one."""
@@ -195,3 +213,7 @@ class _Room:
                 return
         if mask & poller.READABLE and not proxy.s.status:
             self.go_on(mask)
+
+    def on_fault(self) -> None:
+        """End the session in whose place this one waits."""
+        self.proxy.on_fault()

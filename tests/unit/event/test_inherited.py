@@ -114,3 +114,61 @@ def test_descriptors_that_are_no_sockets_are_left_alone() -> None:
     os.close(fd)
     assert [] == inherited.adopt([fd], log.Log([lines]))
     assert ("crit", f"{said} (9: Bad file descriptor)") == lines.said[-1]
+
+
+# -- what another process gives --------------------------------------------------------------------
+
+
+def sockets() -> dict[str, socket.socket]:
+    """Return sockets of all kinds that are worth telling apart."""
+    made = {
+        "listens": socket.create_server(("127.0.0.1", 0)),
+        "dgram": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "unbound stream": socket.socket(),
+        "unbound dgram": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "unbound unix": socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        "connected dgram": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "packets": socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET),
+        "netlink": socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
+    }
+    made["dgram"].bind(("127.0.0.1", 0))
+    made["connected dgram"].connect(made["dgram"].getsockname())
+    made["connected"] = socket.create_connection(made["listens"].getsockname())
+    return made
+
+
+def test_only_listening_and_bound_sockets_are_taken() -> None:
+    """Whatever else a descriptor is has its reason, and stays open: it is the caller's."""
+    own = (os.geteuid(),)
+    made = sockets()
+    said = {name: inherited.fault_of(sock.fileno(), own) for name, sock in made.items()}
+    assert {
+        "listens": "",
+        "dgram": "",
+        "connected": "a stream socket that does not listen",
+        "unbound stream": "a stream socket that does not listen",
+        "unbound dgram": "a socket that is not bound",
+        "unbound unix": "a socket that is not bound",
+        "connected dgram": "a datagram socket that is connected",
+        "packets": "a socket of an unsupported type",
+        "netlink": "a socket of an unsupported protocol family",
+    } == said
+    for sock in made.values():
+        sock.getsockname()
+        sock.close()
+
+
+def test_what_is_no_socket_is_not_taken(tmp_path: Path) -> None:
+    """A file, and a descriptor that is not open."""
+    fd = os.open("/etc/passwd", os.O_RDONLY)
+    assert "a descriptor that is no socket" == inherited.fault_of(fd, (os.geteuid(),))
+    os.close(fd)
+    assert "not open" in inherited.fault_of(fd, (os.geteuid(),))
+
+
+def test_a_socket_that_somebody_else_has_made_is_not_taken() -> None:
+    """The kernel knows who made it."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        uid = os.geteuid()
+        said = inherited.fault_of(sock.fileno(), (uid + 1,))
+        assert f"a socket that user {uid} has made" == said

@@ -1,10 +1,12 @@
 """The walled room: found where Python's ssl is, refused where it cannot be, exact in its words."""
 
 import os
+import socket
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,51 @@ def test_an_exception_of_ssl_is_spelled_as_the_library_would() -> None:
     error = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)")
     error.reason = "WRONG_VERSION_NUMBER"
     assert " (SSL: error:0A00010B:SSL routines::wrong version number)" == lib.reason_of(error)
+
+
+def test_an_alert_of_the_peer_s_is_spelled_with_its_number() -> None:
+    """The library's own words stand in the exception, and the number is what nginx prints too."""
+    lib = libssl.load()
+    words = "tlsv13 alert certificate required"
+    error = ssl.SSLError(1, f"[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] {words} (_ssl.c:2580)")
+    error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert (
+        f" (SSL: error:0A00045C:SSL routines::{words}:SSL alert number 116)" == lib.reason_of(error)
+    )
+
+
+def test_words_nobody_knows_are_passed_on() -> None:
+    """A reason of another part of the library is told as the exception has it."""
+    error = ssl.SSLError(1, "[X509] no such thing (_ssl.c:1)")
+    assert " (SSL: no such thing)" == libssl.load().reason_of(error)
+
+
+def test_the_failure_of_one_connection_is_not_another_s() -> None:
+    """What the library said when it told a peer of a failure is for that connection, and once."""
+    lib = libssl.load()
+    context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+
+    def fail() -> tuple[Any, int]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            bare = libssl.WrappedSocket.take(ours)
+            connection = context.wrap(bare, True, None)
+            pointer = lib.connection_pointer(connection)
+            lib.hear_failures(pointer)
+            theirs.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")  # a hello of one byte
+            assert lib.SSL_do_handshake(pointer) < 0
+            bare.close()
+        return connection, pointer
+
+    first, failing = fail()
+    told = lib.take_told(failing)
+    assert told.startswith(" (SSL: error:0A")
+    assert "" == lib.take_told(failing)
+    second, failing_too = fail()
+    assert "" == lib.take_told(failing)
+    assert first is not second
+    assert failing != failing_too
 
 
 def test_a_key_with_the_wrong_password_is_not_read(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The loop's turn: what is posted, what expires, what fails, and what is closed when."""
 
 import fcntl
+import functools
 import os
 import socket
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -138,3 +140,66 @@ def test_a_leaving_loop_is_idle_when_nothing_lives(loop: Loop) -> None:
     loop.live = 0
     loop.turn(0)
     assert [1] == idle
+
+
+class Stubborn(Owner):
+    """An owner that cannot even be ended."""
+
+    def on_fault(self) -> None:
+        """Fail."""
+        raise KeyError("not again")
+
+
+def test_an_owner_that_cannot_be_ended_hinders_no_other(loop: Loop) -> None:
+    """Its end fails too: two lines of level alert, and the others of the turn are called."""
+    ended = Owner(ValueError("no good"))
+    for owner in (Stubborn(ValueError("no good")), ended):
+        loop.post(lambda owner=owner: loop.fault(owner))
+    timer = Stubborn(ValueError("late"))
+    loop.post(lambda: timer.on_event(0))
+    loop.turn(0)
+    assert 1 == ended.ended
+    assert [log.ALERT] * 4 == [level for level, _ in loop.log.lines]
+
+
+def test_what_fails_in_the_turn_hinders_no_timer_and_no_event(loop: Loop) -> None:
+    """A stubborn event, a stubborn timer and a stubborn call: each has its alert, all are run."""
+    seen: list[str] = []
+    near, far = socket.socketpair()
+    with near, far:
+        stubborn = Stubborn(ValueError("no good"))
+        loop.register(near.fileno(), stubborn.on_event, LEVEL)
+        far.send(b"x")
+        loop.call_later(1, lambda: stubborn.on_event(0))
+        loop.call_later(1, lambda: seen.append("timer"))
+        loop.post(lambda: stubborn.on_event(0))
+        loop.post(lambda: seen.append("posted"))
+        run_until(loop, lambda: len(seen) == 2)
+        loop.unregister(near.fileno())
+    assert {"timer", "posted"} == set(seen)
+
+
+def test_a_view_that_outlives_its_turn_is_spoilt() -> None:
+    """The loop of the tests fills its slots with 0xDD, all of what was written."""
+    with engine() as loop:
+        kept = []
+
+        def read() -> None:
+            for slot, size in zip(loop.slots, (1, 100, 2048, 3000, 65536), strict=False):
+                slot[:size] = b"x" * size
+                kept.append(slot[:size])
+
+        loop.post(read)
+        loop.turn(0)
+        assert [b"\xdd" * len(view) for view in kept] == [bytes(view) for view in kept]
+
+
+def test_a_timer_s_fault_ends_what_it_was_set_for(loop: Loop) -> None:
+    """The callback's owner is ended; one whose callback did nothing wrong is not."""
+    owner, other = Owner(ValueError("no good")), Owner(ValueError("no good"))
+    loop.call_later(1, functools.partial(int, "1"))
+    loop.call_later(1, types.MethodType(lambda self: self.on_event(0), owner))
+    loop.call_later(1, types.MethodType(lambda self: None, other))
+    run_until(loop, lambda: owner.ended)
+    assert (1, 0) == (owner.ended, other.ended)
+    assert [log.ALERT] == [level for level, _ in loop.log.lines]

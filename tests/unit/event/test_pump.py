@@ -80,6 +80,10 @@ class Relay:
         self.loop.post(fast.resume)
         return True
 
+    def on_fault(self) -> None:
+        self.errors.append("fault")
+        self.close()
+
     def close(self) -> None:
         for sock in (self.near, self.far):
             self.loop.unregister(sock.fileno())
@@ -224,6 +228,18 @@ def test_a_reset_source_ends_its_direction_only() -> None:
         run_until(loop, lambda: "up" in relay.ended)
         assert ["read 104"] == relay.errors
         relay.close()
+
+
+def test_a_fault_in_a_half_ends_what_it_belongs_to() -> None:
+    """What nobody expects in one direction is the owner's end, once; the loop goes on."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, "copy")
+        relay.up.send = None
+        relay.client.sendall(b"question")
+        run_until(loop, lambda: relay.errors)
+        loop.turn(0)
+        assert ["fault"] == relay.errors
+        assert 1 == len(loop.log.lines)
 
 
 def segments_in(sock: socket.socket) -> int:

@@ -1,5 +1,7 @@
 """The timer wheel against a model that keeps every deadline in a plain dict."""
 
+import sys
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -117,3 +119,52 @@ def test_an_exception_in_one_owner_leaves_the_others_firing() -> None:
     wheel.expire(1_000, guarded.append)
     assert [owners[0].on_timeout] == guarded
     assert all(owner.fired for owner in owners[1:])
+
+
+class Ender:
+    """One that ends another when it fires, and then fails."""
+
+    def __init__(self, wheel: timers.TimerWheel, deadline: int) -> None:
+        self.deadline = deadline
+        self.tick = 0
+        self.wheel = wheel
+        self.others: list[Ender] = []
+        self.fired = False
+
+    def on_timeout(self) -> None:
+        """Take the others out of the wheel, and fail."""
+        self.fired = True
+        for other in self.others:
+            self.wheel.remove(other)
+        raise ValueError("no good")
+
+
+def test_one_that_fires_may_take_others_of_its_tick_out() -> None:
+    """Of three that are due together the first takes the second out; the third fires."""
+    wheel = timers.TimerWheel()
+    enders = [Ender(wheel, 1_005) for _ in range(3)]
+    for ender in enders:
+        wheel.add(ender)
+    faults: list[object] = []
+    for ender in enders:  # whichever comes first
+        ender.others = [next(other for other in enders if other is not ender)]
+    wheel.expire(2_000, lambda callback: faults.append(type(sys.exception())))
+    fired = [ender.fired for ender in enders]
+    assert [ValueError] * fired.count(True) == faults
+    assert fired.count(True) in (1, 2)
+    assert [0, 0, 0] == [ender.tick for ender in enders]
+    assert timers.NEVER_MS == wheel.next_ms
+
+
+def test_one_that_fires_may_bring_another_of_its_tick_forward() -> None:
+    """A re-filed owner fires at its new time, once."""
+    wheel = timers.TimerWheel()
+    first, second = Ender(wheel, 1_001), Ender(wheel, 5_001)
+    wheel.add(first)
+    wheel.add(second)
+    wheel.expire(2_000, lambda callback: None)
+    second.deadline = 3_001
+    wheel.add(second)
+    wheel.expire(4_000, lambda callback: None)
+    assert [True, True] == [first.fired, second.fired]
+    assert timers.NEVER_MS == wheel.next_ms

@@ -1,13 +1,16 @@
 """The UDP gate: order and boundaries of every client's datagrams, whatever the mix."""
 
+import itertools
+import select
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram
+from ngxstream.event import datagram, udp, udp_new
 from tests.support.engine import Gate, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -16,16 +19,23 @@ UDP = socket.SOCK_DGRAM
 class Keeper:
     """A session that keeps copies of what it is given."""
 
+    fails = False
+
     def __init__(self, c, first: bytes) -> None:
         self.c = c
-        self.inbox: list[memoryview] = []
         self.got = [first]
 
-    def take(self) -> None:
-        self.got += [bytes(view) for view in self.inbox]
-        self.inbox.clear()
+    def take(self, views) -> None:
+        if self.fails:
+            raise ValueError("no good")
+        self.got += [bytes(view) for view in views]
+
+    def on_fault(self) -> None:
+        self.c.table.forget(self.c)
 
     def take_burst(self, view, size) -> None:
+        if self.fails:
+            raise ValueError("no good")
         self.got += [bytes(part) for part in datagram.split(view, size)]
 
 
@@ -128,3 +138,290 @@ def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> N
             "1 worker_connections are not enough while accepting new connection on "
             + gate.options.text
         ] == alerts
+
+
+class Room:
+    """A gate in a loop, known clients, and ways to make others."""
+
+    def __init__(self, stack: ExitStack, loop, count: int, *, gro: bool = False) -> None:
+        self.keepers: dict = {}
+        self.stack, self.loop = stack, loop
+        self.listening = Gate(loop, listing(self.keepers), UDP)
+        stack.callback(self.listening.sock.close)
+        self.gate = self.listening.gate
+        self.listening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+        self.known = [self.client() for _ in range(count)]
+        for sock in self.known:
+            sock.send(b"first")
+        self.turn_until_all_is_read()
+        if gro:
+            datagram.set_gro(self.listening.sock, True)
+            self.gate.start()
+
+    def client(self) -> socket.socket:
+        """Make a client."""
+        sock = self.stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        sock.connect(self.listening.address)
+        return sock
+
+    def turn_until_all_is_read(self) -> None:
+        """Turn the loop as long as anything waits in the socket."""
+        while select.select([self.listening.sock], [], [], 0)[0]:
+            self.loop.turn(0)
+
+    def got(self, sock: socket.socket) -> list[bytes]:
+        """Return what a client's session got."""
+        found = self.keepers.get(sock.getsockname())
+        return [] if found is None else found.got
+
+    def alerts(self) -> list[str]:
+        """Return what was logged as our fault."""
+        return [text for level, text in self.loop.log.lines if level == udp.ALERT]
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "gro"])
+def room(request) -> Iterator[Room]:
+    """Give a gate with three known clients, on a socket that coalesces or does not."""
+    with ExitStack() as stack, engine() as loop:
+        yield Room(stack, loop, 3, gro=request.param)
+
+
+def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(room: Room) -> None:
+    """The second of three raises: its own session ends, with one alert; the others got theirs."""
+    room.keepers[room.known[1].getsockname()].fails = True
+    room.gate._limit = 64
+    for n in range(4):
+        for sock in room.known:
+            sock.send(b"%d" % n)
+    room.known[1].sendmsg([bytes(300)], datagram.segment_control(100))
+    room.known[0].sendmsg([bytes(300)], datagram.segment_control(100))
+    room.turn_until_all_is_read()
+    wanted = [b"first", b"0", b"1", b"2", b"3"]
+    assert wanted + [bytes(100)] * 3 == room.got(room.known[0])
+    assert wanted == room.got(room.known[2])
+    assert all("no good" in text for text in room.alerts())
+    assert room.alerts()
+
+
+def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(room: Room) -> None:
+    """Beginning one of three sessions raises: its slot is free again, the other two are there."""
+    begin = room.gate.begin
+
+    def fail_at_the_second(c, loop) -> None:
+        if bytes(loop.datagram) == b"bad":
+            raise ValueError("no good")
+        begin(c, loop)
+
+    room.gate.begin = fail_at_the_second
+    new = [room.client() for _ in range(3)]
+    free = room.loop.free_connections
+    for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
+        sock.send(data)
+    room.turn_until_all_is_read()
+    assert [[b"one"], [], [b"three"]] == [room.got(sock) for sock in new]
+    assert free - 2 == room.loop.free_connections
+    assert 1 == len(room.alerts())
+
+
+def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
+    """In one drain the known client's datagram, which came last, is taken before any beginning."""
+    order: list[str] = []
+    keeper = room.keepers[room.known[0].getsockname()]
+    take, begin = keeper.take, room.gate.begin
+    keeper.take = lambda views: (order.append("known"), take(views))[1]
+    room.gate.begin = lambda c, loop: (order.append("new"), begin(c, loop))[1]
+    room.gate._limit = 64
+    for sock in [room.client() for _ in range(5)]:
+        sock.send(b"x")
+    room.known[0].send(b"y")
+    room.turn_until_all_is_read()
+    assert ["known", *["new"] * 5] == order
+
+
+def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> None:
+    """Of sixty new clients in a drain with a known one, a turn begins NEW and the rest waits."""
+    new = [room.client() for _ in range(60)]
+    room.gate._limit = 64
+    for sock in new:
+        for n in range(1 + (sock is new[20])):
+            sock.send(b"%d" % n)
+    room.known[0].send(b"y")
+    seen: list[int] = []
+    while len(room.keepers) < 63:
+        room.loop.turn(0)
+        seen.append(len(room.keepers))
+        if len(seen) == 2:  # one that waits sends once more: behind what waits
+            new[59].send(b"1")
+    assert [b"first", b"y"] == room.got(room.known[0])
+    begun = [after - before for before, after in itertools.pairwise([3, *seen])]
+    assert max(begun) <= 2 * udp_new.NEW  # those of the drain, and those that waited
+    assert len(begun) > 2
+    room.turn_until_all_is_read()
+    room.loop.turn(0)
+    several = {20, 59}
+    assert [[b"0", b"1"] if i in several else [b"0"] for i in range(60)] == [
+        room.got(sock) for sock in new
+    ]
+    assert [0, 0] == [room.gate.dropped, room.gate.new.size]
+    assert not room.loop.posted
+
+
+def test_where_nobody_is_served_nobody_waits() -> None:
+    """Sixty clients of one datagram each are begun in the drain that reads them."""
+    with ExitStack() as stack, engine() as loop:
+        room = Room(stack, loop, 0)
+        room.gate._limit = 64
+        for sock in [room.client() for _ in range(60)]:
+            sock.send(b"x")
+        loop.turn(0)
+        assert 60 == len(room.keepers)
+        assert not loop.posted
+
+
+def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:
+    """What waits is bounded in bytes: of a flood the rest is lost, of the known client nothing."""
+    room.gate.new.limit = 40 * (udp_new.COST + 100)
+    new = [room.client() for _ in range(200)]
+    room.gate._limit = 64
+    for n, sock in enumerate(new):
+        sock.send(bytes(100))
+        if n % 20 == 0:
+            room.known[0].send(b"y")
+    most = 0
+    while room.loop.posted or select.select([room.listening.sock], [], [], 0)[0]:
+        room.loop.turn(0)
+        most = max(most, room.gate.new.size)
+    assert [b"first", *[b"y"] * 10] == room.got(room.known[0])
+    assert 0 < most <= room.gate.new.limit + udp_new.COST + 100
+    assert room.gate.dropped > 0
+    assert 200 == room.gate.dropped + len(room.keepers) - 3
+    (told,) = [text for level, text in room.loop.log.lines if level == udp_new.WARN]
+    assert "come faster than sessions can begin" in told
+    assert 0 == room.gate.new.size
+
+
+def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(room: Room) -> None:
+    """A client waits here while its session is handed over: the order of its datagrams is kept."""
+    sock = room.client()
+    room.gate.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
+    keeper = Keeper(room.keepers[room.known[0].getsockname()].c, b"0")
+    room.gate.table[sock.getsockname()] = keeper
+    sock.send(b"3")
+    room.turn_until_all_is_read()
+    assert [b"0", b"1", b"2", b"3"] == keeper.got
+    del room.gate.table[sock.getsockname()]
+
+
+def test_what_waits_to_begin_goes_along_when_the_gate_changes_hands(room: Room) -> None:
+    """A gate that closes gives what it has not begun to whoever takes what is held."""
+    new = [room.client() for _ in range(60)]
+    room.gate._limit = 64
+    for sock in new:
+        sock.send(b"x")
+    room.known[0].send(b"y")
+    room.loop.turn(0)
+    room.gate.close()
+    assert room.gate.is_needed
+    held = room.gate.take_held()
+    assert len(held) == 63 - len(room.keepers) > 0
+    for one in held:
+        room.gate.deliver(*one)
+    while room.loop.posted:
+        room.loop.turn(0)
+    assert [[b"x"]] * 60 == [room.got(sock) for sock in new]
+
+
+def test_what_was_held_begins_by_and_by(room: Room) -> None:
+    """A gate that held datagrams of a hundred new clients begins a few each turn, and all."""
+    room.gate.close()
+    room.gate.hold()
+    new = [room.client() for _ in range(100)]
+    for sock in new:
+        sock.send(b"x")
+    room.known[0].send(b"y")
+    room.turn_until_all_is_read()
+    room.gate.start()
+    assert [b"first", b"y"] == room.got(room.known[0])
+    assert len(room.keepers) <= 3 + udp_new.NEW
+    while room.loop.posted:
+        before = len(room.keepers)
+        room.loop.turn(0)
+        assert len(room.keepers) <= before + udp_new.NEW
+    assert [[b"x"]] * 100 == [room.got(sock) for sock in new]
+
+
+def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past HELD_BYTES the gate reads no more, and drops what others send it; it goes on later."""
+    monkeypatch.setattr(udp, "HELD_BYTES", 2_500)
+    room.gate.close()
+    room.gate.hold()
+    for n in range(8):
+        room.known[0].send(b"%d" % n + bytes(499))
+    for _ in range(20):
+        room.loop.turn(0)
+    assert not room.gate.open
+    held = list(room.gate._held)
+    assert 5 == len(held)  # the one that passes the bound is kept
+    key, peer, local, data = held[0]
+    room.gate.keep(key, peer, local, data)
+    assert (5, 1) == (len(room.gate._held), room.gate.dropped)
+    room.gate.start()
+    room.turn_until_all_is_read()
+    assert [b"%d" % n for n in range(8)] == [data[:1] for data in room.got(room.known[0])[1:]]
+
+
+def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past HELD datagrams the gate reads no more."""
+    monkeypatch.setattr(udp, "HELD", 4)
+    room.gate.close()
+    room.gate.hold()
+    for _ in range(8):
+        room.known[0].send(b"x")
+    for _ in range(20):
+        room.loop.turn(0)
+    assert (False, 4) == (room.gate.open, len(room.gate._held))
+
+
+def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
+    """Of three answers that wait for room one raises: it is told and forgotten, two are sent."""
+    for sock in room.known:
+        room.gate._queue.append((room.keepers[sock.getsockname()].c, b"answer"))
+    c, _ = room.gate._queue[1]
+    room.gate._queue[1] = (c, None)  # a fault of ours
+    room.gate._on_room(0)
+    for sock, expected in zip(room.known, (b"answer", None, b"answer"), strict=True):
+        sock.setblocking(False)
+        if expected:
+            assert expected == sock.recv(100)
+        else:
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
+    assert 1 == len(room.alerts())
+    assert not room.gate._queue
+
+
+def test_only_so_many_answers_wait_for_room(room: Room) -> None:
+    """QUEUED answers wait for room in the socket; the next one is refused and counted."""
+    c = room.keepers[room.known[0].getsockname()].c
+    room.gate._queue.append((c, b"0"))
+    for n in range(1, udp.QUEUED):
+        assert 1 == room.gate.send_to(c, b"%d" % (n % 10))
+    with pytest.raises(BlockingIOError):
+        room.gate.send_to(c, b"x")
+    assert (udp.QUEUED, 1) == (len(room.gate._queue), room.gate.dropped)
+    room.gate._on_room(0)
+    assert not room.gate._queue
+
+
+def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: Room) -> None:
+    """One that wants no more and keeps its place loses what it gives back; it is counted."""
+    keeper = room.keepers[room.known[0].getsockname()]
+    taken: list[bytes] = []
+    keeper.take = lambda views: (taken.extend(map(bytes, views)), views)[1]
+    room.known[0].send(b"mine")
+    room.turn_until_all_is_read()
+    assert 2 >= len(taken)
+    assert {b"mine"} == set(taken)
+    assert 1 == room.gate.dropped

@@ -1,5 +1,6 @@
 """Channels carry commands, bytes and descriptors, and tell of the other end's death."""
 
+import errno
 import os
 import socket
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.process import channel
-from tests.support import descriptors
+from tests.support import descriptors, strangers, tools
 
 
 def test_a_message_comes_whole_and_in_order() -> None:
@@ -107,3 +108,36 @@ def test_descriptors_beyond_those_of_select_are_waited_for() -> None:
         assert [theirs.fileno()] == channel.wait_readable([theirs.fileno()], 20.0)
         ours.close()
         theirs.close()
+
+
+# -- a hostile worker ------------------------------------------------------------------------------
+
+
+def test_a_master_takes_no_descriptor_from_a_worker() -> None:
+    """Nor a long word; each is an error of the channel, and nothing of it stays open."""
+    ours, theirs = channel.Channel.pair()
+    before = descriptors.count()
+    for payload, fds in ((b"", [0]), (b"x" * (channel.ANSWER + 1), []), (b"", [0] * 250)):
+        assert theirs.send(channel.READY, payload, fds)
+        with pytest.raises(OSError, match="message of") as caught:
+            ours.receive()
+        assert errno.EPROTO == caught.value.errno
+    assert before == descriptors.count()
+    assert theirs.send(channel.READY)
+    assert channel.READY == ours.receive().command
+    ours.close()
+    theirs.close()
+
+
+def test_a_channel_hears_its_two_ends_alone() -> None:
+    """A stranger with the descriptor is not heard; the worker's user is, by the master."""
+    tools.require_root()
+    ours, theirs = channel.Channel.pair(strangers.NOBODY)
+    strangers.run_as(strangers.NOBODY, lambda: theirs.send(channel.READY) or None)
+    assert channel.READY == ours.receive().command
+    for speaks, hears, uid in ((theirs, ours, 65_533), (ours, theirs, strangers.NOBODY)):
+        strangers.run_as(uid, lambda speaks=speaks: speaks.send(channel.QUIT) or None)
+        with pytest.raises(OSError, match=f"of user {uid} speaks where only"):
+            hears.receive()
+    ours.close()
+    theirs.close()

@@ -3,16 +3,25 @@
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.event.listening import Listening, ListenOptions
 from ngxstream.event.udp import UdpGate
+from ngxstream.ipc.codec import CodecError
 from ngxstream.process import handover, mailbox
+from tests.support import clients, moving, processes, strangers, tools
+from tests.support.backends import BackendFactory
 from tests.support.engine import MemoryLog, engine, run_until
+from tests.support.moving import World
+from tests.support.proxies import ProxyFactory
+from tests.support.strangers import NOBODY
 
 ALIVE = (os.getpid(), os.getppid())
 
@@ -124,6 +133,274 @@ def test_any_order_of_words_loses_and_overtakes_nothing(story) -> None:
         run_until(loop, lambda: len(new.got) == len(sent) + len(passed))
         assert sent == [data for data in new.got if data in sent]
         assert passed == [data for data in new.got if data in passed]
+
+
+# -- a leaving worker of another user --------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a worker that comes, and a session in the one that leaves."""
+    tools.require_root()
+    with World(tmp_path) as made:
+        made.exchange(b"one")
+        yield made
+
+
+def test_its_sessions_go_on(world: World) -> None:
+    """A reload that changes the user keeps them: the server hears the same port."""
+    before = world.exchange(b"two")
+    values, proxied, sock = world.parcel()
+    world.say(mailbox.STOPPED, os.getpid(), [os.getpid()])
+    world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    sock.close()
+    world.say(mailbox.DONE, os.getpid())
+    world.turn(lambda: world.new.arrival.settled)
+    for gate in world.old.service.udp_gates:
+        gate.close()
+    assert before == world.exchange(b"three")
+    assert [] == world.warnings()
+
+
+def test_its_socket_is_nobody_else_s_later(world: World) -> None:
+    """Another user may have a copy of it: it is closed with its session, not used again."""
+    values, proxied, sock = world.parcel()
+    world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    sock.close()
+    world.new.only_session().finalize(200)
+    assert 0 == len(world.new.loop.udp_sockets)
+
+
+def test_it_speaks_for_itself_alone(world: World) -> None:
+    """That somebody else has stopped, or has done, is not taken from it."""
+    world.say(mailbox.STOPPED, os.getpid(), [os.getpid()], uid=NOBODY)
+    assert world.new.arrival.idle
+    world.say(mailbox.STOPPED, os.getpid(), [os.getpid()])
+    world.say(mailbox.DONE, os.getpid(), uid=NOBODY)
+    assert not world.new.arrival.settled
+    world.say(mailbox.DONE, os.getpid())
+    world.turn(lambda: world.new.arrival.settled)
+    assert 2 == len([line for line in world.warnings() if "may not say it" in line])
+
+
+def test_it_takes_no_client_of_ours(world: World) -> None:
+    """A session of a client that has one here is dropped, and so are words to that client's."""
+    values, proxied, sock = world.parcel()
+    world.post(values, proxied, os.dup(sock.fileno()))
+    ours = world.new.only_session()
+    world.post(values, proxied, os.dup(sock.fileno()), uid=NOBODY)
+    assert ours is world.new.only_session()
+    key = ours.c.key
+    world.backend.setblocking(False)
+    world.say(mailbox.WAITING, world.key, key, [b"injected"], uid=NOBODY)
+    world.say(mailbox.DATAGRAMS, world.key, key, key, None, [b"injected"], uid=NOBODY)
+    world.new.arrival.go()
+    world.turn(lambda: world.new.arrival.settled)
+    with pytest.raises(BlockingIOError):
+        world.backend.recv(100)
+    refused = world.warnings()
+    assert "user 65534 gives sessions of clients that are ours" in refused[0]
+    assert 2 == len([line for line in refused if "may not say it" in line])
+    sock.close()
+
+
+def test_it_may_add_to_what_it_gave(world: World) -> None:
+    """What its session had yet to send is sent; after its DONE it is not listened to."""
+    values, proxied, sock = world.parcel()
+    key = values[moving.KEY]
+    envelope = handover.ENVELOPE.encode(
+        (world.key, moving.session_of(values), moving.proxied_of(proxied))
+    )
+
+    values[moving.KEY] = values[moving.SOCKADDR] = ("127.0.0.1", 9)
+    another = handover.ENVELOPE.encode(
+        (world.key, moving.session_of(values), moving.proxied_of(proxied))
+    )
+
+    def leave() -> None:
+        box = mailbox.Outbox(world.new.loop, world.new.box.writer)
+        box.put(mailbox.SESSIONS, [envelope], fds=[sock.fileno()])
+        box.put(mailbox.WAITING, world.key, key, [b"waited"])
+        box.put(mailbox.DONE, os.getpid())
+        box.put(mailbox.WAITING, world.key, key, [b"too late"])
+        box.put(mailbox.SESSIONS, [another], fds=[sock.fileno()])
+        assert box.send()
+
+    strangers.run_as(NOBODY, leave)
+    world.turn(lambda: len(world.warnings()) == 2)
+    sock.close()
+    assert b"waited" == world.backend.recv(100)
+    with pytest.raises(BlockingIOError):
+        world.backend.recv(100)
+    assert 1 == len(world.new.loop.sessions)
+
+
+def test_it_takes_no_more_than_there_is_room(world: World) -> None:
+    """Sessions without end do not take the slots below none."""
+    values, proxied, sock = world.parcel()
+    proxied[moving.LISTED] = False  # not listed: clients may be the same
+    for _ in range(40):
+        world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    sock.close()
+    assert world.new.loop.free_connections >= 0
+    assert any("more sessions than there is room for" in line for line in world.warnings())
+
+
+@pytest.mark.parametrize(
+    ("n", "value", "why"),
+    [
+        (moving.KEY, ("::1", 1, 0, 0), "clients cannot be such"),
+        (moving.KEY, "/path", "clients cannot be such"),
+        (moving.KEY, None, "clients cannot be such"),
+        (moving.KEY, (("127.0.0.1", 1), bytes(16)), "clients cannot be such"),
+        (moving.KEY, (("127.0.0.1", 1), b""), "clients cannot be such"),
+        (moving.GENERATION, 77, "of an unknown configuration"),
+        (moving.SERVER, 1, "does not listen at its address"),
+    ],
+)
+def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: str) -> None:
+    """The log says why, once for all of a message."""
+    values, proxied, sock = world.parcel()
+    values[n] = value
+    before = len(os.listdir("/proc/self/fd"))
+    world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    assert before == len(os.listdir("/proc/self/fd"))
+    assert not world.new.loop.sessions
+    assert why in world.warnings()[0]
+    sock.close()
+
+
+def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
+    """Whatever place a session names."""
+    values, proxied, sock = world.parcel()
+    values[moving.ADDRESS] = values[moving.SERVER] = 1
+    world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    assert "their server proxies nothing" in world.warnings()[0]
+    sock.close()
+
+
+def test_nobody_listens_where_it_says(world: World) -> None:
+    """An address of no gate of ours; its datagrams are dropped, too."""
+    values, proxied, sock = world.parcel()
+    where = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
+    world.post(values, proxied, sock.fileno(), uid=NOBODY, where=where)
+    world.say(mailbox.DATAGRAMS, where, ("127.0.0.1", 1), ("127.0.0.1", 1), None, [b"x"])
+    assert "nobody listens at their address" in world.warnings()[0]
+    sock.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "peer"),
+    [
+        (("127.0.0.1", 1), ("127.0.0.1", 2)),
+        (("::1", 1, 0, 0), ("::1", 1, 0, 0)),
+        ("/path", "/path"),
+    ],
+)
+def test_datagrams_are_of_who_is_named(world: World, key, peer) -> None:
+    """The key is the client's, and of the family of the address."""
+    world.say(mailbox.DATAGRAMS, world.key, key, peer, None, [b"x"])
+    assert "cannot be one of their address" in world.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "expected"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 1), True),
+        ("127.0.0.1", (("127.0.0.1", 1), bytes(4)), True),
+        ("127.0.0.1", (("127.0.0.1", 1), b"\4" + bytes(4) + b"tag"), True),
+        ("127.0.0.1", (("127.0.0.1", 1), b"\0tag"), True),
+        ("127.0.0.1", (("127.0.0.1", 1), b"\4\0\0"), False),
+        ("127.0.0.1", (("127.0.0.1", 1), b"\7" + bytes(9)), False),
+        ("0.0.0.0", ("127.0.0.1", 1), False),
+        ("0.0.0.0", (("127.0.0.1", 1), bytes(4)), True),
+        ("::", (("::1", 1, 0, 0), bytes(16)), True),
+        ("::", (("::1", 1, 0, 0), bytes(4)), False),
+        ("::1", ("127.0.0.1", 1), False),
+    ],
+)
+def test_a_client_fits_its_address_or_not(address: str, key, expected: bool) -> None:
+    """By family, by the local address a wildcard needs, by the tag a PROXY header leaves."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sockaddr = (address, 53, 0, 0) if ":" in address else (address, 53)
+    options = ListenOptions(
+        family=family, socktype=socket.SOCK_DGRAM, sockaddr=sockaddr, text="a",
+        wildcard=address in ("0.0.0.0", "::"),
+    )
+    assert expected == handover.fits(options, key)
+
+
+def test_a_plan_comes_out_as_it_went_in() -> None:
+    """With the mailboxes; a descriptor that is none is closed with all others."""
+    keys = [
+        (socket.SOCK_DGRAM, socket.AF_INET, ("127.0.0.1", 53)),
+        (socket.SOCK_DGRAM, socket.AF_UNIX, "/run/sock"),
+    ]
+    box = mailbox.Mailbox()
+    packed = handover.Plan([box.writer], keys, [7, 8]).pack()
+    plan = handover.Plan.unpack(packed, [os.dup(box.writer.fileno())])
+    assert (frozenset(keys), (7, 8), 1) == (plan.keys, plan.pids, plan.workers)
+    plan.writers[0].close()
+    before = len(os.listdir("/proc/self/fd"))
+    fds = [os.dup(box.writer.fileno()), os.dup(0), os.dup(box.writer.fileno())]
+    with pytest.raises(CodecError):
+        handover.Plan.unpack(packed, fds)
+    assert before == len(os.listdir("/proc/self/fd"))
+    box.close()
+
+
+# -- real processes --------------------------------------------------------------------------------
+
+
+USERS = """
+user {user} nogroup; worker_processes 2; events {{}} stream {{
+    server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp}; }}
+    server {{ listen 127.0.0.1:@tcp@; proxy_pass {tcp}; }}
+}}
+"""
+
+
+def test_a_former_worker_has_no_power_over_another_user_s(
+    ngxstream: ProxyFactory, backends: BackendFactory, tmp_path: Path
+) -> None:
+    """After a reload that changed the user it says what it likes: nothing runs, nothing is lost."""
+    tools.require_root()
+    strangers.let_in(tmp_path)
+    udp, tcp = backends.udp(), backends.tcp()
+
+    def conf(user: str) -> str:
+        return USERS.format(user=user, udp=udp.text, tcp=tcp.text)
+
+    running = ngxstream(conf("nobody"), expected=("alert",))
+    crowd = [clients.UdpClient(running.address("udp")) for _ in range(10)]
+    held = [clients.TcpClient(running.address("tcp")) for _ in range(8)]  # they keep the old ones
+    for client in (*crowd, *held):
+        assert b"one" == client.exchange(b"one")
+    former = running.worker_pids()
+    running.write(conf("daemon"))
+    running.reload()
+    for client in crowd:
+        assert b"two" == client.exchange(b"two")
+    sources = set(udp.sources)
+    stolen = [
+        sock for pid in former if processes.is_alive(pid) for sock in strangers.ports_of(pid)
+    ]
+    assert stolen
+    canary = tmp_path / "executed"
+    strangers.run_as(NOBODY, lambda: strangers.attack(stolen, str(canary)))
+    for sock in stolen:
+        sock.close()
+    running.wait_log("a worker's message was refused")
+    for client in (*crowd, *held):
+        assert b"three" == client.exchange(b"three")
+    assert sources == set(udp.sources)
+    for client in (*crowd, *held):
+        client.close()
+    assert not canary.exists()
+    assert not [line for line in running.error_log() if "unexpected exception" in line]
+
+
+# -- who says nothing ------------------------------------------------------------------------------
 
 
 def test_the_dead_are_not_waited_for() -> None:

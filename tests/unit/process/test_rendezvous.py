@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.ipc import port
 from ngxstream.process import channel as channels
 from ngxstream.process import rendezvous
 from ngxstream.process.channel import Channel
-from tests.support import clients, descriptors, processes, tools
+from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.activation import Activated
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
@@ -334,6 +337,201 @@ def test_an_orphan_obeys_no_stranger(ngxstream: ProxyFactory, backends: BackendF
         running.start()
 
 
+def be_orphan(path: Path, serve: Callable[[socket.socket], None]) -> Callable[[], None]:
+    """Return what pretends to be an orphan of a pid file, in a process of its own.
+
+    It listens when the function returns; a thread serves who comes.
+    """
+
+    def pretend_to_be() -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getpid()}")
+        sock.listen(1)
+
+        def wait() -> None:
+            peer, _ = sock.accept()
+            serve(peer)
+            peer.recv(1)  # nothing more, but it stays
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    return pretend_to_be
+
+
+def note_in(file: Path) -> Callable[[socket.socket], None]:
+    """Return what writes down that somebody came."""
+    return lambda peer: file.write_text("somebody came")
+
+
+def test_strangers_are_not_asked(ngxstream: ProxyFactory, tmp_path: Path) -> None:
+    """However many processes of other users pretend to be orphans, nobody waits for any."""
+    tools.require_root()
+    strangers.let_in(tmp_path)
+    running = ngxstream("events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }",
+                        start=False)
+    path = running.prefix / "logs/nginx.pid"
+    with contextlib.ExitStack() as stack:
+        for n in range(5):
+            stack.enter_context(
+                strangers.lingering_as(
+                    strangers.NOBODY, be_orphan(path, note_in(tmp_path / f"asked-{n}"))
+                )
+            )
+        running.start()
+        assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+        assert [] == list(tmp_path.glob("asked-*"))
+        running.stop()
+    assert any(
+        "5 processes of other users than root and the configured one pretend" in line
+        for line in running.error_log()
+    )
+
+
+def claims(*fds: int, last: bool = True) -> Callable[[socket.socket], None]:
+    """Return what claims the newest generation there can be and gives descriptors."""
+
+    def serve(peer: socket.socket) -> None:
+        channel = Channel.to_worker(peer)
+        introduced = rendezvous.ORPHANED.encode((10**9, "0" * 32))
+        channel.send(channels.ORPHAN, introduced)
+        peer.setblocking(True)
+        peer.recv(100)
+        channel.send(channels.SOCKETS, rendezvous.SOCKETS_GIVEN.encode((last,)), fds)
+
+    return serve
+
+
+def says_nothing(peer: socket.socket) -> None:
+    """Wait for ever."""
+
+
+def test_who_gives_no_sockets_is_no_giver(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Processes of the workers' own user claim to be newer: the true one is asked all the same."""
+    tools.require_root()
+    udp = backends.udp()
+    running = ngxstream(
+        "user nobody nogroup;" + CONF.format(tcp=backends.tcp().text, udp=udp.text)
+    )
+    path = running.prefix / "logs/nginx.pid"
+    passwd = os.open("/etc/passwd", os.O_RDONLY)
+    own = socket.create_server(("127.0.0.1", 0))
+    connected = socket.create_connection(own.getsockname())
+    unbound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    pretended = [
+        claims(passwd),
+        claims(own.fileno(), connected.fileno()),
+        claims(unbound.fileno()),
+        claims(),
+        claims(own.fileno(), last=False),
+        says_nothing,
+    ]
+    with clients.UdpClient(running.address("udp")) as client, orphaned(running):
+        client.exchange(b"one")
+        with contextlib.ExitStack() as stack:
+            for serve in pretended:
+                stack.enter_context(
+                    strangers.lingering_as(strangers.NOBODY, be_orphan(path, serve))
+                )
+            running.start()
+            assert b"two" == client.exchange(b"two")
+            assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+        assert 1 == len(udp.sources)
+    os.close(passwd)
+    for sock in (own, connected, unbound):
+        sock.close()
+    said = "\n".join(running.error_log())
+    for why in ("no socket", "does not listen", "not bound"):
+        assert re.search(rf"outlived its master gives no listening sockets: .*{why}", said)
+
+
+def test_sockets_of_a_stranger_s_making_are_refused(ngxstream: ProxyFactory) -> None:
+    """Listening is not enough: root, or the master's own user, has to have made them."""
+    tools.require_root()
+    running = ngxstream(
+        "user nobody nogroup; events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }"
+    )
+    path = running.prefix / "logs/nginx.pid"
+
+    def serve(peer: socket.socket) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            claims(own.fileno())(peer)
+
+    with orphaned(running), strangers.lingering_as(strangers.NOBODY, be_orphan(path, serve)):
+        running.start()
+        assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+    assert any("a socket that user 65534 has made" in line for line in running.error_log())
+
+
+def test_a_crowd_at_an_orphan_s_door_keeps_nobody_out(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Strangers connect to it as often as they can: they are sent away, the master gets in."""
+    tools.require_root()
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    path = running.prefix / "logs/nginx.pid"
+    crowd: list[socket.socket] = []
+    with orphaned(running) as workers:
+
+        def crowd_in() -> None:
+            for worker in workers:
+                for _ in range(300):
+                    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                    sock.setblocking(False)
+                    with contextlib.suppress(OSError):
+                        sock.connect(f"{rendezvous.prefix_of(str(path))}{worker}")
+                    crowd.append(sock)
+
+        with strangers.lingering_as(strangers.NOBODY, crowd_in):
+            running.start()
+            assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+
+
+def test_an_orphan_whose_backlog_is_full_is_waited_for(tmp_path: Path) -> None:
+    """The kernel says that the socket is that process's: it is tried again until it takes us."""
+    path = tmp_path / "pid"
+    name = f"{rendezvous.prefix_of(str(path))}{os.getpid()}"
+    listener = port.listen(name, 0)
+    first = port.connect(name)
+    met: list[rendezvous.Survivor] = []
+    survivors = rendezvous.Survivors()
+    meeting = threading.Thread(target=lambda: met.extend(survivors.meet(str(path))))
+    meeting.start()
+    port.accept(listener).close()
+    wait_until(lambda: _accepts(listener))
+    meeting.join()
+    assert [os.getpid()] == [one.pid for one in met]
+    survivors.close()
+    listener.close()
+    first.close()
+
+
+def _accepts(listener: socket.socket) -> bool:
+    try:
+        port.accept(listener).close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_a_full_backlog_at_another_s_name_is_nobody(tmp_path: Path) -> None:
+    """Who listens under the pid of a process of ours, and takes no more, is passed over."""
+    path = tmp_path / "pid"
+    crowd: list[socket.socket] = []
+
+    def squat() -> None:
+        name = f"{rendezvous.prefix_of(str(path))}{os.getppid()}"
+        crowd.append(port.listen(name, 0))
+        crowd.append(port.connect(name))
+
+    with strangers.lingering_as(os.geteuid(), squat):
+        begun = time.monotonic()
+        assert [] == rendezvous.Survivors().meet(str(path))
+        # nobody waits: it takes no time, where waiting takes all of it
+        assert time.monotonic() - begun < rendezvous.MEET_S * 0.9
+
+
 def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
     """Be an orphan of a pid file, in this process."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -344,7 +542,8 @@ def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
     def serve() -> None:
         with sock:
             peer, _ = sock.accept()
-        channel = Channel(peer)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        channel = Channel.to_master(peer)
         say(channel)
         channel.sock.setblocking(True)
         # who leaves with something unread resets the connection

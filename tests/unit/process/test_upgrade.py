@@ -3,15 +3,19 @@
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
+from ngxstream.ipc import port
 from ngxstream.process import upgrade
-from tests.support import clients, processes
+from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import wait_until
 
+FIRST = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
+SECOND = (socket.SOCK_STREAM, socket.AF_UNIX, "/run/second")
 CONF = """
 worker_processes 2;
 events {{}}
@@ -123,22 +127,145 @@ def test_a_pid_file_that_cannot_be_renamed_stops_the_upgrade(ngxstream: ProxyFac
     assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
 
 
+def made_by(master: int, pid: int) -> int:
+    """Return how many of a process's ports a master has made, of whatever it has."""
+    found = strangers.ports_of(pid)
+    count = sum(port.peer_of(sock)[0] == master for sock in found)
+    for sock in found:
+        sock.close()
+    return count
+
+
+def test_no_worker_has_the_link(ngxstream: ProxyFactory, backends: BackendFactory) -> None:
+    """What the masters say to each other is between them, also for workers that come later."""
+    tools.require_root()
+    running = ngxstream(CONF.format(udp=backends.udp().text), expected=("exited on signal 9",))
+    old, new = start_new(running)
+    before = workers(new)
+    os.kill(before[-1], signal.SIGKILL)
+    wait_until(lambda: len(set(workers(new)) - set(before)) == 1)
+    assert 1 == made_by(old, new)
+    assert [0, 0] == [made_by(old, worker) for worker in workers(new)]
+    os.kill(old, signal.SIGQUIT)
+    wait_until(lambda: not processes.is_alive(old))
+    assert serves(running)
+
+
+def test_a_worker_s_user_has_no_power_over_the_masters(
+    ngxstream: ProxyFactory, backends: BackendFactory, tmp_path: Path
+) -> None:
+    """Whatever a worker of either master says, with all it has: nothing runs, both serve on."""
+    tools.require_root()
+    strangers.let_in(tmp_path)
+    running = ngxstream(
+        "user nobody nogroup;" + CONF.format(udp=backends.udp().text), expected=("alert",)
+    )
+    with clients.UdpClient(running.address("udp")) as client:
+        assert b"before" == client.exchange(b"before")
+        old, new = start_new(running)
+        both = (*workers(old), *workers(new))
+        stolen = [sock for pid in both for sock in strangers.ports_of(pid)]
+        canary = tmp_path / "executed"
+        strangers.run_as(strangers.NOBODY, lambda: strangers.attack(stolen, str(canary)))
+        for sock in stolen:
+            sock.close()
+        os.kill(old, signal.SIGQUIT)
+        wait_until(lambda: not processes.is_alive(old))
+        assert b"after" == client.exchange(b"after")
+    assert new == running.pid
+    assert serves(running)
+    assert not canary.exists()
+    assert not [line for line in running.error_log() if "unexpected exception" in line]
+
+
 def test_what_is_told_last_is_heard() -> None:
     """A link keeps what was said until it is asked for; descriptors arrive with it."""
     link, theirs = upgrade.Link.pair()
     other = upgrade.Link(theirs)
     assert other.latest() is None
-    one, two = socket.socketpair()
+    one, two = port.pair()
     with one, two:
-        link.tell((), ("first",), ())
-        link.tell((), ("second",), (one,))
-        estate = other.latest()
-        assert estate is not None
-        assert ("second",) == estate.keys
-        assert os.getpid() == estate.pid
-        with estate.writers[0] as writer:
+        link.tell((), (FIRST,), ())
+        link.tell((), (SECOND,), (one,))
+        said = other.latest()
+        assert said is not None
+        assert (SECOND,) == said.keys
+        assert os.getpid() == said.pid
+        with said.writers[0] as writer:
             writer.send(b"x")
             assert b"x" == two.recv(1)
     link.close()
-    assert estate is other.latest(0.1)
+    assert said is other.latest(0.1)
     other.close()
+
+
+# -- another release, another speaker --------------------------------------------------------------
+
+
+def ends() -> tuple[upgrade.Link, socket.socket, upgrade.Link]:
+    """Return a link, the socket at its other end, and a link over that."""
+    link, theirs = upgrade.Link.pair()
+    return link, theirs, upgrade.Link(theirs)
+
+
+@pytest.mark.parametrize("head", [b"estate", b"\xb7\2\1\0", b"\xb7\1\7\0", b"\xb7\1\1\0"])
+def test_another_release_is_not_understood(head: bytes) -> None:
+    """One that speaks otherwise is told nothing that it could stumble over, and why is kept."""
+    link, theirs, other = ends()
+    memory = os.memfd_create("estate")
+    before = descriptors.count()
+    socket.send_fds(theirs, [head + bytes(4)], [memory])
+    assert link.latest(20.0) is None
+    assert link.fault
+    assert before == descriptors.count()
+    link.tell((), (), ())
+    with pytest.raises(BlockingIOError):
+        theirs.recv(10)
+    os.close(memory)
+    link.close()
+    other.close()
+
+
+def test_a_word_that_is_not_understood_leaves_what_was_said_before() -> None:
+    """A master that was understood once is spoken to on."""
+    link, theirs, other = ends()
+    other.tell((), (FIRST,), ())
+    theirs.send(b"nonsense")
+    said = link.latest()
+    assert said is not None
+    assert (FIRST,) == said.keys
+    assert link.fault
+    link.tell((), (SECOND,), ())
+    assert (SECOND,) == other.latest().keys
+    link.close()
+    other.close()
+
+
+def test_only_the_other_master_is_listened_to() -> None:
+    """Another process with the descriptor, of the same user even, says nothing here."""
+    link, _, other = ends()
+    link.expect(os.getpid())
+    strangers.run_as(os.geteuid(), lambda: other.tell((), (FIRST,), ()))
+    assert link.latest() is None
+    assert "speaks where only the other master may" in link.fault
+    other.tell((), (SECOND,), ())
+    assert (SECOND,) == link.latest().keys
+    link.close()
+    other.close()
+
+
+def test_a_hundred_thousand_addresses_are_told() -> None:
+    """And three hundred mailboxes with them."""
+    link, _, other = ends()
+    udp = socket.SOCK_DGRAM
+    keys = [(udp, 2, (f"10.0.{n >> 8 & 255}.{n & 255}", n >> 16)) for n in range(100_000)]
+    box = port.pair()
+    before = descriptors.count()
+    other.tell((), keys, [box[0]] * 300)
+    said = link.latest(20.0, writers=True)
+    assert (tuple(keys), 300) == (said.keys, len(said.writers))
+    link.close()
+    assert before - 1 == descriptors.count()
+    other.close()
+    for sock in box:
+        sock.close()

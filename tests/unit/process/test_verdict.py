@@ -1,10 +1,11 @@
 """The verdict on a reload: asked for by `-s reload`, told by the master."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
-import sys
-import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.core import log
+from ngxstream.ipc import port
 from ngxstream.process import verdict
-from tests.support import processes
+from tests.support import processes, strangers, tools
 from tests.support.proxies import PROGRAMS, ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -40,17 +42,30 @@ class Notes:
 
 
 @pytest.fixture
-def desk() -> Iterator[verdict.Desk]:
-    """Give a desk at this process's address."""
-    made = verdict.Desk(log.Log())
+def pid_path(tmp_path: Path) -> str:
+    """Give the path of a pid file that names this process."""
+    path = tmp_path / "nginx.pid"
+    path.write_text(f"{os.getpid()}\n")
+    return str(path)
+
+
+@pytest.fixture
+def desk(pid_path: str) -> Iterator[verdict.Server]:
+    """Give a server beside that pid file."""
+    made = verdict.Server(log.Log(), pid_path)
     yield made
     made.close()
 
 
-def hear(inquiry: verdict.Inquiry, patience_s: float = PATIENCE) -> tuple[bool, list[str]]:
-    """Return what an inquiry comes to, and what it says on the way."""
+def ask(pid_path: str, patience_s: float = PATIENCE) -> verdict.Request:
+    """Connect to the server beside a pid file."""
+    return verdict.Request(os.getpid(), pid_path, patience_s)
+
+
+def hear(request: verdict.Request) -> tuple[bool, list[str]]:
+    """Return what a request comes to, and what it says on the way."""
     said: list[str] = []
-    return inquiry.wait(said.append, patience_s), said
+    return request.wait(said.append), said
 
 
 # -- real processes --------------------------------------------------------------------------------
@@ -116,82 +131,234 @@ def test_the_address_dies_with_the_master(ngxstream: ProxyFactory) -> None:
     os.kill(master, 9)
     wait_until(lambda: not processes.is_alive(master))
     assert processes.is_alive(worker)
-    assert (True, []) == hear(verdict.Inquiry(master))
+    path = str(running.prefix / "logs/nginx.pid")
+    assert (True, []) == hear(verdict.Request(master, path))
     running.kill()
 
 
 # -- the protocol ----------------------------------------------------------------------------------
 
 
-def test_whoever_connected_before_is_told(desk: verdict.Desk) -> None:
+def test_whoever_connected_before_is_told(desk: verdict.Server, pid_path: str) -> None:
     """All who have connected by the time of the reading hear the same verdict."""
-    asking = [verdict.Inquiry(os.getpid()) for _ in range(3)]
+    asking = [ask(pid_path) for _ in range(3)]
     desk.admit()
     desk.refuse("[emerg] one\n[emerg] two")
     expected = (False, ["[emerg] one", "[emerg] two"])
     assert [expected] * 3 == [hear(one) for one in asking]
 
 
-def test_whoever_connects_later_waits_for_the_next_verdict(desk: verdict.Desk) -> None:
+def test_whoever_connects_later_waits_for_the_next_verdict(
+    desk: verdict.Server, pid_path: str
+) -> None:
     """A verdict is about what was read after the question."""
-    early = verdict.Inquiry(os.getpid())
+    early = ask(pid_path)
     desk.admit()
-    late = verdict.Inquiry(os.getpid())
+    late = ask(pid_path)
     desk.refuse("[emerg] first")
     desk.admit()
     desk.accept()
     assert [(False, ["[emerg] first"]), (True, [])] == [hear(early), hear(late)]
 
 
-def test_without_a_desk_nobody_waits() -> None:
+def test_without_a_server_nobody_waits(pid_path: str) -> None:
     """There is nobody to ask: as far as anybody knows all is well."""
-    assert (True, []) == hear(verdict.Inquiry(os.getpid()))
+    assert (True, []) == hear(ask(pid_path))
 
 
-def test_a_master_that_ends_is_a_failure(desk: verdict.Desk) -> None:
+def test_a_master_that_ends_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
     """The end of the connection without a verdict is said."""
-    asking = verdict.Inquiry(os.getpid())
+    asking = ask(pid_path)
     desk.admit()
     desk.close()
     said = ["[emerg] the master process ended before it reloaded"]
     assert (False, said) == hear(asking)
 
 
-def test_no_answer_is_a_failure(desk: verdict.Desk) -> None:
+def test_no_answer_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
     """Who waited long enough says so, and does not claim success."""
     said = ["[emerg] the master process did not say within 0.01s whether it reloads"]
-    assert (False, said) == hear(verdict.Inquiry(os.getpid()), 0.01)
+    assert (False, said) == hear(ask(pid_path, 0.01))
 
 
-def test_an_impostor_at_the_address_is_not_believed() -> None:
-    """Another process at a master's address gets no question."""
-    script = textwrap.dedent("""
-        import os, socket, sys
-        from ngxstream.process import verdict
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.bind(verdict.address_of(int(sys.argv[1])))
-        sock.listen()
-        print("listening", flush=True)
-        sys.stdin.read()
-    """)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(os.getpid())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as impostor:
-        assert "listening\n" == impostor.stdout.readline()
-        assert (True, []) == hear(verdict.Inquiry(os.getpid()))
-        taken = Notes()
-        verdict.Desk(log.Log([taken])).admit()
-        impostor.stdin.close()
+def test_an_impostor_at_the_path_is_not_believed(pid_path: str) -> None:
+    """Another process at a master's path gets no question, and a master takes the path back."""
+    listener: list[socket.socket] = []
+
+    def pretend() -> None:
+        listener.append(port.listen(verdict.path_of(pid_path), 1))
+
+    with strangers.lingering_as(os.geteuid(), pretend):
+        assert (True, []) == hear(ask(pid_path))
+        desk = verdict.Server(log.Log(), pid_path)
+        request = ask(pid_path)
+        desk.admit()
+        desk.refuse("[emerg] no")
+        assert (False, ["[emerg] no"]) == hear(request)
+        desk.close()
+
+
+def test_where_nothing_can_be_listened_at_the_log_says_so(tmp_path: Path) -> None:
+    """A folder in the way: reloads work, and nobody is told."""
+    (tmp_path / "pid").write_text("1\n")
+    (tmp_path / "pid.reload").mkdir()
+    taken = Notes()
+    desk = verdict.Server(log.Log([taken]), str(tmp_path / "pid"))
+    desk.admit()
     assert 1 == len(taken.lines)
-    assert b"will not be told how it went: bind() failed (98:" in taken.lines[0]
+    assert b"-s reload will not be told how it went" in taken.lines[0]
+    desk.close()
+    assert (tmp_path / "pid.reload").is_dir()
+
+
+def test_a_pid_file_that_is_none_has_no_server(tmp_path: Path) -> None:
+    """Beside /dev/null nothing is made."""
+    desk = verdict.Server(log.Log(), "/dev/null")
+    assert not Path("/dev/null.reload").exists()
+    desk.close()
+
+
+def test_a_long_path_is_listened_at(tmp_path: Path) -> None:
+    """A socket address has 108 bytes; a path may have more."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    path = folder / "nginx.pid"
+    path.write_text(f"{os.getpid()}\n")
+    desk = verdict.Server(log.Log(), str(path))
+    request = ask(str(path))
+    desk.admit()
+    desk.accept()
+    assert (True, []) == hear(request)
+    desk.close()
+    assert ["nginx.pid"] == os.listdir(folder)
+
+
+def test_a_server_moves_with_its_pid_file(desk: verdict.Server, tmp_path: Path) -> None:
+    """A reload may rename it; those who had connected are told all the same."""
+    early = ask(str(tmp_path / "nginx.pid"))
+    desk.admit()
+    (tmp_path / "other.pid").write_text(f"{os.getpid()}\n")
+    desk.move(str(tmp_path / "other.pid"))
+    late = ask(str(tmp_path / "other.pid"))
+    desk.admit()
+    desk.refuse("[emerg] both")
+    assert [(False, ["[emerg] both"])] * 2 == [hear(early), hear(late)]
+    assert not (tmp_path / "nginx.pid.reload").exists()
+
+
+def test_a_path_is_its_master_s(ngxstream: ProxyFactory) -> None:
+    """It stands beside the pid file, for the owner alone, and goes with the master."""
+    running = ngxstream(CONF)
+    path = running.prefix / "logs/nginx.pid.reload"
+    assert 0o600 == path.stat().st_mode & 0o777
+    running.stop()
+    assert not path.exists()
+
+
+def test_an_upgrade_moves_the_path(ngxstream: ProxyFactory) -> None:
+    """Who asks is told by the master that the pid file names: the new one, or the old one again."""
+    running = ngxstream(CONF)
+    old = running.pid
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: running.pid not in (0, old) and len(running.worker_pids()) == 1)
+    new = running.pid
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        running.write(f"events {{}} stream {{ server {{ listen {address}; return new; }} }}")
+        assert "still could not bind()" in running.run("-s", "reload").stderr
+        os.kill(new, signal.SIGTERM)
+        wait_until(lambda: running.pid == old)
+        assert "still could not bind()" in running.run("-s", "reload").stderr
+
+
+def test_two_masters_do_not_take_each_other_s_path_away(desk: verdict.Server, pid_path: str):
+    """The older one of an upgrade leaves, and the newer one is asked."""
+    newer = verdict.Server(log.Log(), pid_path)
+    desk.close()
+    request = ask(pid_path)
+    newer.admit()
+    newer.accept()
+    assert (True, []) == hear(request)
+    newer.close()
+
+
+# -- strangers -------------------------------------------------------------------------------------
+
+
+def test_strangers_find_no_place_in_the_backlog(ngxstream: ProxyFactory) -> None:
+    """However many connections another local user tries, a refused reload fails."""
+    tools.require_root()
+    running = ngxstream(CONF)
+    master, path = running.pid, running.prefix / "logs/nginx.pid.reload"
+    crowd: list[socket.socket] = []
+
+    def crowd_in() -> None:
+        # both where it listens and where releases before this one did
+        inode = os.stat("/proc/self/ns/pid").st_ino
+        for address in (str(path), f"\0ngxstream/{inode}/{master}/verdict"):
+            for _ in range(100):
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                sock.setblocking(False)
+                with contextlib.suppress(OSError):
+                    sock.connect(address)
+                    crowd.append(sock)
+
+    strangers.let_in(running.prefix)
+    with strangers.lingering_as(strangers.NOBODY, crowd_in):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            running.write(f"events {{}} stream {{ server {{ listen {address}; return new; }} }}")
+            told = running.run("-s", "reload")
+        assert 1 == told.code
+        assert "still could not bind()" in told.stderr
+
+
+def test_a_stranger_is_not_answered(desk: verdict.Server, pid_path: str, tmp_path: Path) -> None:
+    """One who came by another way than the path's mode allows is sent away."""
+    tools.require_root()
+    path = verdict.path_of(pid_path)
+    os.chmod(path, 0o666)  # what a careless operator may do
+    strangers.let_in(tmp_path)
+    request = ask(pid_path)
+    asking: list[socket.socket] = []
+    with strangers.lingering_as(strangers.NOBODY, lambda: asking.append(port.connect(path))):
+        desk.admit()
+        assert 1 == len(desk._waiting)
+        desk.accept()
+    assert (True, []) == hear(request)
+
+
+def test_a_full_backlog_is_waited_for(desk: verdict.Server, pid_path: str) -> None:
+    """Who finds no place tries again; as soon as there is one the verdict is asked for."""
+    crowd = [ask(pid_path) for _ in range(verdict.BACKLOG + 1)]
+    admitting = threading.Timer(0.2, desk.admit)
+    admitting.start()
+    late = ask(pid_path)
+    admitting.join()
+    desk.admit()
+    desk.refuse("[emerg] no")
+    assert {(False, "[emerg] no")} == {
+        (code, *said) for code, said in map(hear, [*crowd, late])
+    }
+
+
+def test_a_backlog_that_stays_full_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
+    """Busy is somebody: no success is claimed, and no signal was sent."""
+    crowd = [ask(pid_path) for _ in range(verdict.BACKLOG + 1)]
+    with pytest.raises(verdict.BusyError, match="it was not asked"):
+        ask(pid_path, 0.2)
+    desk.close()
+    assert {False} == {hear(one)[0] for one in crowd}
+
+
+# -- what was wrong --------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.integers(log.EMERG, log.DEBUG), st.text(max_size=40)), max_size=8))
 def test_what_was_wrong_is_heard_and_still_written(lines: list[tuple[int, str]]) -> None:
     """Everything is written; what is worse than a warning is remembered, in order."""
     notes = Notes()
-    hearing = verdict.Hearing(log.Log([notes]))
+    hearing = verdict.Collector(log.Log([notes]))
     for level, text in lines:
         hearing.error(level, text)
     assert len(lines) == len(notes.lines)

@@ -1,0 +1,505 @@
+"""The codec of everything one process says to another: values to bytes by a schema, and back.
+
+nginx has no counterpart: its channel carries one C structure between forks of one binary.
+
+1. A kind (UINT, BYTES, List(…), Record(…)) encodes a value to bytes and decodes bytes to a value.
+   The length of the bytes is always known from outside: every nested value has its length in
+   front of it. Depth is that of the schema, not of the data.
+2. A record is its fields, each a tag, a length and a value. A tag that is not known is skipped: a
+   newer release has added a field. A field that is missing takes its default, or is an error where
+   it has none. What a tag stands for never changes.
+3. Whatever cannot be added like this raises VERSION. Ports state the version with each message, and
+   one of another version is refused whole: what it was about begins anew.
+4. Decoding is linear and bounded: lengths and counts are compared with what is left of the bytes
+   before anything is made of them. Any bytes give a value, or CodecError and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from ngxstream.core import errors
+
+VERSION: Final = 1
+
+_FIELD: Final = struct.Struct("<BI")  # tag, length
+_LENGTH: Final = struct.Struct("<I")
+_PORT: Final = struct.Struct("<H")
+_PORT6: Final = struct.Struct("<HII")  # port, flow label, scope
+_FLOAT: Final = struct.Struct("<d")
+_MAX_PATH: Final = 108  # sizeof(sockaddr_un.sun_path)
+_MAX_HOST: Final = 64  # INET6_ADDRSTRLEN, and the name of an interface
+_CONTROL: Final = re.compile("[\0-\x1f\x7f]")
+
+
+class CodecError(errors.NgxError):
+    """What another process said is no message of ours."""
+
+    kind = "ipc"
+
+
+class Kind(Protocol):
+    """How values of one kind become bytes."""
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a value that is of the kind."""
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value of these bytes, all of them. Raises: CodecError"""
+
+
+# -- plain kinds -----------------------------------------------------------------------------------
+
+
+class Int:
+    """A whole number within bounds."""
+
+    __slots__ = ("_highest", "_lowest")
+
+    def __init__(self, lowest: int = -(1 << 63), highest: int = (1 << 63) - 1) -> None:
+        self._lowest = lowest
+        self._highest = highest
+
+    def encode(self, value: int) -> bytes:
+        """Return the fewest bytes that hold it, none for 0."""
+        size = (value if value >= 0 else ~value).bit_length() // 8 + 1 if value else 0
+        return value.to_bytes(size, "little", signed=True)
+
+    def decode(self, data: bytes) -> int:
+        """Return a number within the bounds. Raises: CodecError"""
+        if len(data) > 8:
+            raise CodecError(f"a number of {len(data)} bytes")
+        value = int.from_bytes(data, "little", signed=True)
+        if not self._lowest <= value <= self._highest:
+            raise CodecError(f"the number {value} is out of bounds")
+        return value
+
+
+class Numbers:
+    """Several whole numbers, always together: one step where each by itself would be one.
+
+    A newer release may send more of them; those it adds stand behind.
+    """
+
+    __slots__ = ("_lowest", "_struct")
+
+    def __init__(self, count: int, lowest: int = 0) -> None:
+        """Args: lowest: what none of them is below"""
+        self._struct = struct.Struct(f"<{count}q")
+        self._lowest = lowest
+
+    def encode(self, values: Sequence[int]) -> bytes:
+        """Return eight bytes for each."""
+        return self._struct.pack(*values)
+
+    def decode(self, data: bytes) -> tuple[int, ...]:
+        """Return as many as are known. Raises: CodecError"""
+        if len(data) < self._struct.size or len(data) % 8:
+            raise CodecError(f"{self._struct.size // 8} numbers in {len(data)} bytes")
+        values: tuple[int, ...] = self._struct.unpack_from(data)
+        if min(values) < self._lowest:
+            raise CodecError(f"the number {min(values)} is out of bounds")
+        return values
+
+
+class Bool:
+    """True or False."""
+
+    __slots__ = ()
+
+    def encode(self, value: object) -> bytes:
+        """Return one byte."""
+        return b"\1" if value else b"\0"
+
+    def decode(self, data: bytes) -> bool:
+        """Return what one byte says. Raises: CodecError"""
+        if data == b"\1":
+            return True
+        if data == b"\0":
+            return False
+        raise CodecError("neither true nor false")
+
+
+class Float:
+    """A finite number."""
+
+    __slots__ = ()
+
+    def encode(self, value: float) -> bytes:
+        """Return eight bytes."""
+        return _FLOAT.pack(value)
+
+    def decode(self, data: bytes) -> float:
+        """Return a finite number. Raises: CodecError"""
+        if len(data) != _FLOAT.size:
+            raise CodecError(f"a fraction of {len(data)} bytes")
+        value: float = _FLOAT.unpack(data)[0]
+        if not math.isfinite(value):
+            raise CodecError("no finite number")
+        return value
+
+
+class Bytes:
+    """Bytes, up to so many."""
+
+    __slots__ = ("_most",)
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def encode(self, value: bytes) -> bytes:
+        """Return them."""
+        return value
+
+    def decode(self, data: bytes) -> bytes:
+        """Return them. Raises: CodecError"""
+        if len(data) > self._most:
+            raise CodecError(f"{len(data)} bytes where {self._most} are the most")
+        return data
+
+
+class Text:
+    """A text, up to so many bytes; a word has no control characters: it is fit for a log."""
+
+    __slots__ = ("_is_word", "_most")
+
+    def __init__(self, most: int, *, is_word: bool = False) -> None:
+        self._most = most
+        self._is_word = is_word
+
+    def encode(self, value: str) -> bytes:
+        """Return it in UTF-8; bytes of a path that are none stay as they are."""
+        return value.encode("utf-8", "surrogateescape")
+
+    def decode(self, data: bytes) -> str:
+        """Return the text. Raises: CodecError"""
+        if len(data) > self._most:
+            raise CodecError(f"a text of {len(data)} bytes where {self._most} are the most")
+        text = data.decode("utf-8", "surrogateescape")
+        if self._is_word and _CONTROL.search(text):
+            raise CodecError("control characters in a word")
+        return text
+
+
+class Optional:
+    """None, or a value of another kind."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    def encode(self, value: Any) -> bytes:
+        """Return a mark, and the value behind it."""
+        return b"\0" if value is None else b"\1" + self._kind.encode(value)
+
+    def decode(self, data: bytes) -> Any:
+        """Return None or the value. Raises: CodecError"""
+        if data == b"\0":
+            return None
+        if data[:1] != b"\1":
+            raise CodecError("neither a value nor none")
+        return self._kind.decode(data[1:])
+
+
+class List:
+    """A list of values of one kind, up to so many."""
+
+    __slots__ = ("_kind", "_most")
+
+    def __init__(self, kind: Kind, most: int) -> None:
+        self._kind = kind
+        self._most = most
+
+    def encode(self, values: Sequence[Any]) -> bytes:
+        """Return the values, each behind its length."""
+        encode, length = self._kind.encode, _LENGTH.pack
+        parts: list[bytes] = []
+        for value in values:
+            data = encode(value)
+            parts.append(length(len(data)))
+            parts.append(data)
+        return b"".join(parts)
+
+    def decode(self, data: bytes) -> list[Any]:
+        """Return the values. Raises: CodecError"""
+        decode, length = self._kind.decode, _LENGTH.unpack_from
+        values: list[Any] = []
+        at, end, most = 0, len(data), self._most
+        while at < end:
+            if len(values) == most:
+                raise CodecError(f"a list of more than {most}")
+            if end - at < 4:
+                raise CodecError("a list ends within a length")
+            (size,) = length(data, at)
+            at += 4
+            if size > end - at:
+                raise CodecError("a list ends within a value")
+            values.append(decode(data[at : at + size]))
+            at += size
+        return values
+
+
+class Repeated:
+    """A kind whose values come again and again, as a server's address in thousands of sessions.
+
+    The last ones are remembered, and shared: none that can be changed may be among them.
+    """
+
+    __slots__ = ("decode", "encode")
+
+    def __init__(self, kind: Kind, last: int = 64) -> None:
+        """Args: kind: of values that can be hashed; last: how many are remembered"""
+        self.encode: Callable[[Any], bytes] = functools.lru_cache(last)(kind.encode)
+        self.decode: Callable[[bytes], Any] = functools.lru_cache(last)(kind.decode)
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+class _Required:
+    """The type of REQUIRED."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final = _Required()
+
+
+class Field:
+    """One field of a record."""
+
+    __slots__ = ("default", "kind", "name", "tag")
+
+    def __init__(self, tag: int, name: str, kind: Kind, default: Any = REQUIRED) -> None:
+        """Args: tag: 0 to 255, never used again for anything else; default: what is not sent"""
+        self.tag = tag
+        self.name = name
+        self.kind = kind
+        self.default = default
+
+
+class Record:
+    """Values by their place in the schema: a tuple on either side."""
+
+    __slots__ = ("_defaults", "_fields", "_known", "_name")
+
+    def __init__(self, name: str, *fields: Field) -> None:
+        self._name = name
+        self._fields = [(field.tag, field.kind.encode, field.default) for field in fields]
+        self._defaults = [field.default for field in fields]
+        self._known = {
+            field.tag: (place, field.kind.decode) for place, field in enumerate(fields)
+        }
+        assert len(self._known) == len(fields), "a tag is used twice"
+
+    def encode(self, values: Sequence[Any]) -> bytes:
+        """Return the fields that are not at their default. Args: values: one for each field"""
+        head = _FIELD.pack
+        parts: list[bytes] = []
+        for (tag, encode, default), value in zip(self._fields, values, strict=True):
+            if value is default or (default is not REQUIRED and value == default):
+                continue
+            data = encode(value)
+            parts.append(head(tag, len(data)))
+            parts.append(data)
+        return b"".join(parts)
+
+    def decode(self, data: bytes) -> tuple[Any, ...]:
+        """Return a value for each field. Raises: CodecError"""
+        values = self._defaults.copy()
+        known, head = self._known, _FIELD.unpack_from
+        seen = 0
+        at, end = 0, len(data)
+        while at < end:
+            if end - at < 5:
+                raise CodecError(f"a {self._name} ends within a field")
+            tag, size = head(data, at)
+            at += 5
+            if size > end - at:
+                raise CodecError(f"a {self._name} ends within field {tag}")
+            found = known.get(tag)
+            if found is not None:
+                if seen >> tag & 1:
+                    raise CodecError(f"a {self._name} has field {tag} twice")
+                seen |= 1 << tag
+                place, decode = found
+                values[place] = decode(data[at : at + size])
+            at += size
+        if REQUIRED in values:
+            raise CodecError(f"a {self._name} lacks a field")
+        return tuple(values)
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+class Address:
+    """A socket address as Python has it: a path, an abstract name, (host, port[, …]) or None.
+
+    The text of a host stays as it is: addresses are keys, and nginx's spelling is not everywhere
+    that of the C library.
+    """
+
+    __slots__ = ()
+
+    def encode(self, value: Any) -> bytes:
+        """Return a mark of the form, and the address."""
+        if value is None:
+            return b"0"
+        if isinstance(value, str):
+            return b"P" + value.encode("utf-8", "surrogateescape")
+        if isinstance(value, bytes):
+            return b"A" + value
+        host: bytes = value[0].encode("ascii")
+        if len(value) == 2:
+            return b"4" + _PORT.pack(value[1]) + host
+        return b"6" + _PORT6.pack(*value[1:]) + host
+
+    def decode(self, data: bytes) -> Any:
+        """Return an address that is one. Raises: CodecError"""
+        form, rest = data[:1], data[1:]
+        if form == b"4" and len(rest) > _PORT.size:
+            return _host(socket.AF_INET, rest[_PORT.size :]), *_PORT.unpack_from(rest)
+        if form == b"6" and len(rest) > _PORT6.size:
+            return _host(socket.AF_INET6, rest[_PORT6.size :]), *_PORT6.unpack_from(rest)
+        if form in (b"P", b"A") and len(rest) <= _MAX_PATH:
+            return rest if form == b"A" else rest.decode("utf-8", "surrogateescape")
+        if data == b"0":
+            return None
+        raise CodecError("no socket address")
+
+
+def _host(family: int, data: bytes) -> str:
+    """Return the text of a numeric address. Raises: CodecError"""
+    if len(data) > _MAX_HOST or not data.isascii() or b"\0" in data:
+        raise CodecError("no numeric address")
+    text = data.decode("ascii")
+    plain, percent, zone = text.partition("%")
+    try:
+        socket.inet_pton(family, plain)
+    except OSError:
+        raise CodecError("no numeric address") from None
+    if percent and not (family == socket.AF_INET6 and zone.isalnum()):
+        raise CodecError("no numeric address")
+    return text
+
+
+class ClientKey:
+    """What a table of UDP clients knows one by: an address, or that and bytes behind it."""
+
+    __slots__ = ()
+
+    def encode(self, value: Any) -> bytes:
+        """Return the address, behind its length where more follows."""
+        if type(value) is tuple and type(value[1]) is bytes:
+            address = ADDRESS.encode(value[0])
+            return b"\1" + bytes((len(address),)) + address + value[1]
+        return b"\0" + ADDRESS.encode(value)
+
+    def decode(self, data: bytes) -> Any:
+        """Return a key. Raises: CodecError"""
+        if data[:1] == b"\0":
+            return ADDRESS.decode(data[1:])
+        if data[:1] != b"\1" or len(data) < 2 or data[1] > len(data) - 2:
+            raise CodecError("no key of a client")
+        if len(data) > 2 + data[1] + _MAX_TAG:
+            raise CodecError("too long a key of a client")
+        return ADDRESS.decode(data[2 : 2 + data[1]]), data[2 + data[1] :]
+
+
+_MAX_TAG: Final = 1 << 16  # a datagram's PROXY header may stand in it
+
+
+class ListenKey:
+    """A listening address: (socket type, family, sockaddr), as ListenOptions.key has it."""
+
+    __slots__ = ()
+
+    def encode(self, value: tuple[int, int, Any]) -> bytes:
+        """Return two bytes and the address."""
+        return bytes(value[:2]) + ADDRESS.encode(value[2])
+
+    def decode(self, data: bytes) -> tuple[int, int, Any]:
+        """Return a key whose address is of its family. Raises: CodecError"""
+        sockaddr = ADDRESS.decode(data[2:])
+        kind, family = data[0], data[1]
+        if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or family != family_of(sockaddr):
+            raise CodecError("no listening address")
+        return kind, family, sockaddr
+
+
+def family_of(sockaddr: Any) -> int:
+    """Return the family of a decoded address."""
+    if isinstance(sockaddr, tuple):
+        return int(socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6)
+    return int(socket.AF_UNIX)
+
+
+# -- what modules keep -----------------------------------------------------------------------------
+
+
+class Plain:
+    """None, truth, numbers, bytes, texts and tuples of them: values that say what they are.
+
+    For what a module keeps about a session: whoever unpacks it checks what it is.
+    """
+
+    __slots__ = ("_depth", "_most")
+
+    def __init__(self, most: int, depth: int = 6) -> None:
+        """Args: most: bytes of a value in all; depth: how deep tuples may stand in tuples"""
+        self._most = most
+        self._depth = depth
+
+    def encode(self, value: Any) -> bytes:
+        """Return a mark of the type, and the value. Raises: TypeError for any other type"""
+        if value is None:
+            return b"N"
+        if value is True or value is False:
+            return b"T" if value else b"F"
+        if isinstance(value, int):
+            return b"i" + INT.encode(value)
+        if isinstance(value, bytes):
+            return b"b" + value
+        if isinstance(value, str):
+            return b"s" + value.encode("utf-8", "surrogateescape")
+        if isinstance(value, tuple | list):
+            return b"t" + List(self, self._most).encode(value)
+        raise TypeError(f"{type(value).__name__} is no plain value")
+
+    def decode(self, data: bytes) -> Any:
+        """Return a plain value; what was a list is a tuple. Raises: CodecError"""
+        if len(data) > self._most:
+            raise CodecError(f"a value of {len(data)} bytes where {self._most} are the most")
+        form, rest = data[:1], data[1:]
+        if form in _SINGLE and not rest:
+            return _SINGLE[form]
+        if form == b"i":
+            return INT.decode(rest)
+        if form == b"b":
+            return rest
+        if form == b"s":
+            return rest.decode("utf-8", "surrogateescape")
+        if form == b"t" and self._depth:
+            return tuple(List(Plain(self._most, self._depth - 1), self._most).decode(rest))
+        raise CodecError("no plain value")
+
+
+_SINGLE: Final = {b"N": None, b"T": True, b"F": False}
+
+INT: Final = Int()
+UINT: Final = Int(0)
+BOOL: Final = Bool()
+FLOAT: Final = Float()
+ADDRESS: Final[Kind] = Repeated(Address(), 256)  # a client's is its key as well
+CLIENT_KEY: Final = ClientKey()
+LISTEN_KEY: Final = ListenKey()
+PID: Final = Int(1, (1 << 31) - 1)

@@ -1,0 +1,77 @@
+"""UDP servers of a stream block served inside the test's process, on a loop it turns by hand."""
+
+import socket
+from typing import Any, Self
+
+from ngxstream.core import log
+from ngxstream.event import datagram, listening, udp
+from ngxstream.event.loop import PoisoningLoop
+from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.modules.proxy import udp_one_way
+from tests.support import hall
+
+
+class UdpHall:
+    """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
+
+    def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
+        """Build and listen. shape: gro switches coalescing on as a former owner might have"""
+        built = hall.build(text)
+        assert built.conf is not None, built.error
+        built.zones.build()
+        self.built = built
+        self.target = hall.LogTarget(log.WARN)
+        self.log = log.Log([self.target])
+        self.loop = PoisoningLoop(self.log, connections=connections)
+        built.conf.use_main_log(self.log, lambda specs: self.log)
+        self.gates: list[udp.UdpGate] = []
+        for conf in built.conf.listenings:
+            options = conf.options
+            sock = socket.SocketType(options.family, socket.SOCK_DGRAM)
+            sock.bind(options.sockaddr)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+            if options.wildcard:
+                sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+            if gro:
+                datagram.set_gro(sock, True)
+            opened: Any = listening.Listening(options)
+            gate = (
+                udp.UdpGate(self.loop, opened, sock, conf.begin)
+                if conf.believes is None
+                else ProxiedUdpGate(self.loop, opened, sock, conf.begin, believes=conf.believes)
+            )
+            forward = udp_one_way.forwarder(conf, self.loop)
+            if forward is not None:
+                gate.forward_by(forward)
+            self.gates.append(gate)
+
+    def address(self, number: int = 0) -> Any:
+        """Return where clients reach the listener of that number."""
+        if self.gates[number].family == socket.AF_UNIX:
+            return self.gates[number].sock.getsockname()
+        return "127.0.0.1", self.gates[number].sock.getsockname()[1]
+
+    def alerts(self) -> list[str]:
+        """Return the messages of level alert."""
+        return [message for level, message in self.target.lines if level == "alert"]
+
+    def close(self) -> None:
+        """End the sessions; close what listens, the loop and the zones."""
+        for s in list(self.loop.sessions):
+            s.finalize(200)
+        self.loop.turn(wait_ms=0)
+        for gate in self.gates:
+            gate.sock.close()
+        self.loop.udp_sockets.close()
+        self.loop.client_sockets.close()
+        for sock in self.loop.one_way.values():
+            sock.close()
+        self.loop.poller.close()
+        self.built.zones.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,60 @@
+"""modules/proxy/udp_one_way.py: drains without sessions, and one server's trouble in them."""
+
+import contextlib
+import socket
+from contextlib import ExitStack
+
+from tests.support import owned, ports
+from tests.support.udp_hall import UdpHall
+
+UDP = socket.SOCK_DGRAM
+
+
+def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
+    """Of two servers' halves of a drain one raises: it is lost and counted, the other arrives."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(2)]
+        for server in servers:
+            server.bind(("127.0.0.1", 0))
+            server.setblocking(False)
+        listed = " ".join(f"server 127.0.0.1:{server.getsockname()[1]};" for server in servers)
+        hall = stack.enter_context(
+            UdpHall(
+                f"stream {{ upstream group {{ {listed} }} server {{ "
+                f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; "
+                "proxy_requests 1; proxy_responses 0; } }"
+            )
+        )
+        gate = hall.gates[0]
+        assert gate.forward is not None
+        gate._limit = 64
+        client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        client.connect(hall.address())
+        for n in range(2):
+            client.send(owned.datagram(1, n))
+        hall.loop.turn(0)
+        hall.loop.turn(0)
+        for key, sock in list(hall.loop.one_way.items()):
+            if key[0] == servers[0].getsockname():
+                stack.callback(sock.close)
+                hall.loop.one_way[key] = stack.enter_context(contextlib.closing(Broken()))
+        gate._limit = 64
+        for n in range(2, 12):
+            client.send(owned.datagram(1, n))
+        hall.loop.turn(0)
+        hall.loop.turn(0)
+        got = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                got.append(owned.owner_of(servers[1].recv(4096)))
+        assert 6 == len(got)
+        assert got == sorted((1, n) for n in range(12) if (1, n) in got)
+        assert 5 == gate.dropped
+        assert hall.alerts()
+
+
+class Broken:
+    """A socket of which nothing can be expected."""
+
+    def close(self) -> None:
+        """Do nothing."""

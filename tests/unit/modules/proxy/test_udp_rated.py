@@ -1,0 +1,149 @@
+"""modules/proxy/udp_rated.py: pauses and proxy_timeout, and what may wait in a pause."""
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from ngxstream.modules.proxy import udp_rated
+from tests.support import owned, ports
+from tests.support.udp_hall import UdpHall
+
+UDP = socket.SOCK_DGRAM
+
+
+class Rated:
+    """A listener with a rate before one server, a client, and a clock that is set by hand."""
+
+    def __init__(self, stack: ExitStack, lines: str, first: str = "") -> None:
+        """shape: first is a server that is tried before the one that is there"""
+        self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.server.bind(("127.0.0.1", 0))
+        self.server.setblocking(False)
+        self.hall = stack.enter_context(
+            UdpHall(
+                f"stream {{ upstream group {{ {first} "
+                f"server 127.0.0.1:{self.server.getsockname()[1]}; }} server {{ "
+                f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; {lines} }} }}"
+            )
+        )
+        self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.client.connect(self.hall.address())
+        self.client.setblocking(False)
+        self.hall.gates[0]._limit = 64
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions live."""
+        return len(self.hall.loop.sessions)
+
+    def content(self) -> Any:
+        """Return the content of the only session."""
+        (s,) = self.hall.loop.sessions
+        return s.content
+
+    def read(self) -> None:
+        """Turn until nothing waits that may be read."""
+        self.hall.loop.turn(0)
+        while select.select([self.hall.loop.poller._epoll], [], [], 0)[0]:
+            self.hall.loop.turn(0)
+
+    def at(self, ms: int) -> None:
+        """Have it be so many ms later than the session began, for the timers alone."""
+        loop = self.hall.loop
+        loop.now_ms = self.content().started_ms + ms
+        loop.timers.expire(loop.now_ms, lambda callback: callback())
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close everything at the end."""
+    with ExitStack() as made:
+        yield made
+
+
+def test_an_upload_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) -> None:
+    """A datagram that has to wait 5 s leaves after that, with a timeout of 2 s; then it counts."""
+    rated = Rated(stack, "proxy_upload_rate 100; proxy_timeout 2s;")
+    for n in range(2):
+        rated.client.send(owned.datagram(1, n, 600))
+        rated.read()
+    for ms in range(0, 7000, 500):
+        rated.at(ms)
+        assert 1 == rated.sessions
+        if rated.content().upload_timer is None:
+            break
+    assert ms >= 5000
+    assert [owned.datagram(1, n, 600) for n in range(2)] == [rated.server.recv(2048) for _ in "12"]
+    rated.at(ms + 1900)
+    assert 1 == rated.sessions
+    rated.at(ms + 2100)
+    assert 0 == rated.sessions
+
+
+def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) -> None:
+    """An answer that has to wait 5 s in the kernel is sent after that; then the timeout counts."""
+    rated = Rated(stack, "proxy_download_rate 100; proxy_timeout 2s;")
+    rated.client.send(b"?")
+    rated.read()
+    _, proxy = rated.server.recvfrom(100)
+    for n in range(2):
+        rated.server.sendto(owned.datagram(1, n, 600), proxy)
+    rated.hall.loop.turn(0)
+    rated.hall.loop.turn(0)
+    assert owned.datagram(1, 0, 600) == rated.client.recv(2048)
+    assert rated.content().download_timer is not None
+    rated.client.send(b"!")  # the other direction does not cut the rest short
+    rated.hall.loop.turn(0)
+    content = rated.content()
+    for ms in range(0, 8000, 500):
+        rated.at(ms)
+        assert 1 == rated.sessions
+        if content.download_timer is None:
+            assert content.deadline == rated.hall.loop.now_ms + content.timeout
+            content.on_event(0)  # as the loop would, at the time that is set
+        if content.responses == 2:
+            break
+    assert ms >= 5000
+    assert owned.datagram(1, 1, 600) == rated.client.recv(2048)
+    rated.at(ms + 1900)
+    assert 1 == rated.sessions
+    rated.at(ms + 2100)
+    assert 0 == rated.sessions
+
+
+@pytest.mark.parametrize("size", [16, 4000])
+def test_only_so_many_datagrams_and_bytes_wait_for_the_rate(stack: ExitStack, size: int) -> None:
+    """DELAYED datagrams or DELAYED_BYTES wait, in order; the rest is dropped and counted."""
+    rated = Rated(stack, "proxy_upload_rate 1;")
+    count = 300
+    for n in range(count):
+        rated.client.send(owned.datagram(1, n, size))
+        if n % 20 == 0:
+            rated.read()
+    rated.read()
+    content = rated.content()
+    most = min(udp_rated.DELAYED, -(-udp_rated.DELAYED_BYTES // size))
+    assert most == len(content.delayed)
+    assert [owned.datagram(1, n, size) for n in range(1, most + 1)] == list(content.delayed)
+    assert (most * size, count - 1 - most) == (content.delayed_bytes, content.dropped)
+    content.leave()
+
+
+def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> None:
+    """The server refuses while datagrams wait: they are sent to the next one, and not counted."""
+    dead = f"server 127.0.0.1:{ports.free_udp_port()};"
+    rated = Rated(stack, "proxy_upload_rate 100; proxy_timeout 2s;", dead)
+    sent = [owned.datagram(1, n, 600) for n in range(3)]
+    for data in sent:
+        rated.client.send(data)
+    rated.hall.loop.turn(0)
+    rated.hall.loop.turn(0)
+    content = rated.content()
+    assert sent[0] == rated.server.recv(2048)
+    assert (sent[1:], 0) == (list(content.delayed), content.dropped)
+    assert content.upload_timer is not None
+    content.leave()

@@ -1,0 +1,164 @@
+"""modules/proxy/udp_to_server.py: what waits for room, and what a refusal leaves of a drain."""
+
+import contextlib
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngxstream.modules.proxy import udp_to_server
+from tests.support import owned, ports
+from tests.support.udp_hall import UdpHall
+
+UDP = socket.SOCK_DGRAM
+KINDS = {
+    "plain": "",
+    "headed": "proxy_protocol v2; proxy_protocol_datagrams every;",
+    "rated": "proxy_upload_rate 10m;",
+}
+
+
+def serve(servers: str, more: str = "", stream: str = "") -> UdpHall:
+    """Serve one listener before an upstream of these servers."""
+    return UdpHall(
+        f"stream {{ {stream} upstream group {{ {servers} }} server {{ "
+        f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; {more} }} }}"
+    )
+
+
+def content_of(hall: UdpHall) -> Any:
+    """Return the content of the only session."""
+    (s,) = hall.loop.sessions
+    return s.content
+
+
+def turn_until_all_is_read(hall: UdpHall) -> None:
+    """Turn the loop as long as anything waits in the listening socket."""
+    while select.select([hall.gates[0].sock], [], [], 0)[0]:
+        hall.loop.turn(0)
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    """Give a client's socket."""
+    with socket.socket(socket.AF_INET, UDP) as sock:
+        yield sock
+
+
+def payload_of(data: bytes) -> bytes:
+    """Return what is behind the PROXY protocol header, if there is one."""
+    return data[data.index(owned.MAGIC) :]
+
+
+def receive_all(sock: socket.socket) -> list[bytes]:
+    """Return what waits in a socket."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(4096))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_so_many_datagrams_wait_for_room(
+    kind: str, client: socket.socket, tmp_path: Path
+) -> None:
+    """A server takes ten datagrams and reads none: QUEUED wait, in order, the rest is dropped."""
+    path = str(tmp_path / "server")
+    with socket.socket(socket.AF_UNIX, UDP) as server, serve(
+        f"server unix:{path};", KINDS[kind]
+    ) as hall:
+        server.bind(path)
+        server.setblocking(False)
+        client.connect(hall.address())
+        count = 200
+        for n in range(count):
+            client.send(owned.datagram(1, n))
+            if n % 7 == 0:
+                turn_until_all_is_read(hall)
+        turn_until_all_is_read(hall)
+        proxy = content_of(hall)
+        assert udp_to_server.QUEUED == len(proxy.queue)
+        got: list[bytes] = []
+        while select.select([server], [], [], 0)[0]:
+            got += receive_all(server)
+            hall.loop.turn(0)
+        taken = len(got)
+        assert count == taken + proxy.dropped
+        assert [owned.datagram(1, n) for n in range(taken)] == [
+            payload_of(data) for data in got
+        ]
+        assert proxy.queue is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", ["unequal", "equal"])
+def test_a_refusal_within_a_drain_goes_on_with_the_next_server(
+    kind: str, sizes: str, client: socket.socket
+) -> None:
+    """What a client sent in one drain, after what was refused, is the next server's."""
+    with socket.socket(socket.AF_INET, UDP) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        dead, alive = ports.free_udp_port(), server.getsockname()[1]
+        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};", KINDS[kind]) as hall:
+            client.connect(hall.address())
+            hall.gates[0]._limit = 64
+            size = 100 if sizes == "equal" else 0
+            sent = [owned.datagram(1, n, size) for n in range(6)]
+            for data in sent:
+                client.send(data)
+            hall.loop.turn(0)
+            hall.loop.turn(0)
+            got = [payload_of(data) for data in receive_all(server)]
+            assert sent[0] == got[0]
+            assert [data for data in sent if data in got] == got
+            proxy = content_of(hall)
+            assert (6, 6) == (proxy.requests, len(got) + proxy.dropped)
+        assert [] == hall.alerts()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", ["unequal", "equal"])
+def test_a_refusal_within_a_drain_ends_a_session_and_nothing_else(
+    kind: str, sizes: str, client: socket.socket
+) -> None:
+    """The only server refuses the first of six: the session is over, the next one may begin."""
+    with serve(f"server 127.0.0.1:{ports.free_udp_port()};", KINDS[kind]) as hall:
+        client.connect(hall.address())
+        hall.gates[0]._limit = 64
+        for n in range(6):
+            client.send(owned.datagram(1, n, 100 if sizes == "equal" else 0))
+        hall.loop.turn(0)
+        hall.loop.turn(0)
+        assert [] == hall.alerts()
+        assert not hall.loop.sessions
+        assert not hall.gates[0].table
+        client.setblocking(False)
+        with contextlib.suppress(ConnectionRefusedError):
+            client.send(b"again")
+        hall.loop.turn(0)
+        assert [] == hall.alerts()
+
+
+def test_a_fault_while_datagrams_wait_for_room_ends_the_session(
+    client: socket.socket, tmp_path: Path
+) -> None:
+    """What waits raises when there is room: one alert, and the session is over."""
+    path = str(tmp_path / "server")
+    with socket.socket(socket.AF_UNIX, UDP) as server, serve(f"server unix:{path};") as hall:
+        server.bind(path)
+        server.setblocking(False)
+        client.connect(hall.address())
+        for n in range(30):
+            client.send(owned.datagram(1, n))
+        turn_until_all_is_read(hall)
+        content_of(hall).state = None
+        receive_all(server)
+        for _ in range(3):
+            hall.loop.turn(0)
+        assert 1 == len(hall.alerts())
+        assert not hall.loop.sessions

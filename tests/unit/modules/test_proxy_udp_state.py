@@ -1,0 +1,136 @@
+"""A proxied UDP session on its way: what it keeps, and which sockets are none of its."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ngxstream.ipc.codec import CodecError
+from ngxstream.modules.proxy import udp_state
+from tests.support import moving
+from tests.support.moving import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a world with a session in the old worker."""
+    with World(tmp_path) as made:
+        made.exchange(b"one")
+        yield made
+
+
+FACTS = {
+    "failed": True,
+    "requests": 77,
+    "responses": 5,
+    "gso": False,
+    "client_gso": False,
+    "gro_hints": 3,
+    "dropped": 9,
+    "first": b"the first one",
+    "family": 0,
+    "peer_name": "192.0.2.1:53",
+    "started_ms": 12,
+    "deadline": 1,
+}
+
+
+@pytest.mark.parametrize("name", list(FACTS))
+def test_a_fact_travels(world: World, name: str) -> None:
+    """The proxy that comes has what the one that left had."""
+    setattr(world.old.only_session().content, name, FACTS[name])
+    data = udp_state.pack(world.old.only_session().content)
+    if name == "deadline":  # it would be over at once
+        assert 1 == moving.flat(udp_state.PROXIED, data)[moving.DEADLINE]
+        return
+    world.hand_over()
+    assert FACTS[name] == getattr(world.new.only_session().content, name)
+
+
+def test_the_server_hears_the_same_port(world: World) -> None:
+    """The socket itself goes, and is watched at its new place."""
+    before = world.exchange(b"two")
+    world.hand_over()
+    assert before == world.exchange(b"three")
+
+
+def test_a_session_is_counted_once(world: World) -> None:
+    """On the peer it talks to, before and after."""
+    peer: Any = world.old.only_session().content
+    before = peer.peer.conns
+    world.hand_over()
+    content: Any = world.new.only_session().content
+    name = f"127.0.0.1:{world.backend.getsockname()[1]}"
+    assert (before, name) == (content.peer.conns, content.peer.name)
+
+
+@pytest.mark.parametrize("deadline", [1 << 60, 0])
+def test_a_deadline_is_within_the_timeout(world: World, deadline: int) -> None:
+    """Whatever is said of it: no session stays for ever."""
+    values, proxied, sock = world.parcel()
+    proxied[moving.DEADLINE] = deadline
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    content: Any = world.new.only_session().content
+    assert 0 < content.deadline <= world.new.loop.now_ms + content.timeout
+
+
+def opened(kind: str, backend: tuple[str, int]) -> int:
+    """Return a descriptor that is no connected datagram socket to a backend."""
+    if kind == "file":
+        return os.open("/etc/passwd", os.O_RDONLY)
+    families = {"inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+    family = families.get(kind, socket.AF_INET)
+    sock = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    if kind == "other":
+        sock.connect(("127.0.0.1", 9))
+    if kind == "tcp":
+        sock.close()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            sock = socket.create_connection(server.getsockname())
+    if kind == "raw":
+        sock.close()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
+        sock.connect(backend)
+    return sock.detach()
+
+
+@pytest.mark.parametrize("kind", ["file", "tcp", "inet6", "unix", "unconnected", "other", "raw"])
+def test_a_socket_has_to_be_what_it_is_said_to_be(world: World, kind: str) -> None:
+    """A datagram socket of the family, connected to the very server; else it stays the caller's."""
+    proxy = world.old.only_session().content
+    assert isinstance(proxy, udp_state.UdpProxy)
+    data = udp_state.pack(proxy)
+    fd = opened(kind, world.backend.getsockname())
+    with pytest.raises(CodecError):
+        udp_state.Parcel(data, fd)
+    os.close(fd)
+    udp_state.Parcel(data, proxy.pc.fileno())
+
+
+def test_a_server_of_another_family_is_refused(world: World) -> None:
+    """And so is a socket that would be used again as another one."""
+    proxy: Any = world.old.only_session().content
+    values = moving.flat(udp_state.PROXIED, udp_state.pack(proxy))
+    changes = (
+        (moving.PEER, ("a", "a", ("::1", 1, 0, 0)), "of another server"),
+        (moving.REUSED, 10, "another family"),
+    )
+    for n, value, why in changes:
+        changed = [*values[:n], value, *values[n + 1 :]]
+        with pytest.raises(CodecError, match=why):
+            udp_state.Parcel(moving.proxied_of(changed), proxy.pc.fileno())
+
+
+def test_rates_travel(tmp_path: Path) -> None:
+    """What was let through stays counted, from the same beginning."""
+    with World(tmp_path, server="proxy_upload_rate 1m; proxy_download_rate 1m;") as world:
+        world.exchange(b"one")
+        before: Any = world.old.only_session().content
+        kept = (before.upload.start_s, before.download.start_s, before.uploaded)
+        world.hand_over()
+        after: Any = world.new.only_session().content
+        assert kept == (after.upload.start_s, after.download.start_s, after.uploaded)
