@@ -99,14 +99,19 @@ class ClassScanner(regex_scan.Scanner):
     def _class_opening(self) -> bool:
         """Pass over ^ and what stands for nothing around it."""
         inverted = False
+        unclosed = _UNCLOSED_CLASS
         while True:
-            if self._eat("\\E") or self._eat("\\Q\\E") or self._eat_blank():
-                continue
-            if inverted or not self._eat("^"):
+            if self._eat("\\E"):
+                unclosed = "\\ at end of pattern"  # PCRE takes the backslash up once more
+            elif self._eat("\\Q\\E") or self._eat_blank():
+                unclosed = _UNCLOSED_CLASS
+            elif not inverted and self._eat("^"):
+                inverted = True
+                unclosed = _UNCLOSED_CLASS
+            else:
                 break
-            inverted = True
         if self._at >= len(self._pattern):
-            raise self._error(_UNCLOSED_CLASS)
+            raise self._error(unclosed)
         return inverted
 
     def _class_chars(self, inverted: bool) -> regex_tree.Chars:

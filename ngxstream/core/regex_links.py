@@ -86,7 +86,7 @@ class Links:
     def _length(self, node: regex_tree.Node, calls: tuple[int, ...]) -> int | None:
         """Measure a branch as PCRE does."""
         if isinstance(node, regex_tree.Chars):
-            return 1
+            return 0 if node is regex_tree.NOTHING else 1
         if isinstance(node, regex_tree.Look):
             if node.ahead:
                 self._check_inside(node.body, calls)
@@ -103,6 +103,8 @@ class Links:
         if isinstance(node, regex_tree.Sequence):
             total = 0
             for item in node.items:
+                if item is regex_tree.NOTHING:
+                    break  # (*FAIL): what follows is never read
                 length = self._length(item, calls)
                 if length is None:
                     return None
@@ -113,11 +115,16 @@ class Links:
         if isinstance(node, regex_tree.Choice | regex_tree.Condition):
             branches = regex_tree.branches(node)
             if isinstance(node, regex_tree.Condition):
+                if node.name == regex_tree.DEFINE:
+                    return 0
                 if node.asked is not None:
                     self._length(node.asked[0], calls)
                 branches = branches[:1] if node.no is None else branches
-            lengths = [self._length(branch, calls) for branch in branches]
-            return lengths[0] if len(set(lengths)) == 1 else None
+            first = self._length(branches[0], calls)
+            for branch in branches[1:]:
+                if first is None or self._length(branch, calls) != first:
+                    return None
+            return first
         if isinstance(node, regex_tree.Backref):
             return self._length_of(node.groups, node.error_at, calls)
         if isinstance(node, regex_tree.Call):
@@ -257,7 +264,8 @@ def _named(node: regex_tree.Node, names: Mapping[str, tuple[int, ...]]) -> regex
             groups=names.get(node.name, ()) if node.name else node.groups,
             yes=_named(node.yes, names),
             no=None if node.no is None else _named(node.no, names),
-            asked=node.asked and tuple(_named(asked, names) for asked in node.asked),
+            asked=node.asked
+            and (_named_look(node.asked[0], names), _named_look(node.asked[1], names)),
         )
     if isinstance(node, regex_tree.Sequence):
         return regex_tree.Sequence(tuple(_named(item, names) for item in node.items))
@@ -268,6 +276,10 @@ def _named(node: regex_tree.Node, names: Mapping[str, tuple[int, ...]]) -> regex
     ):
         return replace(node, body=_named(node.body, names))
     return node
+
+
+def _named_look(look: regex_tree.Look, names: Mapping[str, tuple[int, ...]]) -> regex_tree.Look:
+    return replace(look, body=_named(look.body, names))
 
 
 def _is_newline(node: regex_tree.Node) -> bool:

@@ -17,6 +17,7 @@ from ngxstream.core import regex_chars, regex_tree
 
 MAX_PROGRAM: Final = 65_536  # instructions, enough for what PCRE does not find too large
 MAX_WRITTEN: Final = 16  # choices of a counted byte that are written out as instructions
+COSTS_INSIDE: Final = 8  # instructions' time that beginning a match of its own takes
 BYTES_A_STEP: Final = 64  # that are compared at once in the time of an instruction
 MAX_STEPS: Final = 40_000  # 5 to 6 ms of a worker; PCRE has a limit of its own, 10 million
 
@@ -196,7 +197,7 @@ class Machine:
                     continue
             elif position >= width:
                 before = slots.copy()
-                left -= len(slots) >> 4
+                left -= COSTS_INSIDE + (len(slots) >> 4)
                 found, left = self._run(subject, first, position - width, slots, set(), left)
                 if op in (_NOT_AHEAD, _NOT_BEHIND):
                     slots[:] = before

@@ -26,6 +26,10 @@ def fits(tree: regex_tree.Node) -> bool:
 
 def _branches(node: regex_tree.Node) -> int:
     """Measure what is inside a group."""
+    if isinstance(node, regex_tree.Sequence) and len(node.items) == 1:
+        choice = node.items[0]
+        if isinstance(choice, regex_tree.Choice):  # a group of branches is kept as an item
+            node = choice
     if isinstance(node, regex_tree.Choice):
         between = (1 + _LINK) * (len(node.branches) - 1)
         return between + sum(_branch(branch) for branch in node.branches)

@@ -69,9 +69,10 @@ _SPELLED: Final = {
     # bytes are Latin and what is common to all scripts: they always are a script run
     "script_run": ":", "sr": ":", "atomic_script_run": ">", "asr": ">",
 }  # fmt: skip
-_NOT_ATOMIC: Final = (
-    "non_atomic_positive_lookahead", "napla", "non_atomic_positive_lookbehind", "naplb",
-)  # fmt: skip
+_NOT_ATOMIC: Final = {
+    "non_atomic_positive_lookahead": "=", "napla": "=",
+    "non_atomic_positive_lookbehind": "<=", "naplb": "<=",
+}  # fmt: skip
 _VERBS: Final = ("", "MARK", "ACCEPT", "F", "FAIL", "COMMIT", "PRUNE", "SKIP", "THEN")
 # what may stand before a pattern and changes nothing that is matched
 _START: Final = re.compile(
@@ -86,7 +87,7 @@ _START_ELSE: Final = re.compile(
 # they are here: Debian's nginx has 10.42
 _QUANTIFIER: Final = re.compile(rb"\{([0-9]+)(,([0-9]*))?\}")
 _NUMBER: Final = re.compile(rb"[+-]?[0-9]+")
-_ASSERTION: Final = re.compile(rb"\(\?(?:C|=|!|<[=!])|\(\*[a-z]", re.DOTALL)
+_ASSERTION: Final = re.compile(rb"\((?=.{3})(?:\?(?:C|=|!|<[=!])|\*[a-z])", re.DOTALL)
 _NAME: Final = re.compile(rb"[A-Za-z0-9_]*")
 
 _QUANTIFIES_NOTHING: Final = "quantifier does not follow a repeatable item"
@@ -95,6 +96,7 @@ _UNKNOWN_OPTION: Final = "unrecognized character after (? or (?-"
 _NO_GROUP: Final = "reference to non-existent subpattern"
 _NO_ASSERTION: Final = "assertion expected after (?( or (?(?C)"
 _TOO_MANY_BRANCHES: Final = "conditional subpattern contains more than two branches"
+_TOO_MANY_DEFINED: Final = "DEFINE subpattern contains more than one branch"
 _BAD_VERB: Final = "(*VERB) not recognized or malformed"
 _BAD_G: Final = (
     "\\g is not followed by a braced, angle-bracketed, or quoted name/number or by a plain number"
@@ -128,10 +130,11 @@ class _Parser(regex_class.ClassScanner):
         "_groups",
         "_later",
         "_looks",
+        "_many",
         "_mentions",
+        "_refused",
         "_names",
         "_reset",
-        "_too_many_branches",
     )
 
     def __init__(self, pattern: bytes, caseless: bool) -> None:
@@ -143,7 +146,8 @@ class _Parser(regex_class.ClassScanner):
         self._reset = False  # (?| was used
         self._ends: dict[int, int] = {}  # where the ) of a group stands
         self._names: dict[str, list[int]] = {}
-        self._too_many_branches: int | None = None  # a condition's, where PCRE complains of it
+        self._refused: regex_scan.RegexError | None = None  # what is not supported
+        self._many: regex_scan.RegexError | None = None  # a condition has too many branches
         # what PCRE complains of when it has read all, in the order of the pattern
         self._later: list[_Reference | regex_scan.RegexError] = []
 
@@ -162,10 +166,17 @@ class _Parser(regex_class.ClassScanner):
                 raise self._error(_NO_GROUP, item.at)
         if not regex_size.fits(links.tree):
             raise self._error("regular expression is too large", len(self._pattern))
-        if self._too_many_branches is not None:
-            raise self._error(_TOO_MANY_BRANCHES, self._too_many_branches)
+        if self._many is not None:
+            raise self._many
+        if self._refused is not None:
+            raise self._refused
         last = {name: numbers[-1] for name, numbers in names.items()}
         return Syntax(links.resolve(), self._groups, last)
+
+    def _refuse(self, what: str, at: int) -> None:
+        """Note what is not supported: errors that PCRE would find come first."""
+        if self._refused is None:
+            self._refused = self._unsupported(what, at)
 
     def _numbers(self, group: int | str) -> tuple[int, ...]:
         """List the numbers of a group that is meant; none if there is no such group."""
@@ -313,8 +324,9 @@ class _Parser(regex_class.ClassScanner):
                 return self._look(start, "<=")
             if self._eat("!"):
                 return self._look(start, "<!")
-            if self._peek() == "*":
-                raise self._unsupported("(?<*", start)
+            if self._eat("*"):
+                self._refuse("(?<*", start)
+                return self._look(start, "<=")
             return self._named(">")
         if char == "'":
             return self._named("'")
@@ -331,7 +343,8 @@ class _Parser(regex_class.ClassScanner):
             self._callout()
             return None
         if char == "*":
-            raise self._unsupported("(?*", start)
+            self._refuse("(?*", start)
+            return self._look(start, "=")
         self._at -= len(char)
         return self._option_group()
 
@@ -469,9 +482,9 @@ class _Parser(regex_class.ClassScanner):
         if self._peek() != ":" or name not in (*_SPELLED, *_NOT_ATOMIC):
             raise self._error("(*alpha_assertion) not recognized")
         if name in _NOT_ATOMIC:
-            raise self._unsupported(f"(*{name}:", start)
+            self._refuse(f"(*{name}:", start)
         self._at += 1
-        sign = _SPELLED[name]
+        sign = _SPELLED.get(name) or _NOT_ATOMIC[name]
         if sign in _LOOKS:
             # where PCRE says that a lookbehind spelled out stands
             return self._look(self._at - 4 if sign[0] == "<" else start, sign)
@@ -499,7 +512,9 @@ class _Parser(regex_class.ClassScanner):
             return regex_tree.NOTHING
         if name in ("", "MARK"):
             return None
-        raise self._unsupported(self._pattern[start : self._at].decode("latin-1"), start)
+        self._refuse(self._pattern[start : self._at].decode("latin-1"), start)
+        # this one may be repeated
+        return regex_tree.EMPTY if name == "ACCEPT" else None
 
     def _callout(self) -> None:
         """Read (?C…), which nginx takes no notice of."""
@@ -548,13 +563,12 @@ class _Parser(regex_class.ClassScanner):
             at = self._at - 2
             self._later.append(_Reference(number, at))
             self._close_condition()
-            yes, no = self._branches(at)
+            yes, no = self._branches(at - 2)
             return regex_tree.Condition((number,), yes, no, at=start)
         rest = self._pattern[self._at :]
         if rest.startswith(b"VERSION") and len(rest) >= 10 and rest[7:8] != b")":
             raise self._unsupported("conditional (?(VERSION", start)
-        if rest.startswith(b"R&"):
-            raise self._unsupported("conditional (?(R&", start)
+        recursion = self._eat("R&")
         terminator = {"<": ">", "'": "'"}.get(self._peek(), ")")
         if terminator != ")":
             self._at += 1
@@ -564,29 +578,32 @@ class _Parser(regex_class.ClassScanner):
             self._at -= 1
         self._close_condition()
         if terminator == ")" and name == "DEFINE":
-            body, no = self._branches(at, most=1)
             # never matched where it stands, but its groups can be called
-            return regex_tree.Repeat(_grouped(body), 0, 0, regex_tree.Mode.GREEDY)
-        if terminator == ")" and name[0] == "R" and (name == "R" or name[1:].isdigit()):
-            raise self._unsupported(f"conditional (?({name})", start)
-        self._later.append(_Reference(name, at))
+            body, _ = self._branches(at, most=1)
+            return regex_tree.Condition((), body, None, name=regex_tree.DEFINE)
+        number_of_r = terminator == ")" and name[0] == "R" and name[1:].isdigit()
+        if recursion or number_of_r or (terminator == ")" and name == "R"):
+            self._refuse(f"conditional (?({'R&' if recursion else name})", start)
+        if recursion or not (terminator == ")" and name[0] == "R" and name not in self._names):
+            self._later.append(_Reference(name, at))
         yes, no = self._branches(at)
         return regex_tree.Condition((), yes, no, name=name, at=start)
 
-    def _asked(self) -> regex_tree.Look:
-        """Read the assertion of a condition."""
-        for callout in (True, False):
-            self._skip()
-            found = _ASSERTION.match(self._pattern, self._at)
-            if self._quoted or not found:
-                raise self._error(_NO_ASSERTION)
-            if callout and found[0] == b"(?C":
-                self._at = found.end()
-                self._callout()
-                continue
-            break
-        if found[0] == b"(?C":
+    def _assertion(self) -> bytes:
+        """Look at how the assertion that must stand here begins."""
+        self._skip()
+        found = _ASSERTION.match(self._pattern, self._at)
+        if self._quoted or found is None:
             raise self._error(_NO_ASSERTION)
+        return found[0]
+
+    def _asked(self) -> regex_tree.Look:
+        """Read the assertion of a condition, which a callout may stand before."""
+        if self._assertion() == b"(?C":
+            self._at += 3
+            self._callout()
+            if self._assertion() == b"(?C":
+                raise self._error(_NO_ASSERTION)
         self._at += 1
         look = self._group()
         if not isinstance(look, regex_tree.Look):
@@ -606,8 +623,9 @@ class _Parser(regex_class.ClassScanner):
         """Read what follows a condition: what is matched if it holds, and if not."""
         body = self._body()
         branches = body.branches if isinstance(body, regex_tree.Choice) else (body,)
-        if len(branches) > most and self._too_many_branches is None:
-            self._too_many_branches = at
+        if len(branches) > most and self._many is None:
+            reason = _TOO_MANY_BRANCHES if most > 1 else _TOO_MANY_DEFINED
+            self._many = self._error(reason, at)
         return branches[0], branches[1] if len(branches) > 1 else None
 
     # --- references -----------------------------------------------------------------------------

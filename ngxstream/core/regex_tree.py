@@ -155,6 +155,7 @@ Node = (
     | Call
     | Keep
 )
+DEFINE: Final = "(DEFINE)"  # no name of a group: a condition that never holds
 EMPTY: Final = Sequence(())
 NOTHING: Final = Chars(0, SIZE_TYPE)  # (*FAIL)
 ANY_NEWLINE: Final = Atomic(
