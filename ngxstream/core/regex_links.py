@@ -25,14 +25,14 @@ class Links:
         pattern: bytes,
         tree: regex_tree.Node,
         names: Mapping[str, tuple[int, ...]],
-        ends: Mapping[int, int],
+        spans: Mapping[int, tuple[int, int]],
         *,
         reset: bool,
     ) -> None:
         self.tree = _named(tree, names)
         self._pattern = pattern
         self._reset = reset  # (?| was used: PCRE measures no references then
-        self._ends = ends
+        self._spans = spans
         self._captures: dict[int, regex_tree.Capture] = {}
         self._around: dict[int, frozenset[int]] = {}
         self._shared = False  # a number is that of several groups
@@ -140,7 +140,8 @@ class Links:
         if group is None:
             reason = "reference to non-existent subpattern"
             raise regex_scan.RegexError(reason, self._pattern, at)
-        if groups[0] in calls:
+        begin, end = self._spans[groups[0]]
+        if groups[0] in calls or begin <= at < end:
             return None
         return self._length(group.body, (*calls, groups[0]))
 
@@ -245,7 +246,7 @@ class Links:
             raise self._unsupported("a reference in a group that is called", at)
         usable = []
         for group in groups:
-            if self._ends[group] <= at:
+            if self._spans[group][1] <= at:
                 usable.append(group)
             elif self._around[group] & around or self._shared:
                 raise self._unsupported(_OPEN, at)

@@ -10,6 +10,8 @@ from typing import Final
 
 from ngxstream.core import regex_chars, regex_tree, regex_unicode
 
+MAX_MESSAGE: Final = 1024  # NGX_MAX_CONF_ERRSTR: what is longer is cut
+
 
 class RegexError(ValueError):
     """A pattern that cannot be compiled; the text is what nginx writes to its log."""
@@ -18,7 +20,8 @@ class RegexError(ValueError):
         text = pattern.decode("utf-8", "surrogateescape")
         rest = pattern[at:].decode("utf-8", "surrogateescape")
         where = f' in "{text}" at "{rest}"' if at < len(pattern) else f' in "{text}"'
-        super().__init__(f"pcre2_compile() failed: {reason}{where}")
+        said = f"pcre2_compile() failed: {reason}{where}".encode("utf-8", "surrogateescape")
+        super().__init__(said[:MAX_MESSAGE].decode("utf-8", "surrogateescape"))
         self.reason = reason
         self.at = at
 

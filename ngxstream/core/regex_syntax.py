@@ -88,6 +88,7 @@ _START_ELSE: Final = re.compile(
 _QUANTIFIER: Final = re.compile(rb"\{([0-9]+)(,([0-9]*))?\}")
 _NUMBER: Final = re.compile(rb"[+-]?[0-9]+")
 _ASSERTION: Final = re.compile(rb"\((?=.{3})(?:\?(?:C|=|!|<[=!])|\*[a-z])", re.DOTALL)
+_SPELLED_NAME: Final = re.compile(rb"\(\*([a-z][A-Za-z0-9_]*):")
 _NAME: Final = re.compile(rb"[A-Za-z0-9_]*")
 
 _QUANTIFIES_NOTHING: Final = "quantifier does not follow a repeatable item"
@@ -126,7 +127,6 @@ class _Parser(regex_class.ClassScanner):
 
     __slots__ = (
         "_depth",
-        "_ends",
         "_groups",
         "_later",
         "_looks",
@@ -135,6 +135,7 @@ class _Parser(regex_class.ClassScanner):
         "_refused",
         "_names",
         "_reset",
+        "_spans",
     )
 
     def __init__(self, pattern: bytes, caseless: bool) -> None:
@@ -144,7 +145,7 @@ class _Parser(regex_class.ClassScanner):
         self._groups = 0
         self._mentions: dict[int, int] = {}  # where a number was referred to first
         self._reset = False  # (?| was used
-        self._ends: dict[int, int] = {}  # where the ) of a group stands
+        self._spans: dict[int, tuple[int, int]] = {}  # where groups begin and end
         self._names: dict[str, list[int]] = {}
         self._refused: regex_scan.RegexError | None = None  # what is not supported
         self._many: regex_scan.RegexError | None = None  # a condition has too many branches
@@ -157,7 +158,7 @@ class _Parser(regex_class.ClassScanner):
         if self._at < len(self._pattern):
             raise self._error("unmatched closing parenthesis", self._at)
         names = {name: tuple(numbers) for name, numbers in self._names.items()}
-        links = regex_links.Links(self._pattern, tree, names, self._ends, reset=self._reset)
+        links = regex_links.Links(self._pattern, tree, names, self._spans, reset=self._reset)
         links.check_lookbehinds()
         for item in self._later:
             if not isinstance(item, _Reference):
@@ -400,8 +401,9 @@ class _Parser(regex_class.ClassScanner):
             raise self._error("too many capturing groups (maximum 65535)")
         self._groups += 1
         index = self._groups
+        begin = self._at
         body = self._body()
-        self._ends[index] = self._at
+        self._spans[index] = (begin, self._at)
         return regex_tree.Capture(index, body)
 
     def _look(self, start: int, sign: str) -> regex_tree.Node:
@@ -584,14 +586,18 @@ class _Parser(regex_class.ClassScanner):
         number_of_r = terminator == ")" and name[0] == "R" and name[1:].isdigit()
         if recursion or number_of_r or (terminator == ")" and name == "R"):
             self._refuse(f"conditional (?({'R&' if recursion else name})", start)
-        if recursion or not (terminator == ")" and name[0] == "R" and name not in self._names):
+        if recursion or name in self._names or terminator != ")" or name[0] != "R":
             self._later.append(_Reference(name, at))
+        elif number_of_r and int(name[1:]):
+            self._later.append(_Reference(int(name[1:]), at))
         yes, no = self._branches(at)
         return regex_tree.Condition((), yes, no, name=name, at=start)
 
     def _assertion(self) -> bytes:
         """Look at how the assertion that must stand here begins."""
         self._skip()
+        if self._at == len(self._pattern):
+            raise self._error(_UNCLOSED)
         found = _ASSERTION.match(self._pattern, self._at)
         if self._quoted or found is None:
             raise self._error(_NO_ASSERTION)
@@ -604,6 +610,12 @@ class _Parser(regex_class.ClassScanner):
             self._callout()
             if self._assertion() == b"(?C":
                 raise self._error(_NO_ASSERTION)
+        spelled = _SPELLED_NAME.match(self._pattern, self._at)
+        name = "" if spelled is None else spelled[1].decode("ascii")
+        if spelled and name in _NOT_ATOMIC:
+            raise self._error("atomic " + _NO_ASSERTION, spelled.end(1))
+        if spelled and _SPELLED.get(name, "=") not in _LOOKS:
+            raise self._error(_NO_ASSERTION, spelled.end(1))
         self._at += 1
         look = self._group()
         if not isinstance(look, regex_tree.Look):
