@@ -638,6 +638,8 @@ class _Parser(regex_class.ClassScanner):
         if len(branches) > most and self._many is None:
             reason = _TOO_MANY_BRANCHES if most > 1 else _TOO_MANY_DEFINED
             self._many = self._error(reason, at)
+        if len(branches) > 2:
+            return branches[0], regex_tree.Choice(branches[1:])
         return branches[0], branches[1] if len(branches) > 1 else None
 
     # --- references -----------------------------------------------------------------------------
