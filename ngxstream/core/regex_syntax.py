@@ -8,12 +8,12 @@ and offsets of plain errors are PCRE2's own.
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from ngxstream.core import (
     regex_chars,
-    regex_class,
     regex_links,
+    regex_mentions,
     regex_scan,
     regex_size,
     regex_tree,
@@ -21,8 +21,6 @@ from ngxstream.core import (
 
 MAX_NESTING: Final = 250
 MAX_REPEAT: Final = 65535
-MAX_GROUPS: Final = 65535
-MAX_NAME: Final = 32
 MAX_MARK: Final = 255
 
 
@@ -38,13 +36,6 @@ class Syntax:
     names: dict[str, int]
 
 
-class _Reference(NamedTuple):
-    """A mention of a group: which, and where an error is if there is none."""
-
-    group: int | str
-    at: int
-
-
 _OPTION_LETTERS: Final = {
     "i": "caseless",
     "m": "multiline",
@@ -52,14 +43,6 @@ _OPTION_LETTERS: Final = {
     "U": "ungreedy",
     "n": "plain",
     "J": "duplicates",
-}
-_PLACES: Final = {
-    "A": regex_tree.Place.START,
-    "G": regex_tree.Place.START,  # where the search began: nginx always begins at the start
-    "z": regex_tree.Place.END,
-    "Z": regex_tree.Place.LAST_LINE,
-    "b": regex_tree.Place.WORD_EDGE,
-    "B": regex_tree.Place.NO_WORD_EDGE,
 }
 _LOOKS: Final = {"=": (True, False), "!": (True, True), "<=": (False, False), "<!": (False, True)}
 # the long names of groups: (*name:…)
@@ -86,22 +69,15 @@ _START_ELSE: Final = re.compile(
 # PCRE2 10.43 and later take {,3} and { 1, 3 } for quantifiers; before they are plain text, and so
 # they are here: Debian's nginx has 10.42
 _QUANTIFIER: Final = re.compile(rb"\{([0-9]+)(,([0-9]*))?\}")
-_NUMBER: Final = re.compile(rb"[+-]?[0-9]+")
 _ASSERTION: Final = re.compile(rb"\((?=.{3})(?:\?(?:C|=|!|<[=!])|\*[a-z])", re.DOTALL)
 _SPELLED_NAME: Final = re.compile(rb"\(\*([a-z][A-Za-z0-9_]*):")
-_NAME: Final = re.compile(rb"[A-Za-z0-9_]*")
 
 _QUANTIFIES_NOTHING: Final = "quantifier does not follow a repeatable item"
-_UNCLOSED: Final = "missing closing parenthesis"
 _UNKNOWN_OPTION: Final = "unrecognized character after (? or (?-"
-_NO_GROUP: Final = "reference to non-existent subpattern"
 _NO_ASSERTION: Final = "assertion expected after (?( or (?(?C)"
 _TOO_MANY_BRANCHES: Final = "conditional subpattern contains more than two branches"
 _TOO_MANY_DEFINED: Final = "DEFINE subpattern contains more than one branch"
 _BAD_VERB: Final = "(*VERB) not recognized or malformed"
-_BAD_G: Final = (
-    "\\g is not followed by a braced, angle-bracketed, or quoted name/number or by a plain number"
-)
 _CALLOUT_ENDS: Final = {
     "`": "`",
     "'": "'",
@@ -122,17 +98,12 @@ def parse(pattern: bytes, *, caseless: bool = False) -> Syntax:
     return _Parser(pattern, caseless).parse()
 
 
-class _Parser(regex_class.ClassScanner):
+class _Parser(regex_mentions.MentionScanner):
     """A recursive descent over one pattern."""
 
     __slots__ = (
         "_depth",
-        "_groups",
-        "_later",
-        "_looks",
         "_many",
-        "_mentions",
-        "_refused",
         "_names",
         "_reset",
         "_spans",
@@ -141,16 +112,10 @@ class _Parser(regex_class.ClassScanner):
     def __init__(self, pattern: bytes, caseless: bool) -> None:
         super().__init__(pattern, caseless)
         self._depth = 0  # of parentheses
-        self._looks = 0  # of lookarounds
-        self._groups = 0
-        self._mentions: dict[int, int] = {}  # where a number was referred to first
         self._reset = False  # (?| was used
         self._spans: dict[int, tuple[int, int]] = {}  # where groups begin and end
         self._names: dict[str, list[int]] = {}
-        self._refused: regex_scan.RegexError | None = None  # what is not supported
         self._many: regex_scan.RegexError | None = None  # a condition has too many branches
-        # what PCRE complains of when it has read all, in the order of the pattern
-        self._later: list[_Reference | regex_scan.RegexError] = []
 
     def parse(self) -> Syntax:
         self._start()
@@ -161,10 +126,10 @@ class _Parser(regex_class.ClassScanner):
         links = regex_links.Links(self._pattern, tree, names, self._spans, reset=self._reset)
         links.check_lookbehinds()
         for item in self._later:
-            if not isinstance(item, _Reference):
+            if not isinstance(item, regex_mentions.Reference):
                 raise item
             if not self._numbers(item.group):
-                raise self._error(_NO_GROUP, item.at)
+                raise self._error(regex_mentions.NO_GROUP, item.at)
         if not regex_size.fits(links.tree):
             raise self._error("regular expression is too large", len(self._pattern))
         if self._many is not None:
@@ -173,11 +138,6 @@ class _Parser(regex_class.ClassScanner):
             raise self._refused
         last = {name: numbers[-1] for name, numbers in names.items()}
         return Syntax(links.resolve(), self._groups, last)
-
-    def _refuse(self, what: str, at: int) -> None:
-        """Note what is not supported: errors that PCRE would find come first."""
-        if self._refused is None:
-            self._refused = self._unsupported(what, at)
 
     def _numbers(self, group: int | str) -> tuple[int, ...]:
         """List the numbers of a group that is meant; none if there is no such group."""
@@ -349,9 +309,6 @@ class _Parser(regex_class.ClassScanner):
         self._at -= len(char)
         return self._option_group()
 
-    def _digit_follows(self, after: int) -> bool:
-        return self._pattern[self._at + after : self._at + after + 1].isdigit()
-
     def _python_group(self) -> regex_tree.Node:
         char = self._next()
         if char == "<":
@@ -361,7 +318,7 @@ class _Parser(regex_class.ClassScanner):
         if char == ">":
             return self._call_by_name()
         if not char:
-            raise self._error(_UNCLOSED)
+            raise self._error(regex_mentions.UNCLOSED)
         raise self._error("unrecognized character after (?P", self._at - 1)
 
     def _body(
@@ -375,7 +332,7 @@ class _Parser(regex_class.ClassScanner):
         self._options = outer
         self._depth -= 1
         if self._quoted or not self._eat(")"):
-            raise self._error(_UNCLOSED, len(self._pattern))
+            raise self._error(regex_mentions.UNCLOSED, len(self._pattern))
         return body
 
     def _named(self, terminator: str) -> regex_tree.Node:
@@ -397,7 +354,7 @@ class _Parser(regex_class.ClassScanner):
         return self._capture()
 
     def _capture(self) -> regex_tree.Node:
-        if self._groups >= MAX_GROUPS:
+        if self._groups >= regex_mentions.MAX_GROUPS:
             raise self._error("too many capturing groups (maximum 65535)")
         self._groups += 1
         index = self._groups
@@ -412,25 +369,6 @@ class _Parser(regex_class.ClassScanner):
         body = self._body()
         self._looks -= 1
         return regex_tree.Look(body, ahead, negative, start)
-
-    def _name(self, terminator: str) -> str:
-        """Read a group's name and what ends it."""
-        name = self._word()
-        if not name:
-            raise self._error("subpattern name expected")
-        if not self._eat(terminator):
-            raise self._error("syntax error in subpattern name (missing terminator?)")
-        return name
-
-    def _word(self, *, group: bool = True) -> str:
-        found = _NAME.match(self._pattern, self._at)
-        name = "" if found is None else found.group().decode("ascii")
-        if group and name[:1].isdigit():
-            raise self._error("subpattern name must start with a non-digit")
-        self._at += len(name)
-        if len(name) > MAX_NAME:
-            raise self._error(f"subpattern name is too long (maximum {MAX_NAME} code units)")
-        return name
 
     def _option_group(self) -> regex_tree.Node | None:
         """Read (?imsxUnJ-imsxUnJ), (?…:…) or (?|…)."""
@@ -460,7 +398,7 @@ class _Parser(regex_class.ClassScanner):
             elif char:
                 raise self._error(_UNKNOWN_OPTION, self._at - 1)
             else:
-                raise self._error(_UNCLOSED)
+                raise self._error(regex_mentions.UNCLOSED)
         one_x = given[True].get("extended") and "extended_more" not in given[True]
         if one_x or "extended" in given[False]:
             given[False]["extended_more"] = False
@@ -522,7 +460,7 @@ class _Parser(regex_class.ClassScanner):
         """Read (?C…), which nginx takes no notice of."""
         char = self._peek()
         if not char:
-            raise self._error(_UNCLOSED)
+            raise self._error(regex_mentions.UNCLOSED)
         start = self._at
         if char == ")" or char.isdigit():
             number = 0
@@ -550,7 +488,7 @@ class _Parser(regex_class.ClassScanner):
     def _condition(self, start: int) -> regex_tree.Node:
         """Read (?(…)yes|no)."""
         if self._at >= len(self._pattern):
-            raise self._error(_UNCLOSED)
+            raise self._error(regex_mentions.UNCLOSED)
         if self._peek() in ("?", "*"):
             self._at -= 1
             look = self._asked()
@@ -561,9 +499,9 @@ class _Parser(regex_class.ClassScanner):
         number = self._number()
         if number is not None:
             if number <= 0:
-                raise self._error(_NO_GROUP)
+                raise self._error(regex_mentions.NO_GROUP)
             at = self._at - 2
-            self._later.append(_Reference(number, at))
+            self._later.append(regex_mentions.Reference(number, at))
             self._close_condition()
             yes, no = self._branches(at - 2)
             return regex_tree.Condition((number,), yes, no, at=start)
@@ -587,9 +525,9 @@ class _Parser(regex_class.ClassScanner):
         if recursion or number_of_r or (terminator == ")" and name == "R"):
             self._refuse(f"conditional (?({'R&' if recursion else name})", start)
         if recursion or name in self._names or terminator != ")" or name[0] != "R":
-            self._later.append(_Reference(name, at))
+            self._later.append(regex_mentions.Reference(name, at))
         elif number_of_r and int(name[1:]):
-            self._later.append(_Reference(int(name[1:]), at))
+            self._later.append(regex_mentions.Reference(int(name[1:]), at))
         yes, no = self._branches(at)
         return regex_tree.Condition((), yes, no, name=name, at=start)
 
@@ -597,7 +535,7 @@ class _Parser(regex_class.ClassScanner):
         """Look at how the assertion that must stand here begins."""
         self._skip()
         if self._at == len(self._pattern):
-            raise self._error(_UNCLOSED)
+            raise self._error(regex_mentions.UNCLOSED)
         found = _ASSERTION.match(self._pattern, self._at)
         if self._quoted or found is None:
             raise self._error(_NO_ASSERTION)
@@ -641,162 +579,6 @@ class _Parser(regex_class.ClassScanner):
         if len(branches) > 2:
             return branches[0], regex_tree.Choice(branches[1:])
         return branches[0], branches[1] if len(branches) > 1 else None
-
-    # --- references -----------------------------------------------------------------------------
-
-    def _number(self) -> int | None:
-        """Read the number of a group, with a sign counted from here; None if there is none."""
-        found = _NUMBER.match(self._pattern, self._at)
-        if found is None:
-            return None
-        text = found[0].decode("ascii")
-        sign = text[0] if text[0] in "+-" else ""
-        digits = text.removeprefix(sign)
-        most = MAX_GROUPS - (self._groups if sign == "+" else 0)
-        for end in range(1, len(digits) + 1):
-            if int(digits[:end]) > most:
-                self._at += len(sign) + end
-                raise self._error("subpattern number is too big")
-        self._at = found.end()
-        number = int(digits)
-        if not sign:
-            return number
-        if number == 0:
-            raise self._error("a relative value of zero is not allowed")
-        if sign == "+":
-            return number + self._groups
-        if number > self._groups:
-            raise self._error(_NO_GROUP)
-        return self._groups + 1 - number
-
-    def _call_by_number(self) -> regex_tree.Node:
-        if self._eat("R"):
-            if self._peek() != ")":
-                raise self._error(
-                    "(?R (recursive pattern call) must be followed by a closing parenthesis"
-                )
-            number = 0
-        else:
-            if self._peek() == "+" and not self._digit_follows(1):
-                raise self._error("digit expected after (?+ or (?-")
-            number = self._number() or 0
-            if self._peek() != ")":
-                raise self._error(_UNCLOSED)
-        at = self._at
-        self._at += 1
-        return self._call(number, at)
-
-    def _call(self, group: int | str, at: int) -> regex_tree.Node:
-        if group:
-            self._later.append(_Reference(group, at))
-        if isinstance(group, str):
-            return regex_tree.Call(0, at, group)
-        return regex_tree.Call(group, at)
-
-    def _call_by_name(self) -> regex_tree.Node:
-        at = self._at
-        return self._call(self._name(")"), at)
-
-    def _reference(self, number: int, at: int) -> regex_tree.Node:
-        if number < 10:  # PCRE remembers where these were mentioned first
-            at = self._mentions.setdefault(number, at)
-        self._later.append(_Reference(number, at))
-        return regex_tree.Backref((number,), self._options.caseless, at=self._at, error_at=at)
-
-    def _reference_by_name(self, terminator: str) -> regex_tree.Node:
-        at = self._at
-        name = self._name(terminator)
-        self._later.append(_Reference(name, at))
-        return regex_tree.Backref((), self._options.caseless, name=name, at=self._at, error_at=at)
-
-    # --- escapes ----------------------------------------------------------------------------
-
-    def _escape(self) -> regex_tree.Node:
-        """Read what stands after a backslash outside a class."""
-        start = self._at - 1
-        char = self._next()
-        if char in regex_chars.ESCAPES:
-            return regex_tree.Chars(regex_chars.ESCAPES[char], regex_tree.SIZE_TYPE)
-        if char in _PLACES:
-            return regex_tree.At(_PLACES[char])
-        if char == "R":
-            return regex_tree.ANY_NEWLINE
-        if char == "X":
-            return regex_tree.ANY_CHARACTER
-        if char == "C":
-            return regex_tree.Chars(regex_chars.EVERY, regex_tree.SIZE_TYPE)
-        if char == "N":
-            self._check_name_of_character()
-            every = regex_chars.invert(regex_chars.NEWLINE)
-            return regex_tree.Chars(every, regex_tree.SIZE_TYPE)
-        if char in ("p", "P"):
-            mask = self._property(char)
-            return regex_tree.Chars(mask, regex_tree.SIZE_PROPERTY)
-        if char == "K":
-            if self._looks:
-                self._later.append(
-                    self._error(
-                        "\\K is not allowed in lookarounds"
-                        " (but see PCRE2_EXTRA_ALLOW_LOOKAROUND_BSK)",
-                        len(self._pattern),
-                    )
-                )
-            return regex_tree.Keep()
-        if char == "g":
-            return self._escape_g()
-        if char == "k":
-            for opening, closing in (("{", "}"), ("<", ">"), ("'", "'")):
-                if self._eat(opening):
-                    return self._reference_by_name(closing)
-            raise self._error("\\k is not followed by a braced, angle-bracketed, or quoted name")
-        if char in "123456789" and char:
-            reference = self._numbered(start)
-            if reference is not None:
-                return reference
-            self._at = start + 2
-        return self._chars(1 << self._code(char))
-
-    def _numbered(self, start: int) -> regex_tree.Node | None:
-        r"""Read \1 and the like; None where PCRE takes the digits for an octal code."""
-        while self._digit_follows(0):
-            self._at += 1
-        digits = self._pattern[start + 1 : self._at].decode("ascii")
-        number = int(digits)
-        if number > 214748363 or (number > 9 and digits[0] not in "89" and number > self._groups):
-            return None
-        if number > MAX_GROUPS:
-            raise self._error("subpattern number is too big")
-        return self._reference(number, self._at - 1)
-
-    def _number_of_g(self, opening: int) -> int | None:
-        r"""Read the number in \g{1}; errors are told of the brace before it."""
-        try:
-            return self._number()
-        except regex_scan.RegexError as error:
-            raise self._error(error.reason, opening) from None
-
-    def _escape_g(self) -> regex_tree.Node:
-        for opening, closing in (("<", ">"), ("'", "'")):
-            if self._eat(opening):
-                at = self._at
-                number = self._number_of_g(at - 1)
-                if number is None:
-                    return self._call(self._name(closing), at)
-                if not self._eat(closing):
-                    raise self._error(_BAD_G, at - 1)
-                return self._call(number, self._at - 1)
-        braced = self._eat("{")
-        opening_at = self._at - 1
-        number = self._number_of_g(opening_at) if braced else self._number()
-        if number is None:
-            if braced:
-                return self._reference_by_name("}")
-            raise self._error(_BAD_G)
-        if braced and not self._eat("}"):
-            raise self._error(_BAD_G, opening_at)
-        if number <= 0:
-            raise self._error(_NO_GROUP)
-        return self._reference(number, self._at - 1)
 
 
 def _grouped(body: regex_tree.Node) -> regex_tree.Node:
