@@ -123,15 +123,9 @@ class Account:
             return replace(flow, missing=missing)
 
         return Account(
-            tuple(s for s in self.sessions if s in wanted),
-            part(self.up),
-            part(self.down),
+            tuple(s for s in self.sessions if s in wanted), part(self.up), part(self.down),
             {s: paths for s, paths in self.paths.items() if s in wanted},
-            self.mangled,
-            self.kernel,
-            self.marks,
-            self.excused & wanted,
-            self.remark,
+            self.mangled, self.kernel, self.marks, self.excused & wanted, self.remark,
             self.late_turns,
         )
 

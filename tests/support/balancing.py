@@ -64,11 +64,8 @@ def numbered(specs: list[dict[str, Any]]) -> str:
     lines = []
     for i, spec in enumerate(specs):
         words = [f"server 127.0.0.1:{i + 1}"]
-        words += [
-            name if value is True else f"{name}={value}"
-            for name, value in spec.items()
-            if value is not False
-        ]
+        words += [name if value is True else f"{name}={value}"
+                  for name, value in spec.items() if value is not False]
         lines.append(" ".join(words) + ";")
     return " ".join(lines)
 
@@ -139,12 +136,8 @@ class Model:
         self.disabled = 0  # warnings so far
         if method == "consistent":
             self.ring = sorted(
-                {
-                    point: peer.name
-                    for peer in reversed(peers)
-                    if not peer.backup
-                    for point in ketama(f"127.0.0.1:{peer.name}", peer.weight)
-                }.items()
+                {point: peer.name for peer in reversed(peers) if not peer.backup
+                 for point in ketama(f"127.0.0.1:{peer.name}", peer.weight)}.items()
             )
 
     def begin(self, key: bytes = b"") -> ModelSession:

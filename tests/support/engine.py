@@ -30,14 +30,8 @@ class MemoryLog:
 class Gate:
     """A listening socket and its gate in a loop."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        begin: Callable[..., Any],
-        kind: int,
-        host: str = "127.0.0.1",
-        **options: Any,
-    ) -> None:
+    def __init__(self, loop: Loop, begin: Callable[..., Any], kind: int, host: str = "127.0.0.1",
+                 **options: Any) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.SocketType(family, kind)
         sock.bind((host, 0))

@@ -15,9 +15,7 @@ TIME: Final = "1s|0|5m|1m30s|1h 1m|250ms ! 1x|-1|1.5s|99999999999999999999|"
 SIZE: Final = "4k|16k|1m|8192 ! 0|1g|x|-1|9223372036854775807|"
 NUMBER: Final = "0|1|3|100 ! -1|x|2147483648|1.5|99999999999999999999|"
 VALUE: Final = "a|$remote_addr|${remote_addr}x|\"a b\"|'$status'|$pid$pid ! $nosuch|a$|$1|a${|~x|é|"
-ADDRESS: Final = (
-    "127.0.0.1|::1|10.0.0.0/8|10.1.2.3/8|2001:db8::/32|all|unix: ! nowhere|10.0.0.0/33|1.2.3|[::1]|"
-)
+ADDRESS: Final = "127.0.0.1|::1|10.0.0.0/8|10.1.2.3/8|2001:db8::/32|all|unix: ! nowhere|10.0.0.0/33|1.2.3|[::1]|"
 PATH: Final = "logs/x|logs/y ! /no/such/x||stderr|logs"
 
 # Context letters (M main, E events, S stream, V server, U upstream), then the words of each place: good
@@ -48,11 +46,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     "preread_buffer_size": ("SV", SIZE),
     "preread_timeout": ("SV", TIME),
     "proxy_protocol_timeout": ("SV", TIME),
-    "resolver": (
-        "SV",
-        "127.0.0.1|127.0.0.1:53|[::1] ! ipv6=off|",
-        "|valid=5s|ipv6=off ! x=1|ipv6=x",
-    ),
+    "resolver": ("SV", "127.0.0.1|127.0.0.1:53|[::1] ! ipv6=off|", "|valid=5s|ipv6=off ! x=1|ipv6=x"),
     "resolver_timeout": ("SV", TIME),
     "tcp_nodelay": ("SV", FLAG),
     "proxy_timeout": ("SV", TIME),
@@ -68,11 +62,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     "proxy_next_upstream_timeout": ("SV", TIME),
     "proxy_socket_keepalive": ("SV", FLAG),
     "proxy_half_close": ("SV", FLAG),
-    "proxy_bind": (
-        "SV",
-        "127.0.0.1|off|$remote_addr ! 127.0.0.1:99999|nowhere|",
-        "|transparent ! x",
-    ),
+    "proxy_bind": ("SV", "127.0.0.1|off|$remote_addr ! 127.0.0.1:99999|nowhere|", "|transparent ! x"),
     "proxy_ssl_session_reuse": ("SV", FLAG),
     "proxy_ssl_protocols": ("SV", "TLSv1.2|TLSv1.3 ! SSLv9|", "|TLSv1.3"),
     "proxy_ssl_name": ("SV", VALUE),
@@ -80,10 +70,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     "proxy_ssl_verify_depth": ("SV", NUMBER),
     "allow": ("SV", ADDRESS),
     "deny": ("SV", ADDRESS),
-    "set_real_ip_from": (
-        "SV",
-        "127.0.0.1|10.0.0.0/8|10.1.2.3/8|2001:db8::/32|unix: ! 10.0.0.0/33|",
-    ),
+    "set_real_ip_from": ("SV", "127.0.0.1|10.0.0.0/8|10.1.2.3/8|2001:db8::/32|unix: ! 10.0.0.0/33|"),
     "limit_conn": ("SV", "z|z ! y|", "1|65535 ! 0|x|65536"),
     "limit_conn_log_level": ("SV", "info|warn ! debug|"),
     "limit_conn_dry_run": ("SV", FLAG),
@@ -100,12 +87,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     "ssl_verify_depth": ("SV", NUMBER),
     "ssl_preread": ("SV", FLAG),
     # stream
-    "log_format": (
-        "S",
-        "f|g|h ! combined",
-        "$remote_addr|'a' ! escape=json|escape=x|$nosuch",
-        "|a",
-    ),
+    "log_format": ("S", "f|g|h ! combined", "$remote_addr|'a' ! escape=json|escape=x|$nosuch", "|a"),
     "limit_conn_zone": ("S", VALUE, "zone=z:32k|zone=y:1m ! zone=z:1k|zone=z|x|zone=:1m"),
     # server
     "listen": (
@@ -137,7 +119,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
 BLOCKS: Final = ("map", "geo", "split_clients")
 ITEMS: Final[dict[str, tuple[str, ...]]] = {
     "map": (
-        'a|b|c|default|~^b|~*c|hostnames|volatile|*.a.test|.b.test ! ~(|""|include|é|\\default|a',
+        "a|b|c|default|~^b|~*c|hostnames|volatile|*.a.test|.b.test ! ~(|\"\"|include|é|\\default|a",
         "1|2|$pid|'x y' ! $nosuch|",
     ),
     "geo": (
@@ -148,25 +130,7 @@ ITEMS: Final[dict[str, tuple[str, ...]]] = {
     "split_clients": ("1%|0.5%|2% ! *|50%|100%|0%|x%|101%|33.333%", "a|b ! $pid|"),
 }
 
-SLIPS: Final = (
-    ";",
-    "{",
-    "}",
-    '"',
-    "'",
-    "#",
-    "\\",
-    "$",
-    " ",
-    "\n",
-    "\t",
-    "\r",
-    "é",
-    "\x01",
-    "${",
-    "~",
-    "",
-)
+SLIPS: Final = (";", "{", "}", '"', "'", "#", "\\", "$", " ", "\n", "\t", "\r", "é", "\x01", "${", "~", "")
 
 
 class Maker:
@@ -193,9 +157,7 @@ class Maker:
     def statement(self, name: str) -> str:
         """Make one directive."""
         _, *places = DIRECTIVES[name]
-        words = [
-            word for place in places if (word := self.word(place)) or self.dice.random() < 0.01
-        ]
+        words = [word for place in places if (word := self.word(place)) or self.dice.random() < 0.01]
         words = [word or '""' for word in words]
         if self.dice.random() < self.risk / 4:
             words.append("x")

@@ -39,11 +39,7 @@ def run(python: str, *args: str) -> str:
     done = subprocess.run(
         [python, "-B", *args],
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
     )
     assert done.returncode == 0, f"{python}: {done.stderr[-2000:]}"
     return done.stdout
@@ -66,8 +62,7 @@ def _version(path: Path) -> Version:
     say = "import sys; print(sys.implementation.name, *sys.version_info[:3])"
     try:
         done = subprocess.run(
-            [path, "-I", "-c", say], capture_output=True, text=True, check=False, timeout=60
-        )
+            [path, "-I", "-c", say], capture_output=True, text=True, check=False, timeout=60)
     except OSError:
         return ()
     said = re.fullmatch(r"cpython (\d+) (\d+) (\d+)\n", done.stdout)

@@ -103,20 +103,16 @@ _MAKERS: Final = {
 _ODD: Final = {
     # main and events
     "debug_connection": [
-        Case(
-            "events",
-            "debug_connection 1.2.3.4/99;",
-            'host not found in debug_connection "1.2.3.4/99"',
-        ),
+        Case("events", "debug_connection 1.2.3.4/99;",
+             'host not found in debug_connection "1.2.3.4/99"'),
     ],
     "error_log": [
         Case("main", "error_log logs/x bogus;", 'invalid log level "bogus"'),
         Case("server", "error_log logs/x bogus;", 'invalid log level "bogus"'),
         Case("main", "error_log logs/x info warn;", 'duplicate log level "warn"'),
         Case("main", "error_log syslog:tag=a;", "no syslog server specified"),
-        Case(
-            "main", "error_log syslog:server=127.0.0.1,facility=x;", 'unknown syslog facility "x"'
-        ),
+        Case("main", "error_log syslog:server=127.0.0.1,facility=x;",
+             'unknown syslog facility "x"'),
     ],
     "events": [
         Case("after", "events {}", '"events" directive is duplicate'),
@@ -134,28 +130,21 @@ _ODD: Final = {
         Case("stream", "include;", 'invalid number of arguments in "include" directive'),
         Case("server", "include {a,b}.conf;", 'directive "include" is not terminated by ";"'),
         Case("upstream", "include a b;", 'invalid number of arguments in "include" directive'),
-        Case(
-            "server",
-            "include nosuch;",
-            'open() "/p/conf/nosuch" failed (2: No such file or directory)',
-        ),
+        Case("server", "include nosuch;",
+             'open() "/p/conf/nosuch" failed (2: No such file or directory)'),
     ],
     "load_module": [
         Case("after", "load_module x.so;", '"load_module" directive is specified too late'),
-        Case("main", "http {} load_module x.so;", '"load_module" directive is specified too late'),
+        Case("main", "http {} load_module x.so;",
+             '"load_module" directive is specified too late'),
     ],
     "mail": [
         Case("after", "mail;", 'directive "mail" has no opening "{"', ours=True),
         Case("after", "mail {} mail {}", '"mail" directive is duplicate', ours=True),
     ],
     "ssl_engine": [
-        Case(
-            "main",
-            "ssl_engine x;",
-            '"ssl_engine" directive is not supported: '
-            "OpenSSL engines cannot be reached from Python",
-            ours=True,
-        ),
+        Case("main", "ssl_engine x;", '"ssl_engine" directive is not supported: '
+             "OpenSSL engines cannot be reached from Python", ours=True),
     ],
     "stream": [
         Case("after", "stream {}", '"stream" directive is duplicate'),
@@ -181,94 +170,53 @@ _ODD: Final = {
         Case("server", "listen 127.0.0.1:8 sndbuf=x;", 'invalid sndbuf "sndbuf=x"'),
         Case("server", "listen 127.0.0.1:8 fastopen=x;", 'invalid fastopen "fastopen=x"'),
         Case("server", "listen [::1]:8 ipv6only=of;", 'invalid ipv6only flags "of"'),
-        Case("server", "listen 127.0.0.1:8 so_keepalive=0::;", 'invalid so_keepalive value: "0::"'),
-        Case("server", "listen 127.0.0.1:8 setfib=1;", 'invalid parameter "setfib=1"', ours=True),
+        Case("server", "listen 127.0.0.1:8 so_keepalive=0::;",
+             'invalid so_keepalive value: "0::"'),
+        Case("server", "listen 127.0.0.1:8 setfib=1;", 'invalid parameter "setfib=1"',
+             ours=True),
         Case("server", "listen 127.0.0.1:8 slow;", 'invalid parameter "slow"', ours=True),
-        Case(
-            "server",
-            "listen 127.0.0.1:8 udp backlog=5;",
-            '"listen" directive "backlog" parameter is incompatible with "udp"',
-        ),
-        Case(
-            "server",
-            "listen 127.0.0.1:8 udp fastopen=5;",
-            '"listen" directive "fastopen" parameter is incompatible with "udp"',
-            ours=True,
-        ),
-        Case(
-            "server",
-            "listen 127.0.0.1:8 udp so_keepalive=on;",
-            '"listen" directive "so_keepalive" parameter is incompatible with "udp"',
-        ),
-        Case(
-            "server",
-            "listen 127.0.0.1:8 udp ssl;",
-            '"listen" directive "ssl" parameter is incompatible with "udp"',
-            ours=True,
-        ),
+        Case("server", "listen 127.0.0.1:8 udp backlog=5;",
+             '"listen" directive "backlog" parameter is incompatible with "udp"'),
+        Case("server", "listen 127.0.0.1:8 udp fastopen=5;",
+             '"listen" directive "fastopen" parameter is incompatible with "udp"', ours=True),
+        Case("server", "listen 127.0.0.1:8 udp so_keepalive=on;",
+             '"listen" directive "so_keepalive" parameter is incompatible with "udp"'),
+        Case("server", "listen 127.0.0.1:8 udp ssl;",
+             '"listen" directive "ssl" parameter is incompatible with "udp"', ours=True),
         Case("server", "listen 127.0.0.1:9;", "a duplicate listen 127.0.0.1:9", ours=True),
-        Case(
-            "server",
-            "listen 127.0.0.1:65536;",
-            'invalid port in "127.0.0.1:65536" of the "listen" directive',
-        ),
-        Case(
-            "server",
-            "listen 127.0.0.1:9-8;",
-            'invalid port range in "127.0.0.1:9-8" of the "listen" directive',
-        ),
-        Case(
-            "server",
-            "listen unix:;",
-            'no path in the unix domain socket in "unix:" of the "listen" directive',
-        ),
-        Case(
-            "other",
-            "listen 127.0.0.1:8 default_server; listen 127.0.0.1:8;",
-            "a duplicate listen 127.0.0.1:8",
-            ours=True,
-        ),
+        Case("server", "listen 127.0.0.1:65536;",
+             'invalid port in "127.0.0.1:65536" of the "listen" directive'),
+        Case("server", "listen 127.0.0.1:9-8;",
+             'invalid port range in "127.0.0.1:9-8" of the "listen" directive'),
+        Case("server", "listen unix:;",
+             'no path in the unix domain socket in "unix:" of the "listen" directive'),
+        Case("other", "listen 127.0.0.1:8 default_server; listen 127.0.0.1:8;",
+             "a duplicate listen 127.0.0.1:8", ours=True),
     ],
     "resolver": [
         Case("server", "resolver 127.0.0.1 valid=x;", "invalid parameter: valid=x"),
         Case("server", "resolver 127.0.0.1 ipv6=x;", "invalid parameter: ipv6=x"),
         Case("server", "resolver ipv6=off;", "no name servers defined"),
         Case("server", "resolver 127.0.0.1:x;", 'invalid port in resolver "127.0.0.1:x"'),
-        Case(
-            "server",
-            "resolver 127.0.0.1 ipv4=off ipv6=off;",
-            '"ipv4" and "ipv6" cannot both be "off"',
-            ours=True,
-        ),
+        Case("server", "resolver 127.0.0.1 ipv4=off ipv6=off;",
+             '"ipv4" and "ipv6" cannot both be "off"', ours=True),
     ],
     "upstream/resolver": [
         Case("upstream", "resolver 127.0.0.1 valid=x;", "invalid parameter: valid=x", ours=True),
     ],
     "upstream/resolver_timeout": [
-        Case(
-            "upstream",
-            "resolver_timeout 1z;",
-            '"resolver_timeout" directive invalid value',
-            ours=True,
-        ),
+        Case("upstream", "resolver_timeout 1z;", '"resolver_timeout" directive invalid value',
+             ours=True),
     ],
     "server": [
-        Case(
-            "stream",
-            "server { return x; }",
-            'no "listen" is defined for server in /p/conf/nginx.conf:1',
-        ),
-        Case(
-            "stream", "server a { listen 8; }", 'invalid number of arguments in "server" directive'
-        ),
+        Case("stream", "server { return x; }",
+             'no "listen" is defined for server in /p/conf/nginx.conf:1'),
+        Case("stream", "server a { listen 8; }",
+             'invalid number of arguments in "server" directive'),
     ],
     "server_name": [
-        Case(
-            "server",
-            "server_name;",
-            'invalid number of arguments in "server_name" directive',
-            ours=True,
-        ),
+        Case("server", "server_name;", 'invalid number of arguments in "server_name" directive',
+             ours=True),
         Case("server", "server_name ~;", 'empty regex in server name "~"', ours=True),
         Case("server", "server_name .;", 'server name "." is invalid', ours=True),
     ],
@@ -280,98 +228,58 @@ _ODD: Final = {
     "proxy_pass": [
         Case("server", "proxy_pass 127.0.0.1;", 'no port in upstream "127.0.0.1"'),
         Case("server", "proxy_pass 127.0.0.1:0x;", 'invalid port in upstream "127.0.0.1:0x"'),
-        Case(
-            "server", "proxy_pass nosuch.invalid:1;", 'host not found in upstream "nosuch.invalid"'
-        ),
-        Case(
-            "server",
-            "proxy_pass 127.0.0.1:1; proxy_pass 127.0.0.1:2;",
-            '"proxy_pass" directive is duplicate',
-        ),
+        Case("server", "proxy_pass nosuch.invalid:1;",
+             'host not found in upstream "nosuch.invalid"'),
+        Case("server", "proxy_pass 127.0.0.1:1; proxy_pass 127.0.0.1:2;",
+             '"proxy_pass" directive is duplicate'),
         Case("server", "proxy_pass $nosuch;", 'unknown "nosuch" variable'),
     ],
     "proxy_protocol": [
         Case("server", "proxy_protocol v3;", 'invalid value "v3"', ours=True),
     ],
     "proxy_ssl_alpn": [
-        Case(
-            "server",
-            f"proxy_ssl_alpn {'a' * 256};",
-            '"proxy_ssl_alpn" directive protocol too long',
-            ours=True,
-        ),
+        Case("server", f"proxy_ssl_alpn {'a' * 256};",
+             '"proxy_ssl_alpn" directive protocol too long', ours=True),
     ],
     "proxy_ssl_certificate_cache": [
-        Case(
-            "server",
-            "proxy_ssl_certificate_cache inactive=1s;",
-            '"proxy_ssl_certificate_cache" must have the "max" parameter',
-            ours=True,
-        ),
+        Case("server", "proxy_ssl_certificate_cache inactive=1s;",
+             '"proxy_ssl_certificate_cache" must have the "max" parameter', ours=True),
     ],
     "proxy_ssl_conf_command": [
-        Case(
-            "server",
-            "proxy_ssl_conf_command a;",
-            'invalid number of arguments in "proxy_ssl_conf_command" directive',
-        ),
+        Case("server", "proxy_ssl_conf_command a;",
+             'invalid number of arguments in "proxy_ssl_conf_command" directive'),
     ],
     "proxy_ssl_password_file": [
-        Case(
-            "server",
-            "proxy_ssl_password_file /nonexistent;",
-            'open() "/nonexistent" failed (2: No such file or directory)',
-        ),
+        Case("server", "proxy_ssl_password_file /nonexistent;",
+             'open() "/nonexistent" failed (2: No such file or directory)'),
     ],
     # upstream
     "upstream": [
         Case("stream", "upstream a { }", "no servers are inside upstream"),
-        Case(
-            "stream",
-            "upstream a { server 127.0.0.1:1; } upstream A { server 127.0.0.1:1; }",
-            'duplicate upstream "A"',
-        ),
-        Case(
-            "stream",
-            "upstream a { server 127.0.0.1:1 backup; }",
-            'no servers in upstream "a" in /p/conf/nginx.conf:1',
-        ),
+        Case("stream", "upstream a { server 127.0.0.1:1; } upstream A { server 127.0.0.1:1; }",
+             'duplicate upstream "A"'),
+        Case("stream", "upstream a { server 127.0.0.1:1 backup; }",
+             'no servers in upstream "a" in /p/conf/nginx.conf:1'),
     ],
     "upstream/server": [
         Case("upstream", "server 127.0.0.1;", 'no port in upstream "127.0.0.1"'),
         Case("upstream", "server 127.0.0.1:1 weight=0;", 'invalid parameter "weight=0"'),
         Case("upstream", "server 127.0.0.1:1 max_conns=x;", 'invalid parameter "max_conns=x"'),
         Case("upstream", "server 127.0.0.1:1 max_fails=x;", 'invalid parameter "max_fails=x"'),
-        Case(
-            "upstream", "server 127.0.0.1:1 fail_timeout=x;", 'invalid parameter "fail_timeout=x"'
-        ),
-        Case("upstream", "server 127.0.0.1:1 slow_start=5s;", 'invalid parameter "slow_start=5s"'),
-        Case(
-            "upstream",
-            "server a.example:1 resolve;",
-            'resolving names at run time requires upstream "u" in /p/conf/nginx.conf:1 to be in '
-            "shared memory",
-            ours=True,
-        ),
-        Case(
-            "upstream",
-            "zone z 64k; server a.example:1 resolve;",
-            'no resolver defined to resolve names at run time in upstream "u" in '
-            "/p/conf/nginx.conf:1",
-            ours=True,
-        ),
-        Case(
-            "upstream",
-            "server a.example service=x;",
-            'service upstream "a.example" requires "resolve" parameter',
-            ours=True,
-        ),
-        Case(
-            "upstream",
-            "server a.example:1 service=x resolve;",
-            'service upstream "a.example:1" may not have port',
-            ours=True,
-        ),
+        Case("upstream", "server 127.0.0.1:1 fail_timeout=x;",
+             'invalid parameter "fail_timeout=x"'),
+        Case("upstream", "server 127.0.0.1:1 slow_start=5s;",
+             'invalid parameter "slow_start=5s"'),
+        Case("upstream", "server a.example:1 resolve;",
+             'resolving names at run time requires upstream "u" in /p/conf/nginx.conf:1 to be in '
+             "shared memory", ours=True),
+        Case("upstream", "zone z 64k; server a.example:1 resolve;",
+             'no resolver defined to resolve names at run time in upstream "u" in '
+             "/p/conf/nginx.conf:1", ours=True),
+        Case("upstream", "server a.example service=x;",
+             'service upstream "a.example" requires "resolve" parameter', ours=True),
+        Case("upstream", "server a.example:1 service=x resolve;",
+             'service upstream "a.example:1" may not have port', ours=True),
         Case("upstream", "server a.example service= resolve;", "service is empty", ours=True),
     ],
     "zone": [
@@ -382,11 +290,8 @@ _ODD: Final = {
     ],
     "hash": [
         Case("upstream", "hash $pid ketama;", 'invalid parameter "ketama"'),
-        Case(
-            "upstream",
-            "hash $pid; server 127.0.0.1:1 backup;",
-            'balancing method does not support parameter "backup"',
-        ),
+        Case("upstream", "hash $pid; server 127.0.0.1:1 backup;",
+             'balancing method does not support parameter "backup"'),
     ],
     "least_conn": [
         Case("upstream", "least_conn x;", 'invalid number of arguments in "least_conn" directive'),
@@ -397,14 +302,10 @@ _ODD: Final = {
     ],
     "random": [
         Case("upstream", "random three;", 'invalid parameter "three"'),
-        Case(
-            "upstream", "random two least_time=connect;", 'invalid parameter "least_time=connect"'
-        ),
-        Case(
-            "upstream",
-            "random; server 127.0.0.1:1 backup;",
-            'balancing method does not support parameter "backup"',
-        ),
+        Case("upstream", "random two least_time=connect;",
+             'invalid parameter "least_time=connect"'),
+        Case("upstream", "random; server 127.0.0.1:1 backup;",
+             'balancing method does not support parameter "backup"'),
     ],
     # the other rooms
     "access_log": [
@@ -418,25 +319,16 @@ _ODD: Final = {
         Case("stream", "log_format f $nosuch;", 'unknown "nosuch" variable'),
     ],
     "open_log_file_cache": [
-        Case(
-            "server",
-            "open_log_file_cache inactive=1s;",
-            '"open_log_file_cache" must have "max" parameter',
-        ),
-        Case(
-            "server",
-            "open_log_file_cache max=x;",
-            'invalid "open_log_file_cache" parameter "max=x"',
-        ),
+        Case("server", "open_log_file_cache inactive=1s;",
+             '"open_log_file_cache" must have "max" parameter'),
+        Case("server", "open_log_file_cache max=x;",
+             'invalid "open_log_file_cache" parameter "max=x"'),
     ],
     "allow": [Case("server", "allow nowhere;", 'invalid parameter "nowhere"')],
     "deny": [Case("server", "deny 10.0.0.0/33;", 'invalid parameter "10.0.0.0/33"')],
     "set_real_ip_from": [
-        Case(
-            "server",
-            "set_real_ip_from nosuch.invalid;",
-            'host not found in set_real_ip_from "nosuch.invalid"',
-        ),
+        Case("server", "set_real_ip_from nosuch.invalid;",
+             'host not found in set_real_ip_from "nosuch.invalid"'),
     ],
     "limit_conn_zone": [
         Case("stream", "limit_conn_zone $pid z:64k;", 'invalid parameter "z:64k"'),
@@ -450,11 +342,11 @@ _ODD: Final = {
     "map": [
         Case("stream", "map $pid x { a 1; }", 'invalid variable name "x"'),
         Case("stream", "map $pid $x { a; }", "invalid number of the map parameters"),
-        Case("stream", "map $pid $x { default 1; default 2; }", "duplicate default map parameter"),
+        Case("stream", "map $pid $x { default 1; default 2; }",
+             "duplicate default map parameter"),
         Case("stream", "map $pid $x { a 1; A 2; }", 'conflicting parameter "a"'),
-        Case(
-            "stream", "map $pid $x { hostnames; *.*.b 1; }", 'invalid hostname or wildcard "*.*.b"'
-        ),
+        Case("stream", "map $pid $x { hostnames; *.*.b 1; }",
+             'invalid hostname or wildcard "*.*.b"'),
     ],
     "geo": [
         Case("stream", "geo $x { nowhere a; }", 'invalid network "nowhere"'),
@@ -465,25 +357,21 @@ _ODD: Final = {
         Case("stream", "geoip_city /nonexistent;", 'GeoIP_open("/nonexistent") failed', ours=True),
     ],
     "geoip_country": [
-        Case(
-            "stream", "geoip_country /nonexistent;", 'GeoIP_open("/nonexistent") failed', ours=True
-        ),
+        Case("stream", "geoip_country /nonexistent;",
+             'GeoIP_open("/nonexistent") failed', ours=True),
     ],
     "geoip_org": [
         Case("stream", "geoip_org /nonexistent;", 'GeoIP_open("/nonexistent") failed', ours=True),
     ],
     "split_clients": [
-        Case(
-            "stream",
-            "split_clients $pid $x { 60% a; 50% b; }",
-            "percent total is greater than 100%",
-        ),
+        Case("stream", "split_clients $pid $x { 60% a; 50% b; }",
+             "percent total is greater than 100%"),
         Case("stream", "split_clients $pid $x { many% a; }", 'invalid percent value "many%"'),
     ],
     "set": [
         Case("server", "set x 1;", 'invalid variable name "x"'),
         Case("server", "set $pid 1;", 'the duplicate "pid" variable'),
-        Case("server", "set $x ${;", "invalid variable name"),
+        Case("server", "set $x ${;", 'invalid variable name'),
     ],
     "return": [
         Case("server", "return a b;", 'invalid number of arguments in "return" directive'),
@@ -492,47 +380,32 @@ _ODD: Final = {
     ],
     "pass": [
         Case("server", "pass 127.0.0.1;", '"pass" directive has no port', ours=True),
-        Case(
-            "server",
-            "pass 127.0.0.1:x;",
-            'invalid port in "127.0.0.1:x" of the "pass" directive',
-            ours=True,
-        ),
+        Case("server", "pass 127.0.0.1:x;",
+             'invalid port in "127.0.0.1:x" of the "pass" directive', ours=True),
     ],
     # TLS
     "ssl_alpn": [
         Case("server", f"ssl_alpn {'a' * 256};", '"ssl_alpn" directive protocol too long'),
     ],
     "ssl_certificate_cache": [
-        Case(
-            "server",
-            "ssl_certificate_cache inactive=1s;",
-            '"ssl_certificate_cache" must have the "max" parameter',
-            ours=True,
-        ),
+        Case("server", "ssl_certificate_cache inactive=1s;",
+             '"ssl_certificate_cache" must have the "max" parameter', ours=True),
     ],
     "ssl_conf_command": [
-        Case(
-            "server",
-            "ssl_conf_command a;",
-            'invalid number of arguments in "ssl_conf_command" directive',
-        ),
+        Case("server", "ssl_conf_command a;",
+             'invalid number of arguments in "ssl_conf_command" directive'),
     ],
     "ssl_ocsp_cache": [
         Case("server", "ssl_ocsp_cache private;", 'invalid OCSP cache "private"', ours=True),
     ],
     "ssl_password_file": [
-        Case(
-            "server",
-            "ssl_password_file /nonexistent;",
-            'open() "/nonexistent" failed (2: No such file or directory)',
-        ),
+        Case("server", "ssl_password_file /nonexistent;",
+             'open() "/nonexistent" failed (2: No such file or directory)'),
     ],
     "ssl_session_cache": [
         Case("server", "ssl_session_cache private;", 'invalid session cache "private"'),
-        Case(
-            "server", "ssl_session_cache shared:s:1k;", 'session cache "shared:s:1k" is too small'
-        ),
+        Case("server", "ssl_session_cache shared:s:1k;",
+             'session cache "shared:s:1k" is too small'),
     ],
 }
 

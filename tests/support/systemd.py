@@ -42,37 +42,21 @@ class Systemd:
         for name, text in {"default.target": TARGET, **units}.items():
             (self._units / name).write_text(text)
         environment = {
-            name: value
-            for name, value in os.environ.items()
+            name: value for name, value in os.environ.items()
             if name not in ("NOTIFY_SOCKET", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID")
         }
         self._environment = environment | {
-            "XDG_RUNTIME_DIR": "/run/user",
-            "SYSTEMD": SYSTEMD,
-            "UNITS": str(self._units),
-            "SYSTEMD_LOG_TARGET": "console",
-            "SYSTEMD_LOG_COLOR": "0",
+            "XDG_RUNTIME_DIR": "/run/user", "SYSTEMD": SYSTEMD, "UNITS": str(self._units),
+            "SYSTEMD_LOG_TARGET": "console", "SYSTEMD_LOG_COLOR": "0",
         }
         self._process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                [
-                    self._unshare,
-                    "--mount",
-                    "--pid",
-                    "--fork",
-                    "--mount-proc",
-                    "--kill-child",
-                    "sh",
-                    "-c",
-                    SETUP,
-                ],
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-                start_new_session=True,
+                [self._unshare, "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
+                 "sh", "-c", SETUP],
+                stdout=log, stderr=log, env=self._environment, start_new_session=True,
             )
         try:
             wait_until(self._is_up, what="systemd is up")
@@ -94,11 +78,7 @@ class Systemd:
         (first,) = processes.children(self._process.pid)
         return subprocess.run(
             [self._nsenter, "-t", str(first), "-m", "-p", self._systemctl, "--user", *words],
-            capture_output=True,
-            text=True,
-            env=self._environment,
-            check=False,
-            timeout=120,
+            capture_output=True, text=True, env=self._environment, check=False, timeout=120,
         )
 
     def show(self, unit: str, name: str) -> str:

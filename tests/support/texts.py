@@ -70,8 +70,7 @@ class Texts:
         random_ = self.random
         kind = random_.random()
         words = b"".join(
-            self.word() + random_.choice(_BLANKS) for _ in range(random_.randrange(1, 5))
-        )
+            self.word() + random_.choice(_BLANKS) for _ in range(random_.randrange(1, 5)))
         if kind < 0.6:
             return words + random_.choice(_ENDS)
         if kind < 0.7:
@@ -87,57 +86,22 @@ class Texts:
         """Make as many plain lines as a long list has, or nearly, and an odd one perhaps."""
         random_ = self.random
         count = random_.choice((1, 62, 63, 64, 65, 70, 130))
-        line = random_.choice(
-            (b"a b;", b" 10.0.0.0/8\tv ;", b"h.test 1;", b"a b c d e f;", b"s a=b $c;", b"a;")
-        )
+        line = random_.choice((
+            b"a b;", b" 10.0.0.0/8\tv ;", b"h.test 1;", b"a b c d e f;", b"s a=b $c;", b"a;"))
         end = random_.choice((b"\n", b"\n", b"\n\n", b" \n", b"\r\n"))
         lines = [line + end] * count
         if self.chance(0.5):
-            odd = random_.choice(
-                (
-                    b"a;;",
-                    b"a;b;",
-                    b"a",
-                    b"",
-                    b";",
-                    b"}",
-                    b"include x;",
-                    b"# c",
-                    b"a; # c",
-                    b"a 'b';",
-                    b"a ${b};",
-                    b"a b\n c;",
-                    b"\\n;",
-                    b"a\\;;",
-                    b"\xff a;",
-                    b"a\x0bb;",
-                    b"a {",
-                    b"a\r;",
-                )
-            )
+            odd = random_.choice((
+                b"a;;", b"a;b;", b"a", b"", b";", b"}", b"include x;", b"# c", b"a; # c",
+                b"a 'b';", b"a ${b};", b"a b\n c;", b"\\n;", b"a\\;;", b"\xff a;",
+                b"a\x0bb;", b"a {", b"a\r;"))
             lines.insert(random_.randrange(count + 1), odd + b"\n")
         return random_.choice((b"", b"\n", b"\n", b" ")) + b"".join(lines)
 
     def long(self) -> bytes:
         """Make a word, string or comment about as long as nginx's buffer."""
         random_ = self.random
-        form = random_.choice(
-            (
-                b"%b;",
-                b"%b ;",
-                b"'%b';",
-                b"'%b' ;",
-                b'"%b"\n;',
-                b"#%b\n",
-                b"'%b')",
-                b"a %b",
-                b"'%b",
-                b"\\;%b {",
-                b"${%b} ;",
-                b"'\\\\%b' x;",
-                b'a "\\n%b";',
-                b"a $%b;",
-                b"a %b{",
-            )
-        )
+        form = random_.choice((
+            b"%b;", b"%b ;", b"'%b';", b"'%b' ;", b'"%b"\n;', b"#%b\n", b"'%b')", b"a %b", b"'%b",
+            b"\\;%b {", b"${%b} ;", b"'\\\\%b' x;", b'a "\\n%b";', b"a $%b;", b"a %b{"))
         return form % (random_.choice((b"x", b"x", b"\xff")) * random_.choice(_LONG))

@@ -20,7 +20,9 @@ def nginx_says(text: str, folder: Path, others: dict[str, bytes] | None = None) 
     for name, raw in (others or {}).items():
         (nginx.conf_file.parent / name).write_bytes(raw)
     said = nginx.test().stderr.splitlines()
-    messages = [line.removeprefix("nginx: ").replace(f"{nginx.prefix}/", "/p/") for line in said]
+    messages = [
+        line.removeprefix("nginx: ").replace(f"{nginx.prefix}/", "/p/") for line in said
+    ]
     return [m for m in messages if m.startswith("[") and "[notice]" not in m]
 
 
