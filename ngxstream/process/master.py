@@ -383,7 +383,7 @@ class Master:
         except system.WorkerInitError as error:
             cycle.log.error(log.LEVELS[error.level], str(error))
             theirs.send(channels.FAILED, log.encode(str(error))[:MAX_REASON])
-            code = system.FATAL
+            code = 1 if isinstance(error, system.ScarceError) else system.FATAL
         except BaseException as error:  # noqa: BLE001 - a child must never run the master's code
             text = traceback.format_exc().strip().replace("\n", " | ")
             cycle.log.error(log.ALERT, f"unexpected exception: {text}")
