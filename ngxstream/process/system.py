@@ -30,7 +30,7 @@ SCARCE: Final = {
     errno.ENFILE: "descriptors left in the whole system",
     errno.ENOMEM: "memory left",
     errno.ENOBUFS: "memory left for sockets",
-    errno.ENOSPC: "room left for epoll, see /proc/sys/fs/epoll/max_user_watches",
+    errno.ENOSPC: "epoll watches left, see /proc/sys/fs/epoll/max_user_watches",
 }
 FATAL: Final = 2  # exit code of a worker that could not begin and must not be started again
 
