@@ -1,4 +1,4 @@
-"""OpenSSL beyond the ssl module: the very libssl that Python's ssl module is linked to, reached by ctypes.
+"""OpenSSL itself: the very libssl that Python's ssl module is linked to, called through ctypes.
 
 The standard ssl module makes contexts, wraps sockets, reads and writes. It has no call for session
 ticket keys, caches shared by processes, CRLs by file, OCSP staples, verification that goes on to

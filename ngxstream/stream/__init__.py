@@ -1,1 +1,1 @@
-"""What all features share: sessions, phases, variables, values, servers, and what a balancer promises."""
+"""What all features share: sessions, phases, variables, values, servers, upstreams."""

@@ -1,4 +1,4 @@
-"""The libssl behind the ssl module: found where Python's ssl is, refused where it cannot be, exact in its words."""
+"""The libssl behind Python's ssl module: found where that is, or refused; exact in its words."""
 
 import os
 import socket
