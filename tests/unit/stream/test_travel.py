@@ -1,6 +1,5 @@
 """A session on its way to another process: nothing of it is lost, and nothing else is believed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,9 @@ from ngxstream.stream import travel
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.wire.proxy_protocol import ProxyHeader
 from tests.support import moving
-from tests.support.moving import World
+from tests.support.moving import World, world
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Give a world with a session in the old worker."""
-    with World(tmp_path) as made:
-        made.exchange(b"one")
-        yield made
-
+__all__ = ["world"]
 
 FACTS = {
     "c.number": 4711,
@@ -162,12 +154,12 @@ def counted(world: World, key: bytes) -> int:
     """Return how many more sessions of a key the zone would take, of nine."""
     (limit,) = world.cycle.stream.servers[0].limit_conn.limits
     table: Any = limit.zone.table
-    taken = 0
-    while table.acquire(key, 9):
-        taken += 1
-    for _ in range(taken):
-        table.release(key)
-    return 9 - taken
+    taken = []
+    while entry := table.acquire(key, 9):
+        taken.append(entry)
+    for entry in taken:
+        table.release(entry)
+    return 9 - len(taken)
 
 
 def test_counts_travel(tmp_path: Path) -> None:
