@@ -26,6 +26,7 @@ from ngxstream.core.codes import (
     INTERNAL_SERVER_ERROR,
     OK,
 )
+from ngxstream.core.log import ERR
 
 if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf
@@ -146,6 +147,7 @@ def run_content(s: Session) -> int:
     """Run the content handler of the session's server; without one the session is a 500."""
     handler = s.server.handler
     if handler is None:
+        s.log_error(ERR, "no handler for server")  # nginx says so at debug level, and -t does not
         s.finalize(INTERNAL_SERVER_ERROR)
     else:
         handler(s)
