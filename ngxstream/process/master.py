@@ -590,6 +590,7 @@ class Master:
         else:
             self.manager.ready(f"{self._status()}; the last reload was refused: {collector.text}")
             self.verdicts.refuse(collector.text)
+        self.verdicts.restore()
 
     def _reload(self, to: log.Log) -> bool:
         """Reload. returns: whether the new configuration serves; if not, `to` was told why"""

@@ -94,6 +94,7 @@ class SingleProcess:
         if new is None:
             self.manager.ready(f"{SERVING}; the last reload was refused: {collector.text}")
             self.verdicts.refuse(collector.text)
+            self.verdicts.restore()
             return
         before.close_gates()
         new.commit(before.cycle)
@@ -114,6 +115,7 @@ class SingleProcess:
         self.verdicts.accept()
         if new.main.pid != before.cycle.main.pid:
             self.verdicts.move(new.main.pid)
+        self.verdicts.restore()
 
     def _close_lingering(self) -> None:
         """Close the UDP addresses that only former configurations have, once nobody is left."""

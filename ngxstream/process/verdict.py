@@ -75,6 +75,12 @@ class Server:
                 error,
             )
 
+    def restore(self) -> None:
+        """Listen again where the path was removed; where another master listens, leave it to it."""
+        pid_path = self._path.removesuffix(SUFFIX)
+        if self._path and os.path.exists(pid_path) and not os.path.lexists(self._path):
+            self.move(pid_path)
+
     def admit(self) -> None:
         """Take in all who wait for the verdict on what is read from now on."""
         while self._sock is not None:

@@ -102,6 +102,22 @@ def test_a_refused_reload_fails_with_the_reason(head: str, ngxstream: ProxyFacto
     assert running.is_running()
 
 
+@both_modes
+def test_a_path_that_was_removed_is_made_anew(head: str, ngxstream: ProxyFactory) -> None:
+    """Whoever tidies a folder up hides one verdict, not all of them."""
+    running = ngxstream(head + CONF)
+    path = running.prefix / "logs/nginx.pid.reload"
+    wait_until(path.exists)
+    path.unlink()
+    assert 0 == running.run("-s", "reload").code
+    wait_until(path.exists)
+    nowhere = "stream { server { listen 192.0.2.1:9; return x; }"
+    running.write(head + CONF.replace("stream {", nowhere, 1))
+    told = running.run("-s", "reload")
+    assert 1 == told.code
+    assert "Cannot assign requested address" in told.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=list(PROGRAMS))
 def test_nginx_hides_what_the_master_finds(program: type[Proxy], tmp_path: Path) -> None:
     """A log folder that is not there: nginx reports success, ngxstream fails."""
