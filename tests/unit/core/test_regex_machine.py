@@ -42,3 +42,27 @@ def test_each_loop_of_several_is_told_apart(
 ) -> None:
     """Which of the nested repetitions are empty at a place is remembered of each."""
     assert expected == search(pattern, subject)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "expected"),
+    [
+        ("a$", b"a\n", (0, 1)),
+        ("a$", b"a\n\n", None),
+        ("a$", b"ab", None),
+        (r"a\Z", b"a\n", (0, 1)),
+        (r"a\z", b"a\n", None),
+        (r"a\z", b"a", (0, 1)),
+        (r"\Aa", b"ba", None),
+        ("(?m)a$", b"a\nb", (0, 1)),
+        ("(?m)^a", b"b\na", (2, 3)),
+        (r"a\b", b"a-", (0, 1)),
+        (r"a\B", b"ab", (0, 1)),
+        (r"a\b", b"ab", None),
+    ],
+)
+def test_places_are_those_of_pcre(
+    pattern: str, subject: bytes, expected: tuple[int, ...] | None
+) -> None:
+    """The end of a text is also before its last line feed, unless the very end is meant."""
+    assert expected == search(pattern, subject)

@@ -154,9 +154,7 @@ def counted(world: World, key: bytes) -> int:
     """Return how many more sessions of a key the zone would take, of nine."""
     (limit,) = world.cycle.stream.servers[0].limit_conn.limits
     table: Any = limit.zone.table
-    taken = []
-    while entry := table.acquire(key, 9):
-        taken.append(entry)
+    taken = list(iter(lambda: table.acquire(key, 9), False))
     for entry in taken:
         table.release(entry)
     return 9 - len(taken)
