@@ -17,6 +17,7 @@ from tests import directives
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMAND = "make docs"
+LAYERS = ("process", "modules", "stream", "conf", "event", "ipc", "wire", "core")  # downwards
 
 
 def all_modules() -> tuple[Module, ...]:
@@ -114,14 +115,14 @@ def sentence(path: Path) -> str:
 def modules_page() -> str:
     """Return docs/modules.md."""
     lines = [
-        "# The rooms",
+        "# The modules",
         "",
         f"Printed from the first sentence of each module (`{COMMAND}`); do not edit.",
-        "The storeys are those of [house.md](house.md), from the top down.",
+        "The layers are those of [house.md](house.md), from the top down.",
     ]
-    for storey in ("process", "modules", "stream", "conf", "event", "wire", "core"):
-        lines += ["", f"## {storey}/", "", "| module | |", "|---|---|"]
-        folder = DOCS.parent / "ngxstream" / storey
+    for layer in LAYERS:
+        lines += ["", f"## {layer}/", "", "| module | |", "|---|---|"]
+        folder = DOCS.parent / "ngxstream" / layer
         for path in sorted(folder.rglob("*.py")):
             if path.name != "__init__.py":
                 link = path.relative_to(DOCS.parent)

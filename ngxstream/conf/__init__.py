@@ -1,1 +1,1 @@
-"""Library: text to statements to given values to frozen confs; knows no socket."""
+"""Text to statements to given values to frozen confs; knows no socket."""

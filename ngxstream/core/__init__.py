@@ -1,1 +1,1 @@
-"""The cellar: words every storey shares and none of which knows a storey above."""
+"""What every layer uses, and what knows no other layer."""

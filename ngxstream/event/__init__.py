@@ -1,1 +1,1 @@
-"""The engines: descriptors, readiness, time and bytes. Nothing here knows a directive."""
+"""Descriptors, readiness, time and bytes. Nothing here knows a directive."""

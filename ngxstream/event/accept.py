@@ -1,4 +1,4 @@
-"""The TCP gate: accepts bursts of clients and hands each to the hall.
+"""A TCP listener of a worker: accepts bursts of clients and begins the session of each.
 
 Answers for src/event/ngx_event_accept.c.
 

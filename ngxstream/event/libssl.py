@@ -1,9 +1,9 @@
-"""The walled room: the very libssl that Python's ssl module is linked to, reached by ctypes.
+"""OpenSSL itself: the very libssl that Python's ssl module is linked to, called through ctypes.
 
-The standard ssl module makes contexts, wraps sockets, reads and writes. It has no door for session
+The standard ssl module makes contexts, wraps sockets, reads and writes. It has no call for session
 ticket keys, caches shared by processes, CRLs by file, OCSP staples, verification that goes on to
 the end of a handshake, certificates chosen per client, SSL_CONF commands, nor for OpenSSL's own
-words about a failure. For these this room calls the library behind `_ssl` itself, and nothing
+words about a failure. For these this module calls the library behind `_ssl` itself, and nothing
 outside event/libssl*.py knows of a pointer. Answers for the headers that
 src/event/ngx_event_openssl.h includes.
 

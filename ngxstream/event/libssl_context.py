@@ -1,6 +1,6 @@
 """A TLS context: what one server, or one way to upstream servers, says of every handshake.
 
-Part of the walled room (event/libssl.py). Answers for the ngx_ssl_*() calls of
+Part of event/libssl.py. Answers for the ngx_ssl_*() calls of
 src/event/ngx_event_openssl.c that configure an SSL_CTX; each method raises SslError in nginx's
 words. Contexts are made by the master and used by the workers it forks.
 """

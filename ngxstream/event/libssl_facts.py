@@ -1,5 +1,5 @@
 """What there is to know of a connection's handshake: the peer's certificate, what was offered and
-what was chosen. Part of the walled room (event/libssl.py).
+what was chosen. Part of event/libssl.py.
 
 Answers for the ngx_ssl_get_*() functions of src/event/ngx_event_openssl.c. Every function takes
 the library and the SSL* and returns bytes, empty where nginx has none.

@@ -1,4 +1,4 @@
-"""The copy road: bytes from one TCP socket to another through one shared buffer.
+"""Copying: bytes from one TCP socket to another through one shared buffer.
 
 Answers for the data phase of ngx_stream_proxy_process (src/stream/ngx_stream_proxy_module.c).
 

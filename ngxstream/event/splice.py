@@ -1,6 +1,6 @@
-"""The splice road: bulk TCP moved by the kernel, pipe in the middle, no byte seen by Python.
+"""Splicing: bulk TCP moved by the kernel, pipe in the middle, no byte seen by Python.
 
-nginx has no such road. Numbers that made it (one flow, loopback, CPU seconds per GB): copying
+nginx does not splice. Numbers that made it (one flow, loopback, CPU seconds per GB): copying
 through 256 KiB 0.37-0.46, splice with a 1 MiB pipe 0.11-0.20, with the default 64 KiB pipe 0.34.
 
 Why it is so

@@ -37,7 +37,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ngxstream.event import datagram, poller, udp_clients, udp_new
 from ngxstream.event.connection import Connection
@@ -101,6 +101,8 @@ class UdpGate:
         "new",  # NewClients: whose sessions have yet to begin
         "_waiting",  # OrderedDict: those of `new`
     )
+
+    IS_PLAIN: ClassVar[bool] = True  # a datagram is its client's as it came
 
     def __init__(
         self,
@@ -443,6 +445,7 @@ class UdpGate:
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         stray, table, waiting = self.stray, self.table, self._waiting
+        admit = self.admit if self.IS_PLAIN and not self._pktinfo else None
         for key, views in new:
             if (
                 stray is None and len(views) == 1 and budget > 0
@@ -450,7 +453,10 @@ class UdpGate:
             ):
                 budget -= 1  # hot: begin_for() for a session of one question and one answer
                 try:
-                    self._admit_view(key, views[0])
+                    if admit is not None:
+                        admit(key, key, None, views[0])
+                    else:
+                        self._admit_view(key, views[0])
                 except Exception:
                     self.loop.fault(None)
                 continue

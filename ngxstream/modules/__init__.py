@@ -1,4 +1,4 @@
-"""The rooms: one feature each, listed in the order of nginx's auto/modules.
+"""One feature each, listed in the order of nginx's auto/modules.
 
 The order is behaviour: handlers of one phase run in reverse (stream/phases.py), and the first
 module that knows a directive in a context is the one that gets it.

@@ -1,1 +1,1 @@
-"""The roof: who lives and dies. Cycle, master, worker, signals, command line."""
+"""Processes: cycle, master, workers, signals, the command line."""

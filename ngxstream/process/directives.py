@@ -1,7 +1,7 @@
 """The directives of the main and events contexts, and the two confs they make (nginx.c,
 ngx_event.c, ngx_regex.c, ngx_thread_pool.c).
 
-What they command lives on this storey: privileges, processes, files, pollers. `MODULES` comes
+What they command lives in this layer: privileges, processes, files, pollers. `MODULES` comes
 first in the builder's list; `finish` is called once all has been read, before anything is opened.
 """
 

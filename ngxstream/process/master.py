@@ -126,7 +126,7 @@ class Master:
         "survivors",  # Survivors: workers of a master that died
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
-        "desk",  # verdict.Server: where verdicts on reloads are told
+        "verdicts",  # verdict.Server: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
         "other",  # Succession: another master, during an upgrade
     )
@@ -159,7 +159,7 @@ class Master:
         self.survivors = survivors
         self._has_udp = link is None
         self._retiring = False
-        self.desk = verdict.Server(cycle.log, cycle.main.pid)
+        self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.other = Succession(self, link)
 
@@ -232,7 +232,7 @@ class Master:
         return self.shared.mailboxes
 
     def _exit(self, *, unlink: bool = True) -> int:
-        self.desk.close()
+        self.verdicts.close()
         path = self.cycle.main.pid
         if self.other.started:
             path += upgrade.OLDBIN
@@ -383,7 +383,7 @@ class Master:
         except system.WorkerInitError as error:
             cycle.log.error(log.LEVELS[error.level], str(error))
             theirs.send(channels.FAILED, log.encode(str(error))[:MAX_REASON])
-            code = system.FATAL
+            code = 1 if isinstance(error, system.ScarceError) else system.FATAL
         except BaseException as error:  # noqa: BLE001 - a child must never run the master's code
             text = traceback.format_exc().strip().replace("\n", " | ")
             cycle.log.error(log.ALERT, f"unexpected exception: {text}")
@@ -571,25 +571,26 @@ class Master:
 
     def reload(self) -> None:
         """Serve by a new configuration, or go on with the old one, and tell who asked."""
-        self.desk.admit()
+        self.verdicts.admit()
         if self.terminating or self.quitting:
-            self.desk.refuse("[emerg] the master process is stopping, nothing is reloaded")
+            self.verdicts.refuse("[emerg] the master process is stopping, nothing is reloaded")
             return
         if self.other.started:
             self.other.restart()
-            self.desk.accept()
+            self.verdicts.accept()
             return
         self.manager.reloading()
         pid_path = self.cycle.main.pid
-        hearing = verdict.Collector(self.cycle.log)
-        if self._reload(hearing):
+        collector = verdict.Collector(self.cycle.log)
+        if self._reload(collector):
             self.manager.ready(self._status())
-            self.desk.accept()
+            self.verdicts.accept()
             if self.cycle.main.pid != pid_path:
-                self.desk.move(self.cycle.main.pid)
+                self.verdicts.move(self.cycle.main.pid)
         else:
-            self.manager.ready(f"{self._status()}; the last reload was refused: {hearing.text}")
-            self.desk.refuse(hearing.text)
+            self.manager.ready(f"{self._status()}; the last reload was refused: {collector.text}")
+            self.verdicts.refuse(collector.text)
+        self.verdicts.restore()
 
     def _reload(self, to: log.Log) -> bool:
         """Reload. returns: whether the new configuration serves; if not, `to` was told why"""

@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from ngxstream.core import escape, log
+
 VARIABLE: Final = "NOTIFY_SOCKET"
 PATIENCE_S: Final = 1.0  # how long a manager may be too busy to take a word
 MAX_STATUS: Final = 500
@@ -69,5 +71,6 @@ class Notifier:
 
 
 def _status(text: str) -> str:
-    """Return the line for people: one line, and not too long."""
-    return "STATUS=" + text.replace("\n", "; ")[:MAX_STATUS]
+    """Return the line for people: one line, nothing a terminal would obey, and not too long."""
+    line = escape.printed(log.encode(text.replace("\n", "; "))).decode()
+    return "STATUS=" + line[:MAX_STATUS]

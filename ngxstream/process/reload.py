@@ -148,8 +148,10 @@ class Reload:
         """Have the old cycle serve on, and its workers alone."""
         master, new, before = self._master, self._new, self._before
         for reason in reasons:
-            self._log.error(log.EMERG, f"a new worker process cannot begin: {reason}")
-        self._log.error(log.NOTICE, "the reload is refused, the old worker processes go on")
+            self._log.error(
+                log.EMERG, f"the reload is refused, a new worker process cannot begin: {reason}"
+            )
+        self._log.error(log.NOTICE, "the old worker processes go on")
         master.cycle = before
         master.old.remove(before)
         master.old.append(new)  # until its workers have left

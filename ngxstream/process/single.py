@@ -26,13 +26,13 @@ SERVING: Final = "serving, one process for all"
 class SingleProcess:
     """The only process of a `master_process off`."""
 
-    __slots__ = ("service", "loop", "old", "desk", "manager")
+    __slots__ = ("service", "loop", "old", "verdicts", "manager")
 
     def __init__(self, cycle: Cycle) -> None:
         """shape: the cycle is committed, its pid file written."""
         loop = self.loop = worker.make_loop(cycle, 0)
         self.service = worker.Service(cycle, loop, 0)
-        self.desk = verdict.Server(cycle.log, cycle.main.pid)
+        self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
 
@@ -51,7 +51,7 @@ class SingleProcess:
         self.manager.stopping("stopping")
         for service in (*self.old, self.service):
             service.stop()
-        self.desk.close()
+        self.verdicts.close()
         error = pidfile.remove(self.cycle.main.pid)
         if error is not None:
             path = self.cycle.main.pid
@@ -86,14 +86,15 @@ class SingleProcess:
 
     def reload(self) -> None:
         """Put a new configuration in the place of the old one, or keep that; tell who asked."""
-        self.desk.admit()
+        self.verdicts.admit()
         self.manager.reloading()
         before = self.service
-        heard = verdict.Collector(before.cycle.log)
-        new = rebuild(before.cycle, heard)
+        collector = verdict.Collector(before.cycle.log)
+        new = rebuild(before.cycle, collector)
         if new is None:
-            self.manager.ready(f"{SERVING}; the last reload was refused: {heard.text}")
-            self.desk.refuse(heard.text)
+            self.manager.ready(f"{SERVING}; the last reload was refused: {collector.text}")
+            self.verdicts.refuse(collector.text)
+            self.verdicts.restore()
             return
         before.close_gates()
         new.commit(before.cycle)
@@ -111,9 +112,10 @@ class SingleProcess:
             loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
         self.old.append(before)
         self.manager.ready(SERVING)
-        self.desk.accept()
+        self.verdicts.accept()
         if new.main.pid != before.cycle.main.pid:
-            self.desk.move(new.main.pid)
+            self.verdicts.move(new.main.pid)
+        self.verdicts.restore()
 
     def _close_lingering(self) -> None:
         """Close the UDP addresses that only former configurations have, once nobody is left."""

@@ -114,7 +114,7 @@ class Succession:
                 "after the new binary process exited",
                 error,
             )
-        master.desk.move(path)  # the new one listened there
+        master.verdicts.move(path)  # the new one listened there
 
     def restart(self) -> None:
         """Serve again by the old binary's workers (HUP). The new one's have the UDP clients."""

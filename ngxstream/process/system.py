@@ -25,6 +25,13 @@ PR_SET_NAME: Final = 15
 CAPABILITIES: Final = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13}
 CAP_VERSION_3: Final = 0x20080522
 
+SCARCE: Final = {
+    errno.EMFILE: 'descriptors left, see "worker_rlimit_nofile"',
+    errno.ENFILE: "descriptors left in the whole system",
+    errno.ENOMEM: "memory left",
+    errno.ENOBUFS: "memory left for sockets",
+    errno.ENOSPC: "epoll watches left, see /proc/sys/fs/epoll/max_user_watches",
+}
 FATAL: Final = 2  # exit code of a worker that could not begin and must not be started again
 
 
@@ -33,6 +40,16 @@ class WorkerInitError(errors.NgxError):
 
     kind = "worker"
     level = "alert"
+
+
+class ScarceError(WorkerInitError):
+    """A worker that cannot begin now, for want of what others may give back."""
+
+    @classmethod
+    def of(cls, error: OSError) -> ScarceError | None:
+        """Return one for an error of the system that says so; None for any other."""
+        what = SCARCE.get(error.errno or 0)
+        return None if what is None else cls(f"no {what}", errno=error.errno)
 
 
 # -- background ------------------------------------------------------------------------------------

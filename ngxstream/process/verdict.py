@@ -31,7 +31,8 @@ from ngxstream.ipc import port
 PATIENCE_S: Final = 90.0  # what systemd grants to an ExecReload too
 AGAIN_S: Final = 0.05  # before another try where the backlog is full
 BACKLOG: Final = 64
-MAX_TEXT: Final = 16 * log.MAX_LINE
+MAX_COMPLAINTS: Final = 12  # told; a range of ports in use has as many as ports, five times over
+MAX_TEXT: Final = 16 * log.MAX_LINE  # what they come to, and some more
 ACCEPTED: Final = b"+"
 REFUSED: Final = b"-"
 SUFFIX: Final = ".reload"
@@ -73,6 +74,12 @@ class Server:
                 f"-s reload will not be told how it went: {path} cannot be listened at",
                 error,
             )
+
+    def restore(self) -> None:
+        """Listen again where the path was removed; where another master listens, leave it to it."""
+        pid_path = self._path.removesuffix(SUFFIX)
+        if self._path and os.path.exists(pid_path) and not os.path.lexists(self._path):
+            self.move(pid_path)
 
     def admit(self) -> None:
         """Take in all who wait for the verdict on what is read from now on."""
@@ -151,25 +158,37 @@ def _short(path: str) -> Iterator[str]:
 
 
 class Collector(log.Log):
-    """A log that remembers what was wrong, beside writing it."""
+    """A log that remembers what was wrong, beside writing it: in a few lines, each once."""
 
-    __slots__ = ("complaints",)
+    __slots__ = ("_first", "_last", "_more")
 
     def __init__(self, to: log.Log) -> None:
         """Args: to: where it writes as well"""
         super().__init__(to.targets, clock=to.clock, console=to.console)
-        self.complaints: list[str] = []
+        self._first: dict[str, None] = {}
+        self._last = ""  # what came last of all, where _first was full
+        self._more = False  # others were between these
 
     def write(self, level: int, text: str) -> None:
         """Write a line, and keep it if it is worse than a warning."""
         if level < log.WARN:
-            self.complaints.append(f"[{log.NAMES[level]}] {text}")
+            self._keep(f"[{log.NAMES[level]}] {text}"[: log.MAX_LINE])
         super().write(level, text)
+
+    def _keep(self, line: str) -> None:
+        if line in self._first:
+            return
+        if len(self._first) < MAX_COMPLAINTS:
+            self._first[line] = None
+            return
+        self._more = self._more or self._last not in ("", line)
+        self._last = line
 
     @property
     def text(self) -> str:
-        """What was wrong, a line each."""
-        return "\n".join(self.complaints)
+        """What was wrong, a line each: the first ones, and the last one."""
+        more = ["[notice] the error log says more"] if self._more else []
+        return "\n".join([*self._first, *more, *([self._last] if self._last else [])])
 
 
 class BusyError(errors.NgxError):

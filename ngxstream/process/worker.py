@@ -365,6 +365,11 @@ class Worker:
             self._begin()
         except poller.LimitError as error:  # with every try again it would be the same
             raise system.WorkerInitError(str(error.strerror)) from None
+        except OSError as error:
+            scarce = system.ScarceError.of(error)
+            if scarce is None:
+                raise
+            raise scarce from None
         self.title.set("worker process")
         self.channel.send(channels.READY)
         self.loop.run()

@@ -1,1 +1,1 @@
-"""The hall: sessions, phases, variables, values, servers and the law of upstreams."""
+"""What all features share: sessions, phases, variables, values, servers, upstreams."""

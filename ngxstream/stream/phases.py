@@ -26,6 +26,7 @@ from ngxstream.core.codes import (
     INTERNAL_SERVER_ERROR,
     OK,
 )
+from ngxstream.core.log import ERR
 
 if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf
@@ -90,8 +91,12 @@ def run(s: Session) -> None:
     budget = s.loop.budget
     if budget.is_busy and not s.c.is_udp:
         budget.put_off(s, _PutOff(s).go_on)
-    else:
-        _run(s)
+        return
+    engine = s.address.engine
+    while True:  # hot: as _run(), without the call
+        checker, handler, _ = engine[s.phase]
+        if checker(s, handler) != OK:
+            return
 
 
 class _PutOff:
@@ -146,6 +151,7 @@ def run_content(s: Session) -> int:
     """Run the content handler of the session's server; without one the session is a 500."""
     handler = s.server.handler
     if handler is None:
+        s.log_error(ERR, "no handler for server")  # nginx says so at debug level, and -t does not
         s.finalize(INTERNAL_SERVER_ERROR)
     else:
         handler(s)

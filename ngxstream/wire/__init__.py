@@ -1,1 +1,1 @@
-"""The glasshouse: sans-io codecs, bytes in and facts out, no socket in sight."""
+"""Protocols without sockets: bytes in, facts out."""

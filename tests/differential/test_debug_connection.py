@@ -27,3 +27,14 @@ def test_one_client_is_logged_in_full(proxy: Callable[..., Proxy]) -> None:
     assert 1 == len(connected)
     assert " client 127.0.0.2:" in connected[0]
     assert not any("127.0.0.3" in line for line in lines)
+
+
+def test_debug_shows_what_info_does(ngxstream: Callable[..., Proxy]) -> None:
+    """At level debug a session has its lines of level info, and no line is of level debug."""
+    running = ngxstream(
+        "events {} stream { server { listen 127.0.0.1:@main@; return hi; } }", log_level="debug"
+    )
+    with socket.create_connection(running.address("main"), 20) as sock:
+        assert b"hi" == sock.recv(100)
+    running.wait_log(r"\[info\] .* client 127\.0\.0\.1:\d+ connected to ")
+    assert not [line for line in running.error_log() if " [debug] " in line]

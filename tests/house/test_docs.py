@@ -54,6 +54,14 @@ def test_divergences_have_their_reason_and_their_test() -> None:
         assert [] == [name for name in named if not is_test(name)], row[0]
 
 
+def test_each_divergence_has_a_reason_of_its_own() -> None:
+    """No reason is that of another row, or a reference to it."""
+    rows = [row for row in table_rows(ROOT / "docs" / "divergences.md") if row != COLUMNS]
+    reasons = [row[3] for row in rows]
+    assert [] == [reason for reason in reasons if re.match(r"(the same|as above|see)\b", reason)]
+    assert len(reasons) == len(set(reasons))
+
+
 def test_every_folder_of_tests_is_explained() -> None:
     """The table of docs/house.md names the folders that there are."""
     told = {cell for row in table_rows(ROOT / "docs" / "house.md") for cell in row[:1]}

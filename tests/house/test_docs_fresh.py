@@ -17,6 +17,12 @@ def test_a_printed_page_is_fresh(name: str) -> None:
     assert docs.PAGES[name]() == (docs.DOCS / name).read_text()
 
 
+def test_every_layer_has_its_modules_printed() -> None:
+    """docs/modules.md leaves no folder of the package out."""
+    folders = {path.parent.name for path in docs.DOCS.parent.glob("ngxstream/*/__init__.py")}
+    assert folders == set(docs.LAYERS)
+
+
 def test_every_directive_says_what_it_is_for() -> None:
     """Each record has a context and one line of prose, which ends like a sentence."""
     for module in docs.all_modules():

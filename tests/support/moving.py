@@ -10,9 +10,11 @@ Example::
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from ngxstream.core import clock, files, log
 from ngxstream.ipc.codec import Record
@@ -205,3 +207,9 @@ def _has_datagram(sock: socket.socket) -> bool:
     return True
 
 
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Give a world with a session in the old worker."""
+    with World(tmp_path) as made:
+        made.exchange(b"one")
+        yield made

@@ -260,16 +260,21 @@ def test_sessions_are_resumed_unless_told_not_to(proxied, version: str) -> None:
     assert b"..." == b"".join(fetch(fresh) for _ in range(3))
 
 
+def tells_reuse(ngxstream: Factory, world: World) -> proxies.Proxy:
+    """Start a TLS server that says `r` to a session it knows, `.` to another one."""
+    return ngxstream(
+        "worker_processes 1; events {} stream { server { listen 127.0.0.1:@tls@ ssl; "
+        f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
+        'return "$ssl_session_reused"; } }'
+    )
+
+
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 def test_groups_of_one_server_have_sessions_of_their_own(
     proxy: Factory, ngxstream: Factory, world: World, version: str
 ) -> None:
     """A session made for one group is not resumed for another, though both name one address."""
-    backend = ngxstream(
-        "worker_processes 1; events {} stream { server { listen 127.0.0.1:@tls@ ssl; "
-        f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
-        'return "$ssl_session_reused"; } }'
-    )
+    backend = tells_reuse(ngxstream, world)
     groups = "".join(f"upstream u{n} {{ server 127.0.0.1:{backend.port('tls')}; }} " for n in "12")
     servers = "".join(
         f"server {{ listen 127.0.0.1:@in{n}@; proxy_pass u{n}; proxy_ssl on; "
@@ -286,11 +291,7 @@ def test_a_session_made_without_verification_is_not_taken_where_it_is_wanted(
     proxy: Factory, ngxstream: Factory, world: World, version: str
 ) -> None:
     """A server whose certificate nobody looked at is refused where somebody does."""
-    backend = ngxstream(
-        "worker_processes 1; events {} stream { server { listen 127.0.0.1:@tls@ ssl; "
-        f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
-        'return "$ssl_session_reused"; } }'
-    )
+    backend = tells_reuse(ngxstream, world)
     common = f"proxy_pass u; proxy_ssl on; proxy_ssl_name a.test; proxy_ssl_protocols {version};"
     program = proxy(
         "worker_processes 1; events {} stream { "

@@ -1,4 +1,4 @@
-"""The walled room: found where Python's ssl is, refused where it cannot be, exact in its words."""
+"""The libssl behind Python's ssl module: found where that is, or refused; exact in its words."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def test_a_library_without_the_functions_is_refused() -> None:
         libssl.Library(libc)
 
 
-def test_a_python_without_the_room_serves_no_tls(tmp_path: Path) -> None:
+def test_a_python_whose_libssl_is_out_of_reach_serves_no_tls(tmp_path: Path) -> None:
     """The configuration says which directive cannot be served, and why."""
     script = (
         "import ssl\n"

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,9 @@ import pytest
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy import udp_state
 from tests.support import moving
-from tests.support.moving import World
+from tests.support.moving import World, world
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Give a world with a session in the old worker."""
-    with World(tmp_path) as made:
-        made.exchange(b"one")
-        yield made
-
+__all__ = ["world"]
 
 FACTS = {
     "failed": True,

@@ -180,3 +180,4 @@ def test_a_status_is_one_line(text: str) -> None:
         data = sock.recv(65536).decode()
     assert 1 == len(data.split("\n"))
     assert data.startswith("STATUS=")
+    assert data.isprintable()  # systemd reads up to a NUL; a terminal obeys an escape

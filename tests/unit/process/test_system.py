@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -374,3 +375,16 @@ def test_memory_that_is_free_is_given_back() -> None:
     (before, after), lines = worker(directives.MainConf(), freed_between)
     assert [] == lines
     assert before - after > 15_000
+
+
+@pytest.mark.parametrize("number", system.SCARCE)
+def test_what_is_scarce_is_said_in_a_sentence(number: int) -> None:
+    """The sentence has the system's words at its end, and is not fatal: others may give back."""
+    error = system.ScarceError.of(OSError(number, "x"))
+    assert f"no {system.SCARCE[number]} ({number}: {os.strerror(number)})" == str(error)
+
+
+def test_other_errors_are_not_taken_for_scarcity() -> None:
+    """What nobody expects keeps its traceback."""
+    assert system.ScarceError.of(PermissionError(errno.EPERM, "x")) is None
+    assert system.ScarceError.of(OSError()) is None

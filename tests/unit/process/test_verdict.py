@@ -50,7 +50,7 @@ def pid_path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def desk(pid_path: str) -> Iterator[verdict.Server]:
+def server(pid_path: str) -> Iterator[verdict.Server]:
     """Give a server beside that pid file."""
     made = verdict.Server(log.Log(), pid_path)
     yield made
@@ -96,10 +96,26 @@ def test_a_refused_reload_fails_with_the_reason(head: str, ngxstream: ProxyFacto
         )
         told = running.run("-s", "reload")
     failed = f"ngxstream: [emerg] bind() to {address} failed (98: Address already in use)\n"
-    assert (1, failed * 5 + "ngxstream: [emerg] still could not bind()\n") == (
+    assert (1, failed + "ngxstream: [emerg] still could not bind()\n") == (
         told.code, told.stderr,
     )
     assert running.is_running()
+
+
+@both_modes
+def test_a_path_that_was_removed_is_made_anew(head: str, ngxstream: ProxyFactory) -> None:
+    """Whoever tidies a folder up hides one verdict, not all of them."""
+    running = ngxstream(head + CONF)
+    path = running.prefix / "logs/nginx.pid.reload"
+    wait_until(path.exists)
+    path.unlink()
+    assert 0 == running.run("-s", "reload").code
+    wait_until(path.exists)
+    nowhere = "stream { server { listen 192.0.2.1:9; return x; }"
+    running.write(head + CONF.replace("stream {", nowhere, 1))
+    told = running.run("-s", "reload")
+    assert 1 == told.code
+    assert "Cannot assign requested address" in told.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=list(PROGRAMS))
@@ -139,25 +155,25 @@ def test_the_address_dies_with_the_master(ngxstream: ProxyFactory) -> None:
 # -- the protocol ----------------------------------------------------------------------------------
 
 
-def test_whoever_connected_before_is_told(desk: verdict.Server, pid_path: str) -> None:
+def test_whoever_connected_before_is_told(server: verdict.Server, pid_path: str) -> None:
     """All who have connected by the time of the reading hear the same verdict."""
     asking = [ask(pid_path) for _ in range(3)]
-    desk.admit()
-    desk.refuse("[emerg] one\n[emerg] two")
+    server.admit()
+    server.refuse("[emerg] one\n[emerg] two")
     expected = (False, ["[emerg] one", "[emerg] two"])
     assert [expected] * 3 == [hear(one) for one in asking]
 
 
 def test_whoever_connects_later_waits_for_the_next_verdict(
-    desk: verdict.Server, pid_path: str
+    server: verdict.Server, pid_path: str
 ) -> None:
     """A verdict is about what was read after the question."""
     early = ask(pid_path)
-    desk.admit()
+    server.admit()
     late = ask(pid_path)
-    desk.refuse("[emerg] first")
-    desk.admit()
-    desk.accept()
+    server.refuse("[emerg] first")
+    server.admit()
+    server.accept()
     assert [(False, ["[emerg] first"]), (True, [])] == [hear(early), hear(late)]
 
 
@@ -166,16 +182,16 @@ def test_without_a_server_nobody_waits(pid_path: str) -> None:
     assert (True, []) == hear(ask(pid_path))
 
 
-def test_a_master_that_ends_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
+def test_a_master_that_ends_is_a_failure(server: verdict.Server, pid_path: str) -> None:
     """The end of the connection without a verdict is said."""
     asking = ask(pid_path)
-    desk.admit()
-    desk.close()
+    server.admit()
+    server.close()
     said = ["[emerg] the master process ended before it reloaded"]
     assert (False, said) == hear(asking)
 
 
-def test_no_answer_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
+def test_no_answer_is_a_failure(server: verdict.Server, pid_path: str) -> None:
     """Who waited long enough says so, and does not claim success."""
     said = ["[emerg] the master process did not say within 0.01s whether it reloads"]
     assert (False, said) == hear(ask(pid_path, 0.01))
@@ -190,12 +206,12 @@ def test_an_impostor_at_the_path_is_not_believed(pid_path: str) -> None:
 
     with strangers.lingering_as(os.geteuid(), pretend):
         assert (True, []) == hear(ask(pid_path))
-        desk = verdict.Server(log.Log(), pid_path)
+        server = verdict.Server(log.Log(), pid_path)
         request = ask(pid_path)
-        desk.admit()
-        desk.refuse("[emerg] no")
+        server.admit()
+        server.refuse("[emerg] no")
         assert (False, ["[emerg] no"]) == hear(request)
-        desk.close()
+        server.close()
 
 
 def test_where_nothing_can_be_listened_at_the_log_says_so(tmp_path: Path) -> None:
@@ -203,19 +219,19 @@ def test_where_nothing_can_be_listened_at_the_log_says_so(tmp_path: Path) -> Non
     (tmp_path / "pid").write_text("1\n")
     (tmp_path / "pid.reload").mkdir()
     taken = Notes()
-    desk = verdict.Server(log.Log([taken]), str(tmp_path / "pid"))
-    desk.admit()
+    server = verdict.Server(log.Log([taken]), str(tmp_path / "pid"))
+    server.admit()
     assert 1 == len(taken.lines)
     assert b"-s reload will not be told how it went" in taken.lines[0]
-    desk.close()
+    server.close()
     assert (tmp_path / "pid.reload").is_dir()
 
 
 def test_a_pid_file_that_is_none_has_no_server(tmp_path: Path) -> None:
     """Beside /dev/null nothing is made."""
-    desk = verdict.Server(log.Log(), "/dev/null")
+    server = verdict.Server(log.Log(), "/dev/null")
     assert not Path("/dev/null.reload").exists()
-    desk.close()
+    server.close()
 
 
 def test_a_long_path_is_listened_at(tmp_path: Path) -> None:
@@ -224,24 +240,24 @@ def test_a_long_path_is_listened_at(tmp_path: Path) -> None:
     folder.mkdir()
     path = folder / "nginx.pid"
     path.write_text(f"{os.getpid()}\n")
-    desk = verdict.Server(log.Log(), str(path))
+    server = verdict.Server(log.Log(), str(path))
     request = ask(str(path))
-    desk.admit()
-    desk.accept()
+    server.admit()
+    server.accept()
     assert (True, []) == hear(request)
-    desk.close()
+    server.close()
     assert ["nginx.pid"] == os.listdir(folder)
 
 
-def test_a_server_moves_with_its_pid_file(desk: verdict.Server, tmp_path: Path) -> None:
+def test_a_server_moves_with_its_pid_file(server: verdict.Server, tmp_path: Path) -> None:
     """A reload may rename it; those who had connected are told all the same."""
     early = ask(str(tmp_path / "nginx.pid"))
-    desk.admit()
+    server.admit()
     (tmp_path / "other.pid").write_text(f"{os.getpid()}\n")
-    desk.move(str(tmp_path / "other.pid"))
+    server.move(str(tmp_path / "other.pid"))
     late = ask(str(tmp_path / "other.pid"))
-    desk.admit()
-    desk.refuse("[emerg] both")
+    server.admit()
+    server.refuse("[emerg] both")
     assert [(False, ["[emerg] both"])] * 2 == [hear(early), hear(late)]
     assert not (tmp_path / "nginx.pid.reload").exists()
 
@@ -271,10 +287,10 @@ def test_an_upgrade_moves_the_path(ngxstream: ProxyFactory) -> None:
         assert "still could not bind()" in running.run("-s", "reload").stderr
 
 
-def test_two_masters_do_not_take_each_other_s_path_away(desk: verdict.Server, pid_path: str):
+def test_two_masters_do_not_take_each_other_s_path_away(server: verdict.Server, pid_path: str):
     """The older one of an upgrade leaves, and the newer one is asked."""
     newer = verdict.Server(log.Log(), pid_path)
-    desk.close()
+    server.close()
     request = ask(pid_path)
     newer.admit()
     newer.accept()
@@ -313,7 +329,7 @@ def test_strangers_find_no_place_in_the_backlog(ngxstream: ProxyFactory) -> None
         assert "still could not bind()" in told.stderr
 
 
-def test_a_stranger_is_not_answered(desk: verdict.Server, pid_path: str, tmp_path: Path) -> None:
+def test_a_stranger_is_not_answered(server: verdict.Server, pid_path: str, tmp_path: Path) -> None:
     """One who came by another way than the path's mode allows is sent away."""
     tools.require_root()
     path = verdict.path_of(pid_path)
@@ -322,32 +338,32 @@ def test_a_stranger_is_not_answered(desk: verdict.Server, pid_path: str, tmp_pat
     request = ask(pid_path)
     asking: list[socket.socket] = []
     with strangers.lingering_as(strangers.NOBODY, lambda: asking.append(port.connect(path))):
-        desk.admit()
-        assert 1 == len(desk._waiting)
-        desk.accept()
+        server.admit()
+        assert 1 == len(server._waiting)
+        server.accept()
     assert (True, []) == hear(request)
 
 
-def test_a_full_backlog_is_waited_for(desk: verdict.Server, pid_path: str) -> None:
+def test_a_full_backlog_is_waited_for(server: verdict.Server, pid_path: str) -> None:
     """Who finds no place tries again; as soon as there is one the verdict is asked for."""
     crowd = [ask(pid_path) for _ in range(verdict.BACKLOG + 1)]
-    admitting = threading.Timer(0.2, desk.admit)
+    admitting = threading.Timer(0.2, server.admit)
     admitting.start()
     late = ask(pid_path)
     admitting.join()
-    desk.admit()
-    desk.refuse("[emerg] no")
+    server.admit()
+    server.refuse("[emerg] no")
     assert {(False, "[emerg] no")} == {
         (code, *said) for code, said in map(hear, [*crowd, late])
     }
 
 
-def test_a_backlog_that_stays_full_is_a_failure(desk: verdict.Server, pid_path: str) -> None:
+def test_a_backlog_that_stays_full_is_a_failure(server: verdict.Server, pid_path: str) -> None:
     """Busy is somebody: no success is claimed, and no signal was sent."""
     crowd = [ask(pid_path) for _ in range(verdict.BACKLOG + 1)]
     with pytest.raises(verdict.BusyError, match="it was not asked"):
         ask(pid_path, 0.2)
-    desk.close()
+    server.close()
     assert {False} == {hear(one)[0] for one in crowd}
 
 
@@ -356,11 +372,38 @@ def test_a_backlog_that_stays_full_is_a_failure(desk: verdict.Server, pid_path: 
 
 @given(st.lists(st.tuples(st.integers(log.EMERG, log.DEBUG), st.text(max_size=40)), max_size=8))
 def test_what_was_wrong_is_heard_and_still_written(lines: list[tuple[int, str]]) -> None:
-    """Everything is written; what is worse than a warning is remembered, in order."""
+    """Everything is written; what is worse than a warning is remembered once each, in order."""
     notes = Notes()
-    hearing = verdict.Collector(log.Log([notes]))
+    collector = verdict.Collector(log.Log([notes]))
     for level, text in lines:
-        hearing.error(level, text)
+        collector.error(level, text)
     assert len(lines) == len(notes.lines)
     kept = [f"[{log.NAMES[level]}] {text}" for level, text in lines if level < log.WARN]
-    assert "\n".join(kept) == hearing.text
+    assert "\n".join(dict.fromkeys(kept)) == collector.text
+
+
+def test_a_thousand_reasons_are_told_in_a_few_lines() -> None:
+    """Five tries at a range of ports in use: the first lines, that there are more, the last one."""
+    collector = verdict.Collector(log.Log([Notes()]))
+    for _ in range(5):
+        for number in range(1000):
+            collector.error(log.EMERG, f"bind() to 127.0.0.1:{20000 + number} failed")
+    collector.error(log.EMERG, "still could not bind()")
+    told = collector.text.split("\n")
+    assert verdict.MAX_COMPLAINTS + 2 == len(told)
+    assert "[emerg] bind() to 127.0.0.1:20000 failed" == told[0]
+    assert ["[notice] the error log says more", "[emerg] still could not bind()"] == told[-2:]
+
+
+def test_long_reasons_keep_their_end(server: verdict.Server, pid_path: str) -> None:
+    """Reasons as long as lines of the log may be fit into the answer, the last one too."""
+    collector = verdict.Collector(log.Log([Notes()]))
+    for number in range(100):
+        collector.error(log.EMERG, f"{number} " + "x" * (log.MAX_LINE - 100))
+    collector.error(log.EMERG, "last")
+    asking = verdict.Request(os.getpid(), pid_path)
+    server.admit()
+    server.refuse(collector.text)
+    good, said = hear(asking)
+    assert not good
+    assert "[emerg] last" == said[-1]

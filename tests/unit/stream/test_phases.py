@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ngxstream.core import codes
+from ngxstream.core import codes, log
 from ngxstream.stream import phases
 from ngxstream.stream.module import PhaseHandler
 
@@ -35,6 +35,7 @@ class Story:
         """Lay out one module for each entry. shape: (phase, name, what it answers)"""
         self.asked: list[str] = []
         self.ended: list[int] = []
+        self.said: list[tuple[int, str]] = []
         modules = [self._module(*entry, wanted=wanted) for entry in entries]
         self.engine = phases.compile_engine(modules, [None], self._preread)
         self.logs = phases.log_handlers(modules, [None])
@@ -55,6 +56,10 @@ class Story:
     def _preread(self, s: Any, handler: Any) -> int:
         self.asked.append("preread checker")
         return phases.check_generic(s, handler)
+
+    def log_error(self, level: int, text: str) -> None:
+        """Note what is logged."""
+        self.said.append((level, text))
 
     def finalize(self, status: int) -> None:
         """Note the end."""
@@ -124,11 +129,12 @@ def test_the_log_phase_is_no_part_of_the_engine_and_keeps_the_modules_order() ->
 
 
 def test_a_server_without_content_is_a_500() -> None:
-    """Nothing to serve is an error of the configuration, said by the status."""
+    """Nothing to serve is an error of the configuration, said by the status and in the log."""
     story = Story((A, "one", codes.DECLINED))
     story.server = SimpleNamespace(handler=None)
     assert ["one"] == story.run()
     assert [500] == story.ended
+    assert [(log.ERR, "no handler for server")] == story.said
 
 
 def test_a_session_of_a_busy_turn_goes_on_later() -> None:

@@ -1,6 +1,5 @@
 """A session on its way to another process: nothing of it is lost, and nothing else is believed."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,9 @@ from ngxstream.stream import travel
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.wire.proxy_protocol import ProxyHeader
 from tests.support import moving
-from tests.support.moving import World
+from tests.support.moving import World, world
 
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Give a world with a session in the old worker."""
-    with World(tmp_path) as made:
-        made.exchange(b"one")
-        yield made
-
+__all__ = ["world"]
 
 FACTS = {
     "c.number": 4711,
