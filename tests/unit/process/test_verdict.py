@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ngxstream.core import log
 from ngxstream.ipc import port
 from ngxstream.process import verdict
-from tests.support import processes, strangers, tools
+from tests.support import descriptors, processes, strangers, tools
 from tests.support.proxies import PROGRAMS, ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -159,6 +159,17 @@ def test_whoever_connects_later_waits_for_the_next_verdict(
     desk.admit()
     desk.accept()
     assert [(False, ["[emerg] first"]), (True, [])] == [hear(early), hear(late)]
+
+
+def test_a_master_without_descriptors_goes_on(desk: verdict.Server, pid_path: str) -> None:
+    """Who cannot be taken in is told with the next verdict; the master does not wait for it."""
+    early, late = ask(pid_path), ask(pid_path)
+    with descriptors.none_left():
+        desk.admit()
+        desk.accept()
+    desk.admit()
+    desk.refuse("[emerg] second")
+    assert [(False, ["[emerg] second"])] * 2 == [hear(early), hear(late)]
 
 
 def test_without_a_server_nobody_waits(pid_path: str) -> None:
