@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,7 @@ STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket aft
 BATCH: Final = 120  # sessions in a message
 BATCH_BYTES: Final = 48_000
 MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
+MAIL_S: Final = 0.002  # how long taking them may last, but for the last one
 STRAYS: Final = 4096  # datagrams that may wait to be passed on
 REFUSALS: Final = 16  # lines a second about messages that are refused
 
@@ -383,10 +385,12 @@ class Arrival:
 
     def on_mail(self, mask: int) -> None:
         """Take what the other workers have sent."""
+        end = time.monotonic() + MAIL_S
         for _ in range(MESSAGES):
             kind = self._take_message()
-            if not kind or kind == mailbox.SESSIONS:
-                return  # a batch takes milliseconds: the sockets are to be read in between
+            # a batch takes milliseconds: the sockets are to be read in between
+            if not kind or kind == mailbox.SESSIONS or time.monotonic() > end:
+                return
 
     def _take_message(self) -> int:
         """Take one message. Returns: its kind, 0 when there is none"""

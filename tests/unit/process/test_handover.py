@@ -183,6 +183,15 @@ def test_it_speaks_for_itself_alone(world: World) -> None:
     assert 2 == len([line for line in world.warnings() if "may not say it" in line])
 
 
+def test_its_long_messages_are_taken_one_in_a_turn(world: World) -> None:
+    """Reading thousands of numbers takes milliseconds: clients have their turn in between."""
+    many = [os.getpid()] * 65_536
+    for _ in range(4):
+        world.put(mailbox.STOPPED, os.getpid(), many, uid=NOBODY)
+    world.new.loop.turn(0)
+    assert world.unread() >= 2  # a timer may have had one read too
+
+
 def test_it_takes_no_client_of_ours(world: World) -> None:
     """A session of a client that has one here is dropped, and so are words to that client's."""
     values, proxied, sock = world.parcel()
