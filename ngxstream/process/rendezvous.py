@@ -130,7 +130,7 @@ class Orphan:
             sock.close()
 
     def _make_room(self) -> None:
-        """Have a descriptor for who waits, as it may be a master; do not spin where there is none."""
+        """Have a descriptor for who waits: it may be a master. Do not spin without one."""
         loop = self._loop
         if not (loop.room.make_descriptor() or loop.room.give_spare()):
             loop.unregister(self._sock.fileno())

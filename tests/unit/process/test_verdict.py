@@ -222,6 +222,16 @@ def test_where_nothing_can_be_listened_at_the_log_says_so(tmp_path: Path) -> Non
     assert (tmp_path / "pid.reload").is_dir()
 
 
+def test_a_file_of_somebody_s_is_left_alone(tmp_path: Path) -> None:
+    """What is no socket is not removed for the sake of one, nor later."""
+    (tmp_path / "pid").write_text("1\n")
+    (tmp_path / "pid.reload").write_text("kept")
+    taken = Notes()
+    verdict.Server(log.Log([taken]), str(tmp_path / "pid")).close()
+    assert "kept" == (tmp_path / "pid.reload").read_text()
+    assert b"Address already in use" in taken.lines[0]
+
+
 def test_a_pid_file_that_is_none_has_no_server(tmp_path: Path) -> None:
     """Beside /dev/null nothing is made."""
     desk = verdict.Server(log.Log(), "/dev/null")
@@ -288,9 +298,10 @@ def test_two_masters_do_not_take_each_other_s_path_away(desk: verdict.Server, pi
     desk.close()
     request = ask(pid_path)
     newer.admit()
-    newer.accept()
-    assert (True, []) == hear(request)
+    newer.refuse("[emerg] newer")
+    assert (False, ["[emerg] newer"]) == hear(request)
     newer.close()
+    assert not os.path.lexists(verdict.path_of(pid_path))
 
 
 # -- strangers -------------------------------------------------------------------------------------
