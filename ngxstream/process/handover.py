@@ -314,7 +314,6 @@ class Arrival:
         "_settled",  # called once when everything is here
         "_stopped",  # pids that read no more
         "_timers",  # {ms: Timer}: worker_shutdown_timeouts of former generations
-        "_uid",  # of this process
         "holding",
         "idle",
         "received",
@@ -338,7 +337,6 @@ class Arrival:
         self._service = service
         self._log = service.cycle.log
         self._reader = mailbox.Inbox(reader, users)
-        self._uid = os.geteuid()
         self._given: dict[tuple[Key, Any], int] = {}
         self._boxes = [Outbox(loop, sock) for sock in writers]
         self._expected: frozenset[int] = frozenset()
@@ -395,7 +393,7 @@ class Arrival:
     def _take_message(self) -> int:
         """Take one message. Returns: its kind, 0 when there is none"""
         try:
-            mail = self._reader.receive()
+            mail = self._reader.receive(self._is_over)
         except BlockingIOError:
             return 0
         except CodecError as error:
@@ -425,14 +423,16 @@ class Arrival:
 
     def _is_foreign(self, mail: Mail) -> bool:
         """Tell whether a message is of another user, but for root."""
-        return mail.uid not in (0, self._uid)
+        return self._reader.is_foreign(mail.uid)
+
+    def _is_over(self, kind: int, pid: int) -> bool:
+        """Tell whether another user's process has said before what is said once, or all."""
+        return pid in self._done or (kind == mailbox.STOPPED and pid in self._stopped)
 
     def _may_say(self, mail: Mail) -> bool:
         """Tell whether the sender may say this. Processes of one user need no protection."""
         if not self._is_foreign(mail):
             return True
-        if mail.pid in self._done:
-            return False  # it said that it has nothing more
         values = mail.values
         if mail.kind in (mailbox.STOPPED, mailbox.DONE):
             return bool(values[0] == mail.pid)
