@@ -168,6 +168,22 @@ def test_a_full_worker_watches_no_more(kind, listeners, shared_fd, clients) -> N
     other.close()
 
 
+def test_the_last_client_there_is_room_for_ends_the_watching(
+    listeners, shared_fd, clients
+) -> None:
+    """No wake-up comes to a full listener, nor one that is passed on: others hear of it."""
+    worker = Worker(listeners, 3, fd=shared_fd)
+    assert {listeners[0].fileno(), shared_fd} <= worker.loop.handlers.keys()
+    clients(listeners[0])
+    settle(worker)
+    assert 1 == len(worker.taken)
+    assert not {listeners[0].fileno(), shared_fd} & worker.loop.handlers.keys()
+    worker.loop.close_connection(worker.taken.pop())
+    settle(worker)
+    assert {listeners[0].fileno(), shared_fd} <= worker.loop.handlers.keys()
+    worker.close()
+
+
 class Listener:
     """Remembers that it was looked at."""
 
