@@ -43,6 +43,7 @@ _RECLAIMING: Final = 2  # the byte of the lock that is held by who gives back
 BATCH: Final = 32
 # how long who must not be kept from other things waits for a lock
 PATIENCE_S: Final = 1.0
+RECLAIM_S: Final = 1.0  # how long who reclaims may be kept from other things by what he reclaims
 RETRY_S: Final = 0.0005
 
 # What reading memory that another process may have spoiled ends in.
@@ -53,6 +54,10 @@ DAMAGE: Final = (
 
 class BusyError(errors.InternalError):
     """A lock of shared memory is held for too long."""
+
+
+class UnfinishedError(BusyError):
+    """There is more to give back than who does it has time for at once."""
 
 
 class Lock:
@@ -188,10 +193,11 @@ class Zone:
 
         For the master, once it has reaped it, and for workers that have lost theirs. The lock is
         held for a few entries at a time. What the dead process wrote is not believed further than
-        it makes sense.
+        it makes sense, and does not take longer than RECLAIM_S at a time.
 
-        Raises: BusyError when somebody else keeps a lock, one of DAMAGE
+        Raises: BusyError when somebody else keeps a lock, UnfinishedError, one of DAMAGE
         """
+        end = time.monotonic() + RECLAIM_S
         with self.lock.soon(_RECLAIMING):
             chunks = self.ledgers.chunks_of(pid)
             if not chunks:
@@ -206,7 +212,11 @@ class Zone:
                         for address, word in held[start : start + BATCH]:
                             if word > 0:
                                 self.parts[word >> 60].give_back(address, word)
+                    if time.monotonic() > end:
+                        raise UnfinishedError
                 self.ledgers.free(chunk)
+                if time.monotonic() > end:
+                    raise UnfinishedError
 
     def close(self) -> None:
         """Let go of the zone in this process; the memory goes with its last user."""
@@ -226,12 +236,14 @@ def reclaim(zones: Iterable[Zone], pid: int, complain: Callable[[str], None]) ->
         complain: is told of zones where that is not possible
 
     Returns:
-        whether it is done; if not, because a lock is held, it should be tried again
+        whether it is done; if not (a lock is held, there is more) it should be tried again
     """
     done = True
     for zone in {id(zone): zone for zone in zones}.values():
         try:
             zone.reclaim(pid)
+        except UnfinishedError:
+            done = False
         except BusyError:
             done = False
             complain(f'the lock of shared memory zone "{zone.name}" is held for too long')

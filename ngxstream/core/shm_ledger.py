@@ -17,6 +17,7 @@ for a process loses its locks on a file when it closes any descriptor of it, and
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -35,6 +36,7 @@ CHUNK: Final = 64 * PAGE  # bytes
 ENTRIES: Final = CHUNK // WORD - 1  # of a chunk: 32 767 where pages have 4096 bytes
 GROUP: Final = PAGE // WORD  # chunks whose owners are in one page, before them
 GROUP_BYTES: Final = PAGE + GROUP * CHUNK
+GROUPS: Final = 1024  # at most: any worker can make the file longer than anybody can read
 
 _PACK: Final = struct.Struct("=q")
 _OWNERS: Final = 1  # the byte of the lock that is held while a chunk finds an owner
@@ -81,6 +83,8 @@ class Ledgers:
                     break
                 at = start + GROUP_BYTES + PAGE  # in the next group, if this is the last
             at = at or PAGE
+            if at >= GROUPS * GROUP_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if os.fstat(self._fd).st_size < at + CHUNK:
                 os.ftruncate(self._fd, at + CHUNK)
             self.write(_owner_of(at), pid)  # one store: it is claimed, or it is not
@@ -127,7 +131,8 @@ class Ledgers:
 
     def _pages(self) -> Iterator[tuple[int, list[int]]]:
         """Yield address and owners of every group; there may be no chunk yet that has none."""
-        for start in range(0, os.fstat(self._fd).st_size, GROUP_BYTES):
+        size = min(os.fstat(self._fd).st_size, GROUPS * GROUP_BYTES)
+        for start in range(0, size, GROUP_BYTES):
             yield start, memoryview(os.pread(self._fd, PAGE, start)).cast("q").tolist()
 
 

@@ -7,7 +7,9 @@ backlog, and must see to it that another one hears of it:
 
 1. A listener without room is watched no more, so that no further wake-up comes to it.
 2. The wake-up that it has had is passed on: the workers share an eventfd, watched exclusively by
-   those in which no listener is without room. Who reads it looks at all its listeners.
+   those in which no listener is without room. Who reads it looks at all its listeners. Listeners
+   whose sessions take another number of slots have another one: where two are too many for a
+   worker, it may hear still of a client who takes one.
 3. What nobody has read by the next look (accept_mutex_delay) tells that all workers are full.
 """
 
@@ -22,20 +24,37 @@ if TYPE_CHECKING:
     from ngxstream.event.accept import TcpGate
     from ngxstream.event.loop import Loop
 
+SLOTS: Final = (1, 2)  # a session may take (stream/core.py)
 HEARD_MS: Final = 50  # a waiting worker reads within this, whatever else it has to do
 
 
-def make() -> int:
+def make() -> dict[int, int]:
     """Make what the workers of a configuration share, before they are forked.
+
+    Returns:
+        A descriptor for the listeners whose sessions take so many slots.
 
     Raises:
         OSError: There is no descriptor left.
     """
-    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    made: dict[int, int] = {}
+    try:
+        for slots in SLOTS:
+            made[slots] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    except OSError:
+        close(made)
+        raise
+    return made
+
+
+def close(made: dict[int, int]) -> None:
+    """Close this process's copies of what make() returned, and forget them."""
+    while made:
+        os.close(made.popitem()[1])
 
 
 class Relay:
-    """One worker's part in it."""
+    """One worker's part in it, for the listeners whose sessions take the same number of slots."""
 
     __slots__ = ("_fd", "_full", "_listeners", "_loop", "_passed_ms", "_watched")
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,7 @@ STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket aft
 BATCH: Final = 120  # sessions in a message
 BATCH_BYTES: Final = 48_000
 MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
+MAIL_S: Final = 0.002  # how long taking them may last, but for the last one
 STRAYS: Final = 4096  # datagrams that may wait to be passed on
 REFUSALS: Final = 16  # lines a second about messages that are refused
 
@@ -312,7 +314,6 @@ class Arrival:
         "_settled",  # called once when everything is here
         "_stopped",  # pids that read no more
         "_timers",  # {ms: Timer}: worker_shutdown_timeouts of former generations
-        "_uid",  # of this process
         "holding",
         "idle",
         "received",
@@ -336,7 +337,6 @@ class Arrival:
         self._service = service
         self._log = service.cycle.log
         self._reader = mailbox.Inbox(reader, users)
-        self._uid = os.geteuid()
         self._given: dict[tuple[Key, Any], int] = {}
         self._boxes = [Outbox(loop, sock) for sock in writers]
         self._expected: frozenset[int] = frozenset()
@@ -383,15 +383,17 @@ class Arrival:
 
     def on_mail(self, mask: int) -> None:
         """Take what the other workers have sent."""
+        end = time.monotonic() + MAIL_S
         for _ in range(MESSAGES):
             kind = self._take_message()
-            if not kind or kind == mailbox.SESSIONS:
-                return  # a batch takes milliseconds: the sockets are to be read in between
+            # a batch takes milliseconds: the sockets are to be read in between
+            if not kind or kind == mailbox.SESSIONS or time.monotonic() > end:
+                return
 
     def _take_message(self) -> int:
         """Take one message. Returns: its kind, 0 when there is none"""
         try:
-            mail = self._reader.receive()
+            mail = self._reader.receive(self._is_over)
         except BlockingIOError:
             return 0
         except CodecError as error:
@@ -421,14 +423,16 @@ class Arrival:
 
     def _is_foreign(self, mail: Mail) -> bool:
         """Tell whether a message is of another user, but for root."""
-        return mail.uid not in (0, self._uid)
+        return self._reader.is_foreign(mail.uid)
+
+    def _is_over(self, kind: int, pid: int) -> bool:
+        """Tell whether another user's process has said before what is said once, or all."""
+        return pid in self._done or (kind == mailbox.STOPPED and pid in self._stopped)
 
     def _may_say(self, mail: Mail) -> bool:
         """Tell whether the sender may say this. Processes of one user need no protection."""
         if not self._is_foreign(mail):
             return True
-        if mail.pid in self._done:
-            return False  # it said that it has nothing more
         values = mail.values
         if mail.kind in (mailbox.STOPPED, mailbox.DONE):
             return bool(values[0] == mail.pid)

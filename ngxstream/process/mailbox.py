@@ -12,6 +12,7 @@ user (a reload may change it, and so may an upgrade): who receives looks at what
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,7 @@ DONE: Final = 5  # (pid): that was all
 
 MAX_FDS: Final = port.MAX_FDS
 MAX_BYTES: Final = 4 << 20  # of a message; sessions are sent by some 48 kB
+MAX_FOREIGN: Final = 1 << 17  # of another user's: decoding it takes milliseconds
 MAX_DATAGRAM: Final = 65_535 + 256  # and a header in front of it
 FEEDS: Final = 4  # messages of sessions in a turn: as many as a socket's default buffer holds
 AGAIN_MS: Final = 10  # before another try where the kernel tells no other time
@@ -188,25 +190,40 @@ class Outbox:
 class Inbox:
     """A reading end as the worker of its place uses it."""
 
-    __slots__ = ("_port",)
+    __slots__ = ("_port", "_trusted")
 
     def __init__(self, sock: socket.socket, users: Iterable[int | None] = ()) -> None:
         """Args: users: whose workers may write, besides root and this process's own user"""
         speaker = Speaker.of("a worker", *users)
+        self._trusted = frozenset((0, os.geteuid()))
         self._port = Port(sock, speaker, max_bytes=MAX_BYTES, max_fds=MAX_FDS)
 
     def fileno(self) -> int:
         """Return the descriptor, for a poller."""
         return self._port.fileno()
 
-    def receive(self) -> Mail:
+    def is_foreign(self, uid: int) -> bool:
+        """Tell whether a message is of another user, but for root."""
+        return uid not in self._trusted
+
+    def receive(self, is_over: Callable[[int, int], bool] = lambda kind, pid: False) -> Mail:
         """Return the next message.
+
+        Args: is_over: asked with kind and pid of another user's, before it is decoded, whether
+        there can be none of that kind any more.
 
         Raises: BlockingIOError for none, EOFError for never again, CodecError for one that is
         refused, OSError
         """
         message = self._port.receive()
         try:
+            if self.is_foreign(message.uid):
+                if len(message.payload) > MAX_FOREIGN:
+                    raise codec.CodecError(f"user {message.uid} says too much at once")
+                if is_over(message.kind, message.pid):
+                    raise codec.CodecError(
+                        f"process {message.pid} of user {message.uid} may not say it any more"
+                    )
             schema = _SCHEMAS.get(message.kind)
             if schema is None:
                 raise codec.CodecError(f"a message of the unknown kind {message.kind}")

@@ -81,7 +81,7 @@ class Child:
 class Shared:
     """What the workers of one cycle share, made before they are forked."""
 
-    __slots__ = ("mailboxes", "wakeups_fd")
+    __slots__ = ("mailboxes", "wakeups")
 
     def __init__(self, workers: int, to: log.Log) -> None:
         """Make it for so many workers.
@@ -90,10 +90,10 @@ class Shared:
             OSError: There are no descriptors left for it.
         """
         self.mailboxes = [Mailbox() for _ in range(workers)]
-        self.wakeups_fd = -1
+        self.wakeups: dict[int, int] = {}
         if workers > 1:
             try:
-                self.wakeups_fd = wakeups.make()
+                self.wakeups = wakeups.make()
             except OSError as error:
                 to.error(log.ALERT, "eventfd() failed", error)
 
@@ -101,9 +101,7 @@ class Shared:
         """Close this process's copies."""
         for box in self.mailboxes:
             box.close()
-        if self.wakeups_fd >= 0:
-            os.close(self.wakeups_fd)
-            self.wakeups_fd = -1
+        wakeups.close(self.wakeups)
 
 
 class Master:
@@ -374,7 +372,7 @@ class Master:
             family = Family(
                 self.generations, self.mailboxes, self.old,
                 patience_ms=0 if self.other.is_alive else START_MS,
-                wakeups_fd=self.shared.wakeups_fd,
+                wakeups_fds=self.shared.wakeups,
             )
             worker = Worker(
                 cycle, number, theirs, self.title, family, daemonized=self.daemonized, idle=idle

@@ -31,7 +31,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import dump
 from ngxstream.core import log as logs
@@ -50,6 +50,7 @@ MEET_S: Final = 2.0  # how long all orphans together may take to say who they ar
 GIVE_S: Final = 4.0  # and to give, from the same moment on
 LEAST_S: Final = 0.25  # what each of those that could give is granted at least
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
+PAUSE_MS: Final = 100  # before an orphan without descriptors looks again who has come
 AGAIN_S: Final = 0.01  # before another try to connect
 AGAIN_MS: Final = 10  # before another try to send
 CHUNK: Final = channels.MAX_FDS  # descriptors in a message
@@ -96,7 +97,7 @@ def digest_of(cycle: Cycle) -> str:
 class Orphan:
     """Where a worker waits for a new master, once its own has died."""
 
-    __slots__ = ("_adopted", "_loop", "_owner", "_sock")
+    __slots__ = ("_adopted", "_loop", "_owner", "_pause", "_sock")
 
     def __init__(
         self, loop: Loop, path: str, owner: int, adopted: Callable[[Channel], None]
@@ -110,6 +111,7 @@ class Orphan:
         self._owner = owner
         self._adopted = adopted
         self._sock = port.listen(f"{prefix_of(path)}{os.getpid()}", BACKLOG)
+        self._pause: Any = None  # the timer of the next look, where there are no descriptors
         loop.register(self._sock.fileno(), self.on_readable, poller.LEVEL)
 
     def on_readable(self, mask: int) -> None:
@@ -119,7 +121,7 @@ class Orphan:
                 sock = port.accept(self._sock)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._loop.room.make()  # a master has to get in
+                    self._make_room()
                 return
             if port.peer_of(sock)[1] in (0, self._owner):
                 self.close()
@@ -127,9 +129,23 @@ class Orphan:
                 return
             sock.close()
 
+    def _make_room(self) -> None:
+        """Have a descriptor for who waits: it may be a master. Do not spin without one."""
+        loop = self._loop
+        if not (loop.room.make_descriptor() or loop.room.give_spare()):
+            loop.unregister(self._sock.fileno())
+            self._pause = loop.call_later(PAUSE_MS, self._look, cancelable=True)
+
+    def _look(self) -> None:
+        self._pause = None
+        self._loop.register(self._sock.fileno(), self.on_readable, poller.LEVEL)
+
     def close(self) -> None:
         """Wait no more."""
-        self._loop.unregister(self._sock.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
+        else:
+            self._loop.unregister(self._sock.fileno())
         self._loop.close_later(self._sock)
 
 

@@ -32,8 +32,8 @@ IGNORED: Final = (signal.SIGPIPE, signal.SIGSYS)
 
 
 def is_ending() -> bool:
-    """Tell whether a signal waits that ends the process at once."""
-    return not TERMINATE.isdisjoint(signal.sigpending())
+    """Tell whether a signal waits that ends the process, at once or in grace."""
+    return not (TERMINATE | {SHUTDOWN}).isdisjoint(signal.sigpending())
 
 
 def name_of(number: int) -> str:

@@ -88,8 +88,9 @@ class Server:
                 asking = port.accept(self._sock)
             except BlockingIOError:
                 return
-            except OSError:
-                continue  # one who has left already
+            except OSError as error:  # no descriptor is left: they wait for the next verdict
+                self._log.error(log.ALERT, "who asked for a reload is not told how it went", error)
+                return
             if port.peer_of(asking)[1] not in (0, os.geteuid()):
                 asking.close()
                 continue

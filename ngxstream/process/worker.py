@@ -19,7 +19,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
@@ -110,13 +110,13 @@ class Service:
         idle: bool = False,
         former: Sequence[Cycle] = (),
         generations: Generations | None = None,
-        wakeups_fd: int = -1,
+        wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
         """Open the gates of one worker.
 
         shape: worker counts from 0; idle leaves the UDP gates unread; former are cycles whose UDP
-        sessions may be handed over, counted in generations; wakeups_fd is what wakeups.make()
-        returned, negative for none
+        sessions may be handed over, counted in generations; wakeups_fds is what wakeups.make()
+        returned, if there are other workers
         """
         self.cycle = cycle
         self.loop = loop
@@ -137,7 +137,7 @@ class Service:
         stream, events = cycle.stream, cycle.events
         if stream is None:
             return
-        relay = wakeups.Relay(loop, wakeups_fd) if wakeups_fd >= 0 else None
+        relays = {slots: wakeups.Relay(loop, fd) for slots, fd in (wakeups_fds or {}).items()}
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
             if conf.options.is_udp:
                 forward = udp_one_way.forwarder(conf, loop)
@@ -157,7 +157,7 @@ class Service:
                         exclusive=exclusive,
                         pause_ms=events.accept_mutex_delay,
                         slots=conf.slots,
-                        relay=relay if exclusive else None,
+                        relay=relays.get(conf.slots) if exclusive else None,
                     )
                 )
         stream.start_worker(loop)
@@ -287,7 +287,7 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
 class Family:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fd")
+    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fds")
 
     def __init__(
         self,
@@ -295,13 +295,13 @@ class Family:
         mailboxes: Sequence[Mailbox],
         former: Sequence[Cycle] = (),
         patience_ms: int = handover.START_MS,
-        wakeups_fd: int = -1,
+        wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
         """shape: one mailbox for each worker; former are cycles whose UDP sessions go on;
-        patience_ms is how long an idle worker waits for UDP clients, 0 for ever; wakeups_fd is
-        what wakeups.make() returned, negative for none
+        patience_ms is how long an idle worker waits for UDP clients, 0 for ever; wakeups_fds is
+        what wakeups.make() returned, if there are other workers
         """
-        self.wakeups_fd = wakeups_fd
+        self.wakeups_fds = wakeups_fds
         self.patience_ms = patience_ms
         self.generations = generations
         self.mailboxes = mailboxes
@@ -394,7 +394,7 @@ class Worker:
         self.service = Service(
             cycle, loop, self.number,
             idle=self._idle, former=family.former, generations=family.generations,
-            wakeups_fd=family.wakeups_fd,
+            wakeups_fds=family.wakeups_fds,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
         self.arrival = handover.Arrival(

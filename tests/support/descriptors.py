@@ -37,6 +37,20 @@ def beyond_select() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def none_left() -> Iterator[None]:
+    """Let this process open no further descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    with contextlib.ExitStack() as held:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                held.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        yield
+
+
+@contextlib.contextmanager
 def no_more_than(most: int) -> Iterator[None]:
     """Have the programs started meanwhile open no more descriptors than so many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

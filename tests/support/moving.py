@@ -8,6 +8,7 @@ Example::
         world.exchange(b"still there")
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -168,6 +169,11 @@ class World:
 
     def say(self, kind: int, *values: Any, fds: tuple[int, ...] | list[int] = (), uid: int = 0):
         """Put a message into the new one's mailbox as a user, and have it read."""
+        self.put(kind, *values, fds=fds, uid=uid)
+        self.new.loop.turn(0)
+
+    def put(self, kind: int, *values: Any, fds: tuple[int, ...] | list[int] = (), uid: int = 0):
+        """Put a message into the new one's mailbox as a user."""
 
         def speak() -> None:
             outbox = mailbox.Outbox(self.new.loop, self.new.box.writer)
@@ -178,7 +184,14 @@ class World:
             strangers.run_as(uid, speak)
         else:
             speak()
-        self.new.loop.turn(0)
+
+    def unread(self) -> int:
+        """Return how many messages are in the new one's mailbox, and take them out."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while self.new.box.reader.recv(1):
+                count += 1
+        return count
 
     def warnings(self) -> list[str]:
         """Return what was refused."""

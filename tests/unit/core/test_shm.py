@@ -97,6 +97,20 @@ def test_a_process_that_died_is_given_back_in_every_zone_once() -> None:
     assert [0, 0] == [tally.total(0) for tally in tallies]
 
 
+def test_what_is_too_much_at_once_is_given_back_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reclaims comes back to other things in between, and complains of nothing."""
+    monkeypatch.setattr(shm, "RECLAIM_S", 0)
+    made = zone()
+    rows = 3 * shm.BATCH
+    tally = Tally(made, rows)
+    dead = in_child(lambda: [tally.add(row) for row in range(rows)], kill=True)
+    left = [rows]
+    while not shm.reclaim([made], dead, pytest.fail):
+        left.append(sum(tally.total(row) for row in range(rows)))
+    assert [rows, rows - shm.BATCH, shm.BATCH, 0] == left[:4]
+    assert set() == made.ledgers.owners()
+
+
 def test_only_a_zone_that_counts_is_claimed() -> None:
     """A process has a ledger in a zone with counts before it counts, elsewhere none."""
     plain, counting = zone(), zone()

@@ -44,6 +44,26 @@ def test_chunks_do_not_overlap_each_other_or_their_owners() -> None:
     assert [[chunk] for chunk in chunks] == [made.chunks_of(pid) for pid in pids]
 
 
+def test_a_file_that_somebody_made_longer_is_not_read() -> None:
+    """A worker has the file and may be hostile: who reclaims does not read without end."""
+    made = ledgers()
+    first = made.claim(1)
+    os.ftruncate(made._fd, 1 << 60)
+    second = made.claim(2)
+    assert [{1, 2}, [first], [second]] == [made.owners(), made.chunks_of(1), made.chunks_of(2)]
+
+
+def test_there_is_an_end_to_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all have owners there is no room for another, and the others' stay readable."""
+    monkeypatch.setattr(shm_ledger, "GROUPS", 1)
+    made = ledgers()
+    for pid in range(1, GROUP + 1):
+        made.claim(pid)
+    with pytest.raises(OSError, match="No space left"):
+        made.claim(GROUP + 1)
+    assert set(range(1, GROUP + 1)) == made.owners()
+
+
 def test_the_file_takes_memory_where_something_was_written() -> None:
     """A thousand processes that hold little take little."""
     made = ledgers()

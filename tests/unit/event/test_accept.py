@@ -19,13 +19,18 @@ class Worker:
         self.loop = Loop(MemoryLog(), poller.POLLERS[kind](), connections)
         self.taken: list = []
         relay = wakeups.Relay(self.loop, fd) if fd >= 0 else None
-        self.gates = [
+        self.gates: list = []
+        for sock in socks:
+            self.add(sock, slots, relay, pause_ms)
+
+    def add(self, sock, slots, relay, pause_ms=60_000) -> None:
+        """Accept on one more socket."""
+        self.gates.append(
             accept.TcpGate(
                 self.loop, self.listening(sock), sock, lambda c, loop: self.taken.append(c),
-                exclusive=fd >= 0, slots=slots, relay=relay, pause_ms=pause_ms,
+                exclusive=relay is not None, slots=slots, relay=relay, pause_ms=pause_ms,
             )
-            for sock in socks
-        ]
+        )
 
     @staticmethod
     def listening(sock) -> SimpleNamespace:
@@ -63,9 +68,10 @@ def listeners():
 @pytest.fixture
 def shared_fd():
     """Give what workers pass wake-ups on by."""
-    fd = wakeups.make()
-    yield fd
-    os.close(fd)
+    made = wakeups.make()
+    yield made[2]
+    wakeups.close(made)
+    assert {} == made
 
 
 @pytest.fixture
@@ -163,6 +169,22 @@ def test_a_full_worker_watches_no_more(kind, listeners, shared_fd, clients) -> N
     other.close()
 
 
+def test_the_last_client_there_is_room_for_ends_the_watching(
+    listeners, shared_fd, clients
+) -> None:
+    """No wake-up comes to a full listener, nor one that is passed on: others hear of it."""
+    worker = Worker(listeners, 3, fd=shared_fd)
+    assert {listeners[0].fileno(), shared_fd} <= worker.loop.handlers.keys()
+    clients(listeners[0])
+    settle(worker)
+    assert 1 == len(worker.taken)
+    assert not {listeners[0].fileno(), shared_fd} & worker.loop.handlers.keys()
+    worker.loop.close_connection(worker.taken.pop())
+    settle(worker)
+    assert {listeners[0].fileno(), shared_fd} <= worker.loop.handlers.keys()
+    worker.close()
+
+
 class Listener:
     """Remembers that it was looked at."""
 
@@ -187,6 +209,34 @@ def test_a_wakeup_that_cannot_be_used_is_passed_on(listeners, shared_fd, clients
     assert [1] == heard  # it was taken
     first.close()
     other.close()
+
+
+@pytest.fixture
+def uneven(listeners):
+    """Give two workers: a session of the first listener takes two slots, of the second one."""
+    made = wakeups.make()
+    workers = [Worker([], 2), Worker([], 3)]
+    for worker in workers:
+        for sock, slots in zip(listeners, (2, 1), strict=True):
+            worker.add(sock, slots, wakeups.Relay(worker.loop, made[slots]))
+    yield workers
+    for worker in workers:
+        worker.close()
+    wakeups.close(made)
+
+
+def test_who_has_no_room_for_two_slots_hears_of_who_takes_one(uneven, listeners, clients) -> None:
+    """A worker with one slot left has listeners without room, and is told of others' clients."""
+    full, other = uneven
+    clients(listeners[0], 3)
+    settle(full, other)
+    assert [0, 1] == [worker.loop.free_connections for worker in uneven]
+    # the kernel wakes one of those who wait, and that is the one without any slot
+    other.loop.unregister(listeners[1].fileno())
+    clients(listeners[1])
+    settle(full, other)
+    assert [1, 2] == [len(worker.taken) for worker in uneven]
+    other.loop.register(listeners[1].fileno(), other.gates[1].on_readable, poller.LEVEL)
 
 
 @pytest.mark.parametrize("pause_ms", [10, 100])

@@ -183,6 +183,39 @@ def test_it_speaks_for_itself_alone(world: World) -> None:
     assert 2 == len([line for line in world.warnings() if "may not say it" in line])
 
 
+def test_long_messages_are_taken_one_in_a_turn(world: World) -> None:
+    """Reading thousands of numbers takes milliseconds: clients have their turn in between."""
+    many = [os.getpid()] * 65_536
+    for _ in range(4):
+        world.put(mailbox.STOPPED, os.getpid(), many)
+    world.new.loop.turn(0)
+    assert world.unread() >= 2  # a timer may have had one read too
+
+
+def test_its_long_messages_are_not_even_decoded(world: World) -> None:
+    """Whoever could say them again and again would have all the time of this worker."""
+    world.say(mailbox.STOPPED, os.getpid(), [os.getpid()] * 65_536, uid=NOBODY)
+    assert "user 65534 says too much at once" in world.warnings()[0]
+    assert world.new.arrival.idle
+
+
+def test_what_it_said_once_it_does_not_say_again(world: World) -> None:
+    """Refused before it is decoded: that it has stopped, and anything when it has done."""
+
+    def speak() -> None:
+        pid = os.getpid()
+        for _ in range(2):
+            world.put(mailbox.STOPPED, pid, [pid])
+        for _ in range(2):
+            world.put(mailbox.DONE, pid)
+        world.put(mailbox.SESSIONS, [])
+
+    strangers.run_as(NOBODY, speak)
+    for _ in range(6):
+        world.new.loop.turn(0)
+    assert 3 == len([line for line in world.warnings() if "may not say it any more" in line])
+
+
 def test_it_takes_no_client_of_ours(world: World) -> None:
     """A session of a client that has one here is dropped, and so are words to that client's."""
     values, proxied, sock = world.parcel()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import stat
 from types import SimpleNamespace
@@ -253,6 +254,20 @@ def test_one_that_is_gone_without_a_word_has_failed(workers) -> None:
     assert ["it ended before it began"] == done.reasons
     assert [workers[1].child] == done.failed
     assert workers[2].child in done.waiting.values()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_master_that_is_to_end_waits_for_nobody(number: signal.Signals, workers) -> None:
+    """Whether it is to end at once or when its sessions have: nothing new begins."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        os.kill(os.getpid(), number)
+        done = wait(workers)
+    finally:
+        signal.sigtimedwait({number}, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert ["the master process is to end"] == done.reasons
+    assert (3, []) == (len(done.waiting), done.late)
 
 
 def test_one_that_says_nothing_is_late(workers) -> None:

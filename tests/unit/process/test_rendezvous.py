@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.event.loop import Loop
 from ngxstream.ipc import port
 from ngxstream.process import channel as channels
 from ngxstream.process import rendezvous
@@ -25,8 +27,18 @@ from ngxstream.process.channel import Channel
 from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.activation import Activated
 from tests.support.backends import BackendFactory
+from tests.support.engine import engine, run_until
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
+
+
+class Waiting(NamedTuple):
+    """An orphan that waits. Args: name: its address"""
+
+    loop: Loop
+    adopted: list[Channel]
+    name: str
+
 
 CONF = """
 worker_processes 2;
@@ -486,6 +498,42 @@ def test_a_crowd_at_an_orphan_s_door_keeps_nobody_out(
         with strangers.lingering_as(strangers.NOBODY, crowd_in):
             running.start()
             assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[Waiting]:
+    """Give an orphan on a loop of its own."""
+    with engine() as loop:
+        adopted: list[Channel] = []
+        orphan = rendezvous.Orphan(loop, str(tmp_path / "pid"), os.geteuid(), adopted.append)
+        yield Waiting(loop, adopted, f"{rendezvous.prefix_of(str(tmp_path / 'pid'))}{os.getpid()}")
+        for channel in adopted:
+            channel.close()
+        if not adopted:
+            orphan.close()
+        loop.turn(0)  # closes what is to be
+
+
+def test_an_orphan_without_descriptors_does_not_spin(waiting: Waiting) -> None:
+    """Who comes when there is none is let in later; until then the loop sleeps."""
+    master = port.connect(waiting.name)
+    with descriptors.none_left():
+        for _ in range(3):
+            waiting.loop.turn(0)
+        assert [] == [fd for fd, _ in waiting.loop.poller.poll(0)]
+    run_until(waiting.loop, lambda: waiting.adopted)
+    master.close()
+
+
+def test_an_orphan_has_a_descriptor_for_its_master(waiting: Waiting) -> None:
+    """With all others in use it takes the one that is kept for such a case."""
+    room = waiting.loop.room
+    assert room.has_descriptors(1)
+    master = port.connect(waiting.name)
+    with descriptors.none_left():
+        run_until(waiting.loop, lambda: waiting.adopted)
+        assert not room.give_spare()
+    master.close()
 
 
 def test_an_orphan_whose_backlog_is_full_is_waited_for(tmp_path: Path) -> None:

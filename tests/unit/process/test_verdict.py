@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ngxstream.core import log
 from ngxstream.ipc import port
 from ngxstream.process import verdict
-from tests.support import processes, strangers, tools
+from tests.support import descriptors, processes, strangers, tools
 from tests.support.proxies import PROGRAMS, ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -177,6 +177,17 @@ def test_whoever_connects_later_waits_for_the_next_verdict(
     assert [(False, ["[emerg] first"]), (True, [])] == [hear(early), hear(late)]
 
 
+def test_a_master_without_descriptors_goes_on(desk: verdict.Server, pid_path: str) -> None:
+    """Who cannot be taken in is told with the next verdict; the master does not wait for it."""
+    early, late = ask(pid_path), ask(pid_path)
+    with descriptors.none_left():
+        desk.admit()
+        desk.accept()
+    desk.admit()
+    desk.refuse("[emerg] second")
+    assert [(False, ["[emerg] second"])] * 2 == [hear(early), hear(late)]
+
+
 def test_without_a_server_nobody_waits(pid_path: str) -> None:
     """There is nobody to ask: as far as anybody knows all is well."""
     assert (True, []) == hear(ask(pid_path))
@@ -225,6 +236,16 @@ def test_where_nothing_can_be_listened_at_the_log_says_so(tmp_path: Path) -> Non
     assert b"-s reload will not be told how it went" in taken.lines[0]
     server.close()
     assert (tmp_path / "pid.reload").is_dir()
+
+
+def test_a_file_of_somebody_s_is_left_alone(tmp_path: Path) -> None:
+    """What is no socket is not removed for the sake of one, nor later."""
+    (tmp_path / "pid").write_text("1\n")
+    (tmp_path / "pid.reload").write_text("kept")
+    taken = Notes()
+    verdict.Server(log.Log([taken]), str(tmp_path / "pid")).close()
+    assert "kept" == (tmp_path / "pid.reload").read_text()
+    assert b"Address already in use" in taken.lines[0]
 
 
 def test_a_pid_file_that_is_none_has_no_server(tmp_path: Path) -> None:
@@ -293,9 +314,10 @@ def test_two_masters_do_not_take_each_other_s_path_away(server: verdict.Server, 
     server.close()
     request = ask(pid_path)
     newer.admit()
-    newer.accept()
-    assert (True, []) == hear(request)
+    newer.refuse("[emerg] newer")
+    assert (False, ["[emerg] newer"]) == hear(request)
     newer.close()
+    assert not os.path.lexists(verdict.path_of(pid_path))
 
 
 # -- strangers -------------------------------------------------------------------------------------
