@@ -437,7 +437,10 @@ class UdpGate:
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         stray, lookup, waiting = self.stray, self.table.get, self._waiting
+        turn = self.loop.budget
         for key, views in new:
+            if turn.is_spent:  # what clients send makes their sessions expensive
+                budget = 0
             rest = views
             is_one = len(views) == 1 and stray is None
             if is_one and budget > 0 and not waiting and lookup(key) is None:
@@ -462,6 +465,7 @@ class UdpGate:
     ) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session. See udp_new.Beginner"""
         lookup = self.table.get
+        turn = self.loop.budget
         former = None
         while views:
             sink = lookup(key)
@@ -473,6 +477,8 @@ class UdpGate:
                     self._admit_view(key, views[0])
                 except Exception:
                     self.loop.fault(None)
+                if turn.is_spent:
+                    budget = 0
                 views = views[1:]
                 continue
             if sink is former:  # it wants no more, and does not leave
@@ -526,7 +532,9 @@ class UdpGate:
 
     def again(self, c: Connection, views: list[memoryview]) -> None:
         """Take datagrams of a client that its session kept before it was ready for any."""
-        self.begin_for(c.key, views, len(views))
+        _, rest = self.begin_for(c.key, views, len(views))
+        if rest:
+            self.new.put(c.key, rest, is_bounded=False)
 
     def _exhausted(self) -> None:
         loop = self.loop

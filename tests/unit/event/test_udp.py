@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, udp, udp_new
+from ngxstream.event import datagram, turn_budget, udp, udp_new
 from tests.support.engine import Gate, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -276,6 +276,63 @@ def test_where_nobody_is_served_nobody_waits() -> None:
         loop.turn(0)
         assert 60 == len(room.keepers)
         assert not loop.posted
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(count: int) -> None:
+    """Each of twelve uses up a turn: one begins in a turn, all of them do, none loses anything."""
+    with ExitStack() as stack, engine() as loop:
+        room = Room(stack, loop, count)
+        begin = room.gate.begin
+
+        def take_long(c, loop) -> None:
+            loop.budget.has_share(c)
+            loop.budget.charge(turn_budget.TURN_NS)
+            begin(c, loop)
+
+        room.gate.begin = take_long
+        room.gate._limit = 64
+        new = [room.client() for _ in range(12)]
+        for n in range(2):
+            for sock in new:
+                sock.send(b"%d" % n)
+        seen = [count]
+        while len(room.keepers) < 12 + count:
+            loop.turn(0)
+            seen.append(len(room.keepers))
+            assert len(seen) < 40
+        # one in a drain, and one of those that waited
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
+        while loop.posted:
+            loop.turn(0)
+        assert [[b"0", b"1"]] * 12 == [room.got(sock) for sock in new]
+        assert [0, 0] == [room.gate.dropped, room.gate.new.size]
+
+
+def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: Room) -> None:
+    """Its datagrams begin a session each, and the first of them uses the turn up."""
+    begun = []
+
+    def take_long(c, loop) -> None:
+        begun.append(bytes(loop.datagram))
+        loop.budget.has_share(c)
+        loop.budget.charge(turn_budget.TURN_NS)
+        room.gate.release(c)
+        loop.close_connection(c)
+
+    room.gate.begin = take_long
+    sock = room.client()
+    sock.send(b"0")
+    room.turn_until_all_is_read()
+    while room.loop.posted:
+        room.loop.turn(0)
+    c = room.keepers[room.known[0].getsockname()].c
+    room.gate.forget(c)
+    room.gate.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
+    assert [b"0", b"1"] == begun
+    while room.loop.posted:
+        room.loop.turn(0)
+    assert [b"0", b"1", b"2", b"3"] == begun
 
 
 def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:
