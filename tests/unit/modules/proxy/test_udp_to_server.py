@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.event.poller import LEVEL
 from ngxstream.modules.proxy import udp_to_server
 from tests.support import owned, ports
 from tests.support.udp_hall import UdpHall
@@ -205,3 +206,29 @@ def test_what_waits_for_room_goes_to_the_next_server_when_one_vanishes(
         assert count == len(found) + proxy.dropped
         assert proxy.queue is None
     assert [] == hall.alerts()
+
+
+def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket.socket) -> None:
+    """The server has gone, and the port is the socket's own: the next server is tried."""
+    dead = ports.free_udp_port()
+    with socket.socket(socket.AF_INET, UDP) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        alive = server.getsockname()[1]
+        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};") as hall:
+            rested = socket.SocketType(socket.AF_INET, UDP)
+            rested.setblocking(False)
+            rested.bind(("127.0.0.1", dead))
+            hall.loop.register(rested.fileno(), lambda mask: None, LEVEL)
+            assert hall.loop.udp_sockets.give(rested, rested.fileno(), socket.AF_INET)
+            client.connect(hall.address())
+            client.setblocking(False)
+            for n in range(3):
+                client.send(owned.datagram(1, n))
+            turn_until_all_is_read(hall)
+            hall.loop.turn(0)
+            assert [owned.datagram(1, n) for n in range(3)] == receive_all(server)
+            assert [] == receive_all(client)
+            with socket.socket(socket.AF_INET, UDP) as back:
+                back.bind(("127.0.0.1", dead))  # the server may come back
+        assert [] == hall.alerts()
