@@ -106,9 +106,9 @@ def connect_peer(
 def is_own(sock: Any, sockaddr: Any) -> bool:
     """Tell whether a socket is connected to itself.
 
-    Where nobody listens at a port of this host the kernel may draw that port for the socket, once in
-    some 28 000 times. The client would be answered by what it sent, and the server could not come
-    back to its port while the session lasts.
+    Where nobody listens at a port of this host the kernel may draw that port for the socket, once
+    in some 28 000 times. The client would be answered by what it sent, and the server could not
+    come back to its port while the session lasts.
     """
     own = sock.getsockname()
     return bool(own[1:2] == sockaddr[1:2] and own[:1] == sockaddr[:1])

@@ -214,7 +214,7 @@ class Departure:
                     self._begin_anew(box, s)
                     continue
                 data, sock = self._pack(s, more)
-            except Exception:  # the others of this message go on
+            except Exception:  # noqa: BLE001 - the others of this message go on
                 self._loop.fault(proxy)
                 self._loop.end_sessions_of(s.c)
                 continue
