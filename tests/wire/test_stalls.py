@@ -177,6 +177,50 @@ def test_names_made_for_regular_expressions(
     assert min_of(program, attack) < MOST_S
 
 
+def long_hello(kind: str) -> bytes:
+    """Make a ClientHello of 15 KB that takes milliseconds to parse."""
+    names = b"\x01a" * 2500 * (3 if kind == "names" else 1)
+    extension = b"\0\x10" + (len(names) + 2).to_bytes(2, "big") + len(names).to_bytes(2, "big")
+    whole = len(extension + names).to_bytes(2, "big") + extension + names
+    body = b"\x03\x03" + bytes(32) + b"\0\0\2\x13\1\1\0" + whole
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    size = len(message) if kind == "names" else 3
+    return b"".join(
+        b"\x16\3\1" + len(message[at : at + size]).to_bytes(2, "big") + message[at : at + size]
+        for at in range(0, len(message), size)
+    )
+
+
+@pytest.mark.parametrize("kind", ["names", "records"])
+def test_hellos_made_to_take_long(
+    kind: str, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Two hundred ClientHellos of thousands of parts, all at once; each is read to its end."""
+    count = 200
+    program = ngxstream(f"""
+        events {{ worker_connections 1000; }} stream {{
+            error_log logs/error.log crit;
+            server {{ listen 127.0.0.1:@hellos@; ssl_preread on; preread_buffer_size 32k;
+                     return $ssl_preread_protocol; }}
+            server {{ listen 127.0.0.1:@quiet@; proxy_pass {backends.tcp().text}; }} }}""")
+    (worker,) = program.worker_pids()
+    address, hello = program.address("hellos"), long_hello(kind)
+
+    def attack() -> list[socket.socket]:
+        made = [socket.create_connection(address, timeout=PATIENCE) for _ in range(count)]
+        with processes.stopped(worker):
+            for sock in made:
+                sock.sendall(hello)
+        for sock in made:
+            sock.setblocking(False)
+        return made
+
+    assert min_of(program, attack) < MOST_S
+    with socket.create_connection(address, timeout=PATIENCE) as sock:
+        sock.sendall(hello)
+        assert b"TLSv1.2" == sock.recv(100)
+
+
 def test_names_that_are_looked_at_when_sessions_end(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
