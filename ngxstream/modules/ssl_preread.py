@@ -74,7 +74,9 @@ def handle(s: Session) -> int:
     return OK
 
 
-def _measured(s: Session, parser: client_hello.Parser) -> client_hello.ClientHello | reader.NeedMore:
+def _measured(
+    s: Session, parser: client_hello.Parser
+) -> client_hello.ClientHello | reader.NeedMore:
     """Parse, and charge the time it takes. raises: NotClientHello"""
     budget = s.loop.budget
     budget.has_share(s)
