@@ -244,8 +244,7 @@ class Resolver:
 
     def abandoned(self, lookup: _Lookup) -> None:
         """Forget a lookup nobody waits for."""
-        if self.lookups.get(lookup.name) is lookup:
-            del self.lookups[lookup.name]
+        self.lookups.pop(lookup.name, None)
 
 
 class _Kept:

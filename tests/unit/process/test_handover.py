@@ -172,8 +172,9 @@ class UnpackableProxy(UdpProxy):
         raise ValueError("no good")
 
 
-def test_a_session_whose_record_cannot_be_made_ends_alone(world: World) -> None:
-    """The others of its message go on at their new place, with what they had."""
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_session_whose_record_cannot_be_made_ends_alone(world: World, is_ready: bool) -> None:
+    """The others of its message go on at their new place; it has a server, or waits for one."""
     others = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(4)]
     mine = world.client
     sources = {}
@@ -185,11 +186,16 @@ def test_a_session_whose_record_cannot_be_made_ends_alone(world: World) -> None:
         sources[client] = world.exchange(b"before")
     bad = others[1].getsockname()
     (failing,) = [s for s in world.old.loop.sessions if s.c.sockaddr == bad]
+    if is_ready:
+        failing.content.__class__ = UnpackableProxy
+    else:
+        failing.content.close()
+        failing.content = None
+        failing.preread = "no good"
     free = world.old.loop.free_connections
-    failing.content.__class__ = UnpackableProxy
     world.hand_over()
     assert not world.old.loop.sessions
-    assert free + 2 * 5 == world.old.loop.free_connections
+    assert free + 2 * 5 - (not is_ready) == world.old.loop.free_connections
     assert 4 == len(world.new.loop.sessions)
     for client in (mine, others[0], *others[2:]):
         world.client = client
@@ -199,7 +205,7 @@ def test_a_session_whose_record_cannot_be_made_ends_alone(world: World) -> None:
     world.client = mine
     alerts = [line for line in world.log.read_text().splitlines() if "[alert]" in line]
     assert 1 == len(alerts)
-    assert "no good" in alerts[0]
+    assert ("no good" if is_ready else "TypeError") in alerts[0]
 
 
 def test_its_socket_is_nobody_else_s_later(world: World) -> None:
