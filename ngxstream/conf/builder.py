@@ -51,7 +51,7 @@ class Scope:
     def warn(self, message: str, level: str = "warn") -> None:
         """Report something that is not fatal, with the current file and line."""
         file, line = self.builder.place
-        self.builder.warn(level, f"{message} in {file}:{line}")
+        self.builder.warn(level, f"{errors.cut(message)} in {file}:{line}")
 
     def conf_path(self, path: str) -> str:
         """Make a path absolute against the directory of the main file (certificates, includes)."""
@@ -140,4 +140,4 @@ class Builder:
             return
         if known or name in self.elsewhere:
             raise errors.ConfError(f'"{name}" directive is not allowed here')
-        raise errors.ConfError(f'unknown directive "{name}"')
+        raise errors.ConfError(f'unknown directive "{files.c_string(name)}"')

@@ -15,12 +15,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ngxstream.conf import units
-from ngxstream.core import errors
+from ngxstream.core import errors, files
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+
+SAID = "_said"  # key of what note() keeps
+
+
+class Said(NamedTuple):
+    """One statement, as note() keeps it."""
+
+    directive: str
+    args: tuple[str, ...]
+    file: str
+    line: int
+
 
 # Contexts, as bits: where a directive may stand.
 MAIN = 0x01
@@ -104,6 +116,12 @@ def _check_duplicate(scope: Scope, module: Module, st: Statement, field: str) ->
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
 
 
+def note(scope: Scope, module: Module, st: Statement) -> None:
+    """Keep what a block says of a module, word for word and with its place (class Said)."""
+    said = Said(st.directive, tuple(st.args), st.file, st.line)
+    scope.given_of(module).setdefault(SAID, []).append(said)
+
+
 def flag(field: str) -> Setter:
     """Make the setter of an on/off field (bool). source: ngx_conf_set_flag_slot"""
 
@@ -112,7 +130,7 @@ def flag(field: str) -> Setter:
         word = st.args[0].lower()
         if word not in ("on", "off"):
             raise errors.ConfError(
-                f'invalid value "{st.args[0]}" in "{st.directive}" directive, '
+                f'invalid value "{files.c_string(st.args[0])}" in "{st.directive}" directive, '
                 'it must be "on" or "off"'
             )
         scope.given_of(module)[field] = word == "on"
@@ -201,7 +219,7 @@ def enum(field: str, words: Mapping[str, Any]) -> Setter:
         _check_duplicate(scope, module, st, field)
         word = st.args[0].lower()
         if word not in words:
-            raise errors.ConfError(f'invalid value "{st.args[0]}"')
+            raise errors.ConfError(f'invalid value "{files.c_string(st.args[0])}"')
         scope.given_of(module)[field] = words[word]
 
     return set_enum
@@ -217,7 +235,7 @@ def bitmask(field: str, words: Mapping[str, int]) -> Setter:
         for arg in st.args:
             bit = folded.get(arg.lower())
             if bit is None:
-                raise errors.ConfError(f'invalid value "{arg}"')
+                raise errors.ConfError(f'invalid value "{files.c_string(arg)}"')
             if bits & bit:
                 scope.warn(f'duplicate value "{arg}"')
             bits |= bit

@@ -73,6 +73,10 @@ class NgxError(Exception):
             return self.message
         return f"{self.message} {strerror(self.errno)}"
 
+    def parts(self) -> tuple[str, int | None]:
+        """Return what a log is given: the text, and an errno to be kept where the text is cut."""
+        return self.message, self.errno
+
 
 class ConfError(NgxError):
     """A configuration that cannot be used; its text is nginx's, byte for byte.
@@ -93,14 +97,16 @@ class ConfError(NgxError):
         self.line: int | None = line or None
 
     def __str__(self) -> str:
-        text = self.message if self.errno is None else f"{self.message} {strerror(self.errno)}"
-        if len(text) > _ROOM // 4:
-            text = _cut(self.message, self.errno)
+        text = cut(self.message, self.errno)
         if self.file is None:
             return text
         if self.line is None:
             return f"{text} in {self.file}"
         return f"{text} in {self.file}:{self.line}"
+
+    def parts(self) -> tuple[str, int | None]:
+        """Return the whole text: its errno stands before the place."""
+        return str(self), None
 
     def at(self, file: str, line: int | None) -> "ConfError":
         """Return this error with a location, unless it already names one."""
@@ -112,15 +118,28 @@ class ConfError(NgxError):
 
 
 class UnplacedError(ConfError):
-    """A configuration error that nginx reports without ` in FILE:LINE`: found after the block."""
+    """A configuration error that nginx reports without ` in FILE:LINE`: found after the block.
+
+    It goes to the log as it is, and has the room of a line. source: ngx_log.c ngx_log_error_core
+    """
+
+    def __str__(self) -> str:
+        return NgxError.__str__(self)
+
+    def parts(self) -> tuple[str, int | None]:
+        """Return text and errno by themselves, as those of other errors."""
+        return self.message, self.errno
 
     def at(self, file: str, line: int | None) -> "ConfError":
         """Return this error as it is: it has no place in the file."""
         return self
 
 
-def _cut(message: str, err: int | None) -> str:
+def cut(message: str, err: int | None = None) -> str:
     """Return message and errno text in the bytes nginx has for them. source: ngx_conf_log_error"""
+    text = message if err is None else f"{message} {strerror(err)}"
+    if len(text) <= _ROOM // 4:
+        return text
     raw = message.encode("utf-8", "surrogateescape")[:_ROOM]
     if err is not None:
         if len(raw) > _ROOM - _ERRNO_ROOM:

@@ -49,7 +49,6 @@ class Url:
     host: str = ""             # without port; a v6 literal keeps its brackets; "" for a bare port
     port: int = 0              # the default port where none is written
     last_port: int = 0         # end of a range (listen only), 0 without a range
-    port_text: str = ""        # as written, range included
     no_port: bool = False      # whether the port is missing
     family: int = AF_INET      # of the first address
     wildcard: bool = False     # whether it stands for every address of the machine
@@ -207,7 +206,6 @@ def _parse_unix(u: Url, uri_part: bool) -> None:
 
 def _parse_ports(u: Url, text: str, listen: bool) -> None:
     """Set port, and last_port where a range is given."""
-    u.port_text = text
     first, dash, last = text.partition("-") if listen else (text, "", "")
     if dash:
         u.last_port = ip.atoi(last)

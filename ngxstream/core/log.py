@@ -37,6 +37,7 @@ NAMES: Final = ("stderr", "emerg", "alert", "crit", "error", "warn", "notice", "
 LEVELS: Final = {name: level for level, name in enumerate(NAMES) if level != STDERR}
 
 MAX_LINE: Final = 2048  # NGX_MAX_ERROR_STR, the line feed included
+ERRNO_ROOM: Final = 50  # of which an errno may claim the last
 STDERR_FD: Final = 2
 
 
@@ -48,14 +49,18 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "backslashreplace")
 
 
-def _line(text: str, keep: str = "") -> bytes:
-    """Return the bytes of one line: escaped, cut between characters, with its line feed."""
-    data = encode(text)
-    if len(data) >= MAX_LINE:
-        end = MAX_LINE - 1
-        while end > MAX_LINE - 5 and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
-            end -= 1
-        data = data[:end]
+def _cut(data: bytes, end: int = MAX_LINE - 1) -> bytes:
+    """Cut a line between characters, so that it has no more bytes than `end`."""
+    if len(data) <= end:
+        return data
+    least = end - 4
+    while end > least and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
+        end -= 1
+    return data[:end]
+
+
+def _line(data: bytes, keep: str = "") -> bytes:
+    """Return the bytes of one line: escaped, and with its line feed."""
     return escape.printed(data, keep)[: MAX_LINE - 1] + b"\n"
 
 
@@ -188,9 +193,13 @@ class Console:
 
     def say(self, text: str) -> None:
         """Write `nginx: TEXT`; line feeds and tabs of the configuration stay."""
-        data = _line(f"{self.program}: {text}", "\n\t")  # as the configuration has them
+        self.say_bytes(encode(text))
+
+    def say_bytes(self, text: bytes) -> None:
+        """Do so with the bytes of a message that may be cut."""
+        data = _cut(encode(f"{self.program}: ") + text)
         try:
-            os.write(STDERR_FD, data)
+            os.write(STDERR_FD, _line(data, "\n\t"))  # as the configuration has them
         except OSError:
             return  # nobody is watching
 
@@ -224,8 +233,9 @@ class Log:
         `level <= log.level` already, but need not have
         source: ngx_log.c ngx_log_error_core
         """
-        pid = os.getpid()
-        data = _line(f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: {text}")
+        head = self._head(level)
+        whole = _cut(encode(head + text))
+        data = _line(whole)
         on_stderr = False
         for target in self.targets:
             if level <= target.level:
@@ -234,16 +244,30 @@ class Log:
                     on_stderr = True
         console = self.console
         if console is not None and console.is_open and level <= WARN and not on_stderr:
-            console.say(f"[{NAMES[level]}] {text}")
+            # what is left of the line: nginx prints the same buffer
+            console.say_bytes(f"[{NAMES[level]}] ".encode() + whole[len(head):])
 
     def error(self, level: int, text: str, err: int | OSError | None = None) -> None:
         """Write a line if its level is on, an errno and its text appended."""
         if level <= self.level:
-            if err is not None:
-                number = err.errno if isinstance(err, OSError) else err
-                if number:
-                    text = f"{text} ({number}: {os.strerror(number)})"
+            number = err.errno if isinstance(err, OSError) else err
+            if number:
+                if len(text) > MAX_LINE // 8:
+                    text = self._leave_room(level, text)
+                text = f"{text} ({number}: {os.strerror(number)})"
             self.write(level, text)
+
+    def _head(self, level: int) -> str:
+        pid = os.getpid()
+        return f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: "
+
+    def _leave_room(self, level: int, text: str) -> str:
+        """Cut a text so that an errno fits behind it. source: ngx_log.c ngx_log_errno"""
+        data = encode(text)
+        end = MAX_LINE - ERRNO_ROOM - len(self._head(level))
+        if len(data) <= end:
+            return text
+        return _cut(data, end).decode("utf-8", "surrogateescape") + "..."
 
     def with_level(self, level: int) -> Log:
         """Return a log with the same targets, all of which want `level` (debug_connection)."""

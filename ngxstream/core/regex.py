@@ -7,7 +7,9 @@ is refused when the configuration is read.
 """
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from ngxstream.core import (
@@ -23,6 +25,7 @@ MAX_SUBJECT: Final = 65536  # bytes; SNI and variables are far below
 STEPS: Final = 110_000  # what ``re`` may take for one subject, 5 ms of a worker at the very worst
 STEPS_ALONE: Final = 500_000  # the same where no other matcher can take over
 WORST_ALONE: Final = 3  # the power of the subject that STEPS_ALONE still make usable: 79 bytes
+RECURSION: Final = 10_000  # calls in each other while a pattern is compiled
 FEW_STEPS: Final = 2000  # what is not worth measuring
 
 RegexError = regex_scan.RegexError
@@ -79,11 +82,23 @@ def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - a
     raises: RegexError, whose text is nginx's own message.
     """
     raw = pattern.encode("utf-8", "surrogateescape")
-    syntax = regex_syntax.parse(raw, caseless=caseless)
-    risk = regex_risk.judge(syntax.tree)
-    engine, search = _choose(raw, syntax, risk)
+    with _deep_stack():
+        syntax = regex_syntax.parse(raw, caseless=caseless)
+        risk = regex_risk.judge(syntax.tree)
+        engine, search = _choose(raw, syntax, risk)
     quick = _longest(FEW_STEPS, risk) if engine != "machine" else 0
     return Regex(pattern, syntax.groups, syntax.names, engine, quick, search)
+
+
+@contextmanager
+def _deep_stack() -> Iterator[None]:
+    """Let patterns be nested as deep as PCRE allows, 250 groups, by us and by ``re``."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, RECURSION))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _longest(steps: int, risk: regex_risk.Risk) -> int:
@@ -93,14 +108,12 @@ def _longest(steps: int, risk: regex_risk.Risk) -> int:
     return min(MAX_SUBJECT, int((steps / risk.factor) ** (1 / risk.degree)))
 
 
-def _choose(
-    raw: bytes, syntax: regex_syntax.Syntax, risk: regex_risk.Risk
-) -> tuple[str, Search]:
+def _choose(raw: bytes, syntax: regex_syntax.Syntax, risk: regex_risk.Risk) -> tuple[str, Search]:
     """Decide who matches: by the worst a subject of each length can do to ``re``."""
     degree = risk.degree
     alone = not regex_machine.can_run(syntax.tree)
     runs_away = degree > WORST_ALONE if alone else degree == regex_risk.EXPONENTIAL
-    machine_only = runs_away or _counts_nothing(syntax.tree)
+    machine_only = runs_away or _only_pcre_spells(syntax.tree) or _counts_nothing(syntax.tree)
     limit = _longest(STEPS, risk)
     if not machine_only and degree <= 1:
         return "re", _with_re(raw, syntax, limit)
@@ -116,6 +129,8 @@ def _choose(
         raise RegexError(
             "a back reference in a pattern that could take exponential time is not supported"
             if runs_away
+            else "a back reference in a pattern with \\K or (?| is not supported"
+            if _only_pcre_spells(syntax.tree)
             else "a back reference in a pattern that counts how often a group matches nothing"
             " is not supported",
             raw,
@@ -131,10 +146,25 @@ def _counts_nothing(tree: regex_tree.Node) -> bool:
     """
     return any(
         isinstance(part, regex_tree.Repeat)
-        and (part.high not in (None, 0, 1) or part.mode is regex_tree.Mode.POSSESSIVE)
+        and (
+            regex_tree.times(part)[1] not in (None, 0, 1) or part.mode is regex_tree.Mode.POSSESSIVE
+        )
         and regex_tree.nullable(part.body)
         for part in regex_tree.walk(tree)
     )
+
+
+def _only_pcre_spells(tree: regex_tree.Node) -> bool:
+    r"""Tell whether ``re`` has no word for something: \K, or a number of several groups."""
+    numbers: set[int] = set()
+    for part in regex_tree.walk(tree):
+        if isinstance(part, regex_tree.Keep):
+            return True
+        if isinstance(part, regex_tree.Capture):
+            if part.index in numbers:
+                return True
+            numbers.add(part.index)
+    return False
 
 
 def _with_re(raw: bytes, syntax: regex_syntax.Syntax, limit: int) -> Search:
@@ -201,11 +231,27 @@ def to_python(node: regex_tree.Node) -> bytes:
     if isinstance(node, regex_tree.Look):
         return _look(node)
     if isinstance(node, regex_tree.Backref):
-        reference = b"(?P=g%d)" % node.index
-        if node.caseless:
-            return b"(?i:%b)" % reference
-        return reference
+        return _reference(node)
+    if isinstance(node, regex_tree.Condition):
+        return _condition(node.groups, to_python(node.yes), to_python(node.no or regex_tree.EMPTY))
+    assert isinstance(node, regex_tree.At)
     return _PLACES[node.place]
+
+
+def _reference(node: regex_tree.Backref) -> bytes:
+    """Refer to the first of some groups that has matched, or to the only one."""
+    text = b"(?P=g%d)" % node.groups[-1]
+    for group in reversed(node.groups[:-1]):
+        text = b"(?(g%d)(?P=g%d)|%b)" % (group, group, text)
+    return b"(?i:%b)" % text if node.caseless else text
+
+
+def _condition(groups: tuple[int, ...], yes: bytes, no: bytes) -> bytes:
+    """Ask whether one of some groups has matched."""
+    text = b"(?:%b)" % no
+    for group in reversed(groups):
+        text = b"(?(g%d)(?:%b)|%b)" % (group, yes, text)
+    return text
 
 
 def _chars(mask: int) -> bytes:
@@ -224,10 +270,10 @@ def _chars(mask: int) -> bytes:
 
 
 def _repeat(node: regex_tree.Repeat) -> bytes:
-    sign = _SIGNS.get((node.low, node.high))
+    low, high = regex_tree.times(node)
+    sign = _SIGNS.get((low, high))
     if sign is None:
-        high = b"" if node.high is None else b"%d" % node.high
-        sign = b"{%d,%b}" % (node.low, high)
+        sign = b"{%d,%b}" % (low, b"" if high is None else b"%d" % high)
     repeated = b"(?:%b)%b" % (to_python(node.body), sign)
     if node.mode is regex_tree.Mode.POSSESSIVE:
         return b"(?>%b)" % repeated  # Python's own does not go back into the last repetition

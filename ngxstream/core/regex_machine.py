@@ -10,11 +10,15 @@ was matched before, is not for this machine.
 Every instruction is counted, and MAX_STEPS of them are the end of a match.
 """
 
+import functools
 from typing import Final, NamedTuple
 
 from ngxstream.core import regex_chars, regex_tree
 
-MAX_PROGRAM: Final = 20_000  # instructions; counted repeats are written out
+MAX_PROGRAM: Final = 65_536  # instructions, enough for what PCRE does not find too large
+MAX_WRITTEN: Final = 16  # choices of a counted byte that are written out as instructions
+COSTS_INSIDE: Final = 8  # instructions' time that beginning a match of its own takes
+BYTES_A_STEP: Final = 64  # that are compared at once in the time of an instruction
 MAX_STEPS: Final = 40_000  # 5 to 6 ms of a worker; PCRE has a limit of its own, 10 million
 
 _CHAR: Final = 0  # one byte of the set ``table``
@@ -30,6 +34,9 @@ _NOT_AHEAD: Final = 9  # the same if it does not
 _BEHIND: Final = 10  # the same as _AHEAD, ``width`` bytes before
 _NOT_BEHIND: Final = 11
 _ATOMIC: Final = 12  # as _AHEAD, but go on behind what matched
+_EXACTLY: Final = 13  # ``first`` bytes of the set; ``table`` lists its bytes
+_UP_TO: Final = 14  # ``first`` bytes of the set ``table`` or fewer, the most first
+_LAZILY: Final = 15  # the same, the fewest first
 
 _WORD: Final = bytes(regex_chars.WORD >> byte & 1 for byte in range(256))
 
@@ -53,7 +60,10 @@ class _Instruction(NamedTuple):
 
 def can_run(node: regex_tree.Node) -> bool:
     """Tell whether the machine knows everything in a tree."""
-    return not any(isinstance(part, regex_tree.Backref) for part in regex_tree.walk(node))
+    return not any(
+        isinstance(part, regex_tree.Backref | regex_tree.Condition)
+        for part in regex_tree.walk(node)
+    )
 
 
 class Machine:
@@ -119,6 +129,7 @@ class Machine:
             The position behind the match, -1 if there is none; and how many are left.
         """
         program, end = self._program, len(subject)
+        lookups = len(self._loops) >> 3  # what a key costs besides
         stack: list[tuple[int, int]] = []
         while True:
             left -= 1
@@ -128,7 +139,16 @@ class Machine:
                     position += 1
                     at += 1
                     continue
+            elif op == _EXACTLY:
+                left -= first // BYTES_A_STEP
+                if position + first <= end and not subject[position : position + first].translate(
+                    None, table
+                ):
+                    position += first
+                    at += 1
+                    continue
             elif op == _SPLIT:
+                left -= lookups
                 key = (at, position) if not self._loops else self._key(at, position, slots)
                 if key not in tried:
                     tried.add(key)
@@ -150,6 +170,26 @@ class Machine:
                 continue
             elif op == _MATCH:
                 return position, left
+            elif op in (_UP_TO, _LAZILY):
+                left -= lookups
+                key = (at, position) if not self._loops else self._key(at, position, slots)
+                if key not in tried:
+                    tried.add(key)
+                    most = position
+                    for byte in subject[position : position + first]:
+                        if not table[byte]:
+                            break
+                        most += 1
+                    left -= most - position
+                    if left < 0:
+                        raise MatchLimitError("pcre2_match() failed: -47")
+                    at += 1
+                    if op == _UP_TO:
+                        stack.extend((at, fewer) for fewer in range(position, most))
+                        position = most
+                    else:
+                        stack.extend((at, more) for more in range(most, position, -1))
+                    continue
             elif op == _AT:
                 assert place is not None
                 if _holds(place, subject, position):
@@ -157,6 +197,7 @@ class Machine:
                     continue
             elif position >= width:
                 before = slots.copy()
+                left -= COSTS_INSIDE + (len(slots) >> 4)
                 found, left = self._run(subject, first, position - width, slots, set(), left)
                 if op in (_NOT_AHEAD, _NOT_BEHIND):
                     slots[:] = before
@@ -206,7 +247,9 @@ def _holds(place: regex_tree.Place, subject: bytes, position: int) -> bool:
     return (before != after) == (place is regex_tree.Place.WORD_EDGE)
 
 
+@functools.cache
 def _table(mask: int) -> bytes:
+    """Make the table of a set: for each byte whether it is in."""
     return bytes(mask >> byte & 1 for byte in range(256))
 
 
@@ -227,6 +270,13 @@ def _first(node: regex_tree.Node) -> int:
     for part in regex_tree.parts(node):
         mask |= _first(part)
     return mask
+
+
+def _byte(node: regex_tree.Node) -> regex_tree.Chars | None:
+    """Find the one byte a node is, without groups around it that do not capture."""
+    while isinstance(node, regex_tree.Sequence) and len(node.items) == 1:
+        node = node.items[0]
+    return node if isinstance(node, regex_tree.Chars) else None
 
 
 class _Compiler:
@@ -260,6 +310,8 @@ class _Compiler:
             self.emit(_Instruction(_SAVE, 2 * node.index))
             self.add(node.body)
             self.emit(_Instruction(_SAVE, 2 * node.index + 1))
+        elif isinstance(node, regex_tree.Keep):
+            self.emit(_Instruction(_SAVE, 0))
         elif isinstance(node, regex_tree.At):
             self.emit(_Instruction(_AT, place=node.place))
         elif isinstance(node, regex_tree.Atomic):
@@ -311,19 +363,33 @@ class _Compiler:
             greedy = regex_tree.Repeat(node.body, node.low, node.high, regex_tree.Mode.GREEDY)
             self._add_inner(_ATOMIC, greedy)
             return
-        if node.high is None:
-            for _ in range(node.low - 1):
-                self.add(node.body)
+        low, high = regex_tree.times(node)
+        if high is None:
+            self._add_times(node.body, low - 1)
             self._add_loop(node)
             return
-        for _ in range(node.low):
-            self.add(node.body)
+        self._add_times(node.body, low)
+        byte = _byte(node.body)
+        if byte is not None and high - low > MAX_WRITTEN:
+            op = _LAZILY if node.mode is regex_tree.Mode.LAZY else _UP_TO
+            self.emit(_Instruction(op, high - low, table=_table(byte.mask)))
+            return
         splits = []
-        for _ in range(node.high - node.low):
+        for _ in range(high - low):
             splits.append(self.emit(_Instruction(_SPLIT)))
             self.add(node.body)
         for split in splits:
             self.program[split] = self._split(node, split + 1, len(self.program))
+
+    def _add_times(self, body: regex_tree.Node, times: int) -> None:
+        """Add something so often: a byte by one instruction, all else written out."""
+        byte = _byte(body)
+        if byte is not None and times > 1:
+            members = bytes(regex_chars.members(byte.mask))
+            self.emit(_Instruction(_EXACTLY, times, table=members))
+            return
+        for _ in range(times):
+            self.add(body)
 
     def _add_loop(self, node: regex_tree.Repeat) -> None:
         """Repeat without end, once at least if so asked; matching nothing ends it."""

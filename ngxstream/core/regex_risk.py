@@ -11,6 +11,7 @@ Both are decided on pairs and triples of states (Weber and Seidl's criteria), al
 side: what is too large to be decided counts as exponential.
 """
 
+from dataclasses import replace
 from itertools import product
 from typing import Final, NamedTuple
 
@@ -90,8 +91,8 @@ class _Automaton:
             return {state: 1}, {state: 1}, 0
         if isinstance(node, regex_tree.Sequence):
             return self._add_sequence(node.items)
-        if isinstance(node, regex_tree.Choice):
-            return self._add_choice(node.branches)
+        if isinstance(node, regex_tree.Choice | regex_tree.Condition):
+            return self._add_choice(regex_tree.branches(node))
         if isinstance(node, regex_tree.Repeat):
             return self._add_repeat(node)
         if isinstance(node, regex_tree.Capture | regex_tree.Atomic):
@@ -143,6 +144,8 @@ class _Automaton:
         return added
 
     def _add_repetitions(self, node: regex_tree.Repeat) -> tuple[_Ways, _Ways, int]:
+        low, high = regex_tree.times(node)
+        node = replace(node, low=low, high=high)
         before = len(self.masks)
         first, last, empty = self._add(node.body)
         size = len(self.masks) - before

@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ngxstream.core import regex_chars, regex_tree
+from ngxstream.core import regex_chars, regex_tree, regex_unicode
+
+MAX_MESSAGE: Final = 1024  # NGX_MAX_CONF_ERRSTR: what is longer is cut
 
 
 class RegexError(ValueError):
@@ -18,29 +20,33 @@ class RegexError(ValueError):
         text = pattern.decode("utf-8", "surrogateescape")
         rest = pattern[at:].decode("utf-8", "surrogateescape")
         where = f' in "{text}" at "{rest}"' if at < len(pattern) else f' in "{text}"'
-        super().__init__(f"pcre2_compile() failed: {reason}{where}")
+        said = f"pcre2_compile() failed: {reason}{where}".encode("utf-8", "surrogateescape")
+        super().__init__(said[:MAX_MESSAGE].decode("utf-8", "surrogateescape"))
         self.reason = reason
         self.at = at
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options that (?imsxUn) set and unset, valid up to the end of their group."""
+    """The options that (?imsxUnJ) set and unset, valid up to the end of their group."""
 
     caseless: bool = False  # i
     multiline: bool = False  # m
     dotall: bool = False  # s
     extended: bool = False  # x
+    extended_more: bool = False  # xx: in classes too
     ungreedy: bool = False  # U
     plain: bool = False  # n: ( does not capture
+    duplicates: bool = False  # J: names may be given twice
 
 
 _SIMPLE_ESCAPES: Final = {"a": 7, "e": 27, "f": 12, "n": 10, "r": 13, "t": 9}
-_POSIX: Final = re.compile(rb"\[([:.=])((?:(?!\1\]|\]|\\).)*)\1\]", re.DOTALL)
 _OCTAL: Final = re.compile(rb"[0-7]{1,3}")
 _HEX: Final = re.compile(rb"[0-9A-Fa-f]{0,2}")
 _BRACED: Final = {8: re.compile(rb"[0-7]*"), 16: re.compile(rb"[0-9A-Fa-f]*")}
-_UNCLOSED_CLASS: Final = "missing terminating ] for character class"
+_COUNTS: Final = re.compile(rb"\{[0-9]+(,[0-9]*)?\}")
+_MALFORMED: Final = "malformed \\P or \\p sequence"
+_MAX_PROPERTY: Final = 49  # bytes of its name, without blanks
 _TOO_LARGE: Final = "character code point value in \\x{} or \\o{} is too large"
 
 
@@ -96,7 +102,7 @@ class Scanner:
     def _skip_blank(self) -> bool:
         if not self._options.extended:
             return False
-        if self._peek() in tuple(" \t\n\v\f\r"):
+        if self._peek() in tuple(" \t\n\v\f\r\x85"):
             self._at += 1
             return True
         if self._peek() != "#":
@@ -107,6 +113,34 @@ class Scanner:
 
     def _chars(self, mask: int) -> regex_tree.Chars:
         return regex_tree.Chars(regex_chars.fold(mask) if self._options.caseless else mask)
+
+    def _property(self, char: str) -> int:
+        r"""Read the name behind \p or \P and make the set of the bytes that are meant."""
+        inverted = char == "P"
+        if self._eat("{"):
+            inverted ^= self._eat("^")
+            name = self._property_name()
+        else:
+            name = self._next()
+            if not (name.isascii() and name.isalpha()):
+                raise self._error(_MALFORMED)
+        mask = regex_unicode.find(name.lower())
+        if mask is None:
+            raise self._error("unknown property after \\P or \\p")
+        return regex_chars.invert(mask) if inverted else mask
+
+    def _property_name(self) -> str:
+        name = ""
+        while len(name) < _MAX_PROPERTY:
+            char = self._next()
+            while char and char in regex_unicode.SPACES:
+                char = self._next()
+            if not char or char == "\0":
+                raise self._error(_MALFORMED)
+            if char == "}":
+                return name
+            name += char if char > "\x7f" else char.lower()
+        raise self._error(_MALFORMED)
 
     # --- characters -----------------------------------------------------------------------
 
@@ -120,7 +154,8 @@ class Scanner:
             return self._hexadecimal()
         if char == "o":
             if not self._eat("{"):
-                raise self._error("missing opening brace after \\o")
+                at = min(self._at, len(self._pattern) - 1)
+                raise self._error("missing opening brace after \\o", at)
             return self._braced(8, "octal")
         if char == "c":
             return self._control()
@@ -146,8 +181,7 @@ class Scanner:
         return int(digits or b"0", 16)
 
     def _braced(self, base: int, kind: str) -> int:
-        start = self._at
-        found = _BRACED[base].match(self._pattern, start)
+        found = _BRACED[base].match(self._pattern, self._at)
         text = b"" if found is None else found.group()
         self._at += len(text)
         if not text and self._peek() in ("", "}"):
@@ -157,7 +191,7 @@ class Scanner:
         if not self._eat("}"):
             sign = "x" if base == 16 else "o"
             reason = f"non-{kind} character in \\{sign}{{}} (closing brace missing?)"
-            raise self._error(reason, start)
+            raise self._error(reason, min(self._at, len(self._pattern) - 1))
         return int(text, base)
 
     def _control(self) -> int:
@@ -165,103 +199,14 @@ class Scanner:
         if not char:
             raise self._error("\\c at end of pattern")
         if not " " <= char <= "~":
-            raise self._error("\\c must be followed by a printable ASCII character")
+            raise self._error("\\c must be followed by a printable ASCII character", self._at - 1)
         return ord(char.upper()) ^ 64
 
-    # --- classes ----------------------------------------------------------------------------
-
-    def _class(self) -> regex_tree.Node:
-        """Read a class up to its closing bracket."""
-        start = self._at - 1
-        posix = _POSIX.match(self._pattern, start)
-        if posix:
-            if posix[1] == b":":
-                raise self._error("POSIX named classes are supported only within a class", start)
-            raise self._error("POSIX collating elements are not supported", start)
-        inverted = self._eat("^")
-        mask = 0
-        first = True
-        while True:
-            self._skip_quotes()
-            if not self._quoted and not first and self._eat("]"):
-                break
-            mask |= self._class_item()
-            first = False
-        if self._options.caseless:
-            mask = regex_chars.fold(mask)
-        return regex_tree.Chars(regex_chars.invert(mask) if inverted else mask)
-
-    def _skip_quotes(self) -> None:
-        while True:
-            if self._eat("\\E"):
-                self._quoted = False
-            elif not self._quoted and self._eat("\\Q"):
-                self._quoted = True
-            else:
-                return
-
-    def _class_item(self) -> int:
-        """Read one member of a class: a byte, a range or a named set."""
-        member = self._class_member()
-        self._skip_quotes()
-        if self._quoted or self._peek() != "-":
-            return 1 << member if member >= 0 else -member
-        dash = self._at
-        self._at += 1
-        self._skip_quotes()
-        if not self._quoted and self._peek() in ("]", ""):
-            self._at = dash
-            return 1 << member if member >= 0 else -member
-        if member < 0:
-            raise self._error("invalid range in character class", dash)
-        opening = self._at
-        last = self._class_member()
-        if last < 0:
-            named = self._pattern[opening : opening + 1] == b"["
-            raise self._error(
-                "invalid range in character class", opening + 1 if named else self._at
-            )
-        if last < member:
-            raise self._error("range out of order in character class", self._at - 1)
-        return regex_chars.span(member, last)
-
-    def _class_member(self) -> int:
-        """Read a byte, as itself, or a named set, as its mask below zero."""
-        start = self._at
-        char = self._next()
-        if not char:
-            raise self._error(_UNCLOSED_CLASS)
-        if self._quoted:
-            return ord(char)
-        if char == "[":
-            posix = _POSIX.match(self._pattern, start)
-            return ord(char) if posix is None else -self._posix(posix)
-        if char != "\\":
-            return ord(char)
-        char = self._next()
-        if char in regex_chars.ESCAPES:
-            return -regex_chars.ESCAPES[char]
-        if char == "b":
-            return 8
-        if char in ("p", "P"):
-            raise self._unsupported("\\" + char, start)
-        if char == "N":
-            raise self._error("\\N is not supported in a class")
-        if char and char in "ABCEGKRXZgkz":
-            raise self._error("escape sequence is invalid in character class", self._at - 1)
-        return self._code(char)
-
-    def _posix(self, found: re.Match[bytes]) -> int:
-        at = found.start() + 1
-        if found[1] != b":":
-            raise self._error("POSIX collating elements are not supported", found.start())
-        name = found[2].decode("latin-1")
-        inverted = name.startswith("^")
-        name = name.removeprefix("^")
-        if name not in regex_chars.POSIX:
-            raise self._error("unknown POSIX class name", at + 1)
-        if self._options.caseless and name in ("upper", "lower"):
-            name = "alpha"  # before inverting: PCRE does it so
-        self._at = found.end()
-        mask = regex_chars.POSIX[name]
-        return regex_chars.invert(mask) if inverted else mask
+    def _check_name_of_character(self) -> None:
+        r"""Refuse \N{…} unless the braces count."""
+        if not self._pattern.startswith(b"{", self._at):
+            return
+        if self._pattern.startswith(b"U+", self._at + 1):
+            raise self._error("\\N{U+dddd} is supported only in Unicode (UTF) mode")
+        if _COUNTS.match(self._pattern, self._at) is None:
+            raise self._error("PCRE2 does not support \\F, \\L, \\l, \\N{name}, \\U, or \\u")

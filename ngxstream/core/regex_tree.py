@@ -3,12 +3,17 @@
 Options such as (?i) are resolved before a tree is made, so a node means the same everywhere.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from ngxstream.core import regex_chars
+
+SIZE_TYPE: Final = 1  # \\d and the like
+SIZE_CHAR: Final = 2
+SIZE_PROPERTY: Final = 3
+SIZE_CLASS: Final = 33  # and all above are classes too
 
 
 class Place(Enum):
@@ -33,9 +38,10 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """Any one byte of a set."""
+    """Any one byte of a set; ``size`` is what PCRE needs for it, which regex_size asks for."""
 
     mask: int
+    size: int = field(default=SIZE_CHAR, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Look:
     body: "Node"
     ahead: bool
     negative: bool
+    at: int = field(default=0, compare=False)  # where it stands in the pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +102,62 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Backref:
-    """The text a group matched before."""
+    """The text that the first of some groups to have matched has matched."""
+
+    groups: tuple[int, ...]
+    caseless: bool
+    name: str = ""  # what gives the groups, until they are known
+    at: int = field(default=0, compare=False)
+    error_at: int = field(default=0, compare=False)  # where PCRE would say that it is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing if one of some groups has matched, another if none has.
+
+    ``asked`` is what takes the place of groups while a pattern is read: an assertion and its
+    contrary.
+    """
+
+    groups: tuple[int, ...]
+    yes: "Node"
+    no: "Node | None"
+    name: str = ""
+    asked: "tuple[Look, Look] | None" = None
+    at: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The body of another group, without its captures: (?1); gone when a pattern is read."""
 
     index: int
-    caseless: bool
+    at: int = field(compare=False)
+    name: str = ""
 
 
-Node = Chars | Sequence | Choice | Repeat | Capture | Atomic | Look | At | Backref
+@dataclass(frozen=True, slots=True)
+class Keep:
+    r"""The match begins here, whatever was read before: \K."""
+
+
+Node = (
+    Chars
+    | Sequence
+    | Choice
+    | Repeat
+    | Capture
+    | Atomic
+    | Look
+    | At
+    | Backref
+    | Condition
+    | Call
+    | Keep
+)
+DEFINE: Final = "(DEFINE)"  # no name of a group: a condition that never holds
 EMPTY: Final = Sequence(())
+NOTHING: Final = Chars(0, SIZE_TYPE)  # (*FAIL)
 ANY_NEWLINE: Final = Atomic(
     Choice(
         (
@@ -111,25 +166,53 @@ ANY_NEWLINE: Final = Atomic(
         )
     )
 )
+# what Unicode takes for one character: below U+0100 only CR LF are two code points of one
+ANY_CHARACTER: Final = Atomic(
+    Choice(
+        (
+            Sequence((Chars(1 << 0x0D), Chars(1 << 0x0A))),
+            Chars(regex_chars.EVERY),
+        )
+    )
+)
 
 
-def width(node: Node) -> int | None:
-    """Count the bytes a node always matches; None if that may differ."""
+def times(node: Repeat) -> tuple[int, int | None]:
+    """Tell how often a body is to be tried: an assertion says the same each time."""
+    if isinstance(node.body, Look):
+        return min(node.low, 1), 1 if node.high is None else min(node.high, 1)
+    return node.low, node.high
+
+
+Widths = Mapping[int, int | None]
+
+
+def width(node: Node, groups: Widths | None = None) -> int | None:
+    """Count the bytes a node always matches; None if that may differ.
+
+    Args:
+        node: What is measured.
+        groups: The widths of groups that may be referred to.
+    """
     if isinstance(node, Chars):
         return 1
-    if isinstance(node, At | Look):
+    if isinstance(node, At | Look | Keep):
         return 0
     if isinstance(node, Capture | Atomic):
-        return width(node.body)
+        return width(node.body, groups)
     if isinstance(node, Repeat):
-        each = width(node.body)
+        if isinstance(node.body, Look) and node.body.ahead:
+            return 0
+        each = width(node.body, groups)
         return each * node.low if each is not None and node.low == node.high else None
     if isinstance(node, Sequence):
-        widths = [width(item) for item in node.items]
+        widths = [width(item, groups) for item in node.items]
         return None if None in widths else sum(filter(None, widths))
-    if isinstance(node, Choice):
-        widths = [width(branch) for branch in node.branches]
+    if isinstance(node, Choice | Condition):
+        widths = [width(branch, groups) for branch in branches(node)]
         return widths[0] if len(set(widths)) == 1 else None
+    if isinstance(node, Backref) and groups is not None and len(node.groups) == 1:
+        return groups.get(node.groups[0])
     return None
 
 
@@ -145,11 +228,11 @@ def anchored(node: Node) -> bool:
         for item in node.items:
             if anchored(item):
                 return True
-            if not isinstance(item, At | Look):
+            if not isinstance(item, At | Look | Keep):
                 return False
         return False
-    if isinstance(node, Choice):
-        return all(anchored(branch) for branch in node.branches)
+    if isinstance(node, Choice | Condition):
+        return all(anchored(branch) for branch in branches(node))
     return False
 
 
@@ -163,9 +246,16 @@ def nullable(node: Node) -> bool:
         return node.low == 0 or nullable(node.body)
     if isinstance(node, Sequence):
         return all(nullable(item) for item in node.items)
-    if isinstance(node, Choice):
-        return any(nullable(branch) for branch in node.branches)
+    if isinstance(node, Choice | Condition):
+        return any(nullable(branch) for branch in branches(node))
     return True
+
+
+def branches(node: Choice | Condition) -> "tuple[Node, ...]":
+    """List what a node chooses from."""
+    if isinstance(node, Choice):
+        return node.branches
+    return (node.yes, EMPTY if node.no is None else node.no)
 
 
 def parts(node: Node) -> "tuple[Node, ...]":
@@ -174,6 +264,9 @@ def parts(node: Node) -> "tuple[Node, ...]":
         return node.items
     if isinstance(node, Choice):
         return node.branches
+    if isinstance(node, Condition):
+        asked = () if node.asked is None else node.asked[:1]
+        return (*asked, *branches(node))
     if isinstance(node, Capture | Atomic | Repeat | Look):
         return (node.body,)
     return ()

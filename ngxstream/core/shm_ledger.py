@@ -24,6 +24,8 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core.files import c_string
+
 if TYPE_CHECKING:
     from ngxstream.core.shm import Lock
 
@@ -50,7 +52,7 @@ class Ledgers:
     def __init__(self, name: str, lock: Lock) -> None:
         """Make the file. Raises: OSError."""
         self._fd = -1
-        self._fd = os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self._fd = os.memfd_create(c_string(name[:200]), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # it grows; a mapping whose file had become shorter would be deadly to touch
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self._lock = lock

@@ -68,6 +68,7 @@ class Transport:
         "session_key",  # what a client side remembers the session by, None for not at all
         "asked_name",  # bytes | None: name in the ClientHello, where somebody looked
         "failure",  # (message, errno | None) of a handshake that failed
+        "complain",  # (message): hears what is wrong with the end, None where nobody does
         "deadline",  # ms, of the lingering
         "tick",
     )
@@ -89,6 +90,7 @@ class Transport:
         self.session_key: Any = None
         self.asked_name: bytes | None = None
         self.failure: tuple[str, int | None] = ("", None)
+        self.complain: Callable[[str], None] | None = None
         self.deadline = 0
         self.tick = 0
         try:
@@ -238,6 +240,8 @@ class Transport:
             if error == libssl.ERROR_WANT_WRITE and self.waits:
                 self.loop.poller.want_write(self.fd)
                 return AGAIN
+            if self.complain is not None and lib.ERR_peek_error():
+                self.complain(f"SSL_shutdown() failed{lib.reasons()}")
             lib.ERR_clear_error()
             lib.take_told(pointer)
         return OK
@@ -291,6 +295,7 @@ class Transport:
 
     def _release(self) -> None:
         self.connection = None
+        self.complain = None
         self.pointer = 0
         self.read = _released
 

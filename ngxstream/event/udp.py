@@ -242,8 +242,14 @@ class UdpGate:
                 self._limit = 2
                 self._filled = 0
             sink = self.table.get(key)
-            if sink is None or self._waiting:
+            if self._waiting or (sink is None and self.stray is not None):
                 self._hand_out({key: [slot[:n]]})
+                return
+            if sink is None:
+                try:  # as _meet() does, for the one there is
+                    self.admit(key, key, None, slot[:n])
+                except Exception:
+                    self.loop.fault(None)
                 return
             try:  # as _hand_out() does, for the one there is
                 rest = sink.take([slot[:n]])
@@ -436,20 +442,22 @@ class UdpGate:
         self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
-        stray, lookup, waiting = self.stray, self.table.get, self._waiting
+        stray, table, waiting = self.stray, self.table, self._waiting
         turn = self.loop.budget
         for key, views in new:
             if turn.is_spent:  # what clients send makes their sessions expensive
                 budget = 0
-            rest = views
-            is_one = len(views) == 1 and stray is None
-            if is_one and budget > 0 and not waiting and lookup(key) is None:
+            if (
+                stray is None and len(views) == 1 and budget > 0
+                and not waiting and key not in table
+            ):
                 budget -= 1  # hot: begin_for() for a session of one question and one answer
                 try:
                     self._admit_view(key, views[0])
                 except Exception:
                     self.loop.fault(None)
                 continue
+            rest = views
             if stray is not None:
                 peer, _ = self._parts(key)
                 rest = [view for view in views if not stray(self, key, peer, view)]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
 from ngxstream.core import codes, errors, inet, ip, log
 from ngxstream.stream import phases
@@ -114,6 +115,7 @@ def _rule(scope: Scope, module: Module, st: Statement) -> None:
             scope.warn(f"low address bits of {text} are meaningless")
         rule = Rule(cidr.family, cidr.packed, cidr.prefix, deny)
     scope.given_of(module).setdefault("rules", []).append(rule)
+    d.note(scope, module, st)
 
 
 def _merge(outer: Given, inner: Given) -> AccessConf:
@@ -142,5 +144,5 @@ MODULE = StreamModule(
     ),
     conf=AccessConf,
     merge=_merge,
-    handlers=(PhaseHandler(phases.ACCESS, handle, _is_wanted),),
+    handlers=(PhaseHandler(phases.ACCESS, handle, _is_wanted, again=True),),
 )

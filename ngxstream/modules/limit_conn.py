@@ -231,6 +231,7 @@ def _limit_conn(scope: Scope, module: Module, st: Statement) -> None:
     if most > 65535:
         raise errors.ConfError("connection limit must be less 65536")
     given["limits"] = (*limits, Limit(zone, most))
+    d.note(scope, module, st)
 
 
 DIRECTIVES: Final[tuple[Any, ...]] = (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
 from ngxstream.core import errors, inet, ip
 from ngxstream.core.codes import DECLINED
@@ -110,6 +111,7 @@ def _realip_remote_port(s: Session) -> bytes:
 
 def _set_real_ip_from(scope: Scope, module: Module, st: Statement) -> None:
     text = st.args[0]
+    d.note(scope, module, st)
     given = scope.given_of(module)
     networks: list[ip.Cidr] = given.setdefault("networks", [])
     if text == "unix:":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, TAKE2, Directive
 from ngxstream.core import errors
 from ngxstream.core.codes import DECLINED
@@ -47,6 +48,7 @@ def _set(scope: Scope, module: Module, st: Statement) -> None:
     ref = table.assignable(name[1:])
     value = values.compile_value(text, table)
     scope.given_of(module).setdefault("commands", []).append((ref, value))
+    d.note(scope, module, st)
 
 
 def _merge(outer: Given, inner: Given) -> SetConf:

@@ -41,8 +41,14 @@ class Look:
 
     def __init__(self) -> None:
         self.parser: client_hello.Parser | None = client_hello.Parser()
-        # what the variables tell of until a hello is whole
-        self.hello = client_hello.ClientHello(protocol="")
+        self.hello: client_hello.ClientHello | None = None  # once it is whole
+
+    def seen(self) -> client_hello.ClientHello:
+        """Return the hello, or what its records have said so far."""
+        parser = self.parser
+        if self.hello is not None:
+            return self.hello
+        return _with_host(client_hello.ClientHello("") if parser is None else parser.so_far())
 
 
 def handle(s: Session) -> int:
@@ -65,12 +71,11 @@ def handle(s: Session) -> int:
         return DECLINED
     if isinstance(hello, reader.NeedMore):
         return AGAIN
-    if len(hello.server_name) > servers.MAX_HOST:
-        hello = replace(hello, server_name=b"")  # no host has such a name
-    look.hello = hello
+    hello = look.hello = _with_host(hello)
     look.parser = None
     if hello.server_name:
         servers.select(s, hello.server_name)
+        return servers.recheck(s)
     return OK
 
 
@@ -87,6 +92,13 @@ def _measured(
         budget.charge(thread_time_ns() - begun)
 
 
+def _with_host(hello: client_hello.ClientHello) -> client_hello.ClientHello:
+    """Leave out a name that no host has."""
+    if len(hello.server_name) > servers.MAX_HOST:
+        return replace(hello, server_name=b"")
+    return hello
+
+
 def _is_wanted(server: ServerConf) -> bool:
     enabled: bool = server.ssl_preread.ssl_preread
     return enabled
@@ -97,7 +109,7 @@ def _seen(spell: Callable[[client_hello.ClientHello], bytes]) -> Getter:
 
     def get(s: Session) -> bytes | None:
         look: Look | None = s.module_ctx(KEY)
-        return None if look is None else spell(look.hello)
+        return None if look is None else spell(look.seen())
 
     return get
 

@@ -377,5 +377,5 @@ def rebuild(old: Cycle, to: log.Log | None = None) -> Cycle | None:
     try:
         return Cycle(old.options, to, old)
     except errors.NgxError as error:
-        to.error(log.LEVELS[error.level], str(error))
+        to.error(log.LEVELS[error.level], *error.parts())
         return None

@@ -89,7 +89,7 @@ def close_files(builtin: log.Log) -> None:
 
 def complain(error: errors.NgxError, to: log.Log) -> None:
     """Log what ended the start, at the level it deserves."""
-    to.write(log.LEVELS[error.level], str(error))
+    to.error(log.LEVELS[error.level], *error.parts())
 
 
 def test(options: Options, builtin: log.Log) -> int:

@@ -75,6 +75,7 @@ class ServerConf:
         self.handler: Callable[[Session], Any] | None = None  # the content handler
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
+        self.rechecks: tuple[phases.Handler, ...] = ()  # of a session that selects it by name
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
@@ -298,13 +299,16 @@ class StreamDraft:
             if address.options.ssl:
                 for server in address.servers:
                     server.is_ssl = True
-        for module in self.modules:
+        for module in self.modules:  # of each in turn, as nginx goes on to the next
+            if module.init is not None:
+                module.init(self)
             if module.check is not None:
                 for server in self.servers:
                     module.check(getattr(server, module.name, None), server, self)
         for module in self.modules:
             if module.finish is not None:
                 module.finish(self)
+        servers.settle_early(self)
         self.variables.link()
         conf = StreamConf(self)
         for hook in self.finished:

@@ -147,6 +147,8 @@ def _proxy_protocol_tlv(s: Session, name: str) -> bytes | None:
         return None
     try:
         return proxy_protocol.find_tlv(header.tlvs, name)
+    except proxy_protocol.ShortTlv:
+        return None
     except proxy_protocol.TlvError as error:
         s.log_error(ERR, str(error))
         return None

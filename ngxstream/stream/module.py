@@ -2,6 +2,8 @@
 
 shape of the hooks, in the order in which they are called:
   prepare(builder)            before anything is read (Module)
+  init(draft)                 once, after the block is read: what belongs to all servers
+                              (init_main_conf). raises: ConfError / UnplacedError
   check(conf, server, draft)  after a server's confs are merged: the validation that nginx does in
                               merge_srv_conf. raises: ConfError / UnplacedError
   finish(draft)               once, after all servers are merged (postconfiguration)
@@ -33,12 +35,14 @@ class PhaseHandler(NamedTuple):
     """A handler of one phase; it runs only at addresses where a server wants it.
 
     shape: run(session) returns a code of core/codes or a status >= 200; `wanted(server)` tells
-    from the merged confs of a server whether the handler could do anything there.
+    from the merged confs of a server whether the handler could do anything there; `again`: a
+    server that is selected by name, after the handler's phase, has its own say too.
     """
 
     phase: int
     run: Callable[[Session], int]
     wanted: Callable[[ServerConf], bool]
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +51,7 @@ class StreamModule(Module):
 
     variables: tuple[Variable, ...] = ()
     handlers: tuple[PhaseHandler, ...] = ()
+    init: Callable[[StreamDraft], None] | None = None
     check: Callable[[Any, ServerConf, StreamDraft], None] | None = None
     finish: Callable[[StreamDraft], None] | None = None
     start_worker: Callable[[StreamConf, Loop], None] | None = None

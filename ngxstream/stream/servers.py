@@ -10,14 +10,17 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ngxstream.conf.directive import SAID
 from ngxstream.core import errors
-from ngxstream.core.codes import BUSY, DECLINED
+from ngxstream.core.codes import BUSY, DECLINED, OK
 from ngxstream.core.hostnames import HostTable
 from ngxstream.core.log import encode
+from ngxstream.stream import phases
 from ngxstream.stream.captures import Pattern
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
+    from ngxstream.conf.directive import Said
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import AddressDraft, ServerConf, StreamDraft
     from ngxstream.stream.session import Session
@@ -180,3 +183,74 @@ def select(s: Session, name: bytes) -> None:
     server = names.find(s, host)
     if server is not None:
         s.select_server(server)
+
+
+def recheck(s: Session) -> int:
+    """Ask the checks of a server that was selected by name; those of the default server are done.
+
+    nginx asks none: its rules of access for a name would be ignored there.
+
+    Returns:
+        OK, or the status to end the session with.
+    """
+    server = s.server
+    if server is not s.address.default_server:
+        for check in server.rechecks:
+            code = check(s)
+            if code not in (OK, DECLINED):
+                return code
+    return OK
+
+
+# -- what runs before a name is known ----------------------------------------------------------
+
+
+def settle_early(draft: StreamDraft) -> None:
+    """Find the checks to be asked again, and warn of what a name comes too late for."""
+    for server in draft.servers:
+        server.rechecks = tuple(
+            entry.run
+            for module in draft.modules
+            for entry in module.handlers
+            if entry.again and entry.wanted(server)
+        )
+    warned: set[tuple[str, int]] = set()
+    for address in draft.addresses:
+        default = address.default_server
+        if address.options.is_udp or not (
+            address.options.ssl or default.ssl_preread.ssl_preread
+        ):
+            continue
+        for server in address.servers:
+            if server is not default and any(name.text for name in server.names):
+                _warn_of_early(draft, server, default, warned)
+
+
+def _warn_of_early(
+    draft: StreamDraft, server: ServerConf, default: ServerConf, warned: set[tuple[str, int]]
+) -> None:
+    for module in draft.modules:
+        early = [entry for entry in module.handlers if entry.phase < phases.SSL]
+        said = _said_of(draft, server, module.name) if early else []
+        if not said or (module.name, server.index) in warned:
+            continue
+        of_default = _said_of(draft, default, module.name)
+        if [one[:2] for one in said] == [one[:2] for one in of_default]:
+            continue
+        warned.add((module.name, server.index))
+        first = said[0]
+        name = server.server_name or server.names[0].text
+        if any(entry.again for entry in early):
+            fate = "is obeyed after the rules of the default server, nginx ignores it"
+        else:
+            fate = "has no effect, it is looked at before the name is known"
+        draft.warn(
+            f'"{first.directive}" of the server "{name}" in {server.file}:{server.line}, '
+            f"which is selected by name, {fate} in {first.file}:{first.line}"
+        )
+
+
+def _said_of(draft: StreamDraft, server: ServerConf, module: str) -> list[Said]:
+    """Return the statements of a module that are in force in a server."""
+    own: list[Said] = server.given.get(module, {}).get(SAID, [])
+    return own or draft.given.get(module, {}).get(SAID, [])

@@ -144,11 +144,13 @@ class Session:
                 cleanups.pop()()
             except Exception:
                 loop.fault(None)
-        self.content = None
-        self.ctx = None
-        self.values = None
         loop.sessions.discard(self)
-        loop.close_connection(self.c)
+        try:
+            loop.close_connection(self.c)  # TLS may have a word to say, of all of the session
+        finally:
+            self.content = None
+            self.ctx = None
+            self.values = None
 
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.

@@ -86,6 +86,8 @@ class Certificates:
                 return entry.value
         stamp = _stamp(path)
         value = self._read(is_key, path)
+        if is_key and self._passwords and _is_encrypted(path):
+            return value  # nginx keeps no key that needed a password
         self._expire(now_ms, options)
         entries[is_key, path] = _Entry(value, stamp, now_ms)
         return value
@@ -104,6 +106,22 @@ class Certificates:
         if is_key:
             return libssl_pem.read_key(self._lib, path, self._passwords)
         return libssl_pem.read_certificates(self._lib, path)
+
+
+def _is_encrypted(path: str) -> bool:
+    """Tell whether a key that could be read needed a password.
+
+    Either form of PEM says so in words: `BEGIN ENCRYPTED PRIVATE KEY` (PKCS #8, RFC 7468 section
+    11) and `Proc-Type: 4,ENCRYPTED` (RFC 1421 section 4.6.1.1).
+    source: ngx_ssl_cache_pkey_create
+    """
+    if path.startswith("data:"):
+        return "ENCRYPTED" in path
+    try:
+        with open(path, "rb") as file:
+            return b"ENCRYPTED" in file.read(1 << 20)
+    except OSError:
+        return True  # it has gone since
 
 
 def _stamp(path: str) -> Any:

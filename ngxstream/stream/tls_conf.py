@@ -10,7 +10,8 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.conf import units
-from ngxstream.core import errors
+from ngxstream.core import errors, files
+from ngxstream.core.log import encode
 from ngxstream.event import libssl, tls_protocols
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PROTOCOLS: Final = {
 }
 LONGEST_PASSWORD_LINE: Final = 4096  # NGX_SSL_PASSWORD_BUFFER_SIZE
 LONGEST_PROTOCOL: Final = 255
+ROOM: Final = 1024  # bytes of a message of OpenSSL's: NGX_MAX_CONF_ERRSTR
 
 
 class CacheOptions(NamedTuple):
@@ -111,7 +113,12 @@ def full_name(prefix: str, name: str) -> str:
     """
     if name.startswith(("data:", "engine:", "store:")):
         return name
-    return os.path.join(prefix, name)
+    return file_name(prefix, name)
+
+
+def file_name(prefix: str, name: str) -> str:
+    """Make the name of a file absolute, as the C library reads it. source: ngx_conf_full_name"""
+    return os.path.join(prefix, files.c_string(name))
 
 
 def require_library(what: str) -> libssl.Library:
@@ -123,5 +130,12 @@ def require_library(what: str) -> libssl.Library:
 
 
 def unplaced(error: libssl.SslError) -> errors.UnplacedError:
-    """Make a configuration error of a failed call: nginx names no place for these."""
-    return errors.UnplacedError(error.message)
+    """Make a configuration error of a failed call: nginx names no place for these.
+
+    source: ngx_event_openssl.c ngx_ssl_error
+    """
+    text = error.message
+    raw = encode(text)
+    if len(raw) > ROOM:  # the bracket behind the reasons is kept
+        text = raw[: ROOM - 1].decode("utf-8", "surrogateescape") + ")"
+    return errors.UnplacedError(text)

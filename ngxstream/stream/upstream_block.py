@@ -65,7 +65,7 @@ def find_upstream(upstreams: UpstreamTable, url: inet.Url) -> UpstreamConf | Non
     return upstreams.at(url.host, 0) if found is None and url.no_port else found
 
 
-def finish(draft: StreamDraft) -> None:
+def make_balancers(draft: StreamDraft) -> None:
     """Make the balancer of every upstream. raises: ConfError
 
     source: ngx_stream_upstream_init_main_conf
@@ -268,5 +268,5 @@ MODULE = StreamModule(
         Directive("resolver_timeout", UPSTREAM, d.TAKE1, d.msec("resolver_timeout"),
                   "How long a name of this group may take to resolve.", default="30s"),
     ),
-    finish=finish,
+    init=make_balancers,
 )

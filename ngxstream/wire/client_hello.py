@@ -63,12 +63,15 @@ class Parser:
     source: ngx_stream_ssl_preread_handler.
     """
 
-    __slots__ = ("_at", "_body", "_hello", "_next_record")
+    __slots__ = ("_alpn", "_at", "_body", "_hello", "_next_record", "_server_name", "_version")
 
     def __init__(self) -> None:
         self._next_record = 0  # offset in the stream of the first record not taken in yet
         self._body = bytearray()  # the handshake bytes of the records taken in
         self._at = 0  # bytes of _body read
+        self._version = b""  # what was read so far of what is told
+        self._server_name: bytes | None = None
+        self._alpn: bytes | None = None
         self._hello = self._read_hello()
         self._hello.send(None)
 
@@ -100,6 +103,14 @@ class Parser:
                 return hello
         return reader.NEED_MORE
 
+    def so_far(self) -> ClientHello:
+        """Return what the records taken in so far have said; the rest of it may never come."""
+        return ClientHello(
+            protocol=_PROTOCOLS.get(self._version, ""),
+            server_name=self._server_name or b"",
+            alpn=self._alpn or b"",
+        )
+
     def _take(self, size: int) -> _Bytes:
         """Wait until ``size`` more handshake bytes have come and return them."""
         while len(self._body) - self._at < size:
@@ -120,7 +131,7 @@ class Parser:
             raise NotClientHello("not a client hello")
         left = _Left(self._take, int.from_bytes(head[1:], "big"))
 
-        version = yield from left.take(2)
+        self._version = yield from left.take(2)
         yield from left.take(32)  # random
         yield from left.take((yield from left.take(1))[0])  # session id
         ciphers = yield from left.take(int.from_bytes((yield from left.take(2)), "big"))
@@ -128,34 +139,32 @@ class Parser:
         if left.size and int.from_bytes((yield from left.take(2)), "big") != left.size:
             raise NotClientHello("extensions length error")
 
-        server_name: bytes | None = None
-        alpn: bytes | None = None
         lists: dict[int, tuple[int, ...]] = {}
         while left.size:
             head = yield from left.take(4)
             kind, size = head[0] << 8 | head[1], head[2] << 8 | head[3]
             if kind == _SERVER_NAME:
-                if server_name is not None:
+                if self._server_name is not None:
                     raise NotClientHello("duplicate SNI")
-                server_name = yield from left.server_name(size)
+                self._server_name = yield from left.server_name(size)
             elif kind == _ALPN:
-                if alpn is not None:
+                if self._alpn is not None:
                     raise NotClientHello("duplicate ALPN")
-                alpn = yield from left.alpn(size)
+                self._alpn = yield from left.alpn(size)
             elif kind == _SUPPORTED_VERSIONS:
                 listed = (yield from left.take(1))[0]
                 if listed < 2 or 1 + listed != size:
                     raise NotClientHello("supported_versions format error")
                 yield from left.take(listed)
-                version = b"\x03\x04"  # whatever versions it lists
+                self._version = b"\x03\x04"  # whatever versions it lists
             else:
                 body = yield from left.take(size)
                 if kind in (_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS):
                     lists.setdefault(kind, _listed_codes(body))
         return ClientHello(
-            protocol=_PROTOCOLS.get(version, ""),
-            server_name=server_name or b"",
-            alpn=alpn or b"",
+            protocol=_PROTOCOLS.get(self._version, ""),
+            server_name=self._server_name or b"",
+            alpn=self._alpn or b"",
             ciphers=_codes(ciphers),
             groups=lists.get(_SUPPORTED_GROUPS, ()),
             signature_algorithms=lists.get(_SIGNATURE_ALGORITHMS, ()),

@@ -83,6 +83,10 @@ class TlvError(reader.WireError):
     """TLVs that do not add up: nginx fails the variable that asked for one."""
 
 
+class ShortTlv(TlvError):
+    """An SSL TLV too short for what it begins with: nginx says nothing of it."""
+
+
 class UnknownTlv(TlvError):
     """A TLV name that means none: nginx logs it and finds nothing."""
 
@@ -228,7 +232,7 @@ def find_tlv(tlvs: bytes, name: str) -> bytes | None:
 
     shape: ``name`` is the part after ``tlv_``, lower case; the first TLV of a type wins.
     raises: UnknownTlv for a name that means nothing (nginx logs it at error and goes on);
-    TlvError where nginx fails the variable.
+    TlvError where nginx fails the variable, ShortTlv where it does so without a word.
     source: ngx_proxy_protocol.c ngx_proxy_protocol_get_tlv.
     """
     rest, names = name, _TLV_NAMES
@@ -237,7 +241,7 @@ def find_tlv(tlvs: bytes, name: str) -> bytes | None:
         if ssl is None:
             return None
         if len(ssl) < 5:
-            raise TlvError("broken PROXY protocol TLV")
+            raise ShortTlv("broken PROXY protocol TLV")
         if name == "ssl_verify":
             return b"%d" % int.from_bytes(ssl[1:5], "big")
         rest, names, tlvs = name[4:], _SSL_TLV_NAMES, ssl[5:]

@@ -80,7 +80,7 @@ def test_accepting_pauses_when_connections_run_out(ngxstream, backends) -> None:
         assert b"late:x" == client.recv_exactly(6)
     waiting = TcpClient(program.address("in"))
     waiting.send(b"z")
-    program.wait_log(r"\[alert\] .*12 worker_connections are not enough")
+    program.wait_log(r"\[alert\] .*: 12 worker_connections are not enough while accepting new ")
     cpu, elapsed = busy_until(
         worker,
         lambda: sum("not enough" in line for line in program.error_log()) >= 3,

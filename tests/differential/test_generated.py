@@ -42,6 +42,7 @@ def messages(stderr: str, prefix: Path) -> list[str]:
     for pattern, words in OLDER:
         stderr = pattern.sub(words, stderr)
     lines = [line.partition(": ")[2] for line in stderr.splitlines()]
+    lines = [re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\x{ord(m[0]):02X}", line) for line in lines]
     return [line.replace(str(prefix), "/p") for line in lines if re.match(r"\[(?!notice)", line)]
 
 

@@ -47,6 +47,20 @@ IN_STREAM = {
     "a star and a dot": "map $remote_addr $x { hostnames; *. 1; }",
     "regexes": "map $remote_addr $x { ~a 1; ~*b 2; ~ 3; ~* 4; }",
     "a bad regex": "map $remote_addr $x {\n ~(a 1; }",
+    "regexes that PCRE alone spells": (
+        'map $remote_addr $x { "~\\p{L}\\X\\P{Lu}" 1; "~(?xx)[a b]" 2; "~(?=a)*b" 3;'
+        ' "~(?J)(?<n>a)|(?<n>b)" 4; "~a{,3}" 5; "~(?|(a)|(b))" 6; "~(a)?(?(1)b|c)" 7; }'
+    ),
+    "regexes that count far": (
+        'map $remote_addr $x { "~x{65535}" 1; "~(a{255}){255}" 2; "~(?:a{1000}){1000}" 3; }'
+    ),
+    "a regex that is too large": 'map $remote_addr $x { "~(?:(?:ab){200}){200}" 1; }',
+    "a regex of an unknown property": 'map $remote_addr $x { "~a\\p{foo}b" 1; }',
+    "a regex of a malformed property": 'map $remote_addr $x { "~\\p{Lu" 1; }',
+    "a regex of an equal name": 'map $remote_addr $x { "~(?<n>a)(?<n>b)" 1; }',
+    "a regex of an unknown group": 'map $remote_addr $x { "~(?(1)a)" 1; }',
+    "a regex of no length": 'map $remote_addr $x { "~x(?<=a*)b" 1; }',
+    "a long bad regex": f'map $remote_addr $x {{ "~({"a" * 1500}" 1; }}',
     "a volatile map": "map $remote_addr $x { volatile; a 1; }",
     "a map in a map": "map $remote_addr $x {\n a {\n } }",
     "a map without its end": "map $remote_addr $x { a 1",

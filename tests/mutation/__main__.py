@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -41,41 +42,62 @@ COPIED: Final = ("ngxstream", "tests", "conf", "docs", "setup.cfg", "pyproject.t
                  "LICENSE", "Makefile", ".ci")
 KILLED, SURVIVED, LATE = "killed", "survived", "killed (late)"
 
+# Test files that take longer than 20 s: asked by those alone that name them.
+HEAVY: Final = ("tests/unit/conf/test_reader_nginx.py", "tests/unit/process/test_master.py")
+FEW: Final = 7  # files that are asked because they import a module
+
 # What guards something: bytes, rights, time, memory, service. With the tests to be asked beside its
-# own and those that import it.
+# own and those unit tests that import it: cheap ones first.
 GUARDS: Final[dict[str, tuple[str, ...]]] = {
+    "core/escape": (),
+    "core/files": (),
+    "core/hostnames": ("tests/unit/modules/test_map.py",),
     "core/inet": (),
+    "core/log": ("tests/unit/core/test_syslog.py", "tests/wire/test_log_forgery.py"),
     "core/regex": ("tests/fuzz/test_regex.py",),
     "core/regex_machine": ("tests/unit/core/test_regex.py", "tests/fuzz/test_regex.py"),
     "core/regex_risk": ("tests/unit/core/test_regex.py",),
-    "core/shm": (
-        "tests/unit/modules/test_limit_conn.py",
-        "tests/unit/modules/upstream/test_zone.py",
-    ),
-    "core/shm_store": (),
-    "core/log": (),
-    "core/escape": (),
-    "wire/client_hello": ("tests/fuzz/test_wire.py",),
+    "core/shm": ("tests/unit/core/test_shm_ledger.py", "tests/unit/core/test_shm_counts.py"),
+    "core/shm_counts": ("tests/unit/modules/test_limit_conn.py",),
+    "core/shm_ledger": ("tests/unit/core/test_shm_counts.py",),
+    "core/shm_store": ("tests/unit/modules/ssl/test_sessions.py",),
+    "core/shm_zones": ("tests/unit/process/test_generations.py",),
+    "wire/client_hello": ("tests/fuzz/test_wire.py", "tests/unit/modules/test_ssl_preread.py"),
     "wire/dns": ("tests/fuzz/test_wire.py",),
     "wire/proxy_protocol": ("tests/fuzz/test_wire.py",),
-    "wire/reader": (),
-    "conf/normalize": ("tests/unit/conf/test_reader.py",),
+    "wire/reader": ("tests/unit/wire/test_client_hello.py",),
+    "ipc/codec": (),
+    "ipc/port": (),
+    "conf/builder": ("tests/unit/conf/test_reader.py",),
     "conf/reader": (),
+    "conf/spelling": ("tests/unit/conf/test_reader.py",),
+    "conf/tokens": ("tests/unit/conf/test_spelling.py", "tests/unit/conf/test_reader.py"),
     "conf/units": (),
     "event/accept": (),
     "event/client_sockets": (),
+    "event/datagram": ("tests/unit/event/test_udp.py",),
     "event/dns_query": ("tests/unit/event/test_resolver.py",),
-    "event/inherited": (),
+    "event/inherited": ("tests/unit/process/test_rendezvous.py",),
     "event/libssl_context": ("tests/wire/test_tls_termination.py",),
     "event/listening": (),
-    "event/loop": (),
+    "event/loop": ("tests/unit/event/test_accept.py", "tests/unit/event/test_udp.py"),
+    "event/portions": ("tests/unit/event/test_pump.py",),
     "event/pump": ("tests/wire/test_event_methods.py", "tests/differential/test_proxying.py"),
     "event/recycle": (),
     "event/resolver": (),
-    "event/room": (),
+    "event/room": ("tests/unit/event/test_accept.py",),
     "event/timers": (),
-    "event/udp": (),
+    "event/turn_budget": ("tests/unit/stream/test_phases.py",),
+    "event/udp": ("tests/unit/event/test_udp_table.py",),
+    "event/udp_clients": ("tests/unit/event/test_udp.py", "tests/unit/event/test_udp_new.py"),
+    "event/udp_new": ("tests/unit/event/test_udp.py",),
     "event/udp_proxied": ("tests/wire/test_udp_proxy_protocol.py",),
+    "event/wakeups": (
+        "tests/unit/event/test_accept.py",
+        "tests/unit/event/test_udp_new.py",
+        "tests/unit/process/test_handover.py",
+    ),
+    "stream/captures": (),
     "stream/phases": (),
     "stream/preread": ("tests/wire/test_first_bytes.py",),
     "stream/proxy_protocol": ("tests/wire/test_udp_proxy_protocol.py",),
@@ -84,27 +106,39 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/modules/upstream/test_hash.py",
         "tests/unit/modules/upstream/test_least_time.py",
     ),
-    "stream/session": (),
+    "stream/servers": (),
+    "stream/session": ("tests/unit/stream/test_travel.py",),
     "stream/travel": ("tests/unit/process/test_handover.py",),
     "modules/access": ("tests/differential/test_refusals.py",),
     "modules/limit_conn": ("tests/differential/test_limit_conn.py",),
     "modules/realip": ("tests/wire/test_udp_proxy_protocol.py",),
+    "modules/ssl_preread": (),
     "modules/proxy/tcp": ("tests/differential/test_proxying.py",),
     "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
-    "modules/proxy/udp_state": ("tests/unit/process/test_handover.py",),
+    "modules/proxy/udp_state": (
+        "tests/unit/modules/test_proxy_udp_state.py",
+        "tests/unit/process/test_handover.py",
+    ),
     "modules/proxy/udp_to_client": ("tests/unit/event/test_udp.py",),
     "modules/proxy/udp_to_server": ("tests/unit/event/test_udp.py",),
     "modules/ssl/handshake": ("tests/wire/test_tls_termination.py",),
     "modules/upstream/zone": (),
-    "process/generations": ("tests/unit/process/test_master.py",),
-    "process/handover": ("tests/continuity/test_reloads.py",),
-    "process/master": (),
+    "process/channel": ("tests/unit/process/test_worker.py",),
+    "process/generations": (),
+    "process/handover": (),
+    "process/mailbox": ("tests/unit/process/test_handover.py",),
+    "process/master": ("tests/unit/process/test_reload.py", "tests/unit/process/test_master.py"),
     "process/pidfile": ("tests/unit/process/test_cli.py",),
-    "process/rendezvous": ("tests/continuity/test_crashes.py",),
-    "process/upgrade": ("tests/continuity/test_upgrades.py",),
+    "process/reload": (),
+    "process/rendezvous": (),
+    "process/siblings": ("tests/unit/process/test_handover.py",),
+    "process/upgrade": (),
     "process/verdict": (),
-    "process/worker": (),
+    "process/worker": ("tests/unit/process/test_reload.py",),
 }
+
+# Changes that were looked at and make no difference that a test could see, each with the reason.
+REVIEWED: Final = ROOT / "tests" / "mutation" / "equivalent.txt"
 
 
 class Task(NamedTuple):
@@ -116,8 +150,17 @@ class Task(NamedTuple):
     @property
     def name(self) -> str:
         """One line that tells it from the others."""
+        return f"{self.module}.py:{self.mutant.line} {self._text}"
+
+    @property
+    def change(self) -> str:
+        """The same without the number of the line, which other changes move."""
+        return f"{self.module}.py {self._text}"
+
+    @property
+    def _text(self) -> str:
         mutant = self.mutant
-        return f"{self.module}.py:{mutant.line}: {mutant.before} -> {mutant.after}"
+        return f"{mutant.place}: {mutant.before} -> {mutant.after}"
 
 
 class Tree:
@@ -143,7 +186,8 @@ class Tree:
 
     def run(self, tests: list[str], within_s: float) -> tuple[str, float]:
         """Run test files. Returns: KILLED, SURVIVED or LATE, and how long it took in seconds."""
-        words = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--no-summary", *tests]
+        words = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--no-summary"]
+        words += ["-m", "not slow", *tests]
         begun = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *words],
@@ -178,20 +222,48 @@ def tests_of(module: str, extra: tuple[str, ...]) -> list[str]:
         re.MULTILINE,
     )
     found = [own] if own.exists() else []
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        if path not in found and "house" not in path.parts and imports.search(path.read_text()):
+    for path in sorted((ROOT / "tests" / "unit").rglob("test_*.py")):
+        heavy = str(path.relative_to(ROOT)) in HEAVY
+        if path not in found and not heavy and imports.search(path.read_text()):
             found.append(path)
     names = [str(path.relative_to(ROOT)) for path in found]
+    if len(names) > FEW:  # what everybody imports is tested by its own, and by those that are named
+        names = names[:1]
     return names + [path for path in extra if path not in names and (ROOT / path).exists()]
 
 
+def reviewed() -> dict[str, str]:
+    """Return the changes that make no difference: by module and texts, with the reason.
+
+    The file has pairs of lines: a change as it is printed, without the number of its line, and
+    an indented reason. Lines that begin with # are comments.
+
+    Raises: ValueError for a change without a reason, or a reason without a change.
+    """
+    found: dict[str, str] = {}
+    change = ""
+    for line in REVIEWED.read_text().splitlines():
+        if line.startswith("    ") and (change or found):
+            key = change or list(found)[-1]
+            found[key] = f"{found.get(key, '')} {line.strip()}".strip()
+            change = ""
+        elif line and not line.startswith("#"):
+            if change or line.startswith(" "):
+                raise ValueError(f"{REVIEWED.name}: {change or line!r} has no reason or no change")
+            change = line
+    if change:
+        raise ValueError(f"{REVIEWED.name}: {change!r} has no reason")
+    return found
+
+
 def chosen(module: str, count: int, seed: int) -> list[Task]:
-    """Draw mutants of a module; all of them for a count of 0."""
+    """Draw mutants of a module; all of them for a count of 0. Those of REVIEWED are left out."""
     text = (ROOT / "ngxstream" / f"{module}.py").read_text()
     found = operators.mutants(text)
     if count and len(found) > count:
         found = sorted(random.Random(f"{seed} {module}").sample(found, count))
-    return [Task(module, mutant) for mutant in found]
+    known = reviewed()
+    return [task for task in (Task(module, mutant) for mutant in found) if task.change not in known]
 
 
 def arguments() -> argparse.Namespace:
@@ -214,42 +286,44 @@ def main() -> int:
     tasks = [task for module in modules for task in chosen(module, words.n, words.s)]
     if words.only:
         text = Path(words.only).read_text()
-        tasks = [task for task in tasks if f"{SURVIVED}: {task.name}\n" in text]
+        found = re.findall(rf"^{SURVIVED}: (.*?\.py):\d+ (.*)$", text, re.MULTILINE)
+        survivors = {f"{module} {change}" for module, change in found}
+        every = (task for module in modules for task in chosen(module, 0, words.s))
+        tasks = [task for task in every if task.change in survivors]
     results: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="ngxstream-mutants-") as folder:
         trees: queue.Queue[Tree] = queue.Queue()
         for n in range(words.j):
             trees.put(Tree(Path(folder) / str(n)))
         limits: dict[str, float] = {}
+        locks = {module: threading.Lock() for module in modules}
 
-        def limit(module: str) -> float:
-            tree = trees.get()
-            try:
-                result, seconds = tree.run(tests[module], 900)
-            finally:
-                trees.put(tree)
-            if result != SURVIVED:
-                print(f"{module}: its tests fail without any change: {' '.join(tests[module])}")
-                return 0
-            return max(20.0, 4 * seconds)
+        def limit(module: str, tree: Tree) -> float:
+            with locks[module]:
+                if module not in limits:
+                    result, seconds = tree.run(tests[module], 900)
+                    limits[module] = max(20.0, 4 * seconds) if result == SURVIVED else 0
+                    if result != SURVIVED:
+                        names = " ".join(tests[module])
+                        print(f"{module}: its tests fail without any change: {names}", flush=True)
+                return limits[module]
 
         def attempt(task: Task) -> tuple[Task, str]:
-            if not limits[task.module]:
-                return task, "not tried"
             tree = trees.get()
             path = tree.folder / "ngxstream" / f"{task.module}.py"
             whole = path.read_text()
             try:
+                within_s = limit(task.module, tree)
+                if not within_s:
+                    return task, "not tried"
                 tree.put(task.module, task.mutant.source)
-                result, _ = tree.run(tests[task.module], limits[task.module])
+                result, _ = tree.run(tests[task.module], within_s)
             finally:
                 tree.put(task.module, whole)
                 trees.put(tree)
             return task, result
 
         with concurrent.futures.ThreadPoolExecutor(words.j) as pool:
-            asked = sorted({task.module for task in tasks})
-            limits.update(zip(asked, pool.map(limit, asked), strict=True))
             for task, result in pool.map(attempt, tasks):
                 results[result] += 1
                 line = f"{result}: {task.name}"

@@ -39,17 +39,19 @@ _SAID: Final = frozenset(
     ("write", "log_error", "error", "complain", "debug", "info", "warning", "notice")
 )
 _SKIPPED_FUNCTIONS: Final = frozenset(("__repr__", "__str__"))
+_BOUND: Final = 16  # smaller numbers of a module are codes or bits, not bounds
 _LOOSER: Final = 1000  # a bound so many times as wide binds nothing that a test does
 
 
 class Mutant(NamedTuple):
     """One change.
 
-    Attributes: line is counted from 1; source is the whole text; before and after are the changed
-    line's own texts.
+    Attributes: line is counted from 1; place is the function or class that it is in; source is the
+    whole text; before and after are the changed line's own texts.
     """
 
     line: int
+    place: str
     before: str
     after: str
     source: str
@@ -86,9 +88,27 @@ def mutants(source: str) -> list[Mutant]:
         seen.add(mutated)
         before = lines[node.lineno - 1].decode().strip()
         after = mutated.splitlines()[node.lineno - 1].strip()
-        found.append(Mutant(node.lineno, before, after, mutated))
+        found.append(Mutant(node.lineno, _place(tree, node.lineno), before, after, mutated))
     found.sort(key=lambda mutant: mutant.line)
     return found
+
+
+def _place(tree: ast.Module, line: int) -> str:
+    """Return the names of the classes and functions around a line, such as Timers.add."""
+    names = []
+    node: ast.AST | None = tree
+    while node is not None:
+        inner = (
+            child
+            for child in ast.walk(node)
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and child is not node
+            and child.lineno <= line <= (child.end_lineno or 0)
+        )
+        node = next(inner, None)
+        if node is not None:
+            names.append(node.name)
+    return ".".join(names) or "-"
 
 
 def _changes(tree: ast.Module) -> Iterator[_Change]:
@@ -109,7 +129,7 @@ def _of_module(statement: ast.stmt) -> Iterator[_Change]:
     elif isinstance(statement, ast.AnnAssign | ast.Assign):
         value = statement.value
         number = _folded(value)
-        if value is not None and number is not None and number > 1:
+        if value is not None and number is not None and number >= _BOUND:
             yield _Change(value, f"({ast.unparse(value)}) * {_LOOSER}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.event import loop
 from tests.support import backends as b
 from tests.support import processes
 from tests.support.clients import TcpClient, UdpClient, tcp_exchange
@@ -93,7 +94,8 @@ def test_a_slow_reader_stops_the_reading_of_its_peer(method: str, ngxstream, bac
     queue = list(floods)
     backend = backends.tcp(lambda conversation: queue[conversation.number - 1](conversation))
     program = ngxstream(
-        serving(method, SMALL + to(backend.text)).replace("@in@;", "@in@ sndbuf=64k;")
+        serving(method, SMALL + to(backend.text)).replace("@in@;", "@in@ sndbuf=64k;"),
+        env={loop.POISON: ""},  # spoiling a buffer makes all of it resident
     )
     (worker,) = program.worker_pids()
     idle = memory(worker)

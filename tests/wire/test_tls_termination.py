@@ -609,3 +609,19 @@ def test_a_terminated_stream_can_be_looked_into(ngxstream: Factory, world: World
     wait_until(proxy.access_log, PATIENCE, "the access log")
     assert ["inner.test"] == proxy.access_log()
 
+
+
+def test_a_server_chosen_by_name_has_its_say_about_access(
+    ngxstream: Factory, world: World
+) -> None:
+    """After the handshake its rules are obeyed, before anything else is read."""
+    proxy = ngxstream(
+        f"events {{}} stream {{ log_format l '$status'; access_log logs/access.log l; {world.pair} "
+        "server { listen 127.0.0.1:@main@ ssl; return <data>a</data>; } server { "
+        "listen 127.0.0.1:@main@ ssl; server_name b.test; deny all; return <data>b</data>; } }"
+    )
+    assert b"a" == s_client(proxy.port("main"), name="a.test").data
+    assert b"" == s_client(proxy.port("main"), name="b.test").data
+    assert ["200", "403"] == proxy.wait_log("", count=2, name="logs/access.log")
+    assert proxy.wait_log(r"access forbidden by rule while SSL handshaking")
+    assert '"deny" of the server "b.test"' in proxy.test().stderr

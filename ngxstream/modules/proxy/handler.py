@@ -301,6 +301,8 @@ class Proxy:
     def log_suffix(self) -> str:
         """Return the upstream's part of an error_log line. source: ngx_stream_proxy_log_error"""
         a, b, c, d = self.counts()
+        if self.pc is None:  # nginx counts on the connection, which is closed
+            d = 0
         # without a name while the upstream itself is being resolved
         upstream = f', upstream: "{self.peer_name}"' if self.peer_name else ""
         return f"{upstream}, bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}"

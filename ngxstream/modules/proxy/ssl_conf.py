@@ -7,7 +7,6 @@ of ngx_stream_proxy_module.c.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -130,9 +129,9 @@ def _make(conf: ProxySslConf, prefix: str) -> Context:
                 "no proxy_ssl_trusted_certificate for proxy_ssl_verify"
             )
         context.verify_peer(conf.verify_depth, ask=False)
-        context.trust(os.path.join(prefix, conf.trusted_certificate))
+        context.trust(tls_conf.file_name(prefix, conf.trusted_certificate))
         if conf.crl:
-            context.add_crl(os.path.join(prefix, conf.crl))
+            context.add_crl(tls_conf.file_name(prefix, conf.crl))
     if conf.conf_commands:
         context.run_commands(conf.conf_commands, prefix)
     return context

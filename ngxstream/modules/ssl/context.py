@@ -7,10 +7,9 @@ what is wrong is found in nginx's order and said in its words.
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, files
 from ngxstream.event import libssl, libssl_context, libssl_sessions
 from ngxstream.modules.ssl import conf as c
 from ngxstream.modules.ssl import handshake, sessions
@@ -96,10 +95,10 @@ def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     _certificates(context, conf, draft, underway)
     trusted = _authorities(context, conf, prefix)
     if conf.crl:
-        context.add_crl(os.path.join(prefix, conf.crl))
+        context.add_crl(tls_conf.file_name(prefix, conf.crl))
     if conf.dhparam:
-        context.set_dhparam(os.path.join(prefix, conf.dhparam))
-    context.set_curves(conf.ecdh_curve)
+        context.set_dhparam(tls_conf.file_name(prefix, conf.dhparam))
+    context.set_curves(files.c_string(conf.ecdh_curve))
     _sessions(context, conf, prefix)
     if conf.stapling:
         _staple(context, conf, draft, trusted)
@@ -147,10 +146,10 @@ def _authorities(context: Context, conf: c.SslConf, prefix: str) -> Any:
             )
         context.verify_peer(conf.verify_depth, ask=True)
         if conf.client_certificate:
-            context.trust(os.path.join(prefix, conf.client_certificate), announce=True)
+            context.trust(tls_conf.file_name(prefix, conf.client_certificate), announce=True)
     context.verify_peer(conf.verify_depth, ask=False)
     if conf.trusted_certificate:
-        return context.trust(os.path.join(prefix, conf.trusted_certificate))
+        return context.trust(tls_conf.file_name(prefix, conf.trusted_certificate))
     return None
 
 
@@ -185,7 +184,7 @@ def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
     libssl_sessions.limit_lifetime(context)
     if conf.session_ticket_keys is not None:
         keys = tuple(
-            sessions.read_ticket_key(os.path.join(prefix, path))
+            sessions.read_ticket_key(tls_conf.file_name(prefix, path))
             for path in conf.session_ticket_keys
         )
         libssl_sessions.use_ticket_keys(context, lambda: keys)
@@ -200,7 +199,7 @@ def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any)
     """
     prefix = draft.builder.conf_prefix
     if conf.stapling_file:
-        context.staple(os.path.join(prefix, conf.stapling_file))
+        context.staple(tls_conf.file_name(prefix, conf.stapling_file))
         return
     for name, stack in zip(conf.certificates or (), context.leaves, strict=False):
         path = tls_conf.full_name(prefix, name)

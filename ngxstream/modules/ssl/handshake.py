@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
@@ -44,7 +45,7 @@ def handle(s: Session) -> int:
         except libssl.SslError as error:  # there is no memory for one more
             s.log_error(log.ALERT, error.message)
             return codes.ERROR
-    return _check_client(s, s.c.sock) if s.server.ssl.verify else codes.OK
+    return _admit(s, s.c.sock)
 
 
 class Handshake:
@@ -87,8 +88,8 @@ class Handshake:
         self._leave()
         if code == codes.ERROR:
             self._complain(transport)
-        elif s.server.ssl.verify:
-            return _check_client(s, transport)
+        else:
+            code = _admit(s, transport)
         return code
 
     def on_event(self, mask: int) -> None:
@@ -151,6 +152,14 @@ class Handshake:
 
 
 Pending = dict[int, Handshake]
+
+
+def _admit(s: Session, transport: tls.Transport) -> int:
+    """Look at a client whose handshake is done. returns: OK, or how the session ends"""
+    if s.log.level >= log.INFO:
+        transport.complain = partial(s.log_error, log.INFO)
+    code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
+    return servers.recheck(s) if code == codes.OK else code
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:

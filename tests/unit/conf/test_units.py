@@ -82,6 +82,7 @@ def test_offset_knows_gigabytes() -> None:
         ("1h m", 3_600_000),
         ("1d ", 86_400_000),
         ("9223372036854775s", MAX // 1000 * 1000),
+        ("9223372036854775s807ms", MAX),
     ],
 )
 def test_milliseconds(text: str, expected: int) -> None:
@@ -110,6 +111,8 @@ def test_milliseconds(text: str, expected: int) -> None:
         "9223372036854776s",
         "9223372036854775808ms",
         "1d\n",
+        "9223372036854775s808ms",
+        "9223372036854775s 1",
     ],
 )
 def test_bad_milliseconds_are_refused(text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import errors, files, log
+from tests.support import strangers
 
 
 class Kept:
@@ -112,6 +113,32 @@ def test_reopening_gives_the_file_to_the_workers_user(tmp_path: Path) -> None:
     table.reopen_all(log.Log(), owner=65534)
     info = path.stat()
     assert (65534, 0o644) == (info.st_uid, stat.S_IMODE(info.st_mode))
+    table.close_all()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user needs super-user rights")
+def test_a_file_that_cannot_be_given_away_is_not_changed_to(tmp_path: Path) -> None:
+    """Where chown fails the old file is kept, and nothing stays open."""
+    path = tmp_path / "a"
+    table = files.OpenFiles()
+    file = table.get(str(path))
+    table.open_all()
+    path.chmod(0o666)
+    strangers.let_in(tmp_path)
+    path.rename(tmp_path / "old")
+    path.touch()
+    path.chmod(0o666)
+    kept = Kept()
+
+    def reopen() -> None:
+        before = set(os.listdir("/proc/self/fd"))
+        table.reopen_all(log.Log([kept]), owner=1)
+        assert before == set(os.listdir("/proc/self/fd"))
+        os.write(file.fd, b"still\n")
+        assert [f'chown() "{path}" failed (1: Operation not permitted)'] == kept.lines
+
+    strangers.run_as(strangers.NOBODY, reopen)
+    assert ("still\n", "") == ((tmp_path / "old").read_text(), path.read_text())
     table.close_all()
 
 

@@ -119,3 +119,14 @@ def test_lookup_is_the_documented_order(keys: list[str], name: str) -> None:
     ranks = {key: found for key in taken if (found := rank(key, name)) is not None}
     expected = max(ranks, key=lambda key: ranks[key], default=None)
     assert expected == find(made, name)
+
+
+def test_keys_of_all_kinds_are_counted() -> None:
+    """A table with names, wildcards in front and behind is as long as there are keys in it."""
+    made = table("a", "b", "*.c", ".d", "e.*", "f.*", "g.*")
+    assert 7 == len(made)
+
+
+def test_a_wildcard_with_nothing_behind_it_is_declined() -> None:
+    """A star and a dot are no key."""
+    assert DECLINED == HostTable[str]().add(b"*.", "")

@@ -52,6 +52,15 @@ def test_a_line_has_nginx_s_form() -> None:
     assert (b"notice", pid, pid, b"start worker processes") == match.groups()
 
 
+def test_a_line_has_the_time_of_the_log_s_own_clock() -> None:
+    """A log that is made from another, for a connection, goes by the same clock."""
+    kept = Kept(log.ERR)
+    one = log.Log([kept], clock=clock.Clock(lambda: 86_400.0 * 366))
+    one.write(log.ERR, "one")
+    one.with_level(log.DEBUG).write(log.ERR, "two")
+    assert [b"1971/01/0"] * 2 == [line[:9] for line in kept.lines]
+
+
 @pytest.mark.parametrize("level", range(log.EMERG, log.DEBUG + 1))
 def test_a_level_has_nginx_s_name(level: int) -> None:
     """Each level is named as in the directive."""
@@ -213,6 +222,11 @@ def test_the_ring_holds_the_latest_lines() -> None:
     assert b"line 999\n" in ring.text()
     assert b"line 1\n" not in ring.text()
     assert ring.text().startswith(b"MEMLOG %d f:1\n" % len(ring.text()))
+
+
+def test_the_smallest_ring_is_nginx_s() -> None:
+    """As nginx has it: its header with two numbers of any size and a final NUL, and a line."""
+    assert len("MEMLOG  :\n\0") + len("f") + 20 + 20 + 2048 == log.MemoryTarget.least("f")
 
 
 @given(st.lists(st.binary(min_size=1, max_size=2048), max_size=20), st.integers(0, 300))

@@ -123,6 +123,73 @@ def test_patterns_and_subjects_are_bytes() -> None:
         (r"(?:ab?c)?+a", b"aba", b"a"),
         (r"^(?:\w+\.){2,}+com", b"a.b.com", b"a.b.com"),
         (r"((x)|y|z)*+", b"xyz", b"xyz"),
+        # properties of Unicode are those of the code point that a byte is
+        (r"\p{N}+", b"a1\xb2\xbcb", b"1\xb2\xbc"),
+        (r"\pL+", b"1a\xe9\xaa\xb51", b"a\xe9\xaa\xb5"),
+        (r"\PL+", b"a1 b", b"1 "),
+        (r"\P{Lu}+", b"Aa1B", b"a1"),
+        (r"\p{^Lu}+", b"Aa1B", b"a1"),
+        (r"[\p{Lu}\d]+", b"aB1c", b"B1"),
+        (r"[^\p{L}]+", b"a1-b", b"1-"),
+        (r"(?i)\p{Lu}+", b"abAB", b"AB"),
+        (r"(?i)[\p{Lu}x]+", b"aBXxa", b"BXx"),
+        (r"\p{ script_extensions = LATIN }+", b"1a\xe9", b"a\xe9"),
+        (r"\p{Greek}", b"abc\xe1", None),
+        (r"^\X\X$", b"\r\na", b"\r\na"),
+        (r"^\X{3}$", b"e\xcc\x81", b"e\xcc\x81"),
+        # PCRE2 before 10.43 takes these for text
+        (r"^a{,3}$", b"a{,3}", b"a{,3}"),
+        (r"^a{ 1 }$", b"a{ 1 }", b"a{ 1 }"),
+        (r"^a{1, 2}$", b"a{1, 2}", b"a{1, 2}"),
+        (r"(?xx)[a b]+", b"a b", b"a"),
+        (r"(?x)[a b]+", b"a b", b"a b"),
+        (r"(?xx)(?-xx) [a b]+", b"a b", b" b"),
+        ("(?x)a\udc85b", b"ab", b"ab"),
+        (r"a+(?#lazy)?", b"aaa", b"a"),
+        (r"(?=a)*b", b"ab", b"b"),
+        (r"(?=a)+b", b"ab", None),
+        (r"(?!a){3}.", b"ab", b"b"),
+        (r"(?<=a)?b", b"b", b"b"),
+        (r"\Ga", b"ba", None),
+        (r"a\Kb", b"ab", b"b"),
+        (r"\W[[:<:]]*\w+[[:>:]]", b"x ab c", b" ab"),
+        (r"(?|(a)|(b))c", b"bc", b"bc"),
+        (r"(?C)a(?C12)b(?C'x''y')", b"ab", b"ab"),
+        (r"a(*FAIL)|b", b"ab", b"b"),
+        (r"(*:mark)a(*MARK:x)b", b"ab", b"ab"),
+        (r"(*NO_JIT)(*LF)a", b"a", b"a"),
+        (r"(*pla:b)\w(*negative_lookahead:a)", b"ab", b"b"),
+        (r"(*atomic:a|ab)c", b"abc", None),
+        (r"(*sr:a|\xe9)+", b"a\xe9", b"a\xe9"),
+        (r"(a)?(?(1)b|c)", b"xc", b"c"),
+        (r"(a)?(?(1)b|c)", b"ab", b"ab"),
+        (r"(?(?=a)ab|.)", b"ab", b"ab"),
+        (r"^(?(?!a)b|ac)$", b"ac", b"ac"),
+        (
+            r"(?(DEFINE)(?<octet>25[0-5]|2[0-4]\d|1?\d?\d))^(?&octet)(?:\.(?&octet)){3}$",
+            b"10.0.0.255",
+            b"10.0.0.255",
+        ),
+        (
+            r"(?(DEFINE)(?<octet>25[0-5]|2[0-4]\d|1?\d?\d))^(?&octet)(?:\.(?&octet)){3}$",
+            b"10.0.0.256",
+            None,
+        ),
+        (
+            r"(sens|respons)e and (?1)ibility",
+            b"sense and responsibility",
+            b"sense and responsibility",
+        ),
+        (r"^(a)?\1b|b$", b"b", b"b"),
+        (r"\1(a)|b", b"aab", b"b"),
+        (r"(a)(?<=\1)b", b"ab", b"ab"),
+        (r"a\g{+1}(b)|c", b"abc", b"c"),
+        # counted far, but not too far for PCRE
+        (r"^x{65535}$", b"x" * 65535, b"x" * 65535),
+        (r"^(a{255}){255}$", b"a" * 65024, None),
+        (r"^(?:a{100}){100}$", b"a" * 10000, b"a" * 10000),
+        (r"^(?:a{0,1000}){1000}$", b"a" * 300, b"a" * 300),
+        (r"(?:a{0,1000}?){1000}b", b"aab", b"aab"),
     ],
 )
 def test_pcre_spelling_keeps_its_meaning(
@@ -163,6 +230,9 @@ def test_a_literal_space_outside_class_ends_extended_comments() -> None:
     assert (b"ab",) == search("(?x)a # no b here\nb", b"ab")
 
 
+NO_K = "\\K is not allowed in lookarounds (but see PCRE2_EXTRA_ALLOW_LOOKAROUND_BSK)"
+
+
 # --- refusals -------------------------------------------------------------------------------
 
 
@@ -194,6 +264,24 @@ def test_a_literal_space_outside_class_ends_extended_comments() -> None:
         ("(?<=a*)b", "lookbehind assertion is not fixed length", "(?<=a*)b"),
         ("(?z)", "unrecognized character after (? or (?-", "z)"),
         ("(?#a", "missing ) after (?# comment", ""),
+        (r"\p{foo}b", "unknown property after \\P or \\p", "b"),
+        (r"\p{sc:Lu}", "unknown property after \\P or \\p", ""),
+        (r"\p{Lu", "malformed \\P or \\p sequence", ""),
+        (r"\p1", "malformed \\P or \\p sequence", ""),
+        (r"\N{U+41}", "\\N{U+dddd} is supported only in Unicode (UTF) mode", "{U+41}"),
+        ("a{6553600}", "number too big in {} quantifier", "00}"),
+        ("(?:(?:ab){200}){200}", "regular expression is too large", ""),
+        ("(?:a{65535}){65535}", "regular expression is too large", ""),
+        ("(?-i-s)a", "invalid hyphen in option setting", "-s)a"),
+        ("(?|(?<n>a)|(?<m>b))",
+         "different names for subpatterns of the same number are not allowed", "b))"),
+        ("(*foo:a)", "(*alpha_assertion) not recognized", ":a)"),
+        ("(*UTF8)a", "(*VERB) not recognized or malformed", ")a"),
+        ("(?C256)", "number after (?C is greater than 255", ")"),
+        ("(a)(?(1)a|b|c)", "conditional subpattern contains more than two branches",
+         "(?(1)a|b|c)"),
+        ("(?(?a)b)", "assertion expected after (?( or (?(?C)", "(?a)b)"),
+        (r"(?=\Ka)", NO_K, ""),
     ],
 )  # fmt: skip
 def test_an_error_is_told_as_nginx_tells_it(pattern: str, reason: str, rest: str) -> None:
@@ -205,30 +293,22 @@ def test_an_error_is_told_as_nginx_tells_it(pattern: str, reason: str, rest: str
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        (r"a\Kb", r"\K"),
-        (r"\Ga", r"\G"),
-        (r"\X", r"\X"),
-        (r"\p{L}", r"\p"),
-        (r"[\PL]", r"\P"),
-        (r"\N{U+41}", r"\N{"),
-        ("(?R)", "recursion (?R"),
-        ("(a)(?1)", "recursion (?1"),
-        ("(a)(?-1)", "recursion (?-"),
-        ("(?<n>a)(?&n)", "recursion (?&"),
-        ("(?<n>a)(?P>n)", "recursion (?P>"),
-        (r"(?<n>a)\g<n>", r"recursion \g<"),
-        ("(?|a|b)", "(?|"),
-        ("(a)(?(1)b)", "conditional (?("),
-        ("(?C1)a", "callout (?C"),
-        ("(?J)a", "(?J)"),
-        ("(?xx)a", "(?xx)"),
+        ("(?R)", "recursion"),
+        ("(a(?1))", "recursion"),
+        ("(?<n>a(?&n)?)", "recursion"),
+        ("(?1)(a(?2))(b(?1))", "recursion"),
+        ("(?:a(?(R)b|c))", "conditional (?(R)"),
+        ("(?(VERSION>=10)a)", "conditional (?(VERSION"),
+        ("(?*a)b", "(?*"),
+        ("(*naplb:a)b", "(*naplb:"),
         ("(*UTF)a", "(*UTF)"),
         ("a(*SKIP)b", "(*SKIP)"),
-        ("a{,3}", "{,3}"),
-        ("(?=a)*b", "a quantifier after a lookaround"),
-        (r"\1(a)", "a reference to a group that is not closed"),
-        (r"(a\1)", "a reference to a group that is not closed"),
-        (r"(a)(?<=\1)", "a back reference in a lookbehind"),
+        ("a(*ACCEPT)b", "(*ACCEPT)"),
+        (r"(?:\1a|(b))+", "a reference to a group that is not closed"),
+        (r"(a|b\1)+", "a reference to a group that is not closed"),
+        (r"((a)\2)(?1)", "a reference in a group that is called"),
+        (r"(?<=(a)\1)", "a reference in a lookbehind"),
+        (r"(a)\K\1", r"a back reference in a pattern with \K or (?|"),
     ],
 )
 def test_what_only_pcre_can_do_is_refused_by_name(pattern: str, what: str) -> None:
@@ -271,15 +351,57 @@ def test_lookarounds_and_atomic_groups_are_known_to_the_linear_matcher(
     assert expected == compiled.search(subject)
 
 
+def test_of_groups_with_one_name_the_last_gives_its_value() -> None:
+    """As nginx sets the variable for one after another: the last one stays, matched or not."""
+    compiled = regex.compile("(?J)(?<n>a)|(?<n>b)")
+    assert {"n": 2} == compiled.names
+    assert (b"a", b"a", None) == compiled.search(b"a")
+
+
+def test_a_name_given_twice_refers_to_the_first_of_its_groups_that_matched() -> None:
+    """What the others matched is not looked at."""
+    pattern = "(?J)(?:(?<n>a)|(?<n>b))\\k<n>"
+    assert (b"aa", b"a", None) == search(pattern, b"aba aa")
+    assert (b"bb", None, b"b") == search(pattern, b"abab bb")
+
+
+def test_a_number_given_twice_is_of_the_branch_that_matched() -> None:
+    """Groups in the branches of (?| share their numbers, and those behind it go on."""
+    assert (b"cda", b"c", b"d", b"a") == search("(?|(a)|(c)(d))(a)", b"cda")
+    assert (b"aa", b"a", None, b"a") == search("(?|(a)|(c)(d))(a)", b"aa")
+
+
+def test_a_lookaround_that_is_repeated_captures() -> None:
+    """It is tried before it is done without."""
+    assert (b"b", b"b") == search("(?=(b))*b", b"b")
+    assert (b"b", None) == search("(?=(b))*?b", b"b")
+
+
+def test_groups_of_what_is_called_do_not_capture() -> None:
+    """A call leaves the captures as they were."""
+    assert (b"ab", b"a", b"a") == search("((a|b))(?1)", b"ab")
+
+
+def test_a_message_is_cut_as_nginx_cuts_it() -> None:
+    """A long pattern is not given in full twice."""
+    said = refusal("(" + "a" * 2000)
+    assert 1024 == len(said)
+    assert said.startswith('pcre2_compile() failed: missing closing parenthesis in "(aaa')
+
+
 def test_deep_nesting_is_refused_and_not_a_crash() -> None:
-    """A hundred groups in each other compile, more are refused as PCRE words it."""
-    assert (b"a",) == search("(?:" * 100 + "a" + ")" * 100, b"a")
+    """250 groups in each other compile, more are refused as PCRE words it."""
+    assert (b"a",) == search("(?:" * 250 + "a" + ")" * 250, b"a")
+    assert (b"a",) + (b"a",) * 250 == search("(" * 250 + "a" + ")" * 250, b"a")
+    assert "parentheses are too deeply nested" in refusal("(?:" * 251 + "a" + ")" * 251)
     assert "parentheses are too deeply nested" in refusal("(?:" * 3000 + "a" + ")" * 3000)
 
 
 def test_a_pattern_too_large_for_the_linear_matcher_is_refused() -> None:
-    """Counted repeats are written out, within limits."""
+    """Counted repeats are written out, within limits: PCRE's own come first."""
     assert "regular expression is too large" in refusal("(?:(?:a|a){200}){200}")
+    calls = "".join(f"(?<n{n}>(?&n{n - 1}){{9}})" for n in range(1, 6))
+    assert "regular expression is too large" in refusal(f"(?<n0>(a|a)*){calls}")
 
 
 # --- bounded time ---------------------------------------------------------------------------

@@ -117,6 +117,17 @@ def test_a_forked_child_does_not_write_in_its_parent_s_ledger() -> None:
     assert (5, 5) == (tally.total(0), tally.own(0))
 
 
+def test_a_zone_that_is_closed_keeps_no_descriptor() -> None:
+    """What a zone opened is closed with it, though somebody still has a view of its memory."""
+    before = set(os.listdir("/proc/self/fd"))
+    made = zone()
+    Tally(made, 1).add(0)
+    assert before < set(os.listdir("/proc/self/fd"))
+    made.close()
+    assert before == set(os.listdir("/proc/self/fd"))
+    made.close()
+
+
 # -- serial ----------------------------------------------------------------------------------------
 
 
@@ -139,3 +150,9 @@ def test_no_number_is_given_out_twice() -> None:
         in_child(take)
     assert 300 == len(set(seen))
     assert 0 not in seen
+
+
+def test_one_worker_goes_on_counting_in_its_next_block() -> None:
+    """Nobody else has taken numbers in between, so none is left out."""
+    serial = shm.Serial()
+    assert list(range(1, 301)) == [serial.next() for _ in range(300)]

@@ -143,6 +143,20 @@ def test_a_release_counts_once() -> None:
     assert take(table, b"x") != take(table, b"y")
 
 
+def test_what_is_given_back_for_another_is_out_of_its_ledger() -> None:
+    """Who reclaims and dies half-way leaves nothing that is given back a second time."""
+    table = KeyTable(zone())
+    kept, lost = take(table, b"k", 9), take(table, b"k", 9)
+    view, place, address, _ = lost
+    table.give_back(address, view[place])
+    assert (0, 1) == (view[place], table.total(b"k"))
+    table.release(lost)
+    assert 1 == table.total(b"k")
+    view, place, address, _ = kept
+    table.give_back(address, view[place])
+    assert (0, 0) == (view[place], table.total(b"k"))
+
+
 def test_the_limit_holds_over_processes() -> None:
     """A key that another process holds is at its limit here."""
     table = KeyTable(zone())

@@ -95,6 +95,7 @@ def test_a_client_is_accepted_with_all_its_slots(listeners, clients) -> None:
     settle(worker)
     assert (2, 1) == (len(worker.taken), worker.loop.free_connections)
     assert [1, 1] == [c.reserved for c in worker.taken]
+    assert 2 == worker.loop.live  # a worker that is to leave waits for them
     worker.close()
 
 

@@ -1,6 +1,8 @@
 """event/client_sockets.py: one socket for a client, not too many, not for too long."""
 
 import socket
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,3 +149,19 @@ def test_any_order_of_clients_and_pauses(steps: list[tuple[int, int]]) -> None:
         loop.run_to(loop.now_ms + 2 * client_sockets.KEEP_MS)
     assert 0 == len(sockets)
     assert not any(sock.open for sock in made)
+
+
+def test_a_socket_ages_also_after_all_others_have_gone(loop: Any) -> None:
+    """Whenever there is a socket, somebody comes to look at its age."""
+    calls: list[Callable[[], None]] = []
+    clock: Any = SimpleNamespace(
+        connections=100, now_ms=0, call_later=lambda ms, call, cancelable: calls.append(call)
+    )
+    sockets = ClientSockets(clock)
+    for n in range(3):
+        sock = sockets.get(socket.AF_INET, client(n), PLAIN)
+        clock.now_ms += client_sockets.KEEP_MS
+        assert 1 == len(calls)
+        calls.pop()()
+        assert -1 == sock.fileno()
+        assert [] == calls

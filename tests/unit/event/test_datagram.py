@@ -57,3 +57,12 @@ def test_boundaries_survive_a_burst(sizes) -> None:
             else:
                 sender.sendmsg(views[first:end], datagram.segment_control(size))
         assert sent == [receiver.recv(2000) for _ in sent]
+
+
+def test_runs_are_as_long_as_they_can_be() -> None:
+    """One size, and then a smaller one, are one message; it has no more bytes than UDP takes."""
+    sizes = [100, 100, 100, 50, 100, 100, *[1400] * 60]
+    views = [memoryview(bytes(n)) for n in sizes]
+    most = datagram.MAX_PAYLOAD // 1400
+    expected = [(0, 4, 100), (4, 6, 100), (6, 6 + most, 1400), (6 + most, 66, 1400)]
+    assert expected == datagram.runs(views)

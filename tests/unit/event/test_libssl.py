@@ -128,7 +128,7 @@ def test_words_nobody_knows_are_passed_on() -> None:
 def test_the_failure_of_one_connection_is_not_another_s() -> None:
     """What the library said when it told a peer of a failure is for that connection, and once."""
     lib = libssl.load()
-    context = libssl_context.Context(libssl_context.DEFAULT_PROTOCOLS, server_side=True)
+    context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
 
     def fail() -> tuple[Any, int]:
         ours, theirs = socket.socketpair()

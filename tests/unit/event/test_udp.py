@@ -487,7 +487,7 @@ def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
 
 
 def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past HELD datagrams the gate reads no more."""
+    """Past HELD datagrams the gate reads no more, and drops what others send it."""
     monkeypatch.setattr(udp, "HELD", 4)
     room.gate.close()
     room.gate.hold()
@@ -496,6 +496,9 @@ def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.Monke
     for _ in range(20):
         room.loop.turn(0)
     assert (False, 4) == (room.gate.open, len(room.gate._held))
+    key, peer, local, data = room.gate._held[0]
+    room.gate.keep(key, peer, local, data)
+    assert (4, 1) == (len(room.gate._held), room.gate.dropped)
 
 
 def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:

@@ -1,5 +1,6 @@
 """allow and deny: lists, clients, the log."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,4 +53,26 @@ def test_a_server_without_rules_has_no_handler() -> None:
     served = Hall("stream { server { listen 127.0.0.1:@a@; return a; } }")
     handlers = [entry[1].__module__ for entry in served.conf.listenings[0].default.engine]
     assert "ngxstream.modules.access" not in handlers
+    served.close()
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("deny 127.0.0.1; allow 127.0.0.0/8;", b""),
+        ("allow 127.0.0.1; deny 127.0.0.0/8;", b"in"),
+        ("deny 127.0.0.0/8; allow 127.0.0.1;", b""),
+        ("allow 127.0.0.0/8; deny all;", b"in"),
+        ("deny all; allow 127.0.0.1;", b""),
+        ("allow all; deny 127.0.0.1;", b"in"),
+        ("allow 10.0.0.0/8; allow unix:;", b"in"),
+        ("deny ::/0; deny unix:;", b"in"),
+        ("allow 10.0.0.0/8; deny all;", b""),
+        ("deny all;", b""),
+    ],
+)
+def test_the_first_rule_counts_however_wide_it_is(rules: str, expected: bytes) -> None:
+    """A wide rule in front of a narrow one wins, and the other way round; no rule lets in."""
+    served = Hall(f"stream {{ server {{ listen 127.0.0.1:@a@; {rules} return in; }} }}")
+    assert expected == served.read(served.connect())
     served.close()

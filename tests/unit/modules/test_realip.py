@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from ngxstream.wire import proxy_protocol
-from tests.support.hall import Hall
+from tests.support.hall import Built, Hall, build
 
 SAY = 'return "$remote_addr:$remote_port $realip_remote_addr";'
 HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 2\r\n"
@@ -96,3 +96,41 @@ def test_the_log_names_the_real_address() -> None:
         hall.read(client)
         (line,) = [text for level, text in hall.target.lines if level == "error"]
     assert "client: 192.0.2.7, server: 127.0.0.1:" in line
+
+
+UDP = "listen {address}:@port@ udp proxy_protocol; {conf} proxy_pass 127.0.0.1:1;"
+
+
+def stream_of(*servers: tuple[str, str]) -> Built:
+    """Build UDP servers of (address, what is in it) at one port."""
+    blocks = [f"server {{ {UDP.format(address=at, conf=conf)} }}" for at, conf in servers]
+    built = build(f"stream {{ {' '.join(blocks)} }}".replace("@port@", "5300"))
+    assert built.conf is not None, built.error
+    return built
+
+
+def test_datagrams_have_headers_of_those_whom_the_server_of_their_address_trusts() -> None:
+    """At a wildcard socket the address that a datagram came to decides, else the default."""
+    built = stream_of(
+        ("0.0.0.0", "set_real_ip_from 10.0.0.1;"), ("127.0.0.2", "set_real_ip_from 10.0.0.2;")
+    )
+    assert built.conf is not None
+    (listening,) = built.conf.listenings
+    believes = listening.believes
+    assert believes is not None
+    special, other = bytes([127, 0, 0, 2]), bytes([127, 0, 0, 3])
+    one, two = ("10.0.0.1", 1), ("10.0.0.2", 1)
+    assert [True, False] == [believes(peer, other) for peer in (one, two)]
+    assert [False, True] == [believes(peer, special) for peer in (one, two)]
+    assert [True, False] == [believes(peer, None) for peer in (one, two)]
+    assert [] == built.warnings
+
+
+def test_a_udp_listen_that_trusts_nobody_is_warned_of() -> None:
+    """It takes nothing at all; one that trusts somebody, or has no header, is not."""
+    built = stream_of(("127.0.0.1", ""), ("127.0.0.2", "set_real_ip_from unix:;"))
+    told = '"listen 127.0.0.1:5300 udp proxy_protocol" takes no datagrams without'
+    (warning,) = built.warnings
+    assert f'[warn] {told} "set_real_ip_from"' in warning
+    text = "server { listen 127.0.0.1:1 udp; return a; } server { listen 127.0.0.1:1 proxy_protocol"
+    assert [] == build(f"stream {{ {text}; return a; }} }}").warnings

@@ -162,3 +162,35 @@ def test_a_session_that_ends_while_it_is_put_off_does_not_go_on() -> None:
         assert not hall.loop.sessions
         assert not hall.loop.budget.is_busy
         assert b"" == hall.read(client)
+
+
+ACCESS = """stream {{ ssl_preread on; {block}
+    server {{ listen 127.0.0.1:@main@; {first} return default; }}
+    server {{ listen 127.0.0.1:@main@; server_name one.test; {named} return one; }} }}"""
+
+
+@pytest.mark.parametrize(
+    ("first", "named", "name", "expected"),
+    [
+        ("", "deny all;", "one.test", ""),
+        ("", "deny all;", "two.test", "default"),
+        ("", "allow 127.0.0.1; deny all;", "one.test", "one"),
+        ("deny all;", "allow all;", "one.test", ""),
+        ("allow 127.0.0.1;", "deny 127.0.0.0/8;", "one.test", ""),
+    ],
+)
+def test_a_server_selected_by_name_has_its_say_about_access(
+    first: str, named: str, name: str, expected: str
+) -> None:
+    """Rules of access are obeyed, those of the default server first."""
+    with Hall(ACCESS.format(block="", first=first, named=named)) as hall:
+        client = hall.connect()
+        hall.turn_until(lambda: hall.sessions, "the session")
+        try:
+            client.send(client_hello(name))
+        except OSError:
+            assert "deny" in first
+        assert expected == hall.read(client).decode()
+        forbidden = [line for level, line in hall.target.lines if level == "error"]
+        assert bool(forbidden) == (expected == "")
+        assert all("access forbidden by rule" in line for line in forbidden)

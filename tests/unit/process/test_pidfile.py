@@ -203,3 +203,52 @@ def test_a_process_began_after_the_machine() -> None:
         assert abs(time.time() - pidfile.began(process.pid)) < 60
         process.kill()
     assert 0.0 == pidfile.began(999_999_999)
+
+
+def test_making_and_reading_it_keeps_nothing_open(tmp_path: Path) -> None:
+    """Each descriptor is closed again, also of a file that cannot be written to."""
+    before = os.listdir("/proc/self/fd")
+    pidfile.create(str(tmp_path / "pid"), os.getpid())
+    pidfile.create(str(tmp_path / "pid"), None)
+    with pytest.raises(errors.UnplacedError) as caught:
+        pidfile.create("/dev/full", 1)
+    assert 'pwrite() "/dev/full" failed (28: No space left on device)' == str(caught.value)
+    assert os.getpid() == pidfile._parse(pidfile._read(str(tmp_path / "pid")))
+    assert before == os.listdir("/proc/self/fd")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("ngxstream", [], True),
+        ("nginx", ["-g", "x"], True),
+        ("another", [], False),
+        ("another", ["x", "ngxstream"], False),
+        ("ngxstream/__main__.py", [], True),
+        ("another/__main__.py", [], False),
+    ],
+)
+def test_a_foreground_process_is_known_by_the_program_it_runs(
+    tmp_path: Path, name: str, words: list[str], expected: bool
+) -> None:
+    """A script of either name, or the package; what else stands on the line says nothing."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("import sys; print(flush=True); sys.stdin.read()")
+    with subprocess.Popen(
+        [sys.executable, str(path), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert expected == pidfile.is_ours(process.pid)
+
+
+def test_who_has_no_command_line_is_a_stranger() -> None:
+    """A zombie and a number of nobody run no program."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    wait_until(lambda: processes.state(child) == "Z", what="the child is a zombie")
+    assert not pidfile.is_ours(child)
+    os.waitpid(child, 0)
+    assert not pidfile.is_ours(child)

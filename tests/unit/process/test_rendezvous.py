@@ -581,6 +581,21 @@ def test_an_impostor_s_name_is_not_believed(tmp_path: Path) -> None:
         assert [] == rendezvous.Survivors().meet(str(path))
 
 
+def test_who_became_root_after_it_listened_is_still_a_stranger(tmp_path: Path) -> None:
+    """The user of a socket is who made it listen, whatever its process has run since."""
+    tools.require_root()
+    path = tmp_path / "pid"
+    kept: list[socket.socket] = []
+
+    def listen_then_rise() -> None:
+        os.seteuid(strangers.NOBODY)
+        kept.append(port.listen(f"{rendezvous.prefix_of(str(path))}{os.getpid()}", 8))
+        os.seteuid(0)
+
+    with strangers.lingering_as(0, listen_then_rise):
+        assert [] == rendezvous.Survivors().meet(str(path))
+
+
 def test_nobody_is_met_where_there_is_no_orphan(tmp_path: Path) -> None:
     """A pid file without workers behind it costs nothing and gives nothing."""
     assert [] == rendezvous.Survivors().meet(str(tmp_path / "pid"))

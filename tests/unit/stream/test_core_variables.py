@@ -183,6 +183,19 @@ def test_an_unknown_tlv_is_logged() -> None:
     assert [("error", 'unknown PROXY protocol TLV "odd"')] == s.target.lines
 
 
+@pytest.mark.parametrize("name", ["ssl_verify", "ssl_version", "ssl_0x21"])
+def test_a_short_ssl_tlv_is_not_found_without_a_word(name: str) -> None:
+    """nginx fails the variable and says nothing; TLVs that do not add up are told of."""
+    short = proxy_protocol.build_tlv(proxy_protocol.TLV_SSL, b"\x01\0")
+    ends = ("1.2.3.4", 5), ("6.7.8.9", 10)
+    s = FakeSession(proxy_protocol=header(proxy_protocol.build_v2(*ends, tlvs=short)))
+    assert None is found(f"proxy_protocol_tlv_{name}", s)
+    assert [] == s.target.lines
+    broken = FakeSession(proxy_protocol=header(proxy_protocol.build_v2(*ends, tlvs=b"\x20\xff")))
+    assert None is found(f"proxy_protocol_tlv_{name}", broken)
+    assert [("error", "broken PROXY protocol TLV")] == broken.target.lines
+
+
 UPSTREAM = (
     "$upstream_addr|$upstream_bytes_sent|$upstream_bytes_received|$upstream_connect_time|"
     "$upstream_first_byte_time|$upstream_session_time"

@@ -1,5 +1,6 @@
 """The phase engine: what is laid out, in which order it runs, and what each answer does."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,23 @@ import pytest
 from ngxstream.core import codes
 from ngxstream.stream import phases
 from ngxstream.stream.module import PhaseHandler
+
+
+class Budget:
+    """A turn's budget: what is put off is kept until the test calls it."""
+
+    def __init__(self) -> None:
+        self.is_busy = False
+        self.put: list[Callable[[], None]] = []
+        self.may_go_on = True
+
+    def put_off(self, owner: Any, call: Callable[[], None]) -> None:
+        """Keep the call."""
+        self.put.append(call)
+
+    def let_in(self, owner: Any, call: Callable[[], None]) -> bool:
+        """Say whether it may go on."""
+        return self.may_go_on
 
 
 class Story:
@@ -22,7 +40,9 @@ class Story:
         self.logs = phases.log_handlers(modules, [None])
         self.address = SimpleNamespace(engine=self.engine)
         self.server = SimpleNamespace(handler=lambda s: self.asked.append("content"))
-        self.phase = 0
+        self.phase = self.status = 0
+        self.c = SimpleNamespace(is_udp=False)
+        self.loop = SimpleNamespace(budget=Budget())
 
     def _module(self, phase: int, name: str, answer: int, *, wanted: bool) -> Any:
         def run(s: Any) -> int:
@@ -109,3 +129,35 @@ def test_a_server_without_content_is_a_500() -> None:
     story.server = SimpleNamespace(handler=None)
     assert ["one"] == story.run()
     assert [500] == story.ended
+
+
+def test_a_session_of_a_busy_turn_goes_on_later() -> None:
+    """Nobody is asked before the session is called again, and may go on."""
+    story = Story((A, "one", codes.DECLINED))
+    story.loop.budget.is_busy = True
+    assert [] == story.run()
+    (go_on,) = story.loop.budget.put
+    story.loop.budget.may_go_on = False
+    go_on()
+    assert [] == story.asked
+    story.loop.budget.may_go_on = True
+    go_on()
+    assert ["one", "content"] == story.asked
+
+
+def test_a_session_that_ended_meanwhile_does_not_go_on() -> None:
+    """What was put off is dropped when the session is over."""
+    story = Story((A, "one", codes.DECLINED))
+    story.loop.budget.is_busy = True
+    story.run()
+    story.status = 200
+    story.loop.budget.put[0]()
+    assert [] == story.asked
+
+
+def test_a_datagram_is_not_put_off() -> None:
+    """The first datagram of a UDP session is there in this turn alone."""
+    story = Story((A, "one", codes.DECLINED))
+    story.loop.budget.is_busy = True
+    story.c.is_udp = True
+    assert ["one", "content"] == story.run()

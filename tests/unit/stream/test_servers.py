@@ -227,3 +227,83 @@ def test_a_name_that_takes_too_long_is_looked_up_no_further() -> None:
     servers.select(s, name)  # type: ignore[arg-type]
     assert "default" == s.server.return_.text.text
     assert ["error"] * 2 == [level for level, _ in s.target.lines]
+
+
+# -- what a name comes too late for ----------------------------------------------------------------
+
+SET, DENY = "set $v x;", "deny 10.0.0.0/8;"
+ZONE = "limit_conn_zone $remote_addr zone=z:1m;"
+FIRST = "server {{ listen 127.0.0.1:9; ssl_preread on; {} return default; }}"
+NAMED = "server {{ listen 127.0.0.1:9; server_name b.test; {} return named; }}"
+
+
+def early(first: str, named: str, outer: str = "") -> list[str]:
+    """Return the warnings of a default server and one that is selected by name."""
+    text = f"stream {{ {outer} {FIRST.format(first)} {NAMED.format(named)} }}"
+    return hall.build(text).warnings
+
+
+@pytest.mark.parametrize(
+    ("statement", "fate"),
+    [
+        (SET, "has no effect, it is looked at before the name is known"),
+        ("limit_conn z 1;", "has no effect, it is looked at before the name is known"),
+        ("set_real_ip_from 10.0.0.0/8;", "has no effect, it is looked at before the name is known"),
+        (DENY, "is obeyed after the rules of the default server, nginx ignores it"),
+        ("allow all;", "is obeyed after the rules of the default server, nginx ignores it"),
+    ],
+)
+def test_what_comes_before_the_name_is_known_is_warned_of(statement: str, fate: str) -> None:
+    """The warning names the directive, its place and the server."""
+    place = f"{hall.CONF}:1"
+    expected = (
+        f'[warn] "{statement.split(maxsplit=1)[0]}" of the server "b.test" in {place}, '
+        f"which is selected by name, {fate} in {place}"
+    )
+    assert [expected] == early("", statement, ZONE)
+
+
+@pytest.mark.parametrize(
+    ("first", "named", "outer"),
+    [
+        (SET, SET, ""),
+        (DENY, DENY, ""),
+        ("", "", DENY),
+        ("limit_conn z 1;", "limit_conn z 1;", ZONE),
+        (DENY, "", ""),
+    ],
+)
+def test_what_the_default_server_says_too_is_not_warned_of(
+    first: str, named: str, outer: str
+) -> None:
+    """Where both servers do the same it makes no difference which one is asked."""
+    assert [] == early(first, named, outer)
+
+
+def test_rules_of_the_block_are_warned_of_where_the_default_server_has_its_own() -> None:
+    """A server that inherits others than the default server has is one that differs."""
+    assert 1 == len(early("allow all;", "", DENY))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NAMED.format(SET)}",
+        f"server {{ listen 127.0.0.1:9; return x; }} {NAMED.format(SET)}",
+        f"{FIRST.format('')} server {{ listen 127.0.0.1:8; server_name b.test; {SET} return x; }}",
+        f"{FIRST.format(SET)} {NAMED.format('')}",
+        f"{FIRST.format('')} {NAMED.format(SET)}".replace(":9;", ":9 udp;"),
+        f"{FIRST.format('')} {NAMED.format(SET)}".replace("server_name b.test;", 'server_name "";'),
+    ],
+)
+def test_servers_that_no_name_selects_are_not_warned_of(text: str) -> None:
+    """No one but a server that shares an address with a default one and is selected there."""
+    warnings = hall.build(f"stream {{ {text} }}").warnings
+    assert [] == [line for line in warnings if "selected by name" in line]
+
+
+def test_a_server_is_warned_of_once() -> None:
+    """However many addresses it has."""
+    more = "server { listen 127.0.0.1:8; ssl_preread on; return x; }"
+    named = NAMED.format(f"listen 127.0.0.1:8; {SET}")
+    assert 1 == len(hall.build(f"stream {{ {FIRST.format('')} {more} {named} }}").warnings)

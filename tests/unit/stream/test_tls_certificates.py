@@ -17,6 +17,8 @@ class Ground:
         self.folder = folder
         ca = certs.Authority(folder / "ca")
         self.one, self.two = ca.issue("one.test"), ca.issue("two.test")
+        self.locked = ca.issue("locked.test", password="first word")
+        self.changed = ca.issue("changed.test", password="other word")
         self.put(self.one)
         self.lib = libssl.load()
         self.context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
@@ -27,11 +29,13 @@ class Ground:
         (self.folder / f"{name}.key").write_bytes(pair.key.read_bytes())
 
     def certificates(
-        self, options: tls_conf.CacheOptions | None
+        self,
+        options: tls_conf.CacheOptions | None,
+        passwords: tuple[bytes, ...] | None = None,
     ) -> tls_certificates.Certificates:
         """Make what is tested."""
         prefix = f"{self.folder}/"
-        return tls_certificates.Certificates(self.lib, prefix, None, options)
+        return tls_certificates.Certificates(self.lib, prefix, passwords, options)
 
     def shown(
         self, certificates: tls_certificates.Certificates, now_ms: int, name: str = "x"
@@ -88,6 +92,36 @@ def test_pairs_that_do_not_fit_are_both_read_again(ground: Ground) -> None:
     ground.put(ground.two)
     kept._entries.pop((False, f"{ground.folder}/x.crt"))
     assert der(ground.two) == ground.shown(kept, 1)
+
+
+def test_a_pair_whose_key_has_a_password_may_be_replaced_at_once(ground: Ground) -> None:
+    """Such a key is not kept, so the next use finds that the certificate does not fit it."""
+    passwords = (b"first word", b"other word")
+    kept = ground.certificates(tls_conf.CacheOptions(8, inactive=1000, valid=60), passwords)
+    ground.put(ground.locked)
+    assert der(ground.locked) == ground.shown(kept, 0)
+    ground.put(ground.changed)
+    assert der(ground.changed) == ground.shown(kept, 1)
+    assert der(ground.changed) == ground.shown(kept, 2)
+
+
+def test_a_key_without_a_password_is_kept_beside_a_file_of_passwords(ground: Ground) -> None:
+    """What counts is whether the key needed one."""
+    kept = ground.certificates(tls_conf.CacheOptions(8, inactive=1000, valid=60), (b"a word",))
+    assert der(ground.one) == ground.shown(kept, 0)
+    ground.put(ground.two)
+    assert der(ground.one) == ground.shown(kept, 1)
+
+
+def test_a_key_with_a_password_in_the_text_itself_is_not_kept(ground: Ground) -> None:
+    """A `data:` key is decrypted anew, as one in a file."""
+    kept = ground.certificates(tls_conf.CacheOptions(8, inactive=1000, valid=60), (b"first word",))
+    ground.put(ground.locked)
+    key = f"data:{ground.locked.key.read_text()}"
+    connection = ground.context.python.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), True)
+    pointer = ground.lib.connection_pointer(connection._sslobj)
+    kept.use(pointer, b"x.crt", key.encode(), 0)
+    assert [False] == [is_key for is_key, _ in kept._entries]
 
 
 def test_no_more_are_kept_than_told(ground: Ground) -> None:

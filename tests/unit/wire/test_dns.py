@@ -446,6 +446,7 @@ def test_an_answer_to_something_else_is_not_ours(ident: int, question: dns.Quest
 def test_the_identifier_can_be_read_alone() -> None:
     """The caller may look the question up before parsing."""
     assert 7 == dns.ident_of(header())
+    assert 0x1234 == dns.ident_of(b"\x12\x34" + header()[2:])
     with pytest.raises(dns.DnsError):
         dns.ident_of(header()[:11])
 
