@@ -153,7 +153,11 @@ class TcpGate:
             loop.live += 1
             c = Connection(sock, fd, family, sockaddr, loop.next_number(), listening)
             c.reserved = slots - 1
-            begin(c, loop)
+            try:
+                begin(c, loop)
+            except Exception:  # noqa: BLE001 - who comes behind him is accepted
+                loop.fault(None)
+                loop.end_sessions_of(c)
 
     def _has_room(self) -> bool:
         """Tell whether a client can be served; where no other worker can, sessions give way."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ NONBLOCK: Final = int(socket.SOCK_NONBLOCK)
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 IP_TRANSPARENT: Final = 19
 IPV6_TRANSPARENT: Final = 75
+_AT_ONCE: Final = struct.pack("=ii", 1, 0)  # struct linger: close() resets
 
 # errnos that say "this peer, now": logged as error; the others are crit
 _PEER_ERRNOS: Final = frozenset(
@@ -88,14 +90,33 @@ def connect_peer(
     except OSError as error:  # an address the family cannot have
         sock.close()
         raise errors.InternalError("connecting to upstream failed", errno=error) from None
-    if code == 0:
-        return sock, True
-    if code == errno.EINPROGRESS:
-        return sock, False
+    if code in (0, errno.EINPROGRESS):
+        if is_own(sock, sockaddr):
+            if kind == STREAM:  # no TIME_WAIT, which would hold the port as well
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+            sock.close()
+            raise refused(name)
+        return sock, code == 0
     sock.close()
     if transparent:
         raise transparent_error(f"connect() to {name}", local, code)
     raise ConnectError(f"connect() to {name} failed", code)
+
+
+def is_own(sock: Any, sockaddr: Any) -> bool:
+    """Tell whether a socket is connected to itself.
+
+    Where nobody listens at a port of this host the kernel may draw that port for the socket, once
+    in some 28 000 times. The client would be answered by what it sent, and the server could not
+    come back to its port while the session lasts.
+    """
+    own = sock.getsockname()
+    return bool(own[1:2] == sockaddr[1:2] and own[:1] == sockaddr[:1])
+
+
+def refused(name: str) -> ConnectError:
+    """Return the error of a peer that is not there."""
+    return ConnectError(f"connect() to {name} failed", errno.ECONNREFUSED)
 
 
 def open_bound(

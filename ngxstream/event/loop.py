@@ -191,7 +191,7 @@ class Loop:
 
     def _guard(self, handler: Handler | Callable[[], None]) -> None:
         """Log an unexpected exception and end the owner of the method it came out of."""
-        self.fault(getattr(handler, "__self__", None))
+        self.fault(timers.owner_of(handler))
 
     def fault(self, owner: Any) -> None:
         """Log the exception being handled and end what it came from. It is our bug: [alert].

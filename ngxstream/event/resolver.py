@@ -23,6 +23,7 @@ from random import randrange
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.core import inet, ip
+from ngxstream.event import timers
 from ngxstream.event.dns_query import Asker, Reply
 from ngxstream.event.portions import Portions
 from ngxstream.wire import dns
@@ -103,10 +104,15 @@ class Waiter:
 
     def deliver(self) -> None:
         """Call back."""
-        done, self._done = self._done, None
         self._lookup = None
-        if done is not None and self._answer is not None:
-            done(self._answer)
+        if self._done is not None and self._answer is not None:
+            self._done(self._answer)
+            self._done = None
+
+    def on_fault(self) -> None:
+        """End who waited, after an exception nobody expected."""
+        done, self._done = self._done, None
+        timers.end_owner(done)
 
     def cancel(self) -> None:
         """Wait no longer. Idempotent."""
@@ -304,6 +310,10 @@ class _Chain:
     def _end(self, code: int, values: tuple[str | dns.Srv, ...], ttl: int = 0) -> None:
         self.done(self, code, dns.Found(self.name, min(self.ttl, ttl), values))
 
+    def on_fault(self) -> None:
+        """End the lookup that this is a part of, after an exception nobody expected."""
+        timers.end_owner(self.done)
+
     def cancel(self) -> None:
         """Ask no more."""
         if self.asking:
@@ -347,6 +357,16 @@ class _Lookup:
         waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
             waiter.give(answer)
+
+    def on_fault(self) -> None:
+        """Have those who wait go on without an answer, after an exception nobody expected."""
+        chains, self.chains = self.chains, []
+        for chain in chains:
+            chain.cancel()
+        self.resolver.abandoned(self)
+        waiters, self.waiters = self.waiters, {}
+        for waiter in waiters:
+            waiter.give(Answer(dns.SERVFAIL, (), self.resolver.loop.now_ms))
 
     def so_far(self) -> Answer:
         """Return the answer by what has come: without anything it is TIMEDOUT."""
@@ -454,10 +474,16 @@ class Service:
         self._deliver(Answer(code, (), valid_ms))
 
     def _deliver(self, answer: Answer) -> None:
-        done, self._done = self._done, None
         self._waiters.clear()
-        if done is not None:
-            done(answer)
+        if self._done is not None:
+            self._done(answer)
+            self._done = None
+
+    def on_fault(self) -> None:
+        """End who waits, after an exception nobody expected."""
+        done = self._done
+        self.cancel()
+        timers.end_owner(done)
 
     def cancel(self) -> None:
         """Wait no longer. Idempotent."""

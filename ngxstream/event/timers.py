@@ -14,9 +14,10 @@ same work with NGX_TIMER_LAZY_DELAY.
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 TICK_MS: Final = 10
 NEVER_MS: Final = 1 << 62
@@ -127,9 +128,7 @@ class Timer:
     def on_fault(self) -> None:
         """End what the callback belongs to, after an exception that nobody expected."""
         callback, self._running = self._running, None
-        on_fault = getattr(getattr(callback, "__self__", None), "on_fault", None)
-        if on_fault is not None:
-            on_fault()
+        end_owner(callback)
 
     def cancel(self) -> None:
         """Do not call back. Idempotent."""
@@ -137,3 +136,17 @@ class Timer:
             self._callback = None
             self.deadline = 0
             self._done(self)
+
+
+def owner_of(callback: Any) -> Any:
+    """Return the object whose method a callback is, None for a function."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return getattr(callback, "__self__", None)
+
+
+def end_owner(callback: Any) -> None:
+    """End what a callback belongs to, after an exception that nobody expected."""
+    on_fault = getattr(owner_of(callback), "on_fault", None)
+    if on_fault is not None:
+        on_fault()

@@ -8,6 +8,8 @@ and charged:
 2. When all of them have taken TURN_NS, who comes later in the turn is put off. Those who were put
    off go first in the turns that follow, in the order they came, some in each turn; whoever comes
    while they wait queues behind them.
+3. Some cannot be put off: a session that ends is logged now. When all have taken MOST_NS nobody
+   has a share any more, whoever it is.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TURN_NS: Final = 8_000_000
 OWNER_NS: Final = 3_000_000
+MOST_NS: Final = TURN_NS + 4_000_000
 LET_IN: Final = 32  # calls that were put off and are made in one turn
 
 Call = Callable[[], None]
@@ -32,6 +35,7 @@ class TurnBudget:
     __slots__ = (
         "loop",
         "is_busy",  # bool: who comes now is to be put off
+        "is_spent",  # bool: TURN_NS of this turn are used up
         "_spent",  # int: in this turn
         "_owner",  # object: who was charged last in this turn
         "_owner_spent",  # int
@@ -43,6 +47,7 @@ class TurnBudget:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.is_busy = False
+        self.is_spent = False
         self._spent = 0
         self._owner: object = None
         self._owner_spent = 0
@@ -55,14 +60,14 @@ class TurnBudget:
         if owner is not self._owner:
             self._owner = owner
             self._owner_spent = 0
-        return self._owner_spent < OWNER_NS
+        return self._owner_spent < OWNER_NS and self._spent < MOST_NS
 
     def charge(self, spent: int) -> None:
         """Charge time to the owner who asked last."""
         self._owner_spent += spent
         self._spent += spent
         if self._spent >= TURN_NS:
-            self.is_busy = True
+            self.is_busy = self.is_spent = True
         self._post()
 
     def put_off(self, owner: Hashable, call: Call) -> None:
@@ -84,7 +89,7 @@ class TurnBudget:
 
     def _on_turn_end(self) -> None:
         # what is posted from here runs at the end of the next turn, and this behind it
-        self._is_posted = False
+        self._is_posted = self.is_spent = False
         self._spent = self._owner_spent = 0
         self._owner = None
         if self._again:

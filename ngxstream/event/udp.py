@@ -446,7 +446,10 @@ class UdpGate:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         stray, table, waiting = self.stray, self.table, self._waiting
         admit = self.admit if self.IS_PLAIN and not self._pktinfo else None
+        turn = self.loop.budget
         for key, views in new:
+            if turn.is_spent:  # what clients send makes their sessions expensive
+                budget = 0
             if (
                 stray is None and len(views) == 1 and budget > 0
                 and not waiting and key not in table
@@ -476,6 +479,7 @@ class UdpGate:
     ) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session. See udp_new.Beginner"""
         lookup = self.table.get
+        turn = self.loop.budget
         former = None
         while views:
             sink = lookup(key)
@@ -487,6 +491,8 @@ class UdpGate:
                     self._admit_view(key, views[0])
                 except Exception:
                     self.loop.fault(None)
+                if turn.is_spent:
+                    budget = 0
                 views = views[1:]
                 continue
             if sink is former:  # it wants no more, and does not leave
@@ -540,7 +546,9 @@ class UdpGate:
 
     def again(self, c: Connection, views: list[memoryview]) -> None:
         """Take datagrams of a client that its session kept before it was ready for any."""
-        self.begin_for(c.key, views, len(views))
+        _, rest = self.begin_for(c.key, views, len(views))
+        if rest:
+            self.new.put(c.key, rest, is_bounded=False)
 
     def _exhausted(self) -> None:
         loop = self.loop

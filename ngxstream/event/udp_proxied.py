@@ -228,7 +228,7 @@ class ProxiedUdpGate(UdpGate):
             if sole is not None and sole != key:
                 self._end(source, sole, drained)
                 raise RefusedError(CHANGED)
-            if len(self._sole) >= REMEMBERED:
+            if len(self._sole) > 2 * len(self.table) + REMEMBERED:
                 self._sole = {at: own for at, own in self._sole.items() if own in self.table}
             self._sole[source] = key
         return key, header, view[header.length :]

@@ -118,12 +118,16 @@ def _address(s: Session, conf: PassConf) -> inet.Addr:
 def _hand_over(s: Session, listening: ListeningConf) -> None:
     """Let the connection begin anew at another socket."""
     cleanups = s.abandon()
-    after = listening.begin(s.c, s.loop)
+    try:
+        after = listening.begin(s.c, s.loop)
+    except Exception:
+        s.loop.call_all(reversed(cleanups))
+        raise
+    if after.status:  # over already
+        s.loop.call_all(reversed(cleanups))
+        return
     for cleanup in cleanups:
-        if after.status:  # over already
-            cleanup()
-        else:
-            after.add_cleanup(cleanup)
+        after.add_cleanup(cleanup)
 
 
 def _pass(scope: Scope, module: Module, st: Statement) -> None:

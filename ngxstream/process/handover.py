@@ -210,10 +210,16 @@ class Departure:
             s = sessions.popleft()
             if s.status or not s.c.is_udp:
                 continue
-            if not udp_state.is_ready(s):
-                self._begin_anew(box, s)
+            proxy = s.content
+            try:
+                if not udp_state.is_ready(s):
+                    self._begin_anew(box, s)
+                    continue
+                data, sock = self._pack(s, more)
+            except Exception:  # noqa: BLE001 - the others of this message go on
+                self._loop.fault(proxy)
+                self._loop.end_sessions_of(s.c)
                 continue
-            data, sock = self._pack(s, more)
             packed.append(data)
             socks.append(sock)
             size += len(data)

@@ -9,8 +9,8 @@ Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_ru
    does not use costs it nothing.
 3. A suspended session remembers an index into the engine of its address, nothing else.
 4. A session that comes while others have used up what clients may cost in one turn of the loop
-   (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off: the first
-   datagram is there in this turn alone.
+   (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off here: the
+   first datagram is there in this turn alone, and the gate begins no sessions in such a turn.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class Peer:
         "fail_timeout",
         "accessed_ms",  # time of the last failure
         "checked_ms",  # time of the last failure or probe
+        "heard_ms",  # of the last first answer to a UDP session of this worker
         "down",
         "stats",  # PeerStats, for the methods that go by time, or None
     )
@@ -108,6 +109,7 @@ class Peer:
         self.fail_timeout = spec.fail_timeout
         self.accessed_ms = NEVER_MS
         self.checked_ms = NEVER_MS
+        self.heard_ms = NEVER_MS
         self.down = spec.down
         self.stats: Any = None
 

@@ -1,11 +1,13 @@
 """The process table as the tests read it: children, titles, descriptors, groups."""
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def is_alive(pid: int) -> bool:
@@ -84,6 +86,17 @@ def cpu_ns(pid: int) -> int:
     """Return the CPU time a process has taken so far, to the nanosecond."""
     # the clock of another process, as clock_getcpuclockid(3) spells it
     return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Keep a process from running, so that what is sent to it meanwhile comes in one piece."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state(pid) == "T", PATIENCE, "the worker stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def kill_session(session: int, timeout: float = 20.0) -> list[int]:

@@ -4,8 +4,11 @@ What is measured is the CPU time the worker takes from the bystander's question 
 that is how long the bystander was held, however loaded the machine is.
 """
 
+import contextlib
 import itertools
+import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from ngxstream.wire import dns
+from ngxstream.wire.proxy_protocol import DGRAM, build_v2
 from tests.support import processes
 from tests.support.backends import BackendFactory
 from tests.support.clients import TcpClient
@@ -144,6 +148,10 @@ NESTED = [
 ]  # fmt: skip
 
 
+# takes a millisecond or two for a name of 250 letters
+GREEDY = "default other; '~^([a-z]*)([a-z]*)([a-z]*)([a-z]*)q$' 1; '~([a-z]+)+([a-z]+)+x$' 2;"
+
+
 @pytest.mark.parametrize("place", ["map", "server_name"])
 def test_names_made_for_regular_expressions(
     place: str, ngxstream: ProxyFactory, backends: BackendFactory
@@ -167,6 +175,119 @@ def test_names_made_for_regular_expressions(
         return hellos(program.address("hellos"), [b"a" * 253 + b"!"] * 30)
 
     assert min_of(program, attack) < MOST_S
+
+
+def long_hello(kind: str) -> bytes:
+    """Make a ClientHello of 15 KB that takes milliseconds to parse."""
+    names = b"\x01a" * 2500 * (3 if kind == "names" else 1)
+    extension = b"\0\x10" + (len(names) + 2).to_bytes(2, "big") + len(names).to_bytes(2, "big")
+    whole = len(extension + names).to_bytes(2, "big") + extension + names
+    body = b"\x03\x03" + bytes(32) + b"\0\0\2\x13\1\1\0" + whole
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    size = len(message) if kind == "names" else 3
+    return b"".join(
+        b"\x16\3\1" + len(message[at : at + size]).to_bytes(2, "big") + message[at : at + size]
+        for at in range(0, len(message), size)
+    )
+
+
+@pytest.mark.parametrize("kind", ["names", "records"])
+def test_hellos_made_to_take_long(
+    kind: str, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Two hundred ClientHellos of thousands of parts, all at once; each is read to its end."""
+    count = 200
+    program = ngxstream(f"""
+        events {{ worker_connections 1000; }} stream {{
+            error_log logs/error.log crit;
+            server {{ listen 127.0.0.1:@hellos@; ssl_preread on; preread_buffer_size 32k;
+                     return $ssl_preread_protocol; }}
+            server {{ listen 127.0.0.1:@quiet@; proxy_pass {backends.tcp().text}; }} }}""")
+    (worker,) = program.worker_pids()
+    address, hello = program.address("hellos"), long_hello(kind)
+
+    def attack() -> list[socket.socket]:
+        made = [socket.create_connection(address, timeout=PATIENCE) for _ in range(count)]
+        with processes.stopped(worker):
+            for sock in made:
+                sock.sendall(hello)
+        for sock in made:
+            sock.setblocking(False)
+        return made
+
+    assert min_of(program, attack) < MOST_S
+    with socket.create_connection(address, timeout=PATIENCE) as sock:
+        sock.sendall(hello)
+        assert b"TLSv1.2" == sock.recv(100)
+
+
+def test_names_that_are_looked_at_when_sessions_end(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Two hundred who leave at once would each keep the access log's variable busy."""
+    echo = backends.tcp().text
+    program = ngxstream(f"""
+        events {{ worker_connections 1000; }} stream {{
+            error_log logs/error.log crit;
+            map $ssl_preread_server_name $kind {{ {GREEDY} }}
+            log_format kinds $kind;
+            server {{ listen 127.0.0.1:@hellos@; ssl_preread on; proxy_pass {echo};
+                     access_log logs/access.log kinds; }}
+            server {{ listen 127.0.0.1:@quiet@; proxy_pass {echo}; }} }}""")
+    (worker,) = program.worker_pids()
+
+    def attack() -> list[socket.socket]:
+        waiting = hellos(program.address("hellos"), [b"a" * 250 + b"!"] * 200)
+        for sock in waiting:  # its session proxies: the answer is the hello
+            assert select.select([sock], [], [], PATIENCE)[0]
+            sock.recv(4096)
+        with processes.stopped(worker):
+            for sock in waiting:
+                sock.shutdown(socket.SHUT_WR)
+        return waiting
+
+    assert min_of(program, attack) < MOST_S
+
+
+def test_names_in_datagrams_of_new_clients(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Three hundred UDP clients of a peer bring names that keep a map busy; each gets an answer."""
+    count = 300
+    program = ngxstream(f"""
+        events {{ worker_connections 1000; }} stream {{
+            error_log logs/error.log crit;
+            map $proxy_protocol_tlv_authority $kind {{ {GREEDY} }}
+            server {{ listen 127.0.0.1:@named@ udp proxy_protocol rcvbuf=2m;
+                     set_real_ip_from 127.0.0.1; return "$kind $remote_addr"; }}
+            server {{ listen 127.0.0.1:@quiet@; proxy_pass {backends.tcp().text}; }} }}""")
+    (worker,) = program.worker_pids()
+    name = b"a" * 250 + b"!"
+    answers: set[bytes] = set()
+
+    def attack() -> list[socket.socket]:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.connect(program.address("named"))
+        with processes.stopped(worker):
+            for n in range(count):
+                client = (f"10.0.{n >> 8}.{n & 255}", 9)
+                tlvs = b"\x02" + len(name).to_bytes(2, "big") + name
+                sock.send(build_v2(client, ("10.1.0.1", 9), DGRAM, tlvs=tlvs))
+        answers.clear()
+        ended, waiting = socket.socketpair()
+        threading.Thread(target=collect, args=(sock, ended)).start()
+        waiting.setblocking(False)
+        return [waiting]
+
+    def collect(sock: socket.socket, ended: socket.socket) -> None:
+        sock.settimeout(PATIENCE)
+        with sock, ended, contextlib.suppress(TimeoutError):
+            while len(answers) < count:
+                answers.add(sock.recv(100).split()[1])
+
+    assert min_of(program, attack) < MOST_S
+    assert count == len(answers)
 
 
 def test_many_sessions_that_wait_for_one_name(

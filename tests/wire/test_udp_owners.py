@@ -1,8 +1,6 @@
 """Each client's datagrams, and nobody else's, cross its session, whatever becomes of the others."""
 
 import contextlib
-import os
-import signal
 import socket
 
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from tests.support import owned, ports, processes
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import PATIENCE
 
 CONF = """
 worker_processes 1;
@@ -42,17 +40,6 @@ def payload(data: bytes) -> bytes:
     return data[16 + int.from_bytes(data[14:16], "big") :]
 
 
-@contextlib.contextmanager
-def stopped(pid: int):
-    """Keep a process from running, so that what is sent to it meanwhile comes in one piece."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        wait_until(lambda: processes.state(pid) == "T", PATIENCE, "the worker stands still")
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def client_from(host: str, running: Proxy) -> socket.socket:
     """Make a client connected to the proxy."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -80,7 +67,7 @@ def test_a_refused_burst_takes_nothing_to_another_client(
         wrong: list[tuple[int, object]] = []
         missing: list[tuple[int, int]] = []
         for turn in range(ROUNDS):
-            with stopped(worker):
+            with processes.stopped(worker):
                 for n in range(turn * EACH, (turn + 1) * EACH):
                     for who, sock in enumerate(doomed):
                         with contextlib.suppress(ConnectionRefusedError):

@@ -6,7 +6,6 @@ ngx_stream_proxy_resolve_handler (ngx_stream_proxy_module.c).
 
 from __future__ import annotations
 
-import functools
 from random import randrange
 from typing import TYPE_CHECKING, Final
 
@@ -70,10 +69,28 @@ class Target:
             s.finalize(codes.INTERNAL_SERVER_ERROR)
             return
         waiter = conf.on(s.loop).lookup(
-            host, s.server.core.resolver_timeout, functools.partial(_resolved, proxy, url)
+            host, s.server.core.resolver_timeout, _Resolving(proxy, url).on_answer
         )
         if not s.status:
             s.add_cleanup(waiter.cancel)
+
+
+class _Resolving:
+    """A session that waits for the addresses of a name."""
+
+    __slots__ = ("proxy", "url")
+
+    def __init__(self, proxy: Proxy, url: inet.Url) -> None:
+        self.proxy = proxy
+        self.url = url
+
+    def on_answer(self, answer: resolver.Answer) -> None:
+        """Go on. See _resolved"""
+        _resolved(self.proxy, self.url, answer)
+
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.proxy.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
 
 def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:

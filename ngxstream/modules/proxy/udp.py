@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import datagram, poller, udp_clients
+from ngxstream.event import connect, datagram, poller, udp_clients
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer
 
 NEVER_MS: Final = 1 << 62
+HEARD_MS: Final = 1000
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
@@ -92,6 +93,9 @@ class UdpProxy(ToServer, ToClient):
             sock = self.loop.udp_sockets.take(peer.family)
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
+                    # hot: who answered a moment ago has its port itself
+                    if self.loop.now_ms - peer.heard_ms > HEARD_MS:
+                        self._see_that_it_is_another(sock, peer)
                     return sock, True
                 self.loop.close_later(sock)
         try:
@@ -103,10 +107,17 @@ class UdpProxy(ToServer, ToClient):
             if self.family and room.make():
                 sock = self.loop.udp_sockets.take(peer.family)  # of the session that gave way
                 if sock is not None and not sock.connect_ex(peer.sockaddr):
+                    self._see_that_it_is_another(sock, peer)
                     return sock, True
             if not room.may_complain():
                 error.level = "info"
             raise
+
+    def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
+        """Let go of a socket that is connected to itself. raises: ConnectError"""
+        if connect.is_own(sock, peer.sockaddr):
+            self.loop.close_later(sock)
+            raise connect.refused(peer.name)
 
     def begin(self, ready: bool) -> None:
         """Send the first datagram: a UDP socket is connected at once."""

@@ -100,7 +100,7 @@ class ToClient(handler.Proxy):
                     self.answer(views[0])
                 else:
                     self.answer_many(views)
-                    if len(views) >= 8:
+                    if len(views) >= 8 and not self.s.status:
                         self._hint(views)
             if failure is not None and not self.s.status:
                 self.on_refused(failure)
@@ -115,8 +115,10 @@ class ToClient(handler.Proxy):
         assert state is not None
         state.first_byte_ms = self.loop.now_ms - state.start_ms
         self.first = b""
-        if self.peer is not None:
-            self.selection.notify(self.peer, FIRST_BYTE)
+        peer = self.peer
+        if peer is not None:
+            peer.heard_ms = self.loop.now_ms
+            self.selection.notify(peer, FIRST_BYTE)
 
     def on_event_gro(self, mask: int) -> None:
         """Drain the answers of a server that sends with GSO."""

@@ -178,19 +178,30 @@ class ToServer(handler.Proxy):
 
     def flush(self) -> bool:
         """Send what waited for room. returns: whether all of it is gone"""
-        queue = self.queue or []
+        queue, pc = self.queue or [], self.pc
         while queue:
             try:
-                self.state.bytes_sent += self.pc.send(queue[0])  # type: ignore[union-attr]
+                self.state.bytes_sent += pc.send(queue[0])  # type: ignore[union-attr]
             except BlockingIOError:
                 return False
             except OSError as error:
                 self._send_failed(error)
-                if self.s.status:
+                if self.pc is not pc:  # the session is over, or the next server has the first one
+                    self._flush_rest(pc, queue[1:])
                     return False
             queue.pop(0)
         self.queue = None
         return True
+
+    def _flush_rest(self, pc: Any, rest: list[bytes]) -> None:
+        """Go on as _send_rest(), with datagrams that are as the server gets them."""
+        for n, data in enumerate(rest):
+            if self.pc is not pc:
+                if self.pc is None:
+                    return
+                pc = self.pc
+                self.dropped -= len(rest) - n
+            ToServer.send(self, data)
 
 
 class _Room:

@@ -273,6 +273,15 @@ class Name:
         self.free_claim(now + next_ms)
         self.arm(now + next_ms)
 
+    def on_fault(self) -> None:
+        """Ask again after a while: something went wrong that nobody expected."""
+        self.lookup = None
+        retry_ms = self.loop.now_ms + max(self.group.conf.resolver_timeout, 1000)
+        if self.timer is None:
+            self.arm(retry_ms)
+        if self.claimed:
+            self.free_claim(retry_ms)
+
     def publish(self, answer: Answer) -> int:
         """Write down what the name stands for now: what stays keeps its place and its row.
 

@@ -217,6 +217,7 @@ class ZonePeer(Peer):
         self.row = row
         self.cells = cells
         self.seen = 0
+        self.heard_ms = plain.heard_ms
         self.family = plain.family
         self.sockaddr = plain.sockaddr
         self.name = plain.name

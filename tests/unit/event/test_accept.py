@@ -312,7 +312,7 @@ def test_idle_udp_sessions_stay_while_another_worker_has_room(
 
 
 def test_exceptions_of_a_session_do_not_stop_the_others(clients) -> None:
-    """A session that fails to begin is one alert; who comes next is accepted."""
+    """A session that fails to begin is one alert, and closed; who comes next is accepted."""
     with engine() as loop:
         begun = []
 
@@ -326,8 +326,13 @@ def test_exceptions_of_a_session_do_not_stop_the_others(clients) -> None:
         sock.listen(8)
         sock.setblocking(False)
         gate = accept.TcpGate(loop, Worker.listening(sock), sock, begin)
+        free = loop.free_connections
         clients(sock, 3)
-        run_until(loop, lambda: len(begun) == 3)
+        loop.turn(0)
+        assert 3 == len(begun), "those of the same turn"
+        assert [True, False, False] == [c.closed for c in begun]
+        assert (free - 2, 2) == (loop.free_connections, loop.live)
+        assert 1 == len(loop.log.lines)
         gate.close()
         for c in begun:
             c.sock.close()

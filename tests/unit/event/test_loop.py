@@ -142,6 +142,20 @@ def test_a_leaving_loop_is_idle_when_nothing_lives(loop: Loop) -> None:
     assert [1] == idle
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_call_with_arguments_belongs_to_whose_method_it_is(loop: Loop, depth: int) -> None:
+    """What functools.partial() makes of a method, once or twice, ends the method's owner."""
+    owner = Owner(ValueError("no good"))
+    call = functools.partial(owner.on_event, 0)
+    for _ in range(depth - 1):
+        call = functools.partial(call, *())
+    loop.post(call)
+    loop.turn(0)
+    assert 1 == owner.ended
+    loop.call_later(1, call)
+    run_until(loop, lambda: owner.ended == 2)
+
+
 class Stubborn(Owner):
     """An owner that cannot even be ended."""
 

@@ -1,6 +1,8 @@
 """The roads of a TCP relay: every byte, in order, whatever the sizes, over each road and poller."""
 
+import contextlib
 import socket
+import struct
 from contextlib import ExitStack
 
 import pytest
@@ -191,6 +193,45 @@ def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
         assert held <= splice.PIPE_SIZE
         assert total < 64 << 20
         relay.close()
+
+
+@pytest.mark.parametrize("road", ["copy", "splice"])
+@pytest.mark.parametrize("cut", ["closed", "reset"])
+def test_what_a_session_left_behind_never_reaches_another(road: str, cut: str) -> None:
+    """A session ends with bytes on their way; the next one over the same pipes gets its own."""
+    with ExitStack() as stack, engine() as loop:
+        loop.pipes.limit = 1
+        first = Relay(loop, stack, road)
+        block = b"first" * 200_000
+        for _ in range(400):
+            with contextlib.suppress(BlockingIOError):
+                first.client.send(block)
+            loop.turn(0)
+        assert first.up.pending is not None
+        assert isinstance(first.up, splice.SpliceHalf) == (road == "splice")
+        if isinstance(first.up, splice.SpliceHalf):
+            assert first.up.pipe is not None
+            assert first.up.pipe.held
+        assert first.up.received > first.up.sent
+        if cut == "reset":
+            first.server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+            first.server.close()
+            run_until(loop, lambda: bool(first.errors))
+        first.close()
+        second = Relay(loop, stack, road)
+        sent, got = bytearray(), bytearray()
+        block = b"second." * 30_000
+        while len(got) < 4 << 20:
+            if len(sent) < 4 << 20:
+                with contextlib.suppress(BlockingIOError):
+                    count = second.client.send(block)
+                    sent += block[:count]
+            loop.turn(0)
+            with contextlib.suppress(BlockingIOError):
+                got += second.server.recv(1 << 20)
+        assert sent[: len(got)] == got
+        assert isinstance(second.up, splice.SpliceHalf) == (road == "splice")
+        second.close()
 
 
 @pytest.mark.parametrize("road", ["copy", "splice"])

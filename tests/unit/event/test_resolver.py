@@ -1085,3 +1085,96 @@ def test_a_service_lookup_can_be_cancelled_at_any_point(lab: Make) -> None:
     one.loop.turn(0)
     assert {} == one.loop.handlers
     assert [] == one.answers
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+class Session:
+    """Somebody who waits for a name; who fails with the answer, or not."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+        self.answers: list[resolver.Answer] = []
+        self.ended = 0
+
+    def on_answer(self, answer: resolver.Answer) -> None:
+        """Note it."""
+        self.answers.append(answer)
+        if self.fails:
+            raise ValueError("no good")
+
+    def on_fault(self) -> None:
+        """Note the end."""
+        self.ended += 1
+
+
+def alerts(loop: Loop) -> int:
+    """Return how many faults of ours were logged."""
+    log = loop.log
+    assert isinstance(log, MemoryLog)
+    return sum("unexpected exception" in text for _, text in log.lines)
+
+
+@pytest.mark.parametrize("which", ["host", "service"])
+def test_one_who_fails_with_an_answer_ends_and_the_others_have_it(lab: Make, which: str) -> None:
+    """Of three who wait the second raises: it is told so once, with one alert."""
+    records = [*WWW, ("_dns._tcp.test", dns.SRV, 60, dns.Srv(0, 1, 53, "www.test"))]
+    one = lab(table(records))
+    waiting = [Session(fails=n == 1) for n in range(3)]
+    for session in waiting:
+        if which == "host":
+            one.resolver.lookup("www.test", HOUR, session.on_answer)
+        else:
+            one.resolver.lookup_service("dns", "test", HOUR, session.on_answer)
+    one.until(lambda: all(session.answers for session in waiting))
+    one.loop.turn(0)
+    assert [1, 1, 1] == [len(session.answers) for session in waiting]
+    assert [0, 1, 0] == [session.ended for session in waiting]
+    assert 1 == alerts(one.loop)
+    assert not one.resolver.lookups
+    assert 0 == one.loop.live
+
+
+def test_one_who_fails_with_a_late_answer_has_no_timer_left(lab: Make) -> None:
+    """Its time is up, it is told so, it fails: nothing comes for it any more."""
+    one = lab(silent)
+    session = Session(fails=True)
+    one.resolver.lookup("www.test", 1000, session.on_answer)
+    one.pass_time(1100)
+    one.until(lambda: bool(session.ended))
+    assert (1, 1) == (len(session.answers), session.ended)
+    assert not one.resolver.lookups
+
+
+class BrokenResolver(resolver.Resolver):
+    """One that fails with what it was answered, until it is mended."""
+
+    __slots__ = ()
+    is_broken = True
+
+    def life_s(self, ttl: int) -> int:
+        """Fail."""
+        if self.is_broken:
+            raise ValueError("no good")
+        return super().life_s(ttl)
+
+
+@pytest.mark.parametrize("which", ["host", "service"])
+def test_a_fault_while_a_reply_is_read_leaves_nobody_waiting(lab: Make, which: str) -> None:
+    """Whoever waits for that name hears of a failure; the next lookup succeeds."""
+    records = [*WWW, ("_dns._tcp.test", dns.SRV, 60, dns.Srv(0, 1, 53, "www.test"))]
+    one = lab(table(records))
+    one.resolver.__class__ = BrokenResolver
+    waiting = [Session() for _ in range(3)]
+    for session in waiting:
+        if which == "host":
+            one.resolver.lookup("www.test", HOUR, session.on_answer)
+        else:
+            one.resolver.lookup_service("dns", "test", HOUR, session.on_answer)
+    one.until(lambda: all(session.answers or session.ended for session in waiting))
+    assert alerts(one.loop) >= 1
+    assert not one.resolver.lookups
+    assert 0 == one.loop.live
+    one.resolver.__class__ = resolver.Resolver
+    assert FOUND == hosts(one.answer())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ngxstream.event.turn_budget import LET_IN, OWNER_NS, TURN_NS, TurnBudget
+from ngxstream.event.turn_budget import LET_IN, MOST_NS, OWNER_NS, TURN_NS, TurnBudget
 from tests.support.engine import engine
 
 
@@ -45,6 +45,23 @@ def test_an_owner_has_its_share_until_it_is_used_up() -> None:
         assert budget.has_share("b")
         loop.turn(0)
         assert budget.has_share("a")
+
+
+def test_nobody_has_a_share_when_those_who_cannot_be_put_off_have_taken_the_most() -> None:
+    """Owners without end, each within its share, are held to one bound until the turn is over."""
+    with engine() as loop:
+        budget = loop.budget
+        spent, owner = 0, 0
+        while budget.has_share(owner):
+            budget.charge(OWNER_NS // 2)
+            spent += OWNER_NS // 2
+            assert budget.is_spent == (spent >= TURN_NS)
+            owner += 1
+            assert owner < 100
+        assert MOST_NS <= spent < MOST_NS + OWNER_NS
+        loop.turn(0)
+        assert budget.has_share(owner)
+        assert not budget.is_spent
 
 
 def test_who_comes_when_the_turn_is_used_up_goes_on_in_the_next() -> None:

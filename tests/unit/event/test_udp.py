@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, udp, udp_new
+from ngxstream.event import datagram, turn_budget, udp, udp_clients, udp_new
 from tests.support.engine import Gate, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -223,6 +223,31 @@ def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(room: Room
     assert 1 == len(room.alerts())
 
 
+def test_a_new_session_that_fails_with_its_second_datagram_takes_nothing_from_the_others(
+    room: Room,
+) -> None:
+    """Three are begun in one drain with two datagrams each; the second raises once it is there."""
+    begin = room.gate.begin
+
+    def begin_a_bad_one(c, loop) -> None:
+        begin(c, loop)
+        room.keepers[c.sockaddr].fails = bytes(loop.datagram) == b"bad"
+
+    room.gate.begin = begin_a_bad_one
+    room.gate._limit = 64
+    new = [room.client() for _ in range(3)]
+    for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
+        sock.send(data)
+        sock.send(b"more")
+    room.turn_until_all_is_read()
+    while room.loop.posted:
+        room.loop.turn(0)
+    wanted = [[b"one", b"more"], [b"bad"], [b"three", b"more"]]
+    assert wanted == [room.got(sock) for sock in new]
+    assert new[1].getsockname() not in room.gate.table
+    assert 1 == len(room.alerts())
+
+
 def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
     """In one drain the known client's datagram, which came last, is taken before any beginning."""
     order: list[str] = []
@@ -276,6 +301,95 @@ def test_where_nobody_is_served_nobody_waits() -> None:
         loop.turn(0)
         assert 60 == len(room.keepers)
         assert not loop.posted
+
+
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("count", [0, 1])
+def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
+    count: int, each: int
+) -> None:
+    """Each of twelve uses up a turn: one begins in a turn, all of them do, none loses anything."""
+    with ExitStack() as stack, engine() as loop:
+        room = Room(stack, loop, count)
+        begin = room.gate.begin
+
+        def take_long(c, loop) -> None:
+            loop.budget.has_share(c)
+            loop.budget.charge(turn_budget.TURN_NS)
+            begin(c, loop)
+
+        room.gate.begin = take_long
+        room.gate._limit = 64
+        new = [room.client() for _ in range(12)]
+        sent = [b"%d" % n for n in range(each)]
+        for data in sent:
+            for sock in new:
+                sock.send(data)
+        seen = [count]
+        while len(room.keepers) < 12 + count:
+            loop.turn(0)
+            seen.append(len(room.keepers))
+            assert len(seen) < 40
+        # one in a drain, and one of those that waited
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
+        while loop.posted:
+            loop.turn(0)
+        assert [sent] * 12 == [room.got(sock) for sock in new]
+        assert [0, 0] == [room.gate.dropped, room.gate.new.size]
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
+    room: Room, size: int
+) -> None:
+    """Copies of it, of a burst too: what is in the loop's slots is another's in the next turn."""
+    begun = []
+    room.gate.begin = lambda c, loop: begun.append(c)
+    sock = room.client()
+    sock.send(b"first")
+    room.turn_until_all_is_read()
+    count = udp_clients.KEPT + 6
+    sent = [b"%03d" % n * 40 for n in range(count)]
+    if size:
+        for at in range(0, count, 7):
+            burst = b"".join(data[:size] for data in sent[at : at + 7])
+            sock.sendmsg([burst], datagram.segment_control(size))
+    else:
+        for data in sent:
+            sock.send(data)
+    room.turn_until_all_is_read()
+    room.loop.turn(0)
+    wanted = [data[:size] if size else data for data in sent[: udp_clients.KEPT]]
+    (c,) = begun
+    assert wanted == room.gate.kept_for(c)
+    assert 6 == room.gate.table[c.key].dropped
+    room.loop.close_connection(c)
+
+
+def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: Room) -> None:
+    """Its datagrams begin a session each, and the first of them uses the turn up."""
+    begun = []
+
+    def take_long(c, loop) -> None:
+        begun.append(bytes(loop.datagram))
+        loop.budget.has_share(c)
+        loop.budget.charge(turn_budget.TURN_NS)
+        room.gate.release(c)
+        loop.close_connection(c)
+
+    room.gate.begin = take_long
+    sock = room.client()
+    sock.send(b"0")
+    room.turn_until_all_is_read()
+    while room.loop.posted:
+        room.loop.turn(0)
+    c = room.keepers[room.known[0].getsockname()].c
+    room.gate.forget(c)
+    room.gate.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
+    assert [b"0", b"1"] == begun
+    while room.loop.posted:
+        room.loop.turn(0)
+    assert [b"0", b"1", b"2", b"3"] == begun
 
 
 def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:

@@ -292,6 +292,27 @@ def test_many_headers_are_not_remembered_for_ever(bench: Bench) -> None:
     assert len(bench.gate._by_tag) <= 4
 
 
+def test_peers_whose_sessions_are_over_are_forgotten_those_of_others_are_not_looked_at(
+    first: Bench,
+) -> None:
+    """However many sessions there are, a new one does not go through all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(udp_proxied, "REMEMBERED", 4)
+        known = first.gate._sole
+        first.peers += [first.peer() for _ in range(40)]
+        for n in range(12):
+            first.send(headed(ALICE, b"x"), peer=n)
+        assert known is first.gate._sole
+        assert 12 == len(known)
+        for n in range(12, 40):
+            first.send(headed(ALICE, b"x"), peer=n)
+            first.loop.close_connection(first.sinks[n].c)
+        assert 40 == len(first.sinks)
+        assert len(first.gate._sole) <= 2 * 12 + 4 + 1
+        first.send(b"y", peer=3)
+        assert [b"x", b"y"] == first.sinks[3].got
+
+
 @given(st.binary(max_size=200), st.integers(0, 60))
 def test_any_bytes_are_read_or_refused(noise: bytes, at: int) -> None:
     """Whatever stands in a datagram, reading it ends in a client or in one of the reasons."""

@@ -101,6 +101,36 @@ def test_cleanups_wait_for_the_end_of_the_connection() -> None:
         assert b"there" == hall.read(third)
 
 
+@pytest.mark.parametrize("fails", ["there", "at once"])
+def test_a_place_is_given_back_when_a_fault_ends_what_was_passed(fails: str) -> None:
+    """What the first session took is given back whatever raises where it goes on."""
+    text = """limit_conn_zone $binary_remote_addr zone=z:1m;
+        server { listen 127.0.0.1:@main@; limit_conn z 1; pass 127.0.0.1:@there@; }
+        server { listen 127.0.0.1:@there@; return there; }"""
+    with served(text) as hall:
+        (there,) = [
+            conf for conf in hall.conf.listenings
+            if conf.options.sockaddr[1] == hall.port("there")
+        ]
+        begin = there.begin if fails == "at once" else there.default.begin
+
+        def fail(*_: object) -> None:
+            raise ValueError("no good")
+
+        if fails == "at once":
+            there.is_debugged = fail
+        else:
+            there.default.begin = fail
+        assert b"" == hall.read(hall.connect())
+        assert 1 == len([text for level, text in hall.target.lines if level == "alert"])
+        if fails == "at once":
+            there.is_debugged = None
+        else:
+            there.default.begin = begin
+        assert b"there" == hall.read(hall.connect())
+        assert (0, set()) == (hall.loop.live, hall.loop.sessions)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

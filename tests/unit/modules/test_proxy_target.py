@@ -1,9 +1,18 @@
 """A proxy_pass with variables leads to addresses that are known only when a session comes."""
 
+import contextlib
+import socket
+
 import pytest
 
 from ngxstream.event.resolver import Address
 from ngxstream.modules.proxy import target
+from ngxstream.modules.proxy.udp import UdpProxy
+from ngxstream.wire import dns
+from tests.support import ports
+from tests.support.engine import run_until
+from tests.support.scripted_dns import ScriptedDns, table
+from tests.support.udp_hall import UdpHall
 
 
 def addresses(count: int) -> tuple[Address, ...]:
@@ -26,3 +35,53 @@ def test_a_session_tries_no_more_addresses_than_allowed() -> None:
         assert target.PEERS == len(set(some)) == len(some)
         seen.update(some)
     assert set(every) == seen
+
+
+class BrokenProxy(UdpProxy):
+    """A session that cannot go on with the addresses it waited for."""
+
+    __slots__ = ()
+
+    def connect_late(self) -> None:
+        """Fail."""
+        raise ValueError("no good")
+
+
+def test_a_fault_with_the_addresses_of_a_name_ends_that_session_alone() -> None:
+    """Of three clients that wait for one name the second's session fails; the others are served."""
+    with (
+        contextlib.closing(
+            ScriptedDns(table([("a.test", dns.A, 60, "127.0.0.1")]))
+        ) as names,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+    ):
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        hall = UdpHall(f"""stream {{
+            resolver {names.text} ipv6=off; map $remote_port $name {{ default a.test; }}
+            server {{ listen 127.0.0.1:{ports.free_udp_port()} udp;
+                     proxy_pass $name:{server.getsockname()[1]}; }} }}""")
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+        with hall:
+            for n, client in enumerate(clients):
+                client.connect(hall.address())
+                client.send(b"%d" % n)
+            run_until(hall.loop, lambda: len(hall.loop.sessions) == 3)
+            bad = clients[1].getsockname()
+            (failing,) = [s for s in hall.loop.sessions if s.c.sockaddr == bad]
+            assert failing.content is not None
+            failing.content.__class__ = BrokenProxy
+            got: list[bytes] = []
+
+            def is_served() -> bool:
+                names.step()
+                with contextlib.suppress(BlockingIOError):
+                    got.append(server.recv(10))
+                return len(got) == 2 and failing.status == 500
+
+            run_until(hall.loop, is_served)
+            assert {b"0", b"2"} == set(got)
+            assert 2 == len(hall.loop.sessions)
+            assert 1 == len(hall.alerts())
+        for client in clients:
+            client.close()

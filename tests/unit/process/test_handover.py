@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ngxstream.event.listening import Listening, ListenOptions
 from ngxstream.event.udp import UdpGate
 from ngxstream.ipc.codec import CodecError
+from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.process import handover, mailbox
 from tests.support import clients, moving, processes, strangers, tools
 from tests.support.backends import BackendFactory
@@ -160,6 +161,51 @@ def test_its_sessions_go_on(world: World) -> None:
         gate.close()
     assert before == world.exchange(b"three")
     assert [] == world.warnings()
+
+
+class UnpackableProxy(UdpProxy):
+    """A proxied session whose record cannot be made."""
+
+    __slots__ = ()
+
+    def waiting(self) -> list[bytes]:
+        raise ValueError("no good")
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_session_whose_record_cannot_be_made_ends_alone(world: World, is_ready: bool) -> None:
+    """The others of its message go on at their new place; it has a server, or waits for one."""
+    others = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(4)]
+    mine = world.client
+    sources = {}
+    for client in (mine, *others):
+        if client is not mine:
+            client.bind(("127.0.0.1", 0))
+            client.setblocking(False)
+        world.client = client
+        sources[client] = world.exchange(b"before")
+    bad = others[1].getsockname()
+    (failing,) = [s for s in world.old.loop.sessions if s.c.sockaddr == bad]
+    if is_ready:
+        failing.content.__class__ = UnpackableProxy
+    else:
+        failing.content.close()
+        failing.content = None
+        failing.preread = "no good"
+    free = world.old.loop.free_connections
+    world.hand_over()
+    assert not world.old.loop.sessions
+    assert free + 2 * 5 - (not is_ready) == world.old.loop.free_connections
+    assert 4 == len(world.new.loop.sessions)
+    for client in (mine, others[0], *others[2:]):
+        world.client = client
+        assert sources[client] == world.exchange(b"after")
+    for client in others:
+        client.close()
+    world.client = mine
+    alerts = [line for line in world.log.read_text().splitlines() if "[alert]" in line]
+    assert 1 == len(alerts)
+    assert ("no good" if is_ready else "TypeError") in alerts[0]
 
 
 def test_its_socket_is_nobody_else_s_later(world: World) -> None:

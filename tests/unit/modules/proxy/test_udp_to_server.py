@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.event.poller import LEVEL
 from ngxstream.modules.proxy import udp_to_server
 from tests.support import owned, ports
 from tests.support.udp_hall import UdpHall
@@ -162,3 +163,72 @@ def test_a_fault_while_datagrams_wait_for_room_ends_the_session(
             hall.loop.turn(0)
         assert 1 == len(hall.alerts())
         assert not hall.loop.sessions
+
+
+@pytest.mark.parametrize("kind", ["plain", "headed"])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_what_waits_for_room_goes_to_the_next_server_when_one_vanishes(
+    kind: str, is_full: bool, client: socket.socket, tmp_path: Path
+) -> None:
+    """It goes in order, behind what waits there already, and what is lost is counted."""
+    paths = [str(tmp_path / name) for name in "ab"]
+    servers = "".join(f"server unix:{path};" for path in paths)
+    with (
+        socket.socket(socket.AF_UNIX, UDP) as one,
+        socket.socket(socket.AF_UNIX, UDP) as other,
+        socket.socket(socket.AF_UNIX, UDP) as stranger,
+        serve(servers, KINDS[kind]) as hall,
+    ):
+        for sock, path in zip((one, other), paths, strict=True):
+            sock.bind(path)
+            sock.setblocking(False)
+        stranger.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while is_full:
+                stranger.sendto(b"of somebody else", paths[1])
+        client.connect(hall.address())
+        count = 30
+        for n in range(count):
+            client.send(owned.datagram(1, n))
+        turn_until_all_is_read(hall)
+        proxy = content_of(hall)
+        waiting = len(proxy.queue)
+        one.close()
+        got: list[bytes] = []
+        for _ in range(10):
+            hall.loop.turn(0)
+            if select.select([other], [], [], 0)[0]:
+                got += [data for data in receive_all(other) if data != b"of somebody else"]
+        assert all(data.count(b"QUIT") == (kind == "headed") for data in got)
+        found = [payload_of(data) for data in got]
+        sent = [owned.datagram(1, n) for n in range(count)]
+        assert [sent[0], *sent[count - waiting + 1 :]] == found
+        assert count == len(found) + proxy.dropped
+        assert proxy.queue is None
+    assert [] == hall.alerts()
+
+
+def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket.socket) -> None:
+    """The server has gone, and the port is the socket's own: the next server is tried."""
+    dead = ports.free_udp_port()
+    with socket.socket(socket.AF_INET, UDP) as server:
+        server.bind(("127.0.0.1", 0))
+        server.setblocking(False)
+        alive = server.getsockname()[1]
+        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};") as hall:
+            rested = socket.SocketType(socket.AF_INET, UDP)
+            rested.setblocking(False)
+            rested.bind(("127.0.0.1", dead))
+            hall.loop.register(rested.fileno(), lambda mask: None, LEVEL)
+            assert hall.loop.udp_sockets.give(rested, rested.fileno(), socket.AF_INET)
+            client.connect(hall.address())
+            client.setblocking(False)
+            for n in range(3):
+                client.send(owned.datagram(1, n))
+            turn_until_all_is_read(hall)
+            hall.loop.turn(0)
+            assert [owned.datagram(1, n) for n in range(3)] == receive_all(server)
+            assert [] == receive_all(client)
+            with socket.socket(socket.AF_INET, UDP) as back:
+                back.bind(("127.0.0.1", dead))  # the server may come back
+        assert [] == hall.alerts()

@@ -873,3 +873,31 @@ def test_another_service_of_the_same_beginning_is_no_model(lab: Make) -> None:
     third = lab("zone z 1m; server a.test service=sip2 weight=2 resolve;", old=second)
     (found,) = third.group.names[0].record.read()
     assert "192.0.2.1" == found.host
+
+
+class BrokenName(names.Name):
+    """A name whose answers cannot be written down."""
+
+    __slots__ = ()
+
+    def publish(self, answer: Any) -> int:
+        """Fail."""
+        raise ValueError("no good")
+
+
+def test_a_fault_with_an_answer_is_asked_again_later(lab: Make) -> None:
+    """One alert; nobody else is kept from asking, and the next answer is taken."""
+    one = lab(LINE)
+    one.know(a("10.0.0.1"))
+    (name,) = one.group.names
+    name.__class__ = BrokenName
+    one.start()
+    log = one.loop.log
+    assert isinstance(log, MemoryLog)
+    one.ask(1)
+    one.until(lambda: any("no good" in text for _, text in log.lines))
+    assert not name.claimed
+    assert [] == one.servers()
+    name.__class__ = names.Name
+    one.ask(60_000)
+    assert ["10.0.0.1:53"] == one.servers()
