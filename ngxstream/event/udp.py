@@ -445,24 +445,25 @@ class UdpGate:
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         stray, table, waiting = self.stray, self.table, self._waiting
-        admit = self.admit if self.IS_PLAIN and not self._pktinfo else None
         turn = self.loop.budget
+        if stray is None and not waiting and len(new) <= budget:
+            # hot: begin_for() for sessions of one question and one answer each
+            admit = self.admit if self.IS_PLAIN and not self._pktinfo else self._admit_parts
+            begun = 0
+            for key, views in new:
+                if len(views) != 1 or turn.is_spent or key in table:
+                    break
+                begun += 1
+                try:
+                    admit(key, key, None, views[0])
+                except Exception:
+                    self.loop.fault(None)
+            else:
+                return
+            new, budget = new[begun:], budget - begun
         for key, views in new:
             if turn.is_spent:  # what clients send makes their sessions expensive
                 budget = 0
-            if (
-                stray is None and len(views) == 1 and budget > 0
-                and not waiting and key not in table
-            ):
-                budget -= 1  # hot: begin_for() for a session of one question and one answer
-                try:
-                    if admit is not None:
-                        admit(key, key, None, views[0])
-                    else:
-                        self._admit_view(key, views[0])
-                except Exception:
-                    self.loop.fault(None)
-                continue
             rest = views
             if stray is not None:
                 peer, _ = self._parts(key)
@@ -505,6 +506,10 @@ class UdpGate:
                 self.loop.fault(sink)
                 return budget, []
         return budget, views
+
+    def _admit_parts(self, key: Any, _peer: Any, _local: None, view: memoryview) -> None:
+        """Begin a session as admit() does, its parts taken from the key."""
+        self._admit_view(key, view)
 
     def _admit_view(self, key: Any, view: memoryview) -> None:
         """Begin a session with one datagram."""
