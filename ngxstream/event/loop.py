@@ -38,6 +38,7 @@ CRIT: Final = 3
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
 LONGEST_MS: Final = 3_600_000  # a poll waits no longer: a timeout must fit an int
 SLOTS: Final = 64  # datagrams a drain can hold
+STRIDE: Final = BUFFER_SIZE + 320  # at 64 KiB from each other all would share a few cache lines
 
 
 class Loop:
@@ -76,8 +77,8 @@ class Loop:
         self.on_idle: Callable[[], None] | None = None  # exiting, and nothing lives any more
         # one copy buffer and one set of datagram slots for all sessions: nothing is held idle
         # (an anonymous mapping: only pages that were written to are resident)
-        space = memoryview(mmap.mmap(-1, (SLOTS + 1) * BUFFER_SIZE))
-        cuts = range(0, (SLOTS + 1) * BUFFER_SIZE, BUFFER_SIZE)
+        space = memoryview(mmap.mmap(-1, (SLOTS + 1) * STRIDE))
+        cuts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
         self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
         self.pipes = splice.PipePool()
         self.udp_sockets = recycle.SocketPool(self)

@@ -37,7 +37,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import datagram, poller, udp_clients, udp_new
 from ngxstream.event.connection import Connection
@@ -101,8 +101,6 @@ class UdpGate:
         "new",  # NewClients: whose sessions have yet to begin
         "_waiting",  # OrderedDict: those of `new`
     )
-
-    IS_PLAIN: ClassVar[bool] = True  # a datagram is its client's as it came
 
     def __init__(
         self,
@@ -262,16 +260,22 @@ class UdpGate:
                     self._meet([(key, rest)], udp_new.NEW)
             return
         drained: Drained = {}
+        fresh: list[tuple[Any, memoryview]] = []
+        lookup = self.table.get
+        is_apart = not self._waiting and self.stray is None
         count = 0
         try:
             for slot in self.loop.slots[:limit]:
                 n, key = receive(slot)
+                count += 1
+                if is_apart and lookup(key) is None:
+                    fresh.append((key, slot[:n]))
+                    continue
                 views = drained.get(key)
                 if views is None:
                     drained[key] = [slot[:n]]
                 else:
                     views.append(slot[:n])
-                count += 1
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
@@ -284,7 +288,10 @@ class UdpGate:
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
                 self._filled = 0
-        self._hand_out(drained)
+        if drained:
+            self._hand_out(drained)
+        if fresh:
+            self._begin_fresh(fresh, udp_new.NEW if drained else len(fresh))
 
     def on_messages(self, mask: int) -> None:
         """Drain datagrams whose control data matters: local address, coalesced size."""
@@ -440,27 +447,27 @@ class UdpGate:
         """Return the client's address and the packed local one of a key."""
         return key if self._pktinfo else (key, None)
 
+    def _begin_fresh(self, fresh: list[tuple[Any, memoryview]], budget: int) -> None:
+        """Begin the sessions of clients that were not in the table when they were read.
+
+        # hot: a session of one question and one answer is met here
+        """
+        admit, table, waiting, turn = self.admit, self.table, self._waiting, self.loop.budget
+        for key, view in fresh:
+            if budget <= 0 or turn.is_spent or waiting or key in table:
+                self._meet([(key, [view])], budget)
+                continue
+            budget -= 1
+            try:
+                admit(key, key, None, view)
+            except Exception:
+                self.loop.fault(None)
+
     def _meet(
         self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
-        stray, table, waiting = self.stray, self.table, self._waiting
-        turn = self.loop.budget
-        if stray is None and not waiting and len(new) <= budget:
-            # hot: begin_for() for sessions of one question and one answer each
-            admit = self.admit if self.IS_PLAIN and not self._pktinfo else self._admit_parts
-            begun = 0
-            for key, views in new:
-                if len(views) != 1 or turn.is_spent or key in table:
-                    break
-                begun += 1
-                try:
-                    admit(key, key, None, views[0])
-                except Exception:
-                    self.loop.fault(None)
-            else:
-                return
-            new, budget = new[begun:], budget - begun
+        stray, waiting, turn = self.stray, self._waiting, self.loop.budget
         for key, views in new:
             if turn.is_spent:  # what clients send makes their sessions expensive
                 budget = 0
@@ -506,10 +513,6 @@ class UdpGate:
                 self.loop.fault(sink)
                 return budget, []
         return budget, views
-
-    def _admit_parts(self, key: Any, _peer: Any, _local: None, view: memoryview) -> None:
-        """Begin a session as admit() does, its parts taken from the key."""
-        self._admit_view(key, view)
 
     def _admit_view(self, key: Any, view: memoryview) -> None:
         """Begin a session with one datagram."""

@@ -104,8 +104,6 @@ class ProxiedUdpGate(UdpGate):
         "_new_headers",  # dict: key -> ProxyHeader, of clients whose sessions are to begin
     )
 
-    IS_PLAIN = False
-
     def __init__(
         self,
         loop: Loop,
