@@ -24,7 +24,7 @@ class Story:
         self.server = SimpleNamespace(handler=lambda s: self.asked.append("content"))
         self.phase = self.status = 0
         self.c = SimpleNamespace(is_udp=False)
-        self.loop = SimpleNamespace(budget=SimpleNamespace(is_busy=False))
+        self.loop: Any = SimpleNamespace(budget=SimpleNamespace(is_busy=False))
 
     def _module(self, phase: int, name: str, answer: int, *, wanted: bool) -> Any:
         def run(s: Any) -> int:
@@ -48,7 +48,46 @@ class Story:
         return self.asked
 
 
+class Budget:
+    """A turn's budget that is used up; who is put off is told later."""
+
+    def __init__(self) -> None:
+        self.is_busy = True
+        self.is_let_in = True
+        self.waiting: list[Any] = []
+
+    def put_off(self, owner: Any, call: Any) -> None:
+        """Have a session wait."""
+        self.waiting.append(call)
+
+    def let_in(self, owner: Any, call: Any) -> bool:
+        """Tell whether it may go on."""
+        return self.is_let_in
+
+
 A, B = phases.PREACCESS, phases.ACCESS
+
+
+def test_a_session_waits_for_a_turn_that_has_time_left() -> None:
+    """It goes on when it is let in, unless it has ended meanwhile; by UDP none waits."""
+    story = Story((A, "one", codes.DECLINED))
+    budget = story.loop.budget = Budget()
+    assert [] == story.run()
+    (go_on,) = budget.waiting
+    budget.is_let_in = False
+    go_on()
+    assert [] == story.asked
+    budget.is_let_in = True
+    story.status = 200
+    go_on()
+    assert [] == story.asked
+    story.status = 0
+    go_on()
+    assert ["one", "content"] == story.asked
+    story = Story((A, "one", codes.DECLINED))
+    story.loop.budget = budget
+    story.c.is_udp = True
+    assert ["one", "content"] == story.run()
 
 
 def test_handlers_of_a_phase_run_in_the_reverse_of_the_modules_order() -> None:
