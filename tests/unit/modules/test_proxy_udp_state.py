@@ -134,3 +134,25 @@ def test_rates_travel(tmp_path: Path) -> None:
         world.hand_over()
         after: Any = world.new.only_session().content
         assert kept == (after.upload.start_s, after.download.start_s, after.uploaded)
+
+
+def test_a_session_that_has_left_is_no_more_waited_for(world: World) -> None:
+    """Its deadline comes at its new place alone."""
+    content: Any = world.old.only_session().content
+    late: list[str] = []
+    world.hand_over()
+    timers = world.old.loop.timers
+    timers.expire(content.deadline + 60_000, lambda call: late.append(repr(call)))
+    assert [] == [call for call in late if "UdpProxy" in call]
+
+
+@pytest.mark.parametrize("tries", [0, 1, 9])
+def test_no_more_servers_are_tried_than_were_left(world: World, tries: int) -> None:
+    """What is said of it counts, as far as there are so many."""
+    values, proxied, sock = world.parcel()
+    proxied[2] = tries
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    content: Any = world.new.only_session().content
+    fresh = world.cycle.stream.servers[0].proxy.upstream.balancer.select(content.s).tries
+    assert min(tries, fresh) == content.selection.tries
