@@ -91,7 +91,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "event/listening": ("tests/unit/event/test_accept.py", "tests/unit/event/test_inherited.py"),
     "event/loop": ("tests/unit/event/test_accept.py", "tests/unit/event/test_udp.py"),
     "event/portions": ("tests/unit/event/test_pump.py",),
-    "event/pump": ("tests/wire/test_first_bytes.py", "tests/differential/test_proxying.py"),
+    "event/pump": ("tests/wire/test_first_bytes.py",),
     "event/recycle": (),
     "event/resolver": (),
     "event/room": ("tests/unit/event/test_accept.py",),

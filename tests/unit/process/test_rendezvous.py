@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -607,3 +609,24 @@ def test_a_pid_file_has_one_name(parts: list[str]) -> None:
     path = "/nowhere/" + "/".join([*parts, "pid"])
     assert rendezvous.prefix_of(os.path.normpath(path)) == rendezvous.prefix_of(path)
     assert rendezvous.prefix_of(path) != rendezvous.prefix_of(path + "2")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> None:
+    """An orphan whose master reads slowly tries again, and gives up with it."""
+    calls: list[Any] = []
+    loop: Any = SimpleNamespace(call_later=lambda ms, call, cancelable: calls.append(call))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    answers = [False, True, True]
+    with ours, theirs:
+        if gone:
+            theirs.close()
+        to: Any = SimpleNamespace(
+            sock=ours, fileno=ours.fileno, send=lambda kind, data, fds: answers.pop(0)
+        )
+        rendezvous.give(loop, to, [])
+        assert (not gone) == bool(calls)
+        if not gone:
+            calls.pop()()
+            assert [True] == answers
+            assert [] == calls
