@@ -630,3 +630,16 @@ def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> N
             calls.pop()()
             assert [True] == answers
             assert [] == calls
+
+
+def test_who_listens_is_told_from_who_is_connected(tmp_path: Path) -> None:
+    """Accepted connections bear the name of the address, and are no orphans."""
+    prefix = rendezvous.prefix_of(str(tmp_path / "pid"))
+    name = f"{prefix}{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(port.listen(name, 8))
+        for _ in range(3):
+            stack.enter_context(port.connect(name))
+            stack.enter_context(port.accept(listening))
+        inode = str(os.fstat(listening.fileno()).st_ino)
+        assert [(os.getpid(), inode)] == rendezvous._names(prefix)
