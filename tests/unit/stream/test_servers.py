@@ -227,3 +227,14 @@ def test_a_name_that_takes_too_long_is_looked_up_no_further() -> None:
     servers.select(s, name)  # type: ignore[arg-type]
     assert "default" == s.server.return_.text.text
     assert ["error"] * 2 == [level for level, _ in s.target.lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(b"a:00080", b"a"), (b"a:000080", None), (b"a:65535", b"a"), (b"a:65536", None)],
+)
+def test_a_port_behind_a_host_has_no_more_than_five_digits(
+    name: bytes, expected: bytes | None
+) -> None:
+    """However small its number is."""
+    assert expected == servers.valid_host(name)
