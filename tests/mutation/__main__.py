@@ -129,7 +129,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "modules/realip": ("tests/wire/test_udp_proxy_protocol.py",),
     "modules/ssl_preread": (),
-    "modules/proxy/tcp": ("tests/differential/test_proxying.py"),
+    "modules/proxy/tcp": ("tests/differential/test_proxying.py",),
     "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
     "modules/proxy/udp_state": (
         "tests/unit/modules/test_proxy_udp_state.py",

@@ -209,7 +209,7 @@ def test_a_poisoning_loop_spoils_what_a_turn_read() -> None:
     """Short and long datagrams that somebody kept a view of are gone after the turn."""
     with engine() as loop:
         assert isinstance(loop, PoisoningLoop)
-        for size in (5, PoisoningLoop.USUAL + 5):
+        for size in (5, PoisoningLoop.USUAL + 5, 5):
             for space in (loop.view, loop.slots[0]):
                 space[:size] = b"x" * size
             loop.turn(0)
