@@ -309,7 +309,7 @@ def main() -> int:
         tasks = [task for task in every if task.change in survivors]
     results: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="ngxstream-mutants-") as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - tests become other users, who import from here
+        os.chmod(folder, 0o755)  # tests become other users, who import from here
         trees: queue.Queue[Tree] = queue.Queue()
         for n in range(words.j):
             trees.put(Tree(Path(folder) / str(n)))

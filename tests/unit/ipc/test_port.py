@@ -350,7 +350,7 @@ def test_descriptors_that_did_not_fit_are_closed() -> None:
     def starve() -> None:
         import resource  # noqa: PLC0415 - the limit is this child's alone
 
-        used = max(map(int, os.listdir("/proc/self/fd")))
+        used = 1 + max(map(int, os.listdir("/proc/self/fd")))  # one at least is free
         resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
         filled = []
         try:
