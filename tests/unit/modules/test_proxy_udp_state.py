@@ -1,6 +1,7 @@
 """A proxied UDP session on its way: what it keeps, and which sockets are none of its."""
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,20 @@ def test_no_more_servers_are_tried_than_were_left(
     sock.close()
     content: Any = world.new.only_session().content
     assert expected == content.selection.tries
+
+
+def test_what_was_held_for_a_session_goes_on_with_it(world: World) -> None:
+    """A worker that leaves while it holds datagrams of a former hand-over gives those too."""
+    (gate, *_) = [one for one in world.old.service.udp_gates if one.table]
+    peer = world.client.getsockname()
+    gate.close()
+    gate.hold()
+    gate.keep(peer, peer, None, b"held")
+    world.hand_over()
+    world.turn(lambda: has_datagram(world.backend))
+    assert b"held" == world.backend.recv(100)
+
+
+def has_datagram(sock: socket.socket) -> bool:
+    """Tell whether there is something to read."""
+    return bool(select.select([sock], [], [], 0)[0])
