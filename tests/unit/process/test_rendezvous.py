@@ -643,3 +643,5 @@ def test_who_listens_is_told_from_who_is_connected(tmp_path: Path) -> None:
             stack.enter_context(port.accept(listening))
         inode = str(os.fstat(listening.fileno()).st_ino)
         assert [(os.getpid(), inode)] == rendezvous._names(prefix)
+        listening.close()
+        assert [] == rendezvous._names(prefix)
