@@ -83,3 +83,44 @@ def test_a_change_that_a_test_notices_is_killed(tmp_path: Path) -> None:
     assert tree.run(tests, 120)[0] == mutation.KILLED
     tree.put("core/escape", whole)
     assert tree.run(tests, 120)[0] == mutation.SURVIVED
+
+
+def test_a_reviewed_change_is_one_that_there_is() -> None:
+    """Each entry of equivalent.txt has a reason, and its text is that of a mutant of today."""
+    known = mutation.reviewed()
+    assert all(len(reason) > 20 for reason in known.values())
+    modules = {change.partition(".py ")[0] for change in known}
+    made = set()
+    for module in modules:
+        source = (mutation.ROOT / "ngxstream" / f"{module}.py").read_text()
+        made |= {mutation.Task(module, one).change for one in operators.mutants(source)}
+    assert set() == known.keys() - made
+
+
+def test_a_reviewed_change_is_not_tried() -> None:
+    """What cannot be noticed is no survivor."""
+    change, _ = next(iter(mutation.reviewed().items()))
+    module = change.partition(".py ")[0]
+    assert change not in {task.change for task in mutation.chosen(module, 0, 1)}
+
+
+def test_a_change_says_where_it_is() -> None:
+    """Two functions may have the same line: the name of the function tells them apart."""
+    places = {mutant.line: mutant.place for mutant in operators.mutants(SOURCE)}
+    assert ("-", "f", "f") == (places[2], places[10], places[14])
+    inner = "class A:\n    def b(self):\n        def c():\n            d()\n        return c\n"
+    (mutant,) = operators.mutants(inner)
+    assert "A.b.c" == mutant.place
+
+
+@pytest.mark.parametrize("module", list(mutation.GUARDS))
+def test_the_tests_that_are_asked_are_there(module: str) -> None:
+    """Each module of the list exists, and so do its neighbours; slow files are named."""
+    assert (mutation.ROOT / "ngxstream" / f"{module}.py").exists()
+    extra = mutation.GUARDS[module]
+    assert [] == [name for name in extra if not (mutation.ROOT / name).exists()]
+    found = mutation.tests_of(module, extra)
+    assert found
+    layer, _, name = module.rpartition("/")
+    own = f"tests/unit/{layer}/test_{name}.py"
+    assert [] == [name for name in found if name in mutation.HEAVY and name not in (*extra, own)]

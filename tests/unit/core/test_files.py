@@ -148,8 +148,10 @@ def test_standard_error_is_never_reopened_or_closed() -> None:
     assert not table.uses_stderr
     table.stderr()
     table.open_all()
-    table.reopen_all(log.Log())
+    kept = Kept()
+    table.reopen_all(log.Log([kept]))
     table.close_all()
+    assert [] == kept.lines
     assert table.uses_stderr
     os.fstat(2)
 

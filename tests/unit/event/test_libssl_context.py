@@ -141,3 +141,16 @@ def test_the_server_asked_for_decides_upon_the_options(world: World) -> None:
     kept = shake(default, other, None, options)
     assert 0 == kept & libssl_context.NO_TICKET
     assert kept & int(ssl.OP_CIPHER_SERVER_PREFERENCE)
+
+
+def test_how_sessions_are_kept_is_told_to_the_library(world: World) -> None:
+    """The mode, the time, and a size where one is given; OpenSSL's numbers."""
+    context = make_context(world)
+    lib, pointer = context.lib, context.pointer
+    modes = libssl_context.CACHE_SERVER | libssl_context.CACHE_NO_INTERNAL
+    usual = lib.SSL_CTX_ctrl(pointer, 43, 0, None)  # SSL_CTRL_GET_SESS_CACHE_SIZE
+    context.set_session_cache(modes, None, 300)
+    assert usual == lib.SSL_CTX_ctrl(pointer, 43, 0, None)
+    assert 0x302 == modes == lib.SSL_CTX_ctrl(pointer, 45, 0, None)  # …_MODE
+    context.set_session_cache(libssl_context.CACHE_SERVER, 77, 300)
+    assert 77 == lib.SSL_CTX_ctrl(pointer, 43, 0, None)

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
 import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -683,3 +685,28 @@ def test_a_group_keeps_its_size_over_reloads(to: log.Log) -> None:
         assert [(0, 4)] * 2 == [(one.most, len(one.socks)) for one in again[:2]]
         listening.abandon(again)
         close(more, left)
+
+
+@pytest.mark.parametrize(
+    ("steered", "socks", "expected"), [(0, 1, True), (2, 1, False), (0, 10**9, False)]
+)
+def test_a_group_of_this_master_s_stays_as_large_as_it_is(
+    steered: int, socks: int, expected: bool
+) -> None:
+    """Where descriptors are few a new group has fewer sockets, one that is steered as many."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    groups: Any = [
+        SimpleNamespace(
+            options=SimpleNamespace(is_group=True, is_udp=True),
+            is_fixed=False,
+            previous=SimpleNamespace(steered=number),
+            socks=range(socks),
+            most=0,
+        )
+        for number in (steered, 0)
+    ]
+    groups[1].previous = None
+    listening._economize(groups, limit)
+    most = 1 + limit // listening.JOINING // 2
+    assert (most if expected else 0) == groups[0].most
+    assert (most if socks == 1 else 0) == groups[1].most

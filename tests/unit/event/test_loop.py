@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ngxstream.core import log
-from ngxstream.event.loop import Loop
+from ngxstream.event.loop import Loop, PoisoningLoop
 from ngxstream.event.poller import FD_SETSIZE, LEVEL
 from tests.support.engine import engine, run_until
 
@@ -217,3 +217,15 @@ def test_a_timer_s_fault_ends_what_it_was_set_for(loop: Loop) -> None:
     run_until(loop, lambda: owner.ended)
     assert (1, 0) == (owner.ended, other.ended)
     assert [log.ALERT] == [level for level, _ in loop.log.lines]
+
+
+def test_a_poisoning_loop_spoils_what_a_turn_read() -> None:
+    """Short and long datagrams that somebody kept a view of are gone after the turn."""
+    with engine() as loop:
+        assert isinstance(loop, PoisoningLoop)
+        for size in (5, PoisoningLoop.USUAL + 5, 5):
+            for space in (loop.view, loop.slots[0]):
+                space[:size] = b"x" * size
+            loop.turn(0)
+            for space in (loop.view, loop.slots[0]):
+                assert b"\xdd" * size == bytes(space[:size])

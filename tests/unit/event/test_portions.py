@@ -62,3 +62,15 @@ def test_a_call_may_add_calls() -> None:
         for _ in range(8):
             loop.turn(0)
         assert [0, 1, 2, 3] == made
+
+
+def test_each_turn_has_a_whole_portion() -> None:
+    """Calls that were made in former turns keep nobody from being called in this one."""
+    with engine() as loop:
+        portions = Portions(loop, 2)
+        made: list[int] = []
+        for turn in range(4):
+            for n in range(2):
+                portions.add(lambda n=n: made.append(n))  # type: ignore[misc]
+            loop.turn(0)
+            assert [0, 1] * (turn + 1) == made

@@ -4,6 +4,8 @@ import contextlib
 import socket
 import struct
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -333,3 +335,215 @@ def test_a_rate_is_never_passed(rate: int, steps) -> None:
         else:
             assert limiter.allowance(now + limiter.wait_ms(allowance), moved) >= 0
         assert moved <= rate * (now // 1000 - start + 1)
+
+
+# -- one half, step by step ------------------------------------------------------------------------
+
+
+class Steps:
+    """The owner, loop, poller and both ends of a half: what they give is set, what is done kept."""
+
+    def __init__(self, *, rate: int = 0) -> None:
+        self.gives: list[bytes | OSError] = []  # what the source has
+        self.takes: list[int | OSError] = []  # how much the sink takes; all when there is nothing
+        self.sent = b""
+        self.done: list[str] = []
+        self.posted: list[object] = []
+        self.later: list[int] = []
+        self.deadline = 0
+        self.timeout = 60_000
+        self.now_ms = 1000
+        self.view = memoryview(bytearray(100))
+        self.poller = SimpleNamespace(
+            hold_read=lambda fd: self.done.append(f"hold {fd}"),
+            release_read=lambda fd: self.done.append(f"release {fd}"),
+            want_write=lambda fd: self.done.append(f"want {fd}"),
+            no_write=lambda fd: self.done.append(f"no {fd}"),
+        )
+        self.handlers: dict[int, object] = {}
+        this: Any = self
+        self.half = pump.Half(this, this, this, 1, this, 2)
+        self.half.twin = SimpleNamespace(pending=None, flush=lambda: self.done.append("twin"))
+        if rate:
+            self.half.limiter = pump.RateLimiter(rate, self.now_ms)
+
+    def post(self, call: object) -> None:
+        """Note what is to be done later in the turn."""
+        self.posted.append(call)
+
+    def call_later(self, ms: int, call: object, *, cancelable: bool) -> None:
+        """Note how long is waited."""
+        self.later.append(ms)
+
+    def recv_into(self, view: memoryview) -> int:
+        """Give what is next."""
+        if not self.gives:
+            raise BlockingIOError
+        piece = self.gives.pop(0)
+        if isinstance(piece, OSError):
+            raise piece
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Take what is said."""
+        taken = self.takes.pop(0) if self.takes else len(data)
+        if isinstance(taken, OSError):
+            raise taken
+        self.sent += bytes(data[:taken])
+        return taken
+
+    def told(self) -> list[str]:
+        """Return and forget what was done."""
+        done, self.done = self.done, []
+        return done
+
+    def on_end(self, half: pump.Half) -> None:
+        """Note the end."""
+        self.done.append("end")
+
+    def on_read_error(self, half: pump.Half, error: OSError) -> None:
+        """Note an error."""
+        self.done.append("read error")
+
+    def on_write_error(self, half: pump.Half, error: OSError) -> None:
+        """Note an error."""
+        self.done.append("write error")
+
+
+def test_what_a_sink_does_not_take_waits_and_the_source_with_it() -> None:
+    """Nothing is read meanwhile; each time there is room some of it goes, then reading goes on."""
+    steps = Steps()
+    steps.gives, steps.takes = [b"0123456789"], [4]
+    steps.half.on_event(poller.IN)
+    assert (b"0123", ["hold 1", "want 2"]) == (steps.sent, steps.told())
+    steps.half.on_event(poller.IN)
+    assert (b"0123", ["hold 1"]) == (steps.sent, steps.told())
+    steps.takes = [BlockingIOError(), 3]
+    steps.half.flush()
+    assert (b"0123", ["want 2"]) == (steps.sent, steps.told())
+    steps.now_ms = 5000
+    steps.half.flush()
+    assert (b"0123456", ["want 2"], 65_000) == (steps.sent, steps.told(), steps.deadline)
+    steps.half.flush()
+    assert (b"0123456789", ["no 2", "release 1"]) == (steps.sent, steps.told())
+    assert [steps.half.resume] == steps.posted
+    assert (10, 10, None, False) == (
+        steps.half.received, steps.half.sent, steps.half.pending, steps.half.more
+    )
+
+
+def test_a_flush_with_nothing_to_send_does_nothing() -> None:
+    """Nor one after the half was closed."""
+    steps = Steps()
+    steps.half.flush()
+    steps.half.pending = memoryview(b"x")
+    steps.half.owner = None
+    steps.half.flush()
+    assert ([], b"") == (steps.told(), steps.sent)
+
+
+@pytest.mark.parametrize("rated", [False, True])
+@pytest.mark.parametrize("error", [False, True])
+def test_after_its_end_a_source_is_not_read(rated: bool, error: bool) -> None:
+    """An end, or an error that counts as one, is told once."""
+    steps = Steps(rate=1000 if rated else 0)
+    on_event = steps.half.on_event_rated if rated else steps.half.on_event
+    steps.gives = [ConnectionResetError() if error else b""]
+    on_event(poller.IN)
+    assert ["read error"] * error + ["end"] == steps.told()
+    steps.gives = [b"more"]
+    on_event(poller.IN)
+    assert (["hold 1"], b"", 0) == (steps.told(), steps.sent, steps.half.received)
+
+
+def test_an_end_is_told_when_the_sink_has_taken_all_before_it() -> None:
+    """The end came while something was pending."""
+    steps = Steps()
+    steps.half.pending = memoryview(b"rest")
+    steps.half.eof = True
+    steps.half.flush()
+    assert (b"rest", ["no 2", "end"], []) == (steps.sent, steps.told(), steps.posted)
+
+
+def test_a_sink_that_fails_ends_it() -> None:
+    """While sending, while flushing, while pushing; what was read counts, nothing was sent."""
+    for rated in False, True:
+        steps = Steps(rate=1000 if rated else 0)
+        steps.gives, steps.takes = [b"x", b"y"], [BrokenPipeError()]
+        (steps.half.on_event_rated if rated else steps.half.on_event)(poller.IN)
+        assert (["write error"], 1, 0) == (steps.told(), steps.half.received, steps.half.sent)
+    steps = Steps()
+    steps.half.pending = memoryview(b"x")
+    steps.takes = [BrokenPipeError(), BrokenPipeError()]
+    steps.half.flush()
+    steps.half.pending = None
+    steps.half.push(b"y")
+    assert (["write error"] * 2, 0, None) == (steps.told(), steps.half.sent, steps.half.pending)
+
+
+def test_what_is_pushed_waits_behind_what_is_pending() -> None:
+    """Bytes that did not come from the source keep their place."""
+    steps = Steps()
+    steps.takes = [2, 0]
+    steps.half.push(b"abcd")
+    steps.half.push(b"ef")
+    assert (b"ab", ["hold 1", "want 2"]) == (steps.sent, steps.told())
+    steps.takes = []
+    steps.half.flush()
+    assert b"abcdef" == steps.sent
+
+
+def test_a_rated_source_rests_as_long_as_its_bytes_take() -> None:
+    """It is read no more meanwhile, and proxy_timeout runs from the end of the rest."""
+    steps = Steps(rate=100)
+    steps.gives = [b"x" * 50, b"y"]
+    steps.half.on_event_rated(poller.IN)
+    assert (["hold 1"], [500], 61_500) == (steps.told(), steps.later, steps.deadline)
+    assert steps.half.limiter.paused
+    steps.half.on_event_rated(poller.IN)
+    assert (["hold 1"], 50) == (steps.told(), steps.half.received)
+    steps.half._unpause()
+    assert ["release 1"] == steps.told()
+    assert not steps.half.limiter.paused
+    assert not steps.half.more
+
+
+def test_a_rated_source_is_read_no_further_than_allowed() -> None:
+    """The first second's worth is taken, the next read waits for the next second."""
+    steps = Steps(rate=50)
+    steps.gives = [b"x" * 50]
+    steps.half.limiter.rate = 50
+    steps.half.on_event_rated(poller.IN)
+    assert [1000] == steps.later
+    steps.half.limiter.paused = False
+    steps.gives = [b"y"]
+    steps.half.on_event_rated(poller.IN)
+    assert ([1000, 1], 50) == (steps.later, steps.half.received)
+    steps.half.pending = memoryview(b"z")
+    steps.told()
+    steps.half._unpause()  # the sink is full: flush() goes on
+    assert [] == steps.told()
+
+
+def test_a_rated_half_flushes_its_twin_and_keeps_what_the_sink_does_not_take() -> None:
+    """Room is for the other direction; a full sink stops this one, rate or not."""
+    steps = Steps(rate=1_000_000)
+    steps.half.twin.pending = b"x"
+    steps.half.on_event_rated(poller.OUT)
+    assert ["twin"] == steps.told()
+    steps.gives, steps.takes = [b"abc", b"d"], [1]
+    steps.half.on_event_rated(poller.IN)
+    assert (["hold 1", "want 2"], b"a", 3) == (steps.told(), steps.sent, steps.half.received)
+    assert [] == steps.posted
+
+
+def test_one_source_does_not_keep_a_turn() -> None:
+    """After FAIR_SHARE full reads the others have theirs."""
+    for rated in False, True:
+        steps = Steps(rate=1_000_000 if rated else 0)
+        steps.half.owner.on_bulky = lambda half: False  # type: ignore[method-assign, union-attr]
+        steps.gives = [b"x" * 100] * (pump.FAIR_SHARE + 5)
+        (steps.half.on_event_rated if rated else steps.half.on_event)(poller.IN)
+        assert (5, [steps.half.resume]) == (len(steps.gives), steps.posted)
+        assert 61_000 == steps.deadline

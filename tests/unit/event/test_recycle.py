@@ -95,3 +95,21 @@ def test_no_more_rest_than_the_limit() -> None:
         assert 1 == len(pool)
         pool.close()
         socks[1].close()
+
+
+def test_what_rests_is_counted_and_may_be_closed_instead() -> None:
+    """Who takes or drops a socket makes a place for another; a dropped one is closed."""
+    with engine() as loop:
+        pool = loop.udp_sockets
+        socks = [raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK) for _ in range(2)]
+        for sock in socks:
+            loop.register(sock.fileno(), lambda mask: None)
+            assert pool.give(sock, sock.fileno(), socket.AF_INET)
+        assert 2 == len(pool)
+        first = pool.take(socket.AF_INET)
+        assert (socks[0], 1) == (first, len(pool))
+        assert pool.drop()
+        loop.turn(0)
+        assert (-1, 0, False) == (socks[1].fileno(), len(pool), pool.drop())
+        assert pool.take(socket.AF_INET) is None
+        first.close()

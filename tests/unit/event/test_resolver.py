@@ -998,6 +998,17 @@ def test_a_service_has_no_more_addresses_than_allowed(
     assert [1] * 20 + [2] * 20 + [3] * 10 == [address.port for address in answer.addresses]
 
 
+@pytest.mark.parametrize("code", [dns.SERVFAIL, dns.REFUSED, dns.NXDOMAIN])
+def test_a_service_fails_as_the_server_says(lab: Make, code: int) -> None:
+    """What the only server says of a service is what the waiting hear."""
+    assert code == lab(lambda query: [respond(query, rcode=code)]).service().code
+
+
+def test_a_service_without_servers_does_not_exist(lab: Make) -> None:
+    """No records, and no error, is told as a name that is not there."""
+    assert dns.NXDOMAIN == lab(lambda query: [respond(query, [])]).service().code
+
+
 def test_a_service_has_the_servers_of_its_records(lab: Make) -> None:
     """Port, priority and weight come from SRV, addresses from the targets; weight 0 is 1."""
     answer = lab(table(SRV)).service()

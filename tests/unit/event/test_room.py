@@ -90,3 +90,22 @@ def test_complaints_come_once_a_second() -> None:
         said.append(room.may_complain())
         loop.now_ms += 100
     assert 3 == sum(said)
+
+
+def test_conversations_give_way_until_strangers_hold_an_eighth() -> None:
+    """A stranger of late counts two slots: 31 of them leave 512 to others, 32 do not."""
+    made = [
+        Room(world([(10, False)] * count + [(60_000, True)] * 5, connections=512)).make()
+        for count in (31, 32)
+    ]
+    assert [True, False] == made
+
+
+def test_the_spare_descriptor_is_given_once() -> None:
+    """Who gives it up has it no more until there is another one."""
+    room = Room(world([]))
+    assert not room.give_spare()
+    assert room.has_descriptors(0)
+    assert [True, False] == [room.give_spare(), room.give_spare()]
+    assert room.has_descriptors(0)
+    assert room.give_spare()

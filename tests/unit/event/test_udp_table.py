@@ -273,3 +273,16 @@ TestTable = TableMachine.TestCase
 TestTable.settings = settings(max_examples=150, stateful_step_count=40)
 TestWildcardTable = WildcardMachine.TestCase
 TestWildcardTable.settings = settings(max_examples=100, stateful_step_count=40)
+
+
+def test_the_local_address_in_a_key_has_its_length_in_front_where_more_follows() -> None:
+    """A key is (client, local address), or (client, header that begins with one)."""
+    four, sixteen = bytes(range(1, 5)), bytes(range(16))
+    for local in four, sixteen:
+        assert local == udp_clients.local_of((("a", 1), local))
+        assert local == udp_clients.local_of((("a", 1), bytes([len(local)]) + local + b"header"))
+
+
+def test_no_more_than_some_datagrams_are_kept_for_a_session() -> None:
+    """What waits for a connection is bounded."""
+    assert 64 == udp_clients.KEPT

@@ -306,3 +306,24 @@ def test_decoding_is_linear() -> None:
         return min(spans)
 
     assert cost(50_000) < 40 * max(cost(5_000), 0.001)
+
+
+def test_an_address_has_no_more_than_64_bytes() -> None:
+    """An IPv6 address with the name of an interface, up to a length that is stated."""
+    for size, fits in ((64, True), (65, False)):
+        host = "fe80::1%" + "x" * (size - 8)
+        packed = codec.ADDRESS.encode((host, 53, 0, 1))
+        if fits:
+            assert (host, 53, 0, 1) == codec.ADDRESS.decode(packed)
+        else:
+            with pytest.raises(CodecError):
+                codec.ADDRESS.decode(packed)
+
+
+def test_a_client_s_key_is_of_one_of_two_kinds() -> None:
+    """Whatever else the first byte is, it is no key."""
+    key = (("192.0.2.1", 5), b"tag")
+    packed = codec.CLIENT_KEY.encode(key)
+    assert key == codec.CLIENT_KEY.decode(packed)
+    with pytest.raises(CodecError):
+        codec.CLIENT_KEY.decode(b"\2" + packed[1:])

@@ -350,7 +350,7 @@ def test_descriptors_that_did_not_fit_are_closed() -> None:
     def starve() -> None:
         import resource  # noqa: PLC0415 - the limit is this child's alone
 
-        used = max(map(int, os.listdir("/proc/self/fd")))
+        used = 1 + max(map(int, os.listdir("/proc/self/fd")))  # one at least is free
         resource.setrlimit(resource.RLIMIT_NOFILE, (used, used))
         filled = []
         try:
@@ -366,3 +366,23 @@ def test_descriptors_that_did_not_fit_are_closed() -> None:
 
     strangers.run_as(os.geteuid(), starve)
     pair.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "fits"),
+    [
+        (socket.AF_UNIX, socket.SOCK_SEQPACKET, True),
+        (socket.AF_UNIX, socket.SOCK_STREAM, False),
+        (socket.AF_UNIX, socket.SOCK_DGRAM, False),
+        (socket.AF_INET, socket.SOCK_STREAM, False),
+    ],
+)
+def test_an_end_is_a_unix_socket_of_packets(family: int, kind: int, fits: bool) -> None:
+    """Anything else that came with the process stays the caller's."""
+    fd = socket.socket(family, kind).detach()
+    if fits:
+        port.adopt(fd).close()
+    else:
+        with pytest.raises(OSError, match="is no port"):
+            port.adopt(fd)
+        os.close(fd)

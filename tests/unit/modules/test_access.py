@@ -69,6 +69,8 @@ def test_a_server_without_rules_has_no_handler() -> None:
         ("deny ::/0; deny unix:;", b"in"),
         ("allow 10.0.0.0/8; deny all;", b""),
         ("deny all;", b""),
+        ("allow 10.0.0.1; deny 127.0.0.0/8; allow 127.0.0.1;", b""),
+        ("deny 10.0.0.1; allow 127.0.0.0/8; deny 127.0.0.1;", b"in"),
     ],
 )
 def test_the_first_rule_counts_however_wide_it_is(rules: str, expected: bytes) -> None:

@@ -1,6 +1,7 @@
 """A proxied UDP session on its way: what it keeps, and which sockets are none of its."""
 
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy import udp_state
 from tests.support import moving
+from tests.support.balancing import group
 from tests.support.moving import World, world
 
 __all__ = ["world"]
@@ -126,3 +128,44 @@ def test_rates_travel(tmp_path: Path) -> None:
         world.hand_over()
         after: Any = world.new.only_session().content
         assert kept == (after.upload.start_s, after.download.start_s, after.uploaded)
+
+
+def test_a_session_that_has_left_is_no_more_waited_for(world: World) -> None:
+    """Its deadline comes at its new place alone."""
+    content: Any = world.old.only_session().content
+    assert content.tick
+    world.hand_over()
+    assert 0 == content.tick  # it is in no wheel
+
+
+@pytest.mark.parametrize(("tries", "expected"), [(0, 0), (1, 1), (2, 2), (9, 2)])
+def test_no_more_servers_are_tried_than_were_left(
+    world: World, tries: int, expected: int
+) -> None:
+    """What is said of it counts, as far as there are so many."""
+    upstream: Any = world.cycle.stream.servers[0].proxy.upstream
+    own = world.backend.getsockname()[1]
+    upstream.balancer = group(f"server 127.0.0.1:{own}; server 127.0.0.1:{world.address[1]};")
+    values, proxied, sock = world.parcel()
+    proxied[2] = tries
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    content: Any = world.new.only_session().content
+    assert expected == content.selection.tries
+
+
+def test_what_was_held_for_a_session_goes_on_with_it(world: World) -> None:
+    """A worker that leaves while it holds datagrams of a former hand-over gives those too."""
+    (gate, *_) = [one for one in world.old.service.udp_gates if one.table]
+    peer = world.client.getsockname()
+    gate.close()
+    gate.hold()
+    gate.keep(peer, peer, None, b"held")
+    world.hand_over()
+    world.turn(lambda: has_datagram(world.backend))
+    assert b"held" == world.backend.recv(100)
+
+
+def has_datagram(sock: socket.socket) -> bool:
+    """Tell whether there is something to read."""
+    return bool(select.select([sock], [], [], 0)[0])

@@ -141,3 +141,8 @@ def test_a_channel_hears_its_two_ends_alone() -> None:
             hears.receive()
     ours.close()
     theirs.close()
+
+
+def test_what_a_master_tells_is_bounded() -> None:
+    """A hundred thousand addresses of any length fit, and a gigabyte does not."""
+    assert 100_000 * 150 < channel.MAX_BYTES <= 1 << 26

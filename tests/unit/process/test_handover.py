@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -501,6 +502,50 @@ def test_a_silent_predecessor_is_waited_for_in_bounds() -> None:
         run_until(loop, lambda: new.arrival.settled)
         assert any("did not hand over in time" in text for _, text in
                    new.arrival._service.cycle.log.lines)
+
+
+def test_it_reads_from_the_moment_it_is_told_that_nobody_is_left() -> None:
+    """Nothing in its mailbox, nobody to wait for: it need not look again later."""
+    with ExitStack() as stack, engine() as loop:
+        new = Newcomer(loop, stack)
+        assert new.arrival.idle
+        new.arrival.go()
+        loop.turn(0)
+        loop.turn(0)
+        assert not new.arrival.idle
+
+
+def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
+    """Of two workers the one is asked; it passes on what is not its own, in bounds."""
+    options = ListenOptions(
+        family=socket.AF_INET, socktype=socket.SOCK_DGRAM, sockaddr=("127.0.0.1", 1), text="a"
+    )
+    listening = Listening(options)
+    listening.socks = [None, None]  # type: ignore[list-item]
+    listening.is_steered = True
+    gate: Any = SimpleNamespace(listening=listening, dropped=0)
+    put: list[Any] = []
+    box = SimpleNamespace(waiting=0, put=lambda *words: put.append(words), pump=lambda: None)
+    results = []
+    for worker in (0, 1):
+        service = SimpleNamespace(
+            cycle=SimpleNamespace(workers=2), worker=worker, is_current=lambda one: True
+        )
+        arrival: Any = SimpleNamespace(_service=service, _boxes=[box, box])
+        for n in range(8):
+            peer = (f"127.0.0.{n + 1}", 9)
+            results.append(handover.Arrival.stray(arrival, gate, peer, peer, b"%d" % n))
+    assert 8 == sum(results) == len(put)
+    peers = {words[3] for words in put}
+    assert 8 == len(peers)
+    assert all(words[0] == mailbox.DATAGRAMS and words[5] == [b"%d" % (int(words[3][0][-1]) - 1)]
+               for words in put)
+    box.waiting = handover.STRAYS
+    peer = next(iter(peers))
+    for worker in (0, 1):
+        arrival._service.worker = worker
+        handover.Arrival.stray(arrival, gate, peer, peer, b"x")
+    assert (8, 1) == (len(put), gate.dropped)
 
 
 def test_go_takes_the_mail_first() -> None:

@@ -224,3 +224,8 @@ def test_a_large_message_waits_for_a_descriptor() -> None:
 
     strangers.run_as(os.geteuid(), starve)
     box.close()
+
+
+def test_what_a_message_may_bring_is_bounded() -> None:
+    """Many times what sessions are sent by, and a small part of a worker's memory."""
+    assert 1 << 20 <= mailbox.MAX_BYTES <= 1 << 22

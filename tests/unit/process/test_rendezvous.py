@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -655,3 +656,39 @@ def test_a_pid_file_has_one_name(parts: list[str]) -> None:
     path = "/nowhere/" + "/".join([*parts, "pid"])
     assert rendezvous.prefix_of(os.path.normpath(path)) == rendezvous.prefix_of(path)
     assert rendezvous.prefix_of(path) != rendezvous.prefix_of(path + "2")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> None:
+    """An orphan whose master reads slowly tries again, and gives up with it."""
+    calls: list[Any] = []
+    loop: Any = SimpleNamespace(call_later=lambda ms, call, cancelable: calls.append(call))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    answers = [False, True, True]
+    with ours, theirs:
+        if gone:
+            theirs.close()
+        to: Any = SimpleNamespace(
+            sock=ours, fileno=ours.fileno, send=lambda kind, data, fds: answers.pop(0)
+        )
+        rendezvous.give(loop, to, [])
+        assert (not gone) == bool(calls)
+        if not gone:
+            calls.pop()()
+            assert [True] == answers
+            assert [] == calls
+
+
+def test_who_listens_is_told_from_who_is_connected(tmp_path: Path) -> None:
+    """Accepted connections bear the name of the address, and are no orphans."""
+    prefix = rendezvous.prefix_of(str(tmp_path / "pid"))
+    name = f"{prefix}{os.getpid()}"
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(port.listen(name, 8))
+        for _ in range(3):
+            stack.enter_context(port.connect(name))
+            stack.enter_context(port.accept(listening))
+        inode = str(os.fstat(listening.fileno()).st_ino)
+        assert [(os.getpid(), inode)] == rendezvous._names(prefix)
+        listening.close()
+        assert [] == rendezvous._names(prefix)

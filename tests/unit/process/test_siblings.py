@@ -9,6 +9,7 @@ from ngxstream.core import shm
 from ngxstream.core.log import Log
 from ngxstream.core.shm_counts import Tally
 from ngxstream.event.loop import Loop
+from ngxstream.process import siblings
 from ngxstream.process.siblings import Siblings
 from tests.support import descriptors, processes
 from tests.support.backends import BackendFactory, Conversation
@@ -63,10 +64,25 @@ def test_who_comes_later_is_watched_too() -> None:
     tally = Tally(zone, 1)
     loop = Loop(Log([]))
     watching = Siblings(loop, [zone])
+    assert 1000 == siblings.LOOK_MS  # from one look to the next
     child = Held(lambda: tally.add(0, 5))
     watching.look()
     child.kill()
     turn_until_nothing_is_held(loop, [tally])
+
+
+def test_what_it_held_is_given_back_when_its_end_is_seen() -> None:
+    """Not only at the next look."""
+    zone = shm.Zone("a", 65536, "test")
+    tally = Tally(zone, 1)
+    loop = Loop(Log([]))
+    watching = Siblings(loop, [zone])
+    child = Held(lambda: tally.add(0, 5))
+    watching.look()
+    child.kill()
+    assert 5 == tally.total(0)
+    watching._on_end(child.pid, 0)
+    assert 0 == tally.total(0)
 
 
 LIMITED = """

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ngxstream.process import upgrade
 from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 FIRST = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
 SECOND = (socket.SOCK_STREAM, socket.AF_UNIX, "/run/second")
@@ -196,6 +197,33 @@ def test_what_is_told_last_is_heard() -> None:
             assert b"x" == two.recv(1)
     link.close()
     assert said is other.latest(0.1)
+    other.close()
+
+
+def test_what_is_told_while_somebody_waits_is_heard() -> None:
+    """A link wakes up when something comes, not when the time is up."""
+    link, theirs = upgrade.Link.pair()
+    other = upgrade.Link(theirs)
+    heard: list[upgrade.Announcement | None] = []
+    waiting = threading.Thread(target=lambda: heard.append(other.latest(600.0)))
+    waiting.start()
+    task = Path(f"/proc/self/task/{waiting.native_id}/stat")
+    wait_until(lambda: task.read_text().rpartition(")")[2].split()[0] == "S", what="it waits")
+    link.tell((), (FIRST,), ())
+    waiting.join(PATIENCE)
+    (said,) = heard
+    assert said is not None
+    assert (FIRST,) == said.keys
+    link.close()
+    other.close()
+
+
+def test_nobody_is_waited_for_who_is_gone() -> None:
+    """Where the other end is closed nothing comes any more."""
+    link, theirs = upgrade.Link.pair()
+    other = upgrade.Link(theirs)
+    link.close()
+    assert other.latest(600.0) is None
     other.close()
 
 

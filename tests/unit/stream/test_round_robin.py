@@ -270,3 +270,30 @@ def test_a_server_that_stays_keeps_its_sessions(method: str) -> None:
     assert 1 == chosen.conns
     selection.free(chosen, False)
     assert 0 == chosen.conns
+
+
+def test_a_choice_among_some_is_by_turns_and_lets_weights_recover() -> None:
+    """What methods use for servers that are as good: weights count, also those lost by failures."""
+    balancer = group("server 127.0.0.1:1 weight=3; server 127.0.0.1:2 weight=1;")
+    clock = Clock()
+    peers = balancer.tier.peers
+    peers[0].effective_weight = 1
+    found = []
+    for _ in range(12):
+        selection = balancer.select(session(clock))
+        usable = [(1 << n, peer) for n, peer in enumerate(peers)]
+        peer = selection.take_turn(usable, clock.now_ms)
+        assert 1 << peers.index(peer) == selection.tried
+        found.append(port(peer))
+    # effective weights 1 and 1, then 2 and 1, from then on 3 and 1
+    assert [1, 2, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1] == found
+    assert selection.take_turn([], clock.now_ms) is None
+
+
+def test_a_failure_is_dated_by_the_whole_second_it_came_in() -> None:
+    """Both times of a server that failed are not later than the failure."""
+    clock = Clock(1_000_700)
+    selection = group("server 127.0.0.1:1; server 127.0.0.1:2;").select(session(clock))
+    peer = selection.get()
+    selection.free(peer, True)
+    assert (1_000_000, 1_000_000) == (peer.accessed_ms, peer.checked_ms)

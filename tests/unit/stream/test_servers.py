@@ -307,3 +307,14 @@ def test_a_server_is_warned_of_once() -> None:
     more = "server { listen 127.0.0.1:8; ssl_preread on; return x; }"
     named = NAMED.format(f"listen 127.0.0.1:8; {SET}")
     assert 1 == len(hall.build(f"stream {{ {FIRST.format('')} {more} {named} }}").warnings)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [(b"a:00080", b"a"), (b"a:000080", None), (b"a:65535", b"a"), (b"a:65536", None)],
+)
+def test_a_port_behind_a_host_has_no_more_than_five_digits(
+    name: bytes, expected: bytes | None
+) -> None:
+    """However small its number is."""
+    assert expected == servers.valid_host(name)

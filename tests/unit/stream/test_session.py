@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.core.log import CRIT, ERR, WARN
 from ngxstream.event.connection import Connection
 from ngxstream.stream.session import Session
 from tests.support.engine import MemoryLog, engine
@@ -100,3 +101,21 @@ def test_an_end_is_whole_whatever_a_step_raises(bad: str) -> None:
         assert ([c], True, 0) == (forgotten, c.closed, loop.live)
         assert (200, None, set()) == (s.status, s.content, loop.sessions)
         assert int(bad != "none") == len(loop.log.lines)
+
+
+def test_a_session_that_has_ended_keeps_nothing(session) -> None:
+    """What modules and variables kept goes with it, and so does its content."""
+    session.set_module_ctx("x", object())
+    session.values = [b"x"]
+    session.finalize(200)
+    assert (None, None, None) == (session.ctx, session.values, session.content)
+    assert session.module_ctx("x") is None
+
+
+def test_a_line_is_written_if_its_level_is_on(session) -> None:
+    """The level that is set is on, the one below it is not."""
+    memory = session.log = MemoryLog()
+    memory.level = ERR
+    for level in (CRIT, ERR, WARN):
+        session.log_error(level, f"level {level}")
+    assert [CRIT, ERR] == [level for level, _ in memory.lines]

@@ -115,7 +115,7 @@ def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) ->
     assert 0 == rated.sessions
 
 
-@pytest.mark.parametrize("size", [16, 4000])
+@pytest.mark.parametrize("size", [16, 4000, 4096])
 def test_only_so_many_datagrams_and_bytes_wait_for_the_rate(stack: ExitStack, size: int) -> None:
     """DELAYED datagrams or DELAYED_BYTES wait, in order; the rest is dropped and counted."""
     rated = Rated(stack, "proxy_upload_rate 1;")
@@ -147,3 +147,33 @@ def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> No
     assert (sent[1:], 0) == (list(content.delayed), content.dropped)
     assert content.upload_timer is not None
     content.leave()
+
+
+def test_a_coalesced_message_waits_for_the_rate_too(stack: ExitStack) -> None:
+    """What the kernel has joined is as many datagrams as the client sent."""
+    rated = Rated(stack, "proxy_upload_rate 1;")
+    sent = [owned.datagram(1, n, 600) for n in range(3)]
+    rated.client.send(sent[0])
+    rated.read()
+    content = rated.content()
+    assert content.take_burst(memoryview(sent[1] + sent[2]), 600) is None
+    assert sent[1:] == list(content.delayed)
+    content.leave()
+
+
+def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -> None:
+    """The server is gone when the rate allows the next datagram: nothing is left to come back."""
+    rated = Rated(stack, "proxy_upload_rate 100; proxy_timeout 2s;")
+    for n in range(4):
+        rated.client.send(owned.datagram(1, n, 600))
+    rated.read()
+    content = rated.content()
+    assert 3 == len(content.delayed)
+    rated.server.close()
+    content.pc.send(b"x")  # refused: the next send is told
+    for ms in range(0, 60_000, 500):
+        rated.at(ms)
+        if not rated.sessions:
+            break
+    assert 0 == rated.sessions
+    assert content.upload_timer is None

@@ -5,10 +5,12 @@ import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ngxstream.event import poller
 from ngxstream.event.poller import LEVEL
 from ngxstream.modules.proxy import udp_to_server
 from tests.support import owned, ports
@@ -232,3 +234,49 @@ def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket
             with socket.socket(socket.AF_INET, UDP) as back:
                 back.bind(("127.0.0.1", dead))  # the server may come back
         assert [] == hall.alerts()
+
+
+def test_a_datagram_that_is_too_large_is_dropped_alone(client: socket.socket) -> None:
+    """It is nobody's fault: it is counted once, and the session goes on."""
+    with socket.socket(socket.AF_INET, UDP) as server:
+        server.bind(("127.0.0.1", 0))
+        with serve(f"server 127.0.0.1:{server.getsockname()[1]};") as hall:
+            client.connect(hall.address())
+            client.send(b"?")
+            turn_until_all_is_read(hall)
+            proxy = content_of(hall)
+            proxy.send(memoryview(bytes(65_530)))
+            assert (1, 0, False) == (proxy.dropped, proxy.s.status, proxy.failed)
+
+
+def test_a_server_that_has_answered_and_refuses_then_ends_the_session(
+    client: socket.socket,
+) -> None:
+    """Another server would not know of what went before."""
+    dead = ports.free_udp_port()
+    with socket.socket(socket.AF_INET, UDP) as server:
+        server.bind(("127.0.0.1", 0))
+        alive = server.getsockname()[1]
+        with serve(f"server 127.0.0.1:{alive}; server 127.0.0.1:{dead};") as hall:
+            client.connect(hall.address())
+            client.send(b"?")
+            turn_until_all_is_read(hall)
+            proxy = content_of(hall)
+            proxy.responses = 1
+            proxy._send_failed(ConnectionRefusedError(111, "refused"))
+            assert (200, True) == (proxy.s.status, proxy.failed)
+            assert not hall.loop.sessions
+
+
+@pytest.mark.parametrize(
+    ("mask", "status", "expected"),
+    [(poller.OUT, 0, []), (poller.IN, 0, [poller.IN]), (poller.IN, 200, [])],
+)
+def test_while_datagrams_wait_answers_are_read_when_there_are_any(
+    mask: int, status: int, expected: list[int]
+) -> None:
+    """An event of room alone reads nothing, and who has ended reads nothing more."""
+    asked: list[int] = []
+    proxy: Any = SimpleNamespace(flush=lambda: False, s=SimpleNamespace(status=status))
+    udp_to_server._Room(proxy, asked.append).on_event(mask)
+    assert expected == asked

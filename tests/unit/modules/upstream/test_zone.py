@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
 from ngxstream.modules.upstream import zone
-from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
+from ngxstream.stream.upstream import NEVER_MS, Peer, ServerSpec, UpstreamConf, UpstreamState
 from tests.support.balancing import (
     SPEC,
     STEP,
@@ -394,3 +394,32 @@ def test_resolving_needs_a_zone() -> None:
         'resolving names at run time requires upstream "u" in /p/conf/nginx.conf:1'
         " to be in shared memory" == made.error
     )
+
+
+def test_a_row_that_is_taken_begins_anew_and_no_other_does() -> None:
+    """Never failed, never checked; what stands in the rows beside it stays."""
+    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
+    table.next_configuration()
+    with built("server 127.0.0.1:1;") as (_, conf):
+        (plain,) = conf.balancer.tier.peers
+        first = table.attach(plain, b"first", pin=True)
+        first.fails, first.accessed_ms, first.checked_ms = 3, 11, 12
+        second = table.attach(plain, b"second", pin=True)
+        assert (NEVER_MS, NEVER_MS, 0) == (second.accessed_ms, second.checked_ms, second.fails)
+        assert (3, 11, 12) == (first.fails, first.accessed_ms, first.checked_ms)
+        third = table.attach(plain, b"third", pin=True)
+        assert (NEVER_MS, NEVER_MS) == (third.accessed_ms, third.checked_ms)
+        assert (NEVER_MS, NEVER_MS, 0) == (second.accessed_ms, second.checked_ms, second.fails)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_session_that_ends_is_counted_off_once(failed: bool) -> None:
+    """Well or badly: the others of the same peer stay counted."""
+    with built("zone z 32k; server 127.0.0.1:1; server 127.0.0.1:2 backup;") as (_, conf):
+        balancer: Any = conf.balancer
+        clock = Clock()
+        selections = [balancer.select(session(clock)) for _ in range(3)]
+        peers = [selection.get() for selection in selections]
+        assert 3 == peers[0].conns
+        selections[0].free(peers[0], failed)
+        assert 2 == peers[1].conns

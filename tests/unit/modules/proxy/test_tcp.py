@@ -1,0 +1,113 @@
+"""modules/proxy/tcp.py: what is set on the sockets, how long is waited, and what is logged."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ngxstream.event.poller import IN
+from ngxstream.modules.proxy.tcp import TcpProxy
+from tests.support.hall import Hall
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close everything at the end."""
+    with ExitStack() as made:
+        yield made
+
+
+def listener(stack: ExitStack, backlog: int = 8) -> socket.socket:
+    """Return a server that accepts by hand."""
+    server = stack.enter_context(socket.socket())
+    server.bind(("127.0.0.1", 0))
+    server.listen(backlog)
+    return server
+
+
+def proxied(stack: ExitStack, server: socket.socket, lines: str = "") -> tuple[Hall, Any]:
+    """Serve a proxy before a server and connect a client; return its session's content."""
+    port = server.getsockname()[1]
+    text = f"listen 127.0.0.1:@main@; {lines} proxy_pass 127.0.0.1:{port};"
+    hall = stack.enter_context(Hall(f"stream {{ server {{ {text} }} }}"))
+    hall.connect()
+    hall.turn_until(lambda: hall.sessions, "the session")
+    return hall, hall.sessions[0].content
+
+
+@pytest.mark.parametrize(("lines", "expected"), [("", True), ("tcp_nodelay off;", False)])
+def test_small_pieces_are_not_waited_with(stack: ExitStack, lines: str, expected: bool) -> None:
+    """TCP_NODELAY is set towards the server unless it is off; a client's has its listener's."""
+    hall, content = proxied(stack, listener(stack), lines)
+    hall.turn_until(lambda: content.connected, "the connection")
+    assert expected == bool(content.pc.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+
+def test_a_server_that_does_not_answer_is_waited_for_as_long_as_is_said(stack: ExitStack) -> None:
+    """A connect has proxy_connect_timeout, then it has failed."""
+    server = listener(stack, 0)
+    for _ in range(2):  # its queue is full: the next one waits
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(server.getsockname())
+    hall, content = proxied(stack, server, "proxy_connect_timeout 7s;")
+    assert not content.connected
+    loop = hall.loop
+    assert loop.now_ms < content.deadline <= loop.now_ms + 7000
+    content.on_timeout()
+    (line,) = [text for level, text in hall.target.lines if level == "error"]
+    assert "upstream timed out (110: Connection timed out) while connecting to upstream" in line
+    assert 502 == hall.sessions[0].status
+
+
+@pytest.mark.parametrize(
+    ("where", "half", "doing"),
+    [
+        ("on_write_error", "down", "sending to client"),
+        ("on_write_error", "up", "sending to upstream"),
+        ("on_read_error", "up", "reading from client"),
+        ("on_read_error", "down", "reading from upstream"),
+    ],
+)
+def test_an_error_is_told_with_what_was_done(
+    stack: ExitStack, where: str, half: str, doing: str
+) -> None:
+    """The log says whose side failed; a failed write ends the session, a failed read its side."""
+    hall, content = proxied(stack, listener(stack))
+    hall.turn_until(lambda: content.connected, "the connection")
+    getattr(content, where)(getattr(content, half), OSError(errno.ETIMEDOUT, "x"))
+    lines = [text for _, text in hall.target.lines if "110: Connection timed out" in text]
+    assert f"while proxying and {doing}, client: 127.0.0.1" in lines[0]
+    assert (where == "on_write_error") == bool(hall.sessions[0].status)
+
+
+@pytest.mark.parametrize(
+    ("status", "received", "eof", "is_first"),
+    [(0, 0, False, False), (0, 5, False, True), (0, 0, True, True), (200, 5, False, False)],
+)
+def test_a_tls_server_s_first_byte_is_its_first_of_the_session(
+    status: int, received: int, eof: bool, is_first: bool
+) -> None:
+    """An event of TLS alone is none; who has ended notes nothing more."""
+    told: list[Any] = []
+    registered: list[Any] = []
+    asked: list[int] = []
+    down = SimpleNamespace(limiter=None, on_event=asked.append, received=received, eof=eof)
+    proxy: Any = SimpleNamespace(
+        down=down,
+        state=SimpleNamespace(first_byte_ms=-1, start_ms=100),
+        loop=SimpleNamespace(now_ms=130, register=lambda fd, call: registered.append(call)),
+        s=SimpleNamespace(status=status),
+        peer=object(),
+        pc_fd=7,
+        selection=SimpleNamespace(notify=lambda peer, event: told.append(peer)),
+    )
+    TcpProxy.on_first_tls_event(proxy, IN)
+    assert [IN] == asked
+    assert is_first == bool(told) == bool(registered)
+    if not status:
+        assert (30 if is_first else -1) == proxy.state.first_byte_ms

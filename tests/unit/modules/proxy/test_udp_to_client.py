@@ -1,0 +1,148 @@
+"""modules/proxy/udp_to_client.py: each answer is sent once, in order, however it is sent."""
+
+import errno
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support import owned, ports
+from tests.support.udp_hall import UdpHall
+
+UDP = socket.SOCK_DGRAM
+
+
+class Answered:
+    """A server, a client, and the session between them that has had one exchange."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.server.bind(("127.0.0.1", 0))
+        self.server.settimeout(20)
+        port = self.server.getsockname()[1]
+        self.hall = stack.enter_context(
+            UdpHall(
+                f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
+                f"proxy_pass 127.0.0.1:{port}; }} }}"
+            )
+        )
+        self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.client.settimeout(20)
+        self.client.connect(self.hall.address())
+        self.client.send(b"?")
+        self.turn(self.hall.gates[0].sock)
+        _, self.proxy = self.server.recvfrom(100)
+        (s,) = self.hall.loop.sessions
+        self.content: Any = s.content
+
+    def turn(self, sock: Any) -> None:
+        """Turn until a socket has been read empty."""
+        self.hall.loop.turn(0)
+        while select.select([sock], [], [], 0)[0]:
+            self.hall.loop.turn(0)
+
+    def answer(self, count: int, size: int = 100) -> list[bytes]:
+        """Have the server send so many datagrams; return what the client receives, in order."""
+        sent = [owned.datagram(1, n, size) for n in range(count)]
+        for data in sent:
+            self.server.sendto(data, self.proxy)
+        self.turn(self.content.pc)
+        return [self.client.recv(4096) for _ in sent]
+
+
+@pytest.fixture
+def answered() -> Iterator[Answered]:
+    """Give a session."""
+    with ExitStack() as stack:
+        yield Answered(stack)
+
+
+class Gate:
+    """A socket that notes what is sent, and refuses what a path without GSO refuses."""
+
+    def __init__(self, *, gso: bool) -> None:
+        self.gso = gso
+        self.sent: list[bytes] = []
+        self.sock = SimpleNamespace(sendto=self.sendto, sendmsg=self.sendmsg)
+
+    def sendto(self, view: Any, client: Any) -> None:
+        """Send one datagram."""
+        self.sent.append(bytes(view))
+
+    def sendmsg(self, views: Any, control: Any, flags: int, client: Any) -> int:
+        """Send several in one message."""
+        if not self.gso:
+            raise OSError(errno.EIO, "no")
+        size = int.from_bytes(control[-1][2][:2], "little")
+        whole = b"".join(views)
+        self.sent += [whole[at : at + size] for at in range(0, len(whole), size)]
+        return len(whole)
+
+
+@pytest.mark.parametrize("gso", [True, False])
+@pytest.mark.parametrize("sizes", [(10, 20, 20, 5), (30, 30, 30), (7, 9), (40, 30, 20, 10)])
+def test_several_answers_are_sent_once_each(
+    answered: Answered, sizes: tuple[int, ...], gso: bool
+) -> None:
+    """In order and whole, whether the path takes several in a message or not."""
+    gate = answered.content.gate = Gate(gso=gso)
+    before = answered.content.c.sent
+    sent = [bytes([n]) * size for n, size in enumerate(sizes)]
+    answered.content.answer_many([memoryview(data) for data in sent])
+    assert sent == gate.sent
+    assert sum(sizes) == answered.content.c.sent - before
+    answered.content.answer_many([memoryview(data) for data in sent])  # it is known by now
+    assert sent * 2 == gate.sent
+
+
+@pytest.mark.parametrize("gso", [True, False])
+def test_a_coalesced_answer_is_the_datagrams_the_server_sent(
+    answered: Answered, gso: bool
+) -> None:
+    """Where the client's path cannot do the same, they are sent one by one."""
+    gate = answered.content.gate = Gate(gso=gso)
+    for _ in range(2):
+        answered.content.answer_burst(memoryview(b"aabbc"), 2)
+    assert [b"aa", b"bb", b"c"] * 2 == gate.sent
+    assert gso == answered.content.client_gso
+
+
+def test_all_answers_come_in_order_and_more_are_read_at_a_time(answered: Answered) -> None:
+    """A server that sends many is read in larger and larger drains."""
+    limits = []
+    for _ in range(3):
+        expected = [owned.datagram(1, n, 100) for n in range(64)]
+        assert expected == answered.answer(64)
+        limits.append(answered.content.limit)
+    assert max(limits) > 1
+    assert 193 == answered.content.responses + 1
+    answered.content.limit = 4
+    for n in range(8):
+        answered.server.sendto(owned.datagram(1, n, 100), answered.proxy)
+    answered.content.requests += 100  # the server owes more than are read
+    answered.content.gro = False
+    type(answered.content).on_event(answered.content, 0)
+    assert 8 == answered.content.limit
+
+
+def test_a_server_that_sends_runs_is_read_as_one_that_coalesces(answered: Answered) -> None:
+    """Four drains of eight or more datagrams of one size switch it on, where the kernel can."""
+    content = answered.content
+    views = [memoryview(bytes(100))] * 9
+    for n in range(4):
+        assert n == content.gro_hints
+        content.gate = Gate(gso=True)
+        content.requests += 100
+        content.limit = 9
+        for _ in range(9):
+            answered.server.sendto(bytes(100), answered.proxy)
+        type(content).on_event(content, 0)
+    assert content.gro == bool(content.pc.getsockopt(17, 104))  # UDP_GRO
+    assert content.gro
+    content.gro_hints = 0
+    content._hint([*views[:4], memoryview(b"x"), *views])
+    assert 0 == content.gro_hints
