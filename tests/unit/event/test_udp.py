@@ -5,6 +5,7 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -261,6 +262,39 @@ def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
     room.known[0].send(b"y")
     room.turn_until_all_is_read()
     assert ["known", *["new"] * 5] == order
+
+
+def test_sessions_begin_while_a_drain_is_read_where_nobody_is_served(room: Room) -> None:
+    """After MIXED drains of new clients alone; a known client ends that with the next drain."""
+    if room.gate._choose() != room.gate.on_readable:
+        return  # a drain that looks at control data always waits for its end
+    order: list[str] = []
+    keeper = room.keepers[room.known[0].getsockname()]
+    take, begin = keeper.take, room.gate.begin
+    keeper.take = lambda views: (order.append("known"), take(views))[1]
+
+    def beginning(c: Any, loop: Any) -> Any:
+        order.append("new")
+        if order == ["new", "new"]:
+            raise ValueError("the second")
+        return begin(c, loop)
+
+    room.gate.begin = beginning
+    room.gate._mixed = 0
+    for expected in (["new"] * 5 + ["known"], ["known", *["new"] * 5]):
+        order.clear()
+        room.gate._limit = 64
+        for sock in [room.client() for _ in range(5)]:
+            sock.send(b"x")
+        room.known[0].send(b"y")
+        room.turn_until_all_is_read()
+        assert expected == order
+        assert udp.MIXED >= room.gate._mixed > 0
+    mixed = room.gate._mixed
+    room.gate._limit = 64
+    room.client().send(b"x")
+    room.turn_until_all_is_read()
+    assert mixed - 1 == room.gate._mixed
 
 
 def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> None:
