@@ -177,14 +177,14 @@ def test_whoever_connects_later_waits_for_the_next_verdict(
     assert [(False, ["[emerg] first"]), (True, [])] == [hear(early), hear(late)]
 
 
-def test_a_master_without_descriptors_goes_on(desk: verdict.Server, pid_path: str) -> None:
+def test_a_master_without_descriptors_goes_on(server: verdict.Server, pid_path: str) -> None:
     """Who cannot be taken in is told with the next verdict; the master does not wait for it."""
     early, late = ask(pid_path), ask(pid_path)
     with descriptors.none_left():
-        desk.admit()
-        desk.accept()
-    desk.admit()
-    desk.refuse("[emerg] second")
+        server.admit()
+        server.accept()
+    server.admit()
+    server.refuse("[emerg] second")
     assert [(False, ["[emerg] second"])] * 2 == [hear(early), hear(late)]
 
 
