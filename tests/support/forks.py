@@ -83,6 +83,7 @@ def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool
 
         code = 1
         try:
+            sys._getframe().f_trace_opcodes = True  # or CPython 3.12 tells of none
             sys.settrace(trace)
             work()
             sys.settrace(None)

@@ -42,6 +42,7 @@ def lines_run(do: Callable[[], Any]) -> int:
 
 def _traced(do: Callable[[], Any], trace: Callable[[FrameType, str, Any], Any]) -> None:
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # or CPython 3.12 tells of none
     sys.settrace(trace)
     try:
         do()
