@@ -20,8 +20,9 @@ clients costs one wait. Order within a client is kept; boundaries always are.
   nowhere. Who keeps a datagram copies it.
 * What a session raises ends that session (Loop.fault); the others of the drain get theirs.
 * Sessions that are there come first; how many begin in a turn then is udp_new.py's business. Where
-  MIXED drains had nobody but new clients, sessions begin while the drain is read: what was read is
-  in the cache then, which is 5 % of a session of one question and one answer.
+  MIXED drains had nobody but new clients, sessions begin while the drain is read: nobody is there
+  who could come first, and a list less is made (1 % fewer instructions for 16 one-shot clients at
+  once, counted by callgrind in 2026-11).
 
 Changing hands
 --------------
@@ -251,7 +252,7 @@ class UdpGate:
                 self._hand_out({key: [slot[:n]]})
                 return
             if sink is None:
-                try:  # as _meet() does, for the one there is
+                try:  # as _begin_fresh() does, for the one there is
                     self.admit(key, key, None, slot[:n])
                 except Exception:
                     self.loop.fault(None)

@@ -91,12 +91,8 @@ def run(s: Session) -> None:
     budget = s.loop.budget
     if budget.is_busy and not s.c.is_udp:
         budget.put_off(s, _PutOff(s).go_on)
-        return
-    engine = s.address.engine
-    while True:  # hot: as _run(), without the call
-        checker, handler, _ = engine[s.phase]
-        if checker(s, handler) != OK:
-            return
+    else:
+        _run(s)
 
 
 class _PutOff:

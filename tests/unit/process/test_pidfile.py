@@ -151,12 +151,18 @@ def test_another_python_is_a_stranger() -> None:
         assert not pidfile.is_ours(process.pid)
 
 
-def test_a_zombie_is_not_alive() -> None:
-    """Its number may still be taken, but nobody is there."""
+def zombie() -> int:
+    """Return the number of a child that has ended and is not waited for yet."""
     child = os.fork()
     if child == 0:
         os._exit(0)
     wait_until(lambda: processes.state(child) == "Z", what="the child is a zombie")
+    return child
+
+
+def test_a_zombie_is_not_alive() -> None:
+    """Its number may still be taken, but nobody is there."""
+    child = zombie()
     assert not pidfile.is_alive(child)
     os.waitpid(child, 0)
 
@@ -245,10 +251,7 @@ def test_a_foreground_process_is_known_by_the_program_it_runs(
 
 def test_who_has_no_command_line_is_a_stranger() -> None:
     """A zombie and a number of nobody run no program."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    wait_until(lambda: processes.state(child) == "Z", what="the child is a zombie")
+    child = zombie()
     assert not pidfile.is_ours(child)
     os.waitpid(child, 0)
     assert not pidfile.is_ours(child)
