@@ -13,7 +13,7 @@ from zlib import crc32
 from hypothesis import strategies as st
 
 from ngxstream.core import errors
-from ngxstream.stream import round_robin
+from ngxstream.stream import peer_state, round_robin
 from ngxstream.stream.upstream import CONNECT, Peer, Selection, UpstreamConf
 from tests.support.hall import build
 
@@ -76,6 +76,11 @@ def port(peer: Peer) -> int:
     return number
 
 
+def is_down(peer: Peer) -> bool:
+    """Tell whether the configuration takes a peer out."""
+    return bool(peer.state.status & peer_state.DOWN)
+
+
 def take(selection: Selection) -> int:
     """Return the port of the next choice, 0 when there are no live upstreams."""
     try:
@@ -121,7 +126,7 @@ class ModelSession:
 class Model:
     """A group balanced by the published rules.
 
-    shape: method is one of round_robin, least_conn, hash, consistent
+    method is one of round_robin, least_conn, hash, consistent
     """
 
     def __init__(self, specs: list[dict[str, Any]], method: str = "round_robin") -> None:
@@ -375,9 +380,9 @@ def play(
                     by_port = {port(p): p for p in peers_of(balancer)}
                     live.append((s, selection, twin, by_port[expected], name))
     for peer in peers_of(balancer):
-        assert model.peers[port(peer)].conns == peer.conns
+        assert model.peers[port(peer)].conns == peer.state.conns
         if peer.max_fails:  # what cannot matter need not be kept up
-            assert model.peers[port(peer)].fails == peer.fails
+            assert model.peers[port(peer)].fails == peer.state.fails
 
 
 def peers_of(balancer: round_robin.RoundRobin) -> list[Peer]:
