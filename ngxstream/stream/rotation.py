@@ -148,6 +148,15 @@ class RotatingRoundRobin(round_robin.RoundRobin):
             former = former.backup
         super().use(tier)
 
+    def selections(self, tier: Tier) -> type[round_robin.RoundRobinSelection]:
+        """Return a class that rotates if any of the tiers has a period."""
+        level: Tier | None = tier
+        while level is not None:
+            if level.aid.period:
+                return super().selections(tier)
+            level = level.backup
+        return round_robin.RoundRobin.plain if tier.lock is round_robin.NO_LOCK else self.locked
+
     def prepare(self, tier: Tier) -> None:
         """Begin with an empty row."""
         tier.aid = Rotation(tier)

@@ -14,6 +14,7 @@ Answers for ngx_stream_upstream_round_robin.c.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -34,7 +35,7 @@ MISSES: Final = 20  # unusable peers that a method may point at before round rob
 NO_LOCK: Final = nullcontext()
 
 
-def usable(choices: Iterable[Choice], tried: int, now: int) -> list[Choice]:
+def usable(choices: Sequence[Choice], tried: int, now: int) -> Sequence[Choice]:
     """Return those of some peers that may be used now: the rule of all balancers.
 
     Args:
@@ -44,21 +45,21 @@ def usable(choices: Iterable[Choice], tried: int, now: int) -> list[Choice]:
 
     Source: the conditions of ngx_stream_upstream_get_peer
     """
-    found = []
-    for choice in choices:
-        bit, peer, state = choice
-        if not tried & bit:
-            status = state.status
-            if not status or not (  # hot: 0 is a peer that nothing speaks against
-                status & BARRED
-                or (
-                    state.fails >= peer.max_fails > 0
-                    and now - state.checked_ms <= peer.fail_timeout * 1000
-                )
-                or 0 < peer.max_conns <= state.conns
-            ):
-                found.append(choice)
-    return found
+    out = tried
+    for bit, peer, state in choices:
+        status = state.status
+        if status and (
+            status & BARRED
+            or (
+                state.fails >= peer.max_fails > 0
+                and now - state.checked_ms <= peer.fail_timeout * 1000
+            )
+            or 0 < peer.max_conns <= state.conns
+        ):
+            out |= bit
+    if not out:  # hot: as a rule nothing speaks against any of them
+        return choices
+    return [choice for choice in choices if not choice[0] & out]
 
 
 class Tier:
@@ -168,7 +169,7 @@ class SingleSelection:
 
 
 class RoundRobinSelection:
-    """The way of a session through a group; other methods replace `pick`.
+    """The way of a session through a group; other methods choose by another `pick`.
 
     Source: ngx_stream_upstream_rr_peer_data_t and the functions that take it
     """
@@ -210,16 +211,10 @@ class RoundRobinSelection:
             state.succeed()
         return peer
 
-    def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
-        """Choose among the usable peers of this tier, and mark the choice as tried.
+    def take_turn(self, choices: Sequence[Choice], now: int) -> Peer | None:
+        """Choose by turns among usable peers, and mark the choice as tried; None: there are none.
 
         Args: choices: what usable() returned; now: in milliseconds, whole seconds
-        """
-        return self.take_turn(choices, now)
-
-    def take_turn(self, choices: Sequence[Choice], now: int) -> Peer | None:
-        """Choose by turns among some peers that may be chosen; None when there are none.
-
         Source: ngx_stream_upstream_get_peer
         """
         best = None
@@ -237,32 +232,36 @@ class RoundRobinSelection:
         if best is None:
             return None
         best[2].current_weight = best_weight - total
-        return self.take(best, now)
+        return self.take((best,), now)
+
+    pick = take_turn  # hot: one call less than one that calls it
 
     def take_least(
-        self, choices: Sequence[Choice], loads: Iterable[int], now: int
+        self, choices: Sequence[Choice], loads: list[float], now: int
     ) -> Peer | None:
-        """Choose the peer with the least load for its weight; equals take turns.
+        """Choose the peer with the least load, equals by turns; None when there are none.
 
+        Args: loads: of the choices, each divided by the peer's weight
         Source: ngx_stream_upstream_get_least_conn_peer
         """
-        least = weight = 0
-        equals: list[Choice] = []
-        for choice, load in zip(choices, loads, strict=True):
-            own_weight = choice[1].weight
-            mine, theirs = load * weight, least * own_weight
-            if not equals or mine < theirs:
-                least, weight = load, own_weight
-                equals = [choice]
-            elif mine == theirs:
-                equals.append(choice)
-        if len(equals) > 1:
-            return self.take_turn(equals, now)
-        return self.take(equals[0], now) if equals else None
+        if not loads:
+            return None
+        # nginx multiplies crosswise: the same, as long as the products are below 2 ** 53
+        least = min(loads)
+        equals = loads.count(least)
+        if equals == 1:
+            return self.take((choices[loads.index(least)],), now)
+        if equals < len(loads):
+            choices = [choice for choice, load in zip(choices, loads, strict=True)
+                       if load == least]
+        return self.take_turn(choices, now)
 
-    def take(self, choice: Choice, now: int) -> Peer:
-        """Mark a peer as tried; one that was left alone for long enough is checked by this try."""
-        bit, peer, state = choice
+    def take(self, choices: Sequence[Choice], now: int) -> Peer:
+        """Choose the first of some usable peers, and mark it as tried.
+
+        If it was left alone for long enough, it is checked by this try.
+        """
+        bit, peer, state = choices[0]
         self.tried |= bit
         if now - state.checked_ms > peer.fail_timeout * 1000:
             state.checked_ms = now
@@ -304,6 +303,16 @@ class RoundRobinSelection:
             peer.state.succeed()
 
 
+class Shares:
+    """Where one peer's share of the weights ends and the next one's begins."""
+
+    __slots__ = ("sums", "groups")
+
+    def __init__(self, tier: Tier) -> None:
+        self.sums = tuple(itertools.accumulate(peer.weight for peer in tier.peers[:-1]))
+        self.groups = [(choice,) for choice in tier.choices]
+
+
 class DrawSelection(RoundRobinSelection):
     """Methods that point at a peer, and at another one when it is not usable.
 
@@ -312,11 +321,8 @@ class DrawSelection(RoundRobinSelection):
 
     __slots__ = ("misses",)
 
+    misses: int
     least: ClassVar[int] = 2  # peers that there must be for that
-
-    def __init__(self, tier: Tier, s: Session) -> None:
-        super().__init__(tier, s)
-        self.misses = 0
 
     def get(self) -> Peer:
         """Choose a peer and count the session on it. Raises: NoLivePeers"""
@@ -336,9 +342,8 @@ class DrawSelection(RoundRobinSelection):
         """Return the next peers that the method points at: one, as a rule."""
         raise NotImplementedError
 
-    def settle(self, drawn: Sequence[Choice], now: int) -> Peer | None:
-        """Take one of those drawn that are usable; None: draw again, this counts as a miss."""
-        return self.take(drawn[0], now)
+    # chooses among those drawn that are usable; None: draw again, which counts as a miss
+    settle: Callable[..., Peer | None] = RoundRobinSelection.take
 
 
 class Locked(RoundRobinSelection):
@@ -451,9 +456,11 @@ class RoundRobin:
             single = _single(tier)
             self.select = lambda s: single
         else:
-            self.select = functools.partial(
-                self.plain if tier.lock is NO_LOCK else self.locked, tier
-            )
+            self.select = functools.partial(self.selections(tier), tier)
+
+    def selections(self, tier: Tier) -> type[RoundRobinSelection]:
+        """Return the class of selections for a tier that is prepared."""
+        return self.plain if tier.lock is NO_LOCK else self.locked
 
     def prepare(self, tier: Tier) -> None:
         """Put what the method knows of a tier into `tier.aid`; called for the backups too."""

@@ -6,7 +6,6 @@ Answers for ngx_stream_upstream_hash_module.c.
 from __future__ import annotations
 
 import functools
-import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
-class Weights:
+class Weights(round_robin.Shares):
     """What the plain hash knows of a tier."""
 
-    __slots__ = ("key", "sums")
+    __slots__ = ("key",)
 
     def __init__(self, key: ComplexValue, tier: Tier) -> None:
         self.key = key
-        self.sums = tuple(itertools.accumulate(peer.weight for peer in tier.peers))
+        super().__init__(tier)
 
 
 class Ring:
@@ -75,18 +74,17 @@ class HashSelection(round_robin.DrawSelection):
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.key: bytes = tier.aid.key.get(s)
+        self.misses = 0 if self.key else round_robin.MISSES + 1
         self.hash = 0
         self.rehash = 0
-        if not self.key:
-            self.misses = round_robin.MISSES + 1
 
     def draw(self) -> Sequence[Choice]:
         """Find the peer by the key."""
         tier = self.tier
+        weights: Weights = tier.aid
         self.hash += hashing.plain_hash(self.key, self.rehash)
         self.rehash += 1
-        i = bisect_right(tier.aid.sums, self.hash % tier.total_weight)
-        return tier.choices[i : i + 1]
+        return weights.groups[bisect_right(weights.sums, self.hash % tier.total_weight)]
 
 
 class ConsistentSelection(round_robin.DrawSelection):
@@ -98,23 +96,19 @@ class ConsistentSelection(round_robin.DrawSelection):
     __slots__ = ("place",)
 
     least = 1
+    settle = round_robin.RoundRobinSelection.take_turn
 
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         ring: Ring = tier.aid
         key = ring.key.get(s)
         self.place = bisect_left(ring.points, crc32(key))
-        if not key:
-            self.misses = round_robin.MISSES + 1
+        self.misses = 0 if key else round_robin.MISSES + 1
 
     def draw(self) -> Sequence[Choice]:
         """Return the peers of the key's point, or of as many points further on as were misses."""
         groups: list[list[Choice]] = self.tier.aid.groups
         return groups[(self.place + self.misses) % len(groups)]
-
-    def settle(self, drawn: Sequence[Choice], now: int) -> Peer | None:
-        """Choose among the peers of a point."""
-        return self.take_turn(drawn, now)
 
 
 class Hash(round_robin.RoundRobin):

@@ -28,7 +28,8 @@ class LeastConnSelection(round_robin.RoundRobinSelection):
 
     def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
         """Choose among usable peers. Source: ngx_stream_upstream_get_least_conn_peer"""
-        return self.take_least(choices, [state.conns for _, _, state in choices], now)
+        loads = [state.conns / peer.weight for _, peer, state in choices]
+        return self.take_least(choices, loads, now)
 
 
 class LeastConn(round_robin.RoundRobin):

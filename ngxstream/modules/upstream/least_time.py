@@ -73,7 +73,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
             if waiting:
                 wait = state.waited_ms // waiting + now_ms - state.changed_ms
                 state.inflight_ms = average(state.inflight_ms, wait)
-            loads.append(mode.expected(peer, now))
+            loads.append(mode.expected(peer, now) / peer.weight)
         return self.take_least(choices, loads, now)
 
     def notify(self, peer: Peer, event: int) -> None:

@@ -5,7 +5,6 @@ Answers for ngx_stream_upstream_random_module.c.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from random import random
@@ -16,6 +15,7 @@ from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors
 from ngxstream.stream import round_robin, upstream, upstream_block
 from ngxstream.stream.module import StreamModule
+from ngxstream.stream.round_robin import Shares
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -33,11 +33,15 @@ class RandomSelection(round_robin.DrawSelection):
 
     __slots__ = ()
 
+    def __init__(self, tier: Tier, s: Session) -> None:
+        super().__init__(tier, s)
+        self.misses = 0
+
     def draw(self) -> Sequence[Choice]:
         """Draw a peer."""
         tier = self.tier
-        i = bisect_right(tier.aid, random() * tier.total_weight)
-        return tier.choices[i : i + 1]
+        shares: Shares = tier.aid
+        return shares.groups[bisect_right(shares.sums, random() * tier.total_weight)]
 
 
 class TwoSelection(RandomSelection):
@@ -62,8 +66,8 @@ class TwoSelection(RandomSelection):
         self.first = None
         _, peer, state = choice
         if state.conns * first[1].weight > first[2].conns * peer.weight:
-            choice = first
-        return self.take(choice, now)
+            drawn = (first,)
+        return self.take(drawn, now)
 
 
 class Random(round_robin.RoundRobin):
@@ -78,7 +82,7 @@ class Random(round_robin.RoundRobin):
 
         Source: ngx_stream_upstream_update_random
         """
-        tier.aid = tuple(itertools.accumulate(peer.weight for peer in tier.peers[:-1]))
+        tier.aid = Shares(tier)
 
 
 class RandomTwo(Random):
