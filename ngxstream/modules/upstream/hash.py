@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Peer, UpstreamConf
+    from ngxstream.stream.upstream import UpstreamConf
     from ngxstream.stream.values import ComplexValue
 
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
