@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from ngxstream.event.loop import Loop
 
 NEVER_MS: Final = -(1 << 53)  # before any time: CLOCK_MONOTONIC may begin near 0
 
@@ -62,6 +65,10 @@ class PeerState:
     def hold(self, sessions: int) -> None:
         """Count sessions, or give some back. Not under the zone's lock: a shared form takes it."""
         self.conns += sessions
+
+    def end_later(self, loop: Loop) -> None:
+        """Give a session back, where nobody chooses by `conns`: other processes may see it late."""
+        self.conns -= 1
 
     def fail(self, now: int) -> int:
         """Count a failure; return how many there are."""

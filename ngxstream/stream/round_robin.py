@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ngxstream.core import errors, log
 from ngxstream.stream import upstream
-from ngxstream.stream.peer_state import BARRED, DOWN, PeerState
+from ngxstream.stream.peer_state import BARRED, DOWN, FAILED, PeerState
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def usable(choices: Sequence[Choice], tried: int, now: int) -> Sequence[Choice]:
         if status and (
             status & BARRED
             or (
-                state.fails >= peer.max_fails > 0
+                status & FAILED
+                and state.fails >= peer.max_fails > 0
                 and now - state.checked_ms <= peer.fail_timeout * 1000
             )
             or 0 < peer.max_conns <= state.conns
@@ -177,6 +178,7 @@ class RoundRobinSelection:
     __slots__ = ("s", "tier", "tried", "tries")
 
     learns: ClassVar[bool] = False  # whether successes change more than counts
+    weighs: ClassVar[bool] = False  # whether the method chooses by sessions
 
     def __init__(self, tier: Tier, s: Session) -> None:
         self.s = s
@@ -371,13 +373,18 @@ class Locked(RoundRobinSelection):
 
     def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give back, under the lock if more than a count changes."""
-        if failed or self.learns or peer.state.fails:
+        state = peer.state
+        status = state.status
+        if failed or self.learns or status & FAILED:
             with self.tier.lock:
                 super().free(peer, failed, attempt)
+            return
+        if status or self.weighs:
+            state.hold(-1)
         else:
-            peer.state.hold(-1)
-            if self.tries:
-                self.tries -= 1
+            state.end_later(self.s.loop)
+        if self.tries:
+            self.tries -= 1
 
     def notify(self, peer: Peer, event: int) -> None:
         """Take notice, under the lock if anything may change."""

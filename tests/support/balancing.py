@@ -36,10 +36,24 @@ class FakeSession:
 
 
 class Clock:
-    """A loop that is nothing but a time."""
+    """A loop that is nothing but a time; what is posted is called at once, or by turn()."""
 
-    def __init__(self, now_ms: int = 1_000_000) -> None:
+    def __init__(self, now_ms: int = 1_000_000, *, turns: bool = False) -> None:
         self.now_ms = now_ms
+        self.posted: list[Callable[[], None]] | None = [] if turns else None
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of the turn."""
+        if self.posted is None:
+            callback()
+        else:
+            self.posted.append(callback)
+
+    def turn(self) -> None:
+        """End a turn."""
+        posted, self.posted = self.posted or [], []
+        for callback in posted:
+            callback()
 
 
 def upstream(lines: str) -> UpstreamConf:

@@ -26,6 +26,8 @@ class LeastConnSelection(round_robin.RoundRobinSelection):
 
     __slots__ = ()
 
+    weighs = True
+
     def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
         """Choose among usable peers. Source: ngx_stream_upstream_get_least_conn_peer"""
         loads = [state.conns / peer.weight for _, peer, state in choices]

@@ -52,6 +52,8 @@ class TwoSelection(RandomSelection):
 
     __slots__ = ("first",)
 
+    weighs = True
+
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.first: Choice | None = None

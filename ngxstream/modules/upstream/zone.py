@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.event.loop import Loop
     from ngxstream.modules.upstream.names import Record
     from ngxstream.stream.core import StreamDraft
     from ngxstream.stream.upstream import Peer, UpstreamConf
@@ -163,21 +164,57 @@ class ZonePeerState(PeerState):
     What is declared in PeerState and not written out here gets a property below.
     """
 
-    __slots__ = ("cells", "configured", "row", "tallies", "weight")
+    __slots__ = (
+        "cells",
+        "configured",
+        "owed",  # sessions that ended here and are given back by the end of this turn
+        "row",
+        "tallies",
+        "tally",  # of them, that of conns
+        "total",  # its method: hot
+        "weight",
+    )
 
     def __init__(
         self, peer: Peer, tallies: dict[str, Tally], row: int, cells: memoryview[int]
     ) -> None:
         self.cells = cells
         self.configured = peer.state.status & peer_state.CONFIGURED
+        self.owed = 0
         self.row = row
         self.tallies = tallies
+        self.tally = tallies["conns"]
+        self.total = self.tally.total
         self.weight = peer.weight
         self.heard_ms = peer_state.NEVER_MS
 
     def hold(self, sessions: int) -> None:
         """Count sessions of this worker on the peer. Not under the zone's lock: it takes it."""
-        self.tallies["conns"].add(self.row, sessions)
+        self.tally.add(self.row, sessions)
+
+    def end_later(self, loop: Loop) -> None:
+        """Give a session back when another one begins, or at the end of this turn: 1 lock less."""
+        self.owed += 1
+        if self.owed == 1:
+            loop.post(self.settle)
+
+    def settle(self) -> None:
+        """Give back what is owed."""
+        owed, self.owed = self.owed, 0
+        if owed:
+            self.hold(-owed)
+
+    @property
+    def conns(self) -> int:
+        """The sessions of all workers, but for those that are owed here."""
+        return self.total(self.row) - self.owed
+
+    @conns.setter
+    def conns(self, value: int) -> None:
+        change = value - self.total(self.row)
+        self.owed = 0
+        if change:
+            self.tally.add_locked(self.row, change)
 
     @property
     def status(self) -> int:

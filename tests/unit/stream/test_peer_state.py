@@ -87,7 +87,7 @@ class Twin:
     """A balancer to which everything is done that is done to its twin."""
 
     def __init__(self, conf: UpstreamConf) -> None:
-        self.clock = Clock()
+        self.clock = Clock(turns=True)
         balancer: Any = conf.balancer
         if isinstance(balancer, rotation.RotatingRoundRobin):  # shared peers do not rotate
             balancer = round_robin.RoundRobin(balancer.tier)
@@ -100,6 +100,7 @@ class Twin:
         peers = peers_of(self.balancer)
         if action == "wait":
             self.clock.now_ms += amount
+            self.clock.turn()
         elif action in ("mark", "clear"):
             state, bit = peers[amount % len(peers)].state, RUNTIME[amount % len(RUNTIME)]
             state.status = state.status | bit if action == "mark" else state.status & ~bit

@@ -424,3 +424,68 @@ def test_a_session_that_ends_is_counted_off_once(failed: bool) -> None:
         assert 3 == peers[0].state.conns
         selections[0].free(peers[0], failed)
         assert 2 == peers[1].state.conns
+
+
+@pytest.mark.parametrize(
+    ("lines", "late"),
+    [
+        (TWO, True),
+        ("hash k;" + TWO, True),
+        ("random;" + TWO, True),
+        ("least_conn;" + TWO, False),
+        ("least_time connect;" + TWO, False),
+        ("random two;" + TWO, False),
+        ("server 127.0.0.1:1 max_conns=9; server 127.0.0.1:2 max_conns=9;", False),
+        ("server 127.0.0.1:1;", False),
+    ],
+)
+def test_other_workers_see_late_what_nobody_chooses_by(lines: str, late: bool) -> None:
+    """Sessions that ended are given back at the end of the turn where the count decides nothing."""
+    with built(SIZE + lines) as (_, conf):
+        balancer: Any = conf.balancer
+        clock = Clock(turns=True)
+        tally = conf.zone.zone.data.tallies["conns"]  # type: ignore[union-attr]
+        ended = [balancer.select(session(clock)) for _ in range(3)]
+        for selection, peer in [(selection, selection.get()) for selection in ended]:
+            selection.free(peer, False)
+        rows = [peer.state.row for peer in balancer.tier.peers]
+        assert [0] * len(rows) == [peer.state.conns for peer in balancer.tier.peers]
+        assert 3 * late == sum(tally.total(row) for row in rows)
+        clock.turn()
+        assert 0 == sum(tally.total(row) for row in rows)
+
+
+def test_a_session_that_begins_takes_the_place_of_one_that_ended() -> None:
+    """Whatever ends and begins within a turn, the count is right at its end, and there already."""
+    with built(SIZE + TWO) as (_, conf):
+        balancer: Any = conf.balancer
+        clock = Clock(turns=True)
+        for _ in range(7):
+            selection = balancer.select(session(clock))
+            selection.free(selection.get(), False)
+        held = [balancer.select(session(clock)) for _ in range(3)]
+        taken = Counter(selection.get().name for selection in held)
+        for _ in range(2):
+            counted = {peer.name: peer.state.conns for peer in balancer.tier.peers}
+            assert taken == counted
+            clock.turn()
+        tally = conf.zone.zone.data.tallies["conns"]  # type: ignore[union-attr]
+        rows = [peer.state.row for peer in balancer.tier.peers]
+        assert 3 == sum(tally.total(row) for row in rows)
+
+
+def test_what_a_killed_worker_owes_is_given_back() -> None:
+    """A worker that dies before the end of the turn in which a session ended leaves no count."""
+    with built(SIZE + TWO) as (made, conf):
+        balancer: Any = conf.balancer
+        pid = os.fork()
+        if pid == 0:
+            clock = Clock(turns=True)
+            selections = [balancer.select(session(clock)) for _ in range(4)]
+            for selection, peer in [(each, each.get()) for each in selections]:
+                selection.free(peer, False)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert [2, 2] == [peer.state.conns for peer in balancer.tier.peers]
+        assert shm.reclaim(made.zones.zones(), pid, lambda text: None)
+        assert [0, 0] == [peer.state.conns for peer in balancer.tier.peers]
