@@ -110,15 +110,6 @@ def packed(sockaddr: SockAddr) -> bytes:
     return socket.inet_pton(socket.AF_INET6, sockaddr[0].partition("%")[0])
 
 
-def with_port(sockaddr: SockAddr, port: int) -> SockAddr:
-    """Return sockaddr with another port; a unix socket has none. source: ngx_inet_set_port"""
-    if not isinstance(sockaddr, tuple):
-        return sockaddr
-    if len(sockaddr) == 2:
-        return sockaddr[0], port
-    return sockaddr[0], port, sockaddr[2], sockaddr[3]
-
-
 def port_of(sockaddr: SockAddr) -> int:
     """Return the port, 0 for a unix socket. source: ngx_inet_get_port"""
     return sockaddr[1] if isinstance(sockaddr, tuple) else 0

@@ -253,7 +253,7 @@ class Query:
         """Take a message from a server. source: ngx_resolver_process_response"""
         self.asker.count(len(message))
         try:
-            response = dns.parse_answer(message, exchange.ident, self.question)
+            response = dns.parse(message, exchange.ident, self.question)
             found = dns.follow(response) if response.rcode == dns.NOERROR else None
         except dns.DnsError as error:
             if not self.noted:  # whoever forges responses shall not fill the log

@@ -41,8 +41,6 @@ _CONTROL: Final = re.compile("[\0-\x1f\x7f]")
 class CodecError(errors.NgxError):
     """What another process said is no message of ours."""
 
-    kind = "ipc"
-
 
 class Kind(Protocol):
     """How values of one kind become bytes."""

@@ -86,11 +86,6 @@ class MainConf:
     env: tuple[str, ...] = ()  # NAME or NAME=value, as written
     error_log: tuple[error_log.Spec, ...] = ()
 
-    @property
-    def oldpid(self) -> str:
-        """Return where the pid of a replaced binary goes. source: ngx_core_conf_t oldpid"""
-        return f"{self.pid}.oldbin"
-
 
 @dataclass(frozen=True, slots=True)
 class DebugConnection:

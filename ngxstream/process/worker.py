@@ -43,11 +43,6 @@ if TYPE_CHECKING:
     from ngxstream.process.mailbox import Mailbox
     from ngxstream.stream.session import Session
 
-POLLERS: Final[dict[str, Callable[[int], poller.Poller]]] = {
-    "epoll": poller.EpollPoller,
-    "poll": lambda events: poller.PollPoller(),
-    "select": lambda events: poller.SelectPoller(),
-}
 BURST_ALL: Final = 1 << 16  # multi_accept: more than any backlog holds
 SWEEP_MS: Final = 1000  # how often a leaving worker looks for UDP sockets nobody needs any more
 
@@ -277,7 +272,7 @@ def _nobody(c: Any, loop: Loop) -> None:
 def make_loop(cycle: Cycle, worker: int) -> Loop:
     """Make the loop of a serving process, by what the events block says."""
     events = cycle.events
-    use = POLLERS[events.use](events.epoll_events)
+    use = poller.POLLERS[events.use](events.epoll_events)
     loop = loops.SERVING(cycle.log, use, events.worker_connections)
     loop.next_number = cycle.serial.next
     loop.worker = worker

@@ -18,7 +18,6 @@ What one response may cost is bounded, whoever wrote it (RFC 9267 tells what goe
 
 import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Final, NamedTuple
 
@@ -176,17 +175,6 @@ def _spell(name: bytes) -> tuple[str, int]:
     return text.decode("utf-8", "surrogateescape"), dots
 
 
-def reverse_name(address: str) -> str:
-    """Name the PTR question for an address text, IPv4 or IPv6.
-
-    raises: DnsError if it is no address.
-    """
-    try:
-        return ip_address(address).reverse_pointer
-    except ValueError:
-        raise DnsError(f'invalid address "{address}"') from None
-
-
 def build_query(ident: int, question: Question) -> bytes:
     """Write a recursive query with one question.
 
@@ -215,37 +203,6 @@ def unframe(data: reader.Buffer) -> bytes | reader.NeedMore:
     if len(data) < 2 or len(data) < 2 + (data[0] << 8 | data[1]):
         return reader.NEED_MORE
     return bytes(data[2 : 2 + (data[0] << 8 | data[1])])
-
-
-def ident_of(data: reader.Buffer) -> int:
-    """Read the identifier alone, to find whose response this is before parsing it.
-
-    raises: DnsError if there is none.
-    """
-    if len(data) < 12:
-        raise DnsError("short DNS response")
-    return data[0] << 8 | data[1]
-
-
-def parse_answer(data: reader.Buffer, ident: int, question: Question) -> Response:
-    """Parse the response to one question.
-
-    Raises:
-        NotOurs: identifier or question are not those asked; nothing behind them was looked at.
-        DnsError: as ``parse``.
-    """
-    return _parse(data, ident, question)
-
-
-def parse(data: reader.Buffer) -> Response:
-    """Parse one whole response message.
-
-    Raises:
-        DnsError: and nothing else, whatever the bytes.
-    Source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
-    here are passed over where nginx gives the whole response up.
-    """
-    return _parse(data, None, None)
 
 
 def follow(response: Response) -> Found:
@@ -303,7 +260,17 @@ def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
     return tuple(texts)
 
 
-def _parse(data: reader.Buffer, ident: int | None, question: Question | None) -> Response:
+def parse(
+    data: reader.Buffer, ident: int | None = None, question: Question | None = None
+) -> Response:
+    """Parse one whole response, to this question, or to whatever it says was asked.
+
+    Raises:
+        NotOurs: identifier or question are not those asked; nothing behind them was looked at.
+        DnsError: and nothing else, whatever the bytes.
+    Source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
+    here are passed over where nginx gives the whole response up.
+    """
     data = bytes(data)
     if len(data) < _HEADER.size:
         raise DnsError("short DNS response")

@@ -78,7 +78,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "ipc/port": ("tests/unit/process/test_mailbox.py", "tests/unit/process/test_channel.py"),
     "conf/builder": ("tests/unit/conf/test_reader.py",),
-    "conf/reader": ("tests/unit/conf/test_builder.py", "tests/unit/conf/test_payload.py"),
+    "conf/reader": ("tests/unit/conf/test_builder.py", "tests/kit/test_payload.py"),
     "conf/spelling": ("tests/unit/conf/test_reader.py",),
     "conf/tokens": ("tests/unit/conf/test_spelling.py", "tests/unit/conf/test_reader.py"),
     "conf/units": (),

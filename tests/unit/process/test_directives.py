@@ -70,7 +70,7 @@ def test_nothing_said_is_nginx_s_default() -> None:
         main.daemon, main.master_process, main.worker_processes, main.worker_priority,
         main.worker_shutdown_timeout,
     )
-    assert ("/run/nginx.pid", "/run/nginx.pid.oldbin") == (main.pid, main.oldpid)
+    assert "/run/nginx.pid" == main.pid
     events = Judged("events {}").events()
     assert (512, "epoll", False, False, 500) == (
         events.worker_connections, events.use, events.multi_accept, events.accept_mutex,
