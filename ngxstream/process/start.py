@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import importlib
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from ngxstream.event import inherited
 from ngxstream.process import (
     cycle,
     lazy,
+    master,
     netcheck,
     netsetup,
     notify,
@@ -143,10 +143,8 @@ def serve(options: Options, builtin: log.Log) -> int:
 
     raises: NgxError, while somebody still watches. source: nginx.c main
     """
-    # by name: testing and signalling need neither master nor worker
     lazy.end()
     lazy.load_all()
-    master = importlib.import_module("ngxstream.process.master")
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
@@ -182,8 +180,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
     gc.enable()
-    code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
-    return code
+    return master.serve(built, title, survivors, daemonized=daemonized, link=link)
 
 
 def _write_out(data: bytes) -> None:

@@ -48,6 +48,8 @@ def read(module: str, tree: ast.Module, modules: set[str]) -> Iterator[str]:
                 known[alias.asname or alias.name] = full
                 if full not in modules:
                     yield full
+        elif isinstance(node, ast.Import):
+            known.update({alias.asname or alias.name: alias.name for alias in node.names})
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield f"{module}.{node.id}"
@@ -76,6 +78,6 @@ def test_what_is_public_is_used() -> None:
 def test_what_is_unused_is_found() -> None:
     """The rule sees a function, a constant, a method and a namesake in another module."""
     one = "from p import two\nA = B = 1\ndef f():\n    return two.g(A)\nf()\n"
-    two = "class C:\n    def m(self): pass\n    def n(self): self.n()\ndef f(): C()\ndef g(): pass\n"
+    two = "class C:\n    def m(s): pass\n    def n(s): s.n()\ndef f(): C()\ndef g(): pass\n"
     trees = {"p.one": ast.parse(one), "p.two": ast.parse(two)}
     assert {"p.one.B", "p.two.C.m", "p.two.f"} == unused(trees)
