@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ngxstream.event.listening import Listening, ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
-    from ngxstream.process.worker import Service
+    from ngxstream.process.service import Service
     from ngxstream.stream.session import Session
 
 HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing

@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from ngxstream.conf import dump
@@ -54,8 +53,7 @@ def run(options: Options) -> int:
         if not (options.test or options.signal):
             notify.Notifier(os.environ).status(f"[{error.level}] {error}")
     except Exception:  # noqa: BLE001 - a fault of ours is a log line too
-        text = traceback.format_exc().strip().replace("\n", " | ")
-        builtin.write(log.ALERT, f"unexpected exception: {text}")
+        builtin.write(log.ALERT, log.unexpected())
     finally:
         close_files(builtin)
     return 1

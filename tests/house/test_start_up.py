@@ -19,8 +19,8 @@ SERVING = {
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
     *("process.mailbox", "process.master", "process.rendezvous", "process.upgrade"),
-    *("process.verdict", "process.worker", "stream.travel", "wire.client_hello", "wire.dns"),
-    "wire.proxy_protocol",
+    *("process.children", "process.service", "process.verdict", "process.worker"),
+    *("stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),
 }
 # What an interpreter has loaded before the program begins is not the program's doing.
 CODE = """
