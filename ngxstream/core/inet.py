@@ -68,8 +68,8 @@ class Url:
         self.family = self.addrs[0].family
 
 
-def family_of(sockaddr: SockAddr) -> int:
-    """Return AF_INET, AF_INET6 or AF_UNIX."""
+def family_of(sockaddr: SockAddr | None) -> int:
+    """Return AF_INET, AF_INET6 or AF_UNIX; None is a unix socket without a name."""
     if isinstance(sockaddr, tuple):
         return AF_INET if len(sockaddr) == 2 else AF_INET6
     return AF_UNIX
