@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import SockAddr
-    from ngxstream.stream.core import ListeningConf, ServerConf, StreamConf, StreamDraft
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
     from ngxstream.stream.session import Session
 
 KEY = "realip"

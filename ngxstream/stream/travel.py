@@ -27,7 +27,8 @@ from ngxstream.wire.proxy_protocol import ProxyHeader
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import AddressConf, ServerConf, StreamConf
+    from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.module import StreamModule
 
 UNTIL: Final = "until"  # in ctx: loop ms when worker_shutdown_timeout ends the session
