@@ -1,8 +1,9 @@
 """The listen addresses of a stream block: who serves at each, and which has a socket of its own.
 
 Answers for ngx_stream_add_addresses and ngx_stream_init_listening (ngx_stream.c), and for
-ngx_stream_init_connection (ngx_stream_handler.c). An AddressDraft gathers what the servers say while the block
-is read; of it an AddressConf is compiled. A ListeningConf is the socket of one or more of these.
+ngx_stream_init_connection (ngx_stream_handler.c). An AddressDraft gathers what the servers say
+while the block is read; of it an AddressConf is compiled. A ListeningConf is the socket of one or
+more of these.
 """
 
 from __future__ import annotations
