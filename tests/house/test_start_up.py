@@ -13,7 +13,8 @@ HEAVY = {
 }
 # Of ours: what serves, and what only some configurations need.
 SERVING = {
-    *("core.regex", "core.regex_machine", "core.regex_risk", "core.regex_scan"),
+    *("core.regex", "core.regex_groups", "core.regex_machine", "core.regex_program"),
+    *("core.regex_risk", "core.regex_scan"),
     *("core.regex_syntax", "core.regex_tree", "core.syslog", "event.accept", "event.dns_query"),
     *("event.libssl", "event.libssl_context", "event.libssl_facts", "event.libssl_sessions"),
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
