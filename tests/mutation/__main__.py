@@ -56,6 +56,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "core/log": ("tests/unit/core/test_syslog.py", "tests/wire/test_log_forgery.py"),
     "core/regex": ("tests/fuzz/test_regex.py",),
     "core/regex_machine": ("tests/unit/core/test_regex.py", "tests/fuzz/test_regex.py"),
+    "core/regex_program": ("tests/unit/core/test_regex.py", "tests/fuzz/test_regex.py"),
     "core/regex_risk": ("tests/unit/core/test_regex.py",),
     "core/shm": ("tests/unit/core/test_shm_ledger.py", "tests/unit/core/test_shm_counts.py"),
     "core/shm_counts": ("tests/unit/modules/test_limit_conn.py",),
@@ -72,7 +73,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "wire/reader": ("tests/unit/wire/test_client_hello.py",),
     "ipc/codec": (
         "tests/unit/ipc/test_port.py",
-        "tests/unit/modules/test_proxy_udp_state.py",
+        "tests/unit/modules/proxy/test_udp_state.py",
         "tests/unit/stream/test_travel.py",
         "tests/unit/process/test_mailbox.py",
     ),
@@ -133,7 +134,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "modules/proxy/tcp": ("tests/differential/test_proxying.py",),
     "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
     "modules/proxy/udp_state": (
-        "tests/unit/modules/test_proxy_udp_state.py",
+        "tests/unit/modules/proxy/test_udp_state.py",
         "tests/unit/process/test_handover.py",
     ),
     "modules/proxy/udp_to_client": ("tests/unit/event/test_udp.py",),
