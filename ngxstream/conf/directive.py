@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.conf import units
 from ngxstream.core import errors, files
@@ -94,7 +94,7 @@ class Directive:
     refused: str = ""  # why this build does not serve it ("" when it does)
 
 
-def put(scope: Scope, module: Module, st: Statement, field: str, value: Any) -> None:
+def put(scope: Scope, module: Module, st: Statement, field: str, value: object) -> None:
     """Store one value of the current block; a second one is nginx's duplicate error."""
     given = scope.given_of(module)
     if field in given:
@@ -130,7 +130,7 @@ def flag(field: str) -> Setter:
     return set_flag
 
 
-def _slot(field: str, parse: Callable[[str], Any], complaint: str) -> Setter:
+def _slot(field: str, parse: Callable[[str], object], complaint: str) -> Setter:
     def set_slot(scope: Scope, module: Module, st: Statement) -> None:
         _check_duplicate(scope, module, st, field)
         try:
@@ -194,7 +194,7 @@ def pairs(field: str) -> Setter:
     return add_pair
 
 
-def enum(field: str, words: Mapping[str, Any]) -> Setter:
+def enum(field: str, words: Mapping[str, object]) -> Setter:
     """Make the setter of one word out of a few. source: ngx_conf_set_enum_slot"""
 
     def set_enum(scope: Scope, module: Module, st: Statement) -> None:

@@ -31,7 +31,7 @@ class Module:
     name: str
     directives: tuple[Directive, ...] = ()
     conf: type | None = None
-    merge: Callable[[Given, Given], Any] | None = None
+    merge: Callable[[Given, Given], object] | None = None
     # called once before anything is read: may prepare builder.data[name]
     prepare: Callable[[Builder], None] | None = None
 

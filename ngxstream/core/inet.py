@@ -19,6 +19,7 @@ AF_INET6: Final = ip.AF_INET6
 AF_UNIX: Final = int(socket.AF_UNIX)
 
 SockAddr = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+ListenKey = tuple[int, int, SockAddr | None]  # of a listening address: ListenOptions.key
 
 _SUN_PATH: Final = 108  # sizeof(sockaddr_un.sun_path), the final NUL included
 _PORT_MAX: Final = 65535

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
@@ -33,6 +33,7 @@ from ngxstream.event.inherited import merge
 from ngxstream.process import directives, elsewhere, events, pidfile, system
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey
     from ngxstream.event.listening import Listening
     from ngxstream.process.options import Options
     from ngxstream.stream.core import StreamConf
@@ -175,7 +176,7 @@ class Cycle:
         beside: Cycle,
         generation: int,
         texts: Mapping[str, bytes],
-        steered: Mapping[Any, int],
+        steered: Mapping[ListenKey, int],
     ) -> Cycle:
         """Make a cycle that was another master's, for the sake of its UDP sessions.
 
@@ -219,7 +220,7 @@ class Cycle:
         main = error_log.make_log(specs, self.files, clock=clock, console=console)
         if self.stream is not None:
 
-            def make(own: tuple[Any, ...]) -> log.Log:
+            def make(own: tuple[error_log.Spec, ...]) -> log.Log:
                 return error_log.make_log(own, self.files, clock=clock, console=console, main=main)
 
             self.stream.use_main_log(main, make)
@@ -238,7 +239,7 @@ class Cycle:
             pidfile.create(path, os.getpid())
             self._new_pid = path
 
-    def commit(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
+    def commit(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
         """Make this the cycle that serves; what only the old one listened at is closed.
 
         shape: lingering are keys of inherited UDP addresses that sessions of others live by
@@ -246,7 +247,7 @@ class Cycle:
         self.prepare(old, lingering)
         self.settle(old)
 
-    def prepare(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
+    def prepare(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
         """Make everything ready for workers; those of the old cycle go on. shape: as commit"""
         handed_over = (
             self.is_heir or bool(lingering) or (old is not None and old.main.master_process)

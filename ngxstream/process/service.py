@@ -21,6 +21,8 @@ from ngxstream.modules.proxy import udp_one_way
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey, SockAddr
+    from ngxstream.event.connection import Connection
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
@@ -73,7 +75,7 @@ class Service:
         self.former = list(former)
         self._generations = generations
         self._current = frozenset(cycle.listenings)
-        self._gates: dict[Any, UdpGate] = {}
+        self._gates: dict[ListenKey, UdpGate] = {}
         for known in (cycle, *former):
             if known.stream is not None:
                 self.places.add(known.generation, known.stream, known.listenings)
@@ -111,9 +113,9 @@ class Service:
     def _add_udp(
         self,
         listening: Listening,
-        begin: Callable[..., Any],
+        begin: Callable[[Connection, Loop], object],
         idle: bool,
-        believes: Callable[[Any, bytes | None], bool] | None = None,
+        believes: Callable[[SockAddr, bytes | None], bool] | None = None,
     ) -> list[UdpGate]:
         """Make this worker's gates of one address; they share the table of its clients.
 
@@ -132,7 +134,7 @@ class Service:
             self._gates[listening.options.key] = added[0]
         return added
 
-    def gate_of(self, key: Any) -> UdpGate | None:
+    def gate_of(self, key: ListenKey) -> UdpGate | None:
         """Return the gate of an address. Args: key: ListenOptions.key"""
         return self._gates.get(key)
 
@@ -213,7 +215,7 @@ class Service:
                 self.loop.fault(session.content)
 
 
-def _nobody(c: Any, loop: Loop) -> None:
+def _nobody(c: Connection, loop: Loop) -> None:
     """Begin no session: the address is gone, and its gate accepts nobody."""
 
 

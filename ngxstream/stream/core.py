@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder, Scope
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.core.inet import SockAddr
+    from ngxstream.core.inet import ListenKey, SockAddr
     from ngxstream.core.log import Log
     from ngxstream.event.listening import ListenOptions
     from ngxstream.event.loop import Loop
@@ -87,7 +87,7 @@ class StreamDraft:
         builtin = [variable for module in modules for variable in module.variables]
         self.variables = variables.VariableTable(builtin)
         self.servers: list[ServerConf] = []
-        self._addresses: dict[tuple[int, int, Any], AddressDraft] = {}
+        self._addresses: dict[ListenKey, AddressDraft] = {}
         self.upstreams = UpstreamTable()
         self.given: dict[str, Given] = {}  # by the block itself, once it is read
         self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
@@ -120,7 +120,7 @@ class StreamDraft:
                 continue
             name = module.name
             outer = scope.given.get(name, {})
-            of_all: Any = None  # what servers have in common that say nothing of a module
+            of_all: object = None  # what servers have in common that say nothing of a module
             for server in self.servers:
                 inner = server.given.get(name)
                 if inner:
