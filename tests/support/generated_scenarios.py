@@ -7,6 +7,7 @@ In the configuration stand for what is known at run time only: ``%N`` the scenar
 a backend's address, ``%T`` a time that is over soon, ``%C`` the folder of the certificates.
 """
 
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -312,10 +313,11 @@ class Maker:
             verbs += ["wait"]  # half a hello: what follows would be the rest of it
         elif server.speaks != "return":
             for _ in range(d.choice((0, 1, 1, 2, 3))):
-                size = d.choice((1, 10, 100, 1000, 5000, 100_000))
+                # a TLS server makes nothing of fewer bytes than a record's header has
+                size = d.choice((10 if its.tls == "plain" else 1, 10, 100, 1000, 5000, 100_000))
                 cuts = sorted(d.randrange(size + 1) for _ in range(d.choice((0, 0, 1, 3))))
                 edges = [0, *cuts, size]
-                sizes = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+                sizes = [b - a for a, b in itertools.pairwise(edges)]
                 steps.append(Step(client, "say", tuple(sizes)))
         # without a word the time for a header or a handshake would be waited for
         if is_short and (len(steps) > 1 or its.is_whole or its.tls not in ("", "plain")):
@@ -346,8 +348,7 @@ class Maker:
         body += f"proxy_requests {requests}; " if requests else ""
         self.servers.append(Server("udp", speaks=speaks, responses=responses))
         self.block(index, "udp " + self.maybe(0.2, "reuseport", "rcvbuf=512k"), body)
-        # where a session may end between two datagrams, how many there are is no matter of luck only
-        # if an answer is awaited after each
+        # where a session may end between two datagrams, each is answered before the next is sent
         most = 3 if speaks == "client" and (responses == -1 or requests == 1) and answers else 1
         first = len(self.clients)
         for _ in range(d.choice((1, 2, 3))):
