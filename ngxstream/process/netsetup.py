@@ -39,17 +39,14 @@ _FORWARDING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One listening address and one server behind it, of one family.
-
-    shape: front and back are (host, port); place is FILE:LINE of the server block
-    """
+    """One listening address and one server behind it, of one family."""
 
     protocol: str  # "tcp" or "udp"
     family: int
-    front: tuple[str, int]
+    front: tuple[str, int]  # host, port
     back: tuple[str, int]
     direct: bool
-    place: str
+    place: str  # FILE:LINE of the server block
 
     @property
     def wildcard(self) -> bool:

@@ -1,4 +1,4 @@
-"""What serves a cycle on a loop: its listening sockets' gates, its modules' work, its logs.
+"""What serves a cycle on a loop: its listeners, the work of its modules, its logs.
 
 Beside ngx_event_process_init (src/event/ngx_event.c), which makes a connection of each listening
 socket. A worker has one Service; a process that does everything has one more for each configuration
@@ -34,7 +34,7 @@ BURST_ALL: Final = 1 << 16  # multi_accept: more than any backlog holds
 
 
 class Service:
-    """What serves a cycle on a loop: its gates, its modules' work, its logs."""
+    """What serves a cycle on a loop: its listeners, the work of its modules, its logs."""
 
     __slots__ = (
         "cycle",
@@ -60,9 +60,9 @@ class Service:
         generations: Generations | None = None,
         wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
-        """Open the gates of one worker.
+        """Make the listeners of one worker.
 
-        Args: worker: counted from 0; idle: leave the UDP gates unread; former: cycles whose UDP
+        Args: worker: counted from 0; idle: leave UDP sockets unread; former: cycles whose UDP
         sessions may be handed over, counted in generations; wakeups_fds: what wakeups.make()
         returned, if there are other workers
         """
@@ -117,7 +117,7 @@ class Service:
         idle: bool,
         believes: Callable[[SockAddr, bytes | None], bool] | None = None,
     ) -> list[UdpGate]:
-        """Make this worker's gates of one address; they share the table of its clients.
+        """Make the listeners of one address; they share the table of its clients.
 
         Args: believes: says whose PROXY headers are taken, None where there are none
         """
@@ -135,7 +135,7 @@ class Service:
         return added
 
     def gate_of(self, key: ListenKey) -> UdpGate | None:
-        """Return the gate of an address. Args: key: ListenOptions.key"""
+        """Return the listener of an address. Args: key: ListenOptions.key"""
         return self._gates.get(key)
 
     def is_current(self, listening: Listening) -> bool:
@@ -149,7 +149,7 @@ class Service:
             s.add_cleanup(self._generations.adopt(generation))
 
     def close_lingering(self) -> bool:
-        """Close the gates of addresses that are gone and have no clients. Returns: if some have"""
+        """Close listeners of gone addresses that have no clients. Returns: whether others have"""
         left = []
         for gate in self.udp_gates:
             if self.is_current(gate.listening) or gate.table or gate.is_needed:
@@ -167,7 +167,7 @@ class Service:
         return any(sock in used for sock in lingering)
 
     def count(self) -> int:
-        """Return how many gates there are; each takes a connection slot, as in nginx."""
+        """Return how many listeners there are; each takes a connection slot, as in nginx."""
         return len(self.tcp_gates) + len(self.udp_gates)
 
     def close_gates(self, *, udp: bool = True) -> None:
@@ -216,7 +216,7 @@ class Service:
 
 
 def _nobody(c: Connection, loop: Loop) -> None:
-    """Begin no session: the address is gone, and its gate accepts nobody."""
+    """Begin no session: the address is gone, and its listener accepts nobody."""
 
 
 def make_loop(cycle: Cycle, worker: int) -> Loop:
