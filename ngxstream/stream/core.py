@@ -231,10 +231,6 @@ def _server_name(scope: Scope, module: Module, st: Statement) -> None:
     servers.add_names(scope, st)
 
 
-def _error_log(scope: Scope, module: Module, st: Statement) -> None:
-    error_log.add(scope, module, st)
-
-
 def _resolver(scope: Scope, module: Module, st: Statement) -> None:
     d.put(scope, module, st, "resolver", None)  # a second one is refused before it is looked at
     scope.given_of(module)["resolver"] = resolver_conf.parse(scope, st)
@@ -249,7 +245,7 @@ DIRECTIVES = (
               "An address, port, port range or unix: path to accept clients at."),
     Directive("server_name", SERVER, d.ONE_MORE, _server_name,
               "Names by which SNI selects this server."),
-    Directive("error_log", BOTH, d.ONE_MORE, _error_log, "Where sessions log their errors."),
+    Directive("error_log", BOTH, d.ONE_MORE, error_log.add, "Where sessions log their errors."),
     Directive("resolver", BOTH, d.ONE_MORE, _resolver, "DNS servers for names at run time.",
               syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off] [hold_nx=time]"),
     Directive("resolver_timeout", BOTH, d.TAKE1, d.msec("resolver_timeout"),
@@ -262,15 +258,11 @@ DIRECTIVES = (
               "How much may be read from a client before it is proxied.", default="16k"),
     Directive("preread_timeout", BOTH, d.TAKE1, d.msec("preread_timeout"),
               "How long the preread phase may take.", default="30s"),
-    Directive("variables_hash_max_size", STREAM, d.TAKE1, d.num("_variables_hash_max_size"),
-              "Accepted; hashes need no tuning here.", default="1024"),
-    Directive("variables_hash_bucket_size", STREAM, d.TAKE1, d.num("_variables_hash_bucket_size"),
-              "Accepted; hashes need no tuning here.", default="64"),
-    Directive("server_names_hash_max_size", STREAM, d.TAKE1, d.num("_server_names_hash_max_size"),
-              "Accepted; hashes need no tuning here.", default="512"),
-    Directive("server_names_hash_bucket_size", STREAM, d.TAKE1,
-              d.num("_server_names_hash_bucket_size"),
-              "Accepted; hashes need no tuning here.", default="64"),
+    *(Directive(name, STREAM, d.TAKE1, d.num(f"_{name}"), "Accepted; hashes need no tuning here.",
+                default=default)
+      for name, default in (
+          ("variables_hash_max_size", "1024"), ("variables_hash_bucket_size", "64"),
+          ("server_names_hash_max_size", "512"), ("server_names_hash_bucket_size", "64"))),
 )
 
 MODULE = StreamModule(
