@@ -27,12 +27,21 @@ def test_a_peer_begins_as_its_line_says() -> None:
     spec = ServerSpec("a.test:53", [])
     spec.weight, spec.max_conns, spec.down = 3, 7, True
     peer = Peer(spec, 2, ("192.0.2.1", 53), "192.0.2.1:53")
-    assert ("a.test:53", "192.0.2.1:53", 3, 7) == (
-        peer.server, peer.name, peer.weight, peer.max_conns
+    assert ("a.test:53", "192.0.2.1:53") == (peer.server, peer.name)
+    state = peer.state
+    assert (3, 3, 0, 7) == (
+        peer.weight, state.effective_weight, state.current_weight, peer.max_conns
     )
-    assert (peer_state.DOWN | peer_state.LIMITED, 3) == (
-        peer.state.status, peer.state.effective_weight
-    )
+    assert state.status & peer_state.DOWN
+    assert {peer_state.NEVER_MS} == {state.accessed_ms, state.checked_ms, state.heard_ms}
+
+
+def test_sessions_held_are_given_back() -> None:
+    """Counted up and down by the same call."""
+    peer = Peer(ServerSpec("a", []), 2, ("192.0.2.1", 53), "a")
+    peer.state.hold(3)
+    peer.state.hold(-2)
+    assert 1 == peer.state.conns
 
 
 def test_a_service_may_say_otherwise_than_its_line() -> None:
