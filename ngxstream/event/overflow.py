@@ -1,7 +1,7 @@
 """Tells of datagrams that the kernel dropped at a listening socket whose receive buffer was full.
 
-nginx has no counterpart. The count is the socket's own (SO_MEMINFO, Linux 4.12), so nothing is asked
-for with each datagram: `look` is called where a drain did not come to the end of what is queued.
+nginx has no counterpart. The count is the socket's own (SO_MEMINFO, Linux 4.12), so nothing is
+asked for with each datagram: `look` is called where a drain did not come to the end of the queue.
 """
 
 from __future__ import annotations

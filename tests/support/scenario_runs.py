@@ -525,7 +525,7 @@ class Telling:
         for pattern, words, _ in KNOWN:
             text = pattern.sub(words, text)
         for place, backend in enumerate(self._stage.backends):
-            text = re.sub(rf"\b{backend.address[1]}\b", f"B{place}", text)
+            text = re.sub(rf"(?<=127\.0\.0\.1:){backend.address[1]}\b", f"B{place}", text)
         for place in range(len(self._scenario.servers)):
             text = re.sub(rf"\b{self._address(place)[1]}\b", f"S{place}", text)
         return re.sub(r"(?<![\d.])\d+\.\d{3}(?![\d.])", "T", levelled(text))

@@ -1,4 +1,4 @@
-"""Many datagrams from one socket: none is lost that has room to wait, and what is lost is told of."""
+"""Many datagrams from one socket: none is lost that can wait, and what is lost is told of."""
 
 import os
 import signal
