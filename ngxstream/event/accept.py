@@ -7,7 +7,7 @@ Answers for src/event/ngx_event_accept.c.
 2. A client is accepted with all the slots of worker_connections its session may take: that towards
    its server is the session's own from the start, and cannot be missing when it connects.
 3. Without slots or descriptors a client is left to the other workers (wakeups.py). Where none of
-   them has any, idle UDP sessions give way (room.py).
+   them has any, idle UDP sessions give way (eviction.py).
 4. When that does not help either, the kernel's backlog holds the clients until one that is served
    has left, or for a while; nothing spins.
 """
@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import connect, libssl, poller
+from ngxstream.event import connect, eviction, libssl, poller
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ _DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
-class TcpGate:
+class TcpListener:
     """Accepts on one listening socket in one worker."""
 
     __slots__ = (
         "_loop",
+        "_eviction",
         "_listening",
         "_sock",  # the bare socket: its _accept() is what socket.accept() wraps
         "_fd",
@@ -68,7 +69,7 @@ class TcpGate:
         "_alerted_ms",
         "_slots",  # int: of worker_connections for a session
         "_relay",  # Relay | None: to other workers that accept on this socket
-        "_is_last",  # bool: no other worker has room
+        "_is_last",  # bool: no other worker has slots
         "_is_starved",  # bool: it is paused for another reason than slots
         "_is_tight",  # bool: descriptors have run out while clients wait
         "open",
@@ -96,11 +97,12 @@ class TcpGate:
             begin: Called with the connection of each client and the loop.
             burst: Clients taken at most before others have their turn.
             exclusive: Other workers accept on this socket too.
-            pause_ms: How long to wait before another try without room.
+            pause_ms: How long to wait before another try without slots.
             slots: Of worker_connections that the session of a client may take.
             relay: Leads to those other workers.
         """
         self._loop = loop
+        self._eviction = loop.get(eviction.Eviction)
         self._listening = listening
         self._sock = sock
         self._fd = sock.fileno()
@@ -118,7 +120,7 @@ class TcpGate:
         self._is_starved = False
         self._is_tight = False
         self.open = True
-        loop.room.has_descriptors(0)  # and a spare one from now on
+        self._eviction.has_descriptors(0)  # and a spare one from now on
         self._watch()
 
     def on_readable(self, mask: int) -> None:
@@ -131,7 +133,7 @@ class TcpGate:
             if loop.free_connections < slots or self._is_tight:
                 if n and self._is_last:
                     return  # the next turn tells whether anybody waits
-                if not self._has_room():
+                if not self._has_slots():
                     return
             try:
                 fd, sockaddr = accept()
@@ -159,14 +161,14 @@ class TcpGate:
                 loop.fault(None)
                 loop.end_sessions_of(c)
 
-    def _has_room(self) -> bool:
+    def _has_slots(self) -> bool:
         """Tell whether a client can be served; where no other worker can, sessions give way."""
         loop = self._loop
-        if self._is_tight and not loop.room.has_descriptors(self._slots):
+        if self._is_tight and not self._eviction.has_descriptors(self._slots):
             self._failed(OSError(errno.EMFILE, ""))
             return False
         while loop.free_connections < self._slots:
-            if not self._is_last or not loop.room.make():
+            if not self._is_last or not self._eviction.make():
                 self._exhausted(f"{loop.connections} worker_connections are not enough")
                 return False
         return True
@@ -175,7 +177,7 @@ class TcpGate:
         code = error.errno or 0
         if code in _DESCRIPTORS:
             self._is_tight = True
-            if self._is_last and self._loop.room.make_descriptor():
+            if self._is_last and self._eviction.make_descriptor():
                 return  # it is there in the next turn, which tells of the client again
         level = CRIT if code in _EXHAUSTED else ALERT
         if self._loop.log.level >= level:
@@ -207,25 +209,25 @@ class TcpGate:
         if self._relay is not None:
             self._relay.leave(self, full=True)
         self._timer = loop.call_later(self._pause_ms, self._resume, cancelable=True)
-        loop.room.waiting.add(self._on_room)
+        loop.waiting.add(self._on_freed)
 
     def look(self) -> None:
-        """Accept who waits, now that another worker has no room for him."""
+        """Accept who waits, which another worker has no slots for."""
         if self.open and self._timer is None:
             self.on_readable(poller.IN)
 
-    def _on_room(self) -> None:
-        """Accept again when a client has left and there is room."""
+    def _on_freed(self) -> None:
+        """Accept again when a client has left and there are slots."""
         if not self.open or self._timer is None:
             return
         loop = self._loop
         if loop.free_connections >= self._slots and (
-            not self._is_tight or loop.room.has_descriptors(self._slots)
+            not self._is_tight or self._eviction.has_descriptors(self._slots)
         ):
             self._timer.cancel()
             self._watch()
         else:
-            loop.room.waiting.add(self._on_room)
+            loop.waiting.add(self._on_freed)
 
     def _resume(self) -> None:
         """Try again, unless another worker can do better."""
@@ -249,7 +251,7 @@ class TcpGate:
             self._relay.join(self)
 
     def close(self) -> None:
-        """Accept no more. The listening socket stays open: the gate does not own it."""
+        """Accept no more. The listening socket stays open: the listener does not own it."""
         if not self.open:
             return
         self.open = False

@@ -22,15 +22,17 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ngxstream.core import codes
-from ngxstream.event import client_sockets, recycle, room, splice, timers, turn_budget
+from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
+
+T = TypeVar("T")
 
 POISON: Final = "NGXSTREAM_POISON"  # environment variable: serve by a PoisoningLoop
 ALERT: Final = 2
@@ -64,8 +66,8 @@ class Loop:
         self.free_connections = connections  # slots left
         self.datagram: memoryview | None = None  # first one of the UDP session being begun
         self.header: Any = None  # PROXY protocol header in front of it
-        self.resolvers: dict[Any, Any] = {}  # by what the configuration says of them
-        self.claims: dict[Any, Any] = {}  # (client's socket, server) -> who bound to it, UDP
+        self.waiting: set[Callable[[], None]] = set()  # called once when a client's slot is free
+        self._services: dict[Callable[[Loop], Any], Any] = {}
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout
         self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
         self.next_number = (numbers or itertools.count(1)).__next__
@@ -78,16 +80,20 @@ class Loop:
         # one copy buffer and one set of datagram slots for all sessions: nothing is held idle
         # (an anonymous mapping: only pages that were written to are resident)
         space = memoryview(mmap.mmap(-1, (SLOTS + 1) * STRIDE))
-        cuts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
-        self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
-        self.pipes = splice.PipePool()
-        self.udp_sockets = recycle.SocketPool(self)
-        self.client_sockets = client_sockets.ClientSockets(self)
-        self.room = room.Room(self)
-        self.budget = turn_budget.TurnBudget(self)  # of work that clients' bytes make expensive
-        self.one_way: dict[Any, Any] = {}  # (sockaddr, options) -> connected UDP socket, never read
+        starts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
+        self.view, *self.slots = (space[start : start + BUFFER_SIZE] for start in starts)
         self.register = self.poller.add
         self.unregister = self.poller.remove
+
+    def get(self, make: Callable[[Loop], T]) -> T:
+        """Return what a worker has one of: what make(loop) returned when it was first asked for.
+
+        Who is asked for by many sessions or datagrams is fetched once and kept.
+        """
+        found: T | None = self._services.get(make)
+        if found is None:
+            found = self._services[make] = make(self)
+        return found
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -129,8 +135,9 @@ class Loop:
         self.free_connections += 1 + c.reserved
         c.reserved = 0
         self.live -= 1
-        if self.room.waiting:
-            self.room.wake()
+        if self.waiting:
+            self.posted.extend(self.waiting)  # a slot towards the server may be free only then
+            self.waiting.clear()
         table = c.table
         if table is not None:
             table.forget(c)

@@ -61,7 +61,7 @@ class PipePool:
 
     __slots__ = ("_idle", "_made", "limit")
 
-    def __init__(self, limit: int = POOL_LIMIT) -> None:
+    def __init__(self, _: object = None, limit: int = POOL_LIMIT) -> None:
         self._idle: list[Pipe] = []
         self._made = 0
         self.limit = limit
@@ -130,7 +130,7 @@ class SpliceHalf(pump.Half):
             self.more = True
             loop.poller.hold_read(self.source_fd)
             return
-        pipe = loop.pipes.take()
+        pipe = loop.get(PipePool).take()
         if pipe is None:
             super().on_event(mask & ~OUT)
             return
@@ -177,7 +177,7 @@ class SpliceHalf(pump.Half):
         pipe = self.pipe
         if pipe is not None:
             self.pipe = None
-            loop.pipes.give(pipe)
+            loop.get(PipePool).give(pipe)
 
     def _hold(self) -> None:
         self.pending = _IN_PIPE

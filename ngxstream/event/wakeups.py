@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.event import poller
 
 if TYPE_CHECKING:
-    from ngxstream.event.accept import TcpGate
+    from ngxstream.event.accept import TcpListener
     from ngxstream.event.loop import Loop
 
 SLOTS: Final = (1, 2)  # a session may take (stream/core.py)
@@ -61,18 +61,18 @@ class Relay:
     def __init__(self, loop: Loop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
-        self._listeners: set[TcpGate] = set()
-        self._full: set[TcpGate] = set()
+        self._listeners: set[TcpListener] = set()
+        self._full: set[TcpListener] = set()
         self._passed_ms = -1  # when it passed one on, until it was asked what became of it
         self._watched = False
 
-    def join(self, listener: TcpGate) -> None:
+    def join(self, listener: TcpListener) -> None:
         """Look at a listener, which has room, whenever a wake-up is passed on."""
         self._listeners.add(listener)
         self._full.discard(listener)
         self._watch()
 
-    def leave(self, listener: TcpGate, *, full: bool = False) -> None:
+    def leave(self, listener: TcpListener, *, full: bool = False) -> None:
         """Look at it no more: it is closed, or full and comes back."""
         self._listeners.discard(listener)
         self._full.discard(listener)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core.codes import AGAIN, DECLINED, OK
+from ngxstream.event import turn_budget
 from ngxstream.stream import phases, servers
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import Getter, Variable
@@ -83,7 +84,7 @@ def _measured(
     s: Session, parser: client_hello.Parser
 ) -> client_hello.ClientHello | reader.NeedMore:
     """Parse, and charge the time it takes. raises: NotClientHello"""
-    budget = s.loop.budget
+    budget = s.loop.get(turn_budget.TurnBudget)
     budget.has_share(s)
     begun = thread_time_ns()
     try:

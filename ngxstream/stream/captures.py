@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ngxstream.core import errors, regex
 from ngxstream.core.log import ERR
+from ngxstream.event.turn_budget import TurnBudget
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -64,7 +65,7 @@ class Pattern:
 
     def _measured(self, s: Session, subject: bytes) -> regex.Captures | None:
         """Search, and charge the time it takes. raises: MatchLimitError"""
-        budget = s.loop.budget
+        budget = s.loop.get(TurnBudget)
         if not budget.has_share(s):
             raise regex.MatchLimitError("pcre2_match() failed: -47")
         begun = thread_time_ns()

@@ -32,12 +32,16 @@ class ResolverConf:
 
     def on(self, loop: Loop) -> resolver.Resolver:
         """Return the resolver that a worker has for this; equal directives share one."""
-        found: resolver.Resolver | None = loop.resolvers.get(self)
-        if found is None:
-            found = loop.resolvers[self] = resolver.Resolver(
+        resolvers = loop.get(_resolvers)
+        if self not in resolvers:
+            resolvers[self] = resolver.Resolver(
                 loop, self.servers, self.valid_s, self.ipv4, self.ipv6
             )
-        return found
+        return resolvers[self]
+
+
+def _resolvers(_: Loop) -> dict[ResolverConf, resolver.Resolver]:
+    return {}
 
 
 def parse(scope: Scope, st: Statement) -> ResolverConf:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import SockAddr
+    from ngxstream.event.loop import Loop
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
     from ngxstream.stream.values import ComplexValue
@@ -129,30 +130,43 @@ def _text(sockaddr: SockAddr) -> str:
     return inet.sock_ntop(sockaddr) if port else inet.address_text(sockaddr)
 
 
+@dataclass(slots=True)
+class Claim:
+    """A client's socket towards a server, which the sessions of one listening address share."""
+
+    owner: tuple[SockAddr, Any]  # listening address, client
+    sessions: int = 0
+
+
+def claims(_: Loop) -> dict[tuple[SockAddr, SockAddr], Claim]:
+    """Make a worker's table of claims, by the client's socket and the server."""
+    return {}
+
+
 def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
     """Note that answers from a server to a client's socket are a session's. raises: BindError
 
     shape: one who asks at one address may have several sessions, which share the answers. Since a
     client has one worker, this worker's table knows all of them.
     """
-    claims = s.loop.claims
+    held_by = s.loop.get(claims)
     key = (local, remote)
     owner = (s.c.local_sockaddr(), s.c.key)
-    held = claims.get(key)
+    held = held_by.get(key)
     if held is None:
-        held = claims[key] = [owner, 0]
-    elif held[0] != owner:
+        held = held_by[key] = Claim(owner)
+    elif held.owner != owner:
         raise connect.BindError(
             f"bind({_text(local)}) failed: answers of {inet.sock_ntop(remote)} to it belong to a "
             "session of another listening address",
             errno=errno.EADDRINUSE,
         )
-    held[1] += 1
+    held.sessions += 1
 
     def release() -> None:
-        held[1] -= 1
-        if not held[1] and claims.get(key) is held:
-            del claims[key]
+        held.sessions -= 1
+        if not held.sessions and held_by.get(key) is held:
+            del held_by[key]
 
     s.add_cleanup(release)
 

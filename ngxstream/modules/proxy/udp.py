@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import connect, datagram, poller, udp_clients
+from ngxstream.event import connect, datagram, eviction, poller, udp_clients
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
@@ -90,7 +90,7 @@ class UdpProxy(ToServer, ToClient):
         self.family = 0
         if local is None and self.conf.options.plain and peer.family != socket.AF_UNIX:
             self.family = peer.family
-            sock = self.loop.udp_sockets.take(peer.family)
+            sock = self.gate.sockets.take(peer.family)
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
@@ -103,13 +103,13 @@ class UdpProxy(ToServer, ToClient):
         except errors.InternalError as error:
             if error.errno not in _NO_DESCRIPTORS:
                 raise
-            room = self.loop.room
-            if self.family and room.make():
-                sock = self.loop.udp_sockets.take(peer.family)  # of the session that gave way
+            evict = self.loop.get(eviction.Eviction)
+            if self.family and evict.make():
+                sock = self.gate.sockets.take(peer.family)
                 if sock is not None and not sock.connect_ex(peer.sockaddr):
                     self._see_that_it_is_another(sock, peer)
                     return sock, True
-            if not room.may_complain():
+            if not evict.may_log():
                 error.level = "info"
             raise
 
@@ -309,7 +309,7 @@ class UdpProxy(ToServer, ToClient):
             and self.family
             and not self.gro
             and self.queue is None
-            and loop.udp_sockets.give(pc, self.pc_fd, self.family)
+            and self.gate.sockets.give(pc, self.pc_fd, self.family)
         ):
             self.pc = None
             loop.free_connections += 1

@@ -19,7 +19,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import codes, errors, log
+from ngxstream.core import codes, errors, inet, log
 from ngxstream.event import connect, datagram
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import rotation, round_robin
@@ -47,9 +47,16 @@ def is_one_way(conf: Any) -> bool:
     )
 
 
+def shared_sockets(
+    _: Loop,
+) -> dict[tuple[inet.SockAddr, connect.PeerOptions], socket.SocketType]:
+    """Make the table of a worker's connected sockets, by address; they are never read."""
+    return {}
+
+
 def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
     """Return the socket that everything goes to a server by. raises: PeerError, InternalError"""
-    shared = loop.one_way
+    shared = loop.get(shared_sockets)
     key = (peer.sockaddr, options)
     sock = shared.get(key)
     if sock is None:
