@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.event import connect, eviction, libssl, poller
 from ngxstream.event.connection import Connection
@@ -26,6 +26,7 @@ from ngxstream.event.connection import Connection
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
+    from ngxstream.event.timers import Timer
     from ngxstream.event.wakeups import Relay
 
 ALERT: Final = 2
@@ -79,8 +80,8 @@ class TcpListener:
         self,
         loop: Loop,
         listening: Listening,
-        sock: Any,
-        begin: Callable[[Connection, Loop], Any],
+        sock: socket.SocketType,
+        begin: Callable[[Connection, Loop], object],
         *,
         burst: int = BURST,
         exclusive: bool = False,
@@ -112,7 +113,7 @@ class TcpListener:
         self._burst = burst
         self._mask = poller.LEVEL | (poller.EXCLUSIVE if exclusive else 0)
         self._pause_ms = pause_ms
-        self._timer: Any = None
+        self._timer: Timer | None = None
         self._alerted_ms = 0
         self._slots = slots
         self._relay = relay
@@ -126,7 +127,7 @@ class TcpListener:
     def on_readable(self, mask: int) -> None:
         """Accept up to a burst of clients."""
         loop = self._loop
-        accept = self._sock._accept  # noqa: SLF001 - the C method under socket.accept()
+        accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the C method under socket.accept()
         family, listening, begin = self._family, self._listening, self._begin
         make, slots = self._make, self._slots
         for n in range(self._burst):

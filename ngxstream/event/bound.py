@@ -9,7 +9,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.inet import InetAddr
+
 
 _TABLES: Final[dict[int, str]] = {
     socket.AF_INET: "/proc/net/udp",
@@ -37,12 +41,12 @@ class Neighbours:
         """Take sockets for ours. shape: they are bound; others than for UDP do no harm"""
         self._own += socks
 
-    def alone_block(self, sockaddr: tuple[Any, ...]) -> bool:
+    def alone_block(self, sockaddr: InetAddr) -> bool:
         """Tell whether all sockets in the way of a UDP address are ours, and any is.
 
         Sockets of the other address family count when none of its own is in the way.
         """
-        port: int = sockaddr[1]
+        port = sockaddr[1]
         self._sort_out()
         own = [_row(sock) for sock in self._ports.get(port, ()) if sock.fileno() >= 0]
         inodes = {inode for _, _, inode in own}

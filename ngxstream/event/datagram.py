@@ -11,7 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -90,7 +90,7 @@ def split(view: memoryview, size: int) -> list[memoryview]:
     return [view[at : at + size] for at in range(0, len(view), size)]
 
 
-def has_gro(sock: Any) -> bool:
+def has_gro(sock: socket.SocketType) -> bool:
     """Tell whether a UDP socket coalesces what it receives."""
     try:
         return bool(sock.getsockopt(SOL_UDP, UDP_GRO))
@@ -98,7 +98,7 @@ def has_gro(sock: Any) -> bool:
         return False
 
 
-def set_gro(sock: Any, on: bool) -> bool:
+def set_gro(sock: socket.SocketType, on: bool) -> bool:
     """Switch coalescing of received datagrams. returns: whether the kernel can do it"""
     try:
         sock.setsockopt(SOL_UDP, UDP_GRO, int(on))

@@ -25,7 +25,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.core import errors, inet, log
 from ngxstream.event import poller
@@ -328,7 +328,7 @@ class _Exchange:
         self.query = query
         self.number = number  # of the server
         self.ident = int.from_bytes(os.urandom(2), "big")
-        self.sock: Any = None
+        self.sock: socket.SocketType | None = None
         self.strays = 0
 
     def begin(self) -> None:
@@ -347,7 +347,7 @@ class _Exchange:
         """Return the query's bytes."""
         return dns.build_query(self.ident, self.query.question)
 
-    def open(self, kind: int) -> Any:
+    def open(self, kind: int) -> tuple[socket.SocketType, inet.SockAddr]:
         """Make the socket. returns: (socket, the server's sockaddr)"""
         server = self.query.asker.servers[self.number]
         self.sock = raw_socket(server.family, kind | socket.SOCK_NONBLOCK)
@@ -418,9 +418,12 @@ class _Stream(_Exchange):
         loop.register(sock.fileno(), self.on_room, poller.IN | poller.OUT)
 
     def on_room(self, mask: int) -> None:
-        """Send the query, or hear why it cannot be sent."""
+        """Send the query, or learn why it cannot be sent."""
+        sock = self.sock
+        if sock is None:
+            return
         try:
-            self.unsent = self.unsent[self.sock.send(self.unsent) :]
+            self.unsent = self.unsent[sock.send(self.unsent) :]
         except BlockingIOError:
             return
         except OSError as error:
@@ -428,12 +431,12 @@ class _Stream(_Exchange):
             return
         if not self.unsent:
             loop = self.query.asker.loop
-            loop.unregister(self.sock.fileno())
-            loop.register(self.sock.fileno(), self.on_readable, poller.LEVEL)
+            loop.unregister(sock.fileno())
+            loop.register(sock.fileno(), self.on_readable, poller.LEVEL)
 
     def on_readable(self, mask: int) -> None:
         """Collect the response, up to the 64 KB that its length can say."""
-        if not self.query.asker.may_read():
+        if self.sock is None or not self.query.asker.may_read():
             return  # readiness is a level: we are told again
         try:
             data = self.sock.recv(65536)

@@ -12,7 +12,7 @@ import re
 import socket
 import stat
 from collections.abc import Collection, Iterable, MutableMapping
-from typing import Any, Final
+from typing import Final
 
 from ngxstream.core import inet, ip
 from ngxstream.core import log as logs
@@ -89,7 +89,7 @@ def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[List
     What is no listening socket of ours to have is said and left alone. shape: lent says that a
     service manager listens with them when we are gone
     """
-    found: dict[Any, Listening] = {}
+    found: dict[tuple[int, int, inet.SockAddr], Listening] = {}
     for fd in fds:
         try:
             os.set_inheritable(fd, False)

@@ -387,7 +387,7 @@ class Library:
         """Return the SSL_CTX* of a context; it lives as long as the context."""
         return ctypes.c_void_p.from_address(id(context) + CTX_OFFSET).value or 0
 
-    def connection_pointer(self, connection: Any) -> int:
+    def connection_pointer(self, connection: object) -> int:
         """Return the SSL* of what wrap() returned; it lives as long as that object."""
         return ctypes.c_void_p.from_address(id(connection) + SSL_OFFSET).value or 0
 
@@ -398,7 +398,7 @@ class WrappedSocket(socket.SocketType):
     __slots__ = ("__weakref__",)
 
     @classmethod
-    def take(cls, sock: Any) -> WrappedSocket:
+    def take(cls, sock: socket.SocketType) -> WrappedSocket:
         """Make one of a non-blocking socket, which loses its descriptor unless it is one."""
         if type(sock) is cls:
             return sock

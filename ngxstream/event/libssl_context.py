@@ -12,11 +12,13 @@ import hashlib
 import os
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ngxstream.core.log import encode
 from ngxstream.event import libssl, libssl_pem
 from ngxstream.event.tls_protocols import SSLV3, TLSV1, TLSV1_1, TLSV1_2, TLSV1_3
+
+T = TypeVar("T")
 
 _NO_PROTOCOL: Final = (
     (SSLV3, ssl.OP_NO_SSLv3),
@@ -144,7 +146,7 @@ class Context:
         self.sessions: dict[Any, Any] = {}
         self.owner: Any = None
         self.cache: Any = None
-        self._kept: list[Any] = []
+        self._kept: list[object] = []
         self._ca_names: list[bytes] = []
         options = int(_OPTIONS) | (NO_RENEGOTIATION if server_side else 0)
         for bit, refused in _NO_PROTOCOL:
@@ -264,7 +266,7 @@ class Context:
         finally:
             lib.SSL_CONF_CTX_free(conf)
 
-    def keep(self, thing: Any) -> Any:
+    def keep(self, thing: T) -> T:
         """Keep what the SSL_CTX points at alive as long as this context."""
         self._kept.append(thing)
         return thing

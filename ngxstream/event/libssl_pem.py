@@ -8,7 +8,8 @@ keeps what it got (stream/tls_certificates.py).
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from ngxstream.core.log import encode
 from ngxstream.event import libssl
@@ -21,7 +22,7 @@ class Stack:
 
     __slots__ = ("pointers", "_free")
 
-    def __init__(self, pointers: list[int], free: Any) -> None:
+    def __init__(self, pointers: list[int], free: Callable[[int], object]) -> None:
         self.pointers = pointers
         self._free = free
 
@@ -35,7 +36,7 @@ class Key:
 
     __slots__ = ("pointer", "_free")
 
-    def __init__(self, pointer: int, free: Any) -> None:
+    def __init__(self, pointer: int, free: Callable[[int], object]) -> None:
         self.pointer = pointer
         self._free = free
 
@@ -122,7 +123,7 @@ def name_der(lib: libssl.Library, name: int) -> bytes:
     return _der(lib.i2d_X509_NAME, name)
 
 
-def _der(i2d: Any, pointer: int) -> bytes:
+def _der(i2d: Callable[..., int], pointer: int) -> bytes:
     size = i2d(pointer, None)
     if size <= 0:
         return b""

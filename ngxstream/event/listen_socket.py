@@ -10,9 +10,9 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, inet
 from ngxstream.core import log as logs
 from ngxstream.event import bound, steering
 
@@ -76,7 +76,9 @@ def bind(
     try:
         _bind_to(sock, options, sockaddr)
     except InUseError:
-        if test or not exclusive or not options.is_group or not own.alone_block(sockaddr):
+        if test or not exclusive or not isinstance(sockaddr, tuple):
+            raise
+        if not own.alone_block(sockaddr):
             raise
         # nobody but ourselves is in the way: a wildcard and an address of one port
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
@@ -87,7 +89,7 @@ def bind(
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
 
 
-def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: Any) -> None:
+def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: inet.SockAddr) -> None:
     try:
         sock.bind(sockaddr)
     except OSError as error:
@@ -98,7 +100,7 @@ def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: Any) -> None
 
 def _open_path(options: ListenOptions, test: bool) -> None:
     """Let everybody connect to a Unix socket; a test leaves none behind."""
-    path = options.sockaddr
+    path = options.path
     if is_abstract(path):
         return
     try:

@@ -29,9 +29,9 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, inet
 from ngxstream.core import log as logs
 from ngxstream.event import bound, listen_socket, steering
 
@@ -56,7 +56,7 @@ class ListenOptions:
 
     family: int
     socktype: int
-    sockaddr: Any
+    sockaddr: inet.SockAddr
     text: str
     wildcard: bool = False
     set: bool = False
@@ -77,15 +77,20 @@ class ListenOptions:
     nodelay: bool = False  # accepted sockets have TCP_NODELAY from the listening one
 
     @property
-    def key(self) -> tuple[int, int, Any]:
+    def path(self) -> str | bytes:
+        """The address of a Unix socket."""
+        assert not isinstance(self.sockaddr, tuple)
+        return self.sockaddr
+
+    @property
+    def key(self) -> tuple[int, int, inet.SockAddr]:
         """What makes two addresses the same."""
         return self.socktype, self.family, self.sockaddr
 
     @property
     def port_key(self) -> tuple[int, int, int]:
         """What addresses have in common that one wildcard socket can serve."""
-        port = self.sockaddr[1] if self.family != socket.AF_UNIX else 0
-        return self.socktype, self.family, port
+        return self.socktype, self.family, inet.port_of(self.sockaddr)
 
     @property
     def is_udp(self) -> bool:
@@ -153,8 +158,7 @@ class Listening:
 
     def _first(self, workers: int) -> int:
         """Return the worker that reads the first socket of the group."""
-        port: int = self.options.sockaddr[1]
-        return port % workers if self.most else 0
+        return inet.port_of(self.options.sockaddr) % workers if self.most else 0
 
     def steer(self, workers: int, log: logs.Log) -> None:
         """Have the kernel hand every UDP client to its worker from now on."""
@@ -378,7 +382,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
             if id(sock) in kept or sock.fileno() < 0:
                 continue
             if listening.options.family == socket.AF_UNIX and not listening.is_lent:
-                paths.append(listening.options.sockaddr)
+                paths.append(listening.options.path)
             sock.close()
         if listening.is_lent and listening.socks and id(listening.socks[0]) not in kept:
             text = listening.options.text
@@ -400,10 +404,10 @@ def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -
         is_open = any(sock.fileno() >= 0 for sock in listening.socks)
         for sock in listening.socks:
             sock.close()
-        path = listening.options.sockaddr
         if listening.is_lent:
             continue
         if unlink and is_open and listening.options.family == socket.AF_UNIX:
+            path = listening.options.path
             error = None if listen_socket.is_abstract(path) else _unlink(path)
             if error is not None:
                 log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)

@@ -30,7 +30,7 @@ from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
-    from ngxstream.event.connection import Connection
+    from ngxstream.event.connection import Connection, Stream
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Loop:
         self.turns = 0  # those whose poll told of all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
-        self.doomed: list[Any] = []  # sockets to close at the end of the turn
+        self.doomed: list[Stream] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
         self.free_connections = connections  # slots left
         self.datagram: memoryview | None = None  # first one of the UDP session being begun
@@ -119,7 +119,7 @@ class Loop:
 
     # -- sockets -------------------------------------------------------------------------------
 
-    def close_later(self, sock: Any) -> None:
+    def close_later(self, sock: Stream) -> None:
         """Forget a socket's events now and close it at the end of the turn."""
         self.poller.forget(sock.fileno())
         self.doomed.append(sock)
@@ -201,7 +201,7 @@ class Loop:
         """Log an unexpected exception and end the owner of the method it came out of."""
         self.fault(timers.owner_of(handler))
 
-    def fault(self, owner: Any) -> None:
+    def fault(self, owner: object) -> None:
         """Log the exception being handled and end what it came from. It is our bug: [alert].
 
         Args:

@@ -24,11 +24,14 @@ dictionary look-up and one call:
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.event.poller import CLOSING, IN, OUT, READABLE
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
 
 FAIR_SHARE: Final = 16
@@ -91,9 +94,9 @@ class Half:
         self,
         owner: Owner,
         loop: Loop,
-        source: Any,
+        source: Stream,
         source_fd: int,
-        sink: Any,
+        sink: Stream,
         sink_fd: int,
     ) -> None:
         self.owner: Owner | None = owner
@@ -102,14 +105,14 @@ class Half:
         self.source_fd = source_fd
         self.sink_fd = sink_fd
         self.recv_into = source.recv_into
-        self.send = sink.send
+        self.send: Callable[..., int] = sink.send
         self.view = loop.view
         self.pending: memoryview | bytes | None = None
         self.eof = False
         self.more = False
         self.received = 0
         self.sent = 0
-        self.limiter: Any = None
+        self.limiter: RateLimiter | None = None
         self.closing = CLOSING
 
     def on_event(self, mask: int) -> None:
@@ -281,15 +284,16 @@ class Half:
         owner = self.owner
         if owner is None or not mask & READABLE:
             return
-        if self.pending is not None or self.eof or self.limiter.paused:
+        limiter = self.limiter
+        assert limiter is not None
+        if self.pending is not None or self.eof or limiter.paused:
             self.more = True
             self.loop.poller.hold_read(self.source_fd)
             return
-        limiter = self.limiter
         for _ in range(FAIR_SHARE):
             allowance = limiter.allowance(self.loop.now_ms, self.received)
             if allowance <= 0:
-                self._pause(limiter.wait_ms(allowance))
+                self._pause(limiter, limiter.wait_ms(allowance))
                 return
             view = self.view[: min(allowance, len(self.view))]
             try:
@@ -316,7 +320,7 @@ class Half:
                 self.block(view[sent:n])
             delay = limiter.delay_ms(n)
             if delay > 0:
-                self._pause(delay)
+                self._pause(limiter, delay)
                 return
             if sent != n:
                 break
@@ -324,18 +328,18 @@ class Half:
             self.loop.post(self.resume)
         owner.deadline = self.loop.now_ms + owner.timeout
 
-    def _pause(self, delay_ms: int) -> None:
+    def _pause(self, limiter: RateLimiter, delay_ms: int) -> None:
         # a direction at rest does not run into proxy_timeout
         owner = self.owner
         if owner is not None:
             owner.deadline = self.loop.now_ms + delay_ms + owner.timeout
-        self.limiter.paused = True
+        limiter.paused = True
         self.more = True
         self.loop.poller.hold_read(self.source_fd)
-        self.loop.call_later(delay_ms, self._unpause, cancelable=True)
+        self.loop.call_later(delay_ms, partial(self._unpause, limiter), cancelable=True)
 
-    def _unpause(self) -> None:
-        self.limiter.paused = False
+    def _unpause(self, limiter: RateLimiter) -> None:
+        limiter.paused = False
         if self.owner is not None and self.pending is None:
             self.more = False
             self.loop.poller.release_read(self.source_fd)

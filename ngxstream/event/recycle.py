@@ -29,7 +29,7 @@ import ctypes
 import functools
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -48,14 +48,14 @@ class SocketPool:
 
     def __init__(self, loop: Loop, limit: int = IDLE_LIMIT) -> None:
         self._loop = loop
-        self._idle: dict[int, deque[tuple[Any, int, int]]] = {  # socket, fd, Loop.turns
-            socket.AF_INET: deque(),
+        self._idle: dict[int, deque[tuple[socket.SocketType, int, int]]] = {
+            socket.AF_INET: deque(),  # socket, fd, Loop.turns
             socket.AF_INET6: deque(),
         }
         self._count = 0
         self.limit = limit
 
-    def take(self, family: int) -> Any:
+    def take(self, family: int) -> socket.SocketType | None:
         """Return an unconnected, empty socket that rested, or None.
 
         Its fd is watched still (level-triggered): registering it replaces the handler.
@@ -69,7 +69,7 @@ class SocketPool:
             self._drain(sock)
         return sock
 
-    def give(self, sock: Any, fd: int, family: int) -> bool:
+    def give(self, sock: socket.SocketType, fd: int, family: int) -> bool:
         """Take a session's socket for a rest. returns: False when it is to be closed instead"""
         if self._count >= self.limit or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0:
             return False
@@ -89,7 +89,7 @@ class SocketPool:
                 return True
         return False
 
-    def _drain(self, sock: Any, mask: int = 0) -> None:
+    def _drain(self, sock: socket.SocketType, mask: int = 0) -> None:
         """Throw away what a former session left in its socket."""
         receive, slot = sock.recv_into, self._loop.view
         while True:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.event import pump
 from ngxstream.event.poller import OUT, READABLE
@@ -222,4 +222,4 @@ class SpliceHalf(pump.Half):
         super().close()
 
 
-_IN_PIPE: Final[Any] = memoryview(b"in the pipe")
+_IN_PIPE: Final = memoryview(b"in the pipe")

@@ -4,7 +4,7 @@ nginx has no counterpart: without it the datagrams of one client reach any worke
 ngx_event_udp.c live in one process), and with `reuseport` a hash nobody else can compute.
 
 A classic BPF program on a SO_REUSEPORT group names the receiving socket of every datagram;
-owner_of() is the same function. The law of both:
+owner_of() is the same function. Both compute:
 
 1. word = the IPv4 source address, or the four words of the IPv6 source address XORed; a v4-mapped
    address counts as the IPv4 address it maps.
@@ -20,7 +20,11 @@ from __future__ import annotations
 import array
 import socket
 import struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.inet import InetAddr
+
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51  # asm-generic/socket.h; the socket module has no name for it
 
@@ -50,13 +54,12 @@ _RETURN_A: Final = 0x16
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
-def owner_of(family: int, sockaddr: tuple[Any, ...], workers: int) -> int:
+def owner_of(family: int, sockaddr: InetAddr, workers: int) -> int:
     """Tell which of `workers` workers the client at a socket address belongs to.
 
     shape: family is AF_INET or AF_INET6, sockaddr begins with (host, port), host numeric
     """
-    host: str = sockaddr[0]
-    port: int = sockaddr[1]
+    host, port = sockaddr[:2]
     if family == socket.AF_INET:
         word = int.from_bytes(socket.inet_aton(host), "big")
     else:

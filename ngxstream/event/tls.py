@@ -20,7 +20,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,7 @@ from ngxstream.core.codes import AGAIN, ERROR, OK
 from ngxstream.event import libssl, pump
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.libssl_context import Context
     from ngxstream.event.loop import Loop
 
@@ -73,7 +74,7 @@ class Transport:
         "tick",
     )
 
-    def __init__(self, loop: Loop, context: Context, sock: Any) -> None:
+    def __init__(self, loop: Loop, context: Context, sock: Stream) -> None:
         """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
 
         raises: SslError. source: ngx_ssl_create_connection
@@ -81,13 +82,14 @@ class Transport:
         lib = self.lib = context.lib
         self.loop = loop
         self.context = context
+        assert not isinstance(sock, Transport)
         self.sock = libssl.WrappedSocket.take(sock)
         self.fd = self.sock.fileno()
         self.wants_write = False
         self.is_done = False
         self.waits = context.server_side
         self.quiet = False
-        self.session_key: Any = None
+        self.session_key: Hashable = None
         self.asked_name: bytes | None = None
         self.failure: tuple[str, int | None] = ("", None)
         self.complain: Callable[[str], None] | None = None
@@ -104,7 +106,7 @@ class Transport:
             lib.SSL_set_session_id_context(
                 self.pointer, context.id_context, len(context.id_context)
             )
-        self.read: Callable[[Any], int] = partial(connection.read, 0)
+        self.read: Callable[[memoryview | bytearray], int] = partial(connection.read, 0)
 
     # -- the handshake -------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class Transport:
 
     # -- in the place of a socket --------------------------------------------------------------
 
-    def recv_into(self, buffer: Any) -> int:
+    def recv_into(self, buffer: memoryview | bytearray) -> int:
         """Read into a buffer; 0 at the end. raises: BlockingIOError, Failure"""
         try:
             return self.read(buffer)
@@ -158,7 +160,7 @@ class Transport:
         buffer = bytearray(size)
         return bytes(buffer[: self.recv_into(buffer)])
 
-    def send(self, data: Any) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Write all of it. raises: BlockingIOError (none of it counts as sent), Failure"""
         try:
             sent: int = self.connection.write(data)
@@ -196,13 +198,13 @@ class Transport:
         """Return the peer's address."""
         return self.sock.getpeername()
 
-    def setsockopt(self, *args: Any) -> None:
+    def setsockopt(self, level: int, option: int, value: int) -> None:
         """Set an option of the socket."""
-        self.sock.setsockopt(*args)
+        self.sock.setsockopt(level, option, value)
 
-    def getsockopt(self, *args: Any) -> Any:
+    def getsockopt(self, level: int, option: int) -> int:
         """Return an option of the socket."""
-        return self.sock.getsockopt(*args)
+        return self.sock.getsockopt(level, option)
 
     def shutdown(self, how: int) -> None:
         """Shut the socket down below TLS, as nginx's half close does."""
@@ -300,7 +302,7 @@ class Transport:
         self.read = _released
 
 
-def _released(_: Any) -> int:
+def _released(_: object) -> int:
     raise BlockingIOError
 
 
@@ -319,7 +321,7 @@ class TlsHalf(pump.Half):
         loop: Loop,
         source: Transport,
         source_fd: int,
-        sink: Any,
+        sink: Stream,
         sink_fd: int,
     ) -> None:
         super().__init__(owner, loop, source, source_fd, sink, sink_fd)
@@ -391,11 +393,13 @@ class TlsHalf(pump.Half):
 
 
 def half(
-    owner: pump.Owner, loop: Loop, source: Any, source_fd: int, sink: Any, sink_fd: int
+    owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream, sink_fd: int
 ) -> pump.Half:
     """Make the half of a direction that a Transport is at one end of."""
-    kind = TlsHalf if type(source) is Transport else pump.Half
-    made = kind(owner, loop, source, source_fd, sink, sink_fd)
+    if type(source) is Transport:
+        made: pump.Half = TlsHalf(owner, loop, source, source_fd, sink, sink_fd)
+    else:
+        made = pump.Half(owner, loop, source, source_fd, sink, sink_fd)
     if type(sink) is Transport:
         made.closing = 0
     return made

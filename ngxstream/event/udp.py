@@ -42,6 +42,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import inet
 from ngxstream.event import datagram, eviction, poller, recycle, turn_budget, udp_clients, udp_new
 from ngxstream.event.connection import Connection
 
@@ -558,7 +559,7 @@ class UdpGate:
             self.sock, self.fd, self.family, peer, loop.next_number(), self.listening, self, key
         )
         if local is not None:
-            port = self.listening.options.sockaddr[1]
+            port = inet.port_of(self.listening.options.sockaddr)
             host = socket.inet_ntop(
                 socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
             )

@@ -79,7 +79,7 @@ def needs(stream: StreamConf | None) -> Needs:
             unknown.append(place)
         for draft in server.listens:
             options = draft.options
-            if options.family == inet.AF_UNIX:
+            if not isinstance(options.sockaddr, tuple):
                 continue
             sources = _sources(proxy.bind, options)
             protocol = "udp" if options.is_udp else "tcp"

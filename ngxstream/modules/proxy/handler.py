@@ -163,8 +163,16 @@ class Proxy:
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Open a socket towards a peer. See connect.connect_peer"""
+        drawn = self.loop.get(connect.ephemeral_ports)
         return connect.connect_peer(
-            peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
+            peer.family,
+            self.kind,
+            peer.sockaddr,
+            peer.name,
+            self.conf.options,
+            local,
+            transparent,
+            drawn,
         )
 
     def _await_descriptor(self) -> bool:
