@@ -237,7 +237,7 @@ class TcpListener:
             return
         loop, relay = self._loop, self._relay
         if relay is not None:
-            self._is_last = relay.is_unheard()
+            self._is_last = relay.is_unread()
             if not (self._is_last or self._is_starved or loop.free_connections >= self._slots):
                 self._timer = loop.call_later(self._pause_ms, self._resume, cancelable=True)
                 relay.pass_on()  # for who has come since

@@ -23,7 +23,7 @@ _ANY: Final = b"\0" * 16
 
 
 class Neighbours:
-    """The UDP sockets that are no strangers, and all that the kernel knows of.
+    """The UDP sockets of ours, and all that the kernel knows of.
 
     The kernel's table is read once, at the first question: with thousands of addresses in the way
     of each other it is long. Sockets of ours that were bound since are known all the same.
@@ -38,7 +38,7 @@ class Neighbours:
         self._table: dict[tuple[int, int], list[tuple[bytes, int]]] | None = None
 
     def add(self, socks: Iterable[socket.socket]) -> None:
-        """Take sockets for ours. shape: they are bound; others than for UDP do no harm"""
+        """Take bound sockets for ours; others than for UDP do no harm."""
         self._own += socks
 
     def alone_block(self, sockaddr: InetAddr) -> bool:

@@ -57,7 +57,7 @@ class ClientSockets:
     ) -> socket.SocketType:
         """Return the socket that sends from a client's address, made if there is none.
 
-        raises: BindError, InternalError
+        Raises: BindError, InternalError
         """
         kept = self._kept
         key = sockaddr if options.plain else (sockaddr, options)

@@ -47,7 +47,7 @@ _PEER_ERRNOS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """What a configuration asks of the sockets towards its peers. shape: sizes in bytes"""
+    """What a configuration asks of the sockets towards its peers; sizes in bytes."""
 
     rcvbuf: int = 0
     sndbuf: int = 0
@@ -159,7 +159,7 @@ def open_bound(
 ) -> socket.SocketType:
     """Return a bare non-blocking socket with its options, bound if there is an address to bind to.
 
-    raises: BindError, InternalError
+    Raises: BindError, InternalError
     """
     try:
         sock = raw_socket(family, kind | NONBLOCK)

@@ -60,7 +60,7 @@ class Connection:
         table: Table | None = None,
         key: Any = None,
     ) -> None:
-        """shape: table and key for a UDP client, behind the listening socket `sock`"""
+        """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
         self.is_udp = table is not None
@@ -78,7 +78,7 @@ class Connection:
         self.reserved = 0
 
     def local_sockaddr(self) -> SockAddr:
-        """Return the address the client connected to. source: ngx_connection_local_sockaddr"""
+        """Return the address the client connected to. Source: ngx_connection_local_sockaddr"""
         local = self.local
         if local is None:
             options = self.listening.options
@@ -95,7 +95,7 @@ class Connection:
     def send(self, data: bytes | memoryview) -> int:
         """Send to the client without waiting, for writers off the hot path.
 
-        returns: bytes sent, codes.AGAIN when there is no room. raises: OSError
+        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
         """
         try:
             if self.table is not None:

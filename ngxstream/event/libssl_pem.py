@@ -45,9 +45,9 @@ class Key:
 
 
 def read_certificates(lib: libssl.Library, name: str) -> Stack:
-    """Read a certificate and its chain. shape: name is a full path or `data:PEM`
+    """Read a certificate and its chain. Args: name: A full path or `data:PEM`
 
-    raises: SslError `cannot load certificate "…": …`. source: ngx_ssl_cache_cert_create
+    Raises: SslError `cannot load certificate "…": …`. Source: ngx_ssl_cache_cert_create
     """
     bio, _raw = _open(lib, name, "certificate")
     free = lib.X509_free
@@ -67,9 +67,9 @@ def read_certificates(lib: libssl.Library, name: str) -> Stack:
 
 
 def read_crls(lib: libssl.Library, name: str) -> Stack:
-    """Read a file of revocation lists. raises: SslError `cannot load CRL "…": …`
+    """Read a file of revocation lists. Raises: SslError `cannot load CRL "…": …`
 
-    source: ngx_ssl_cache_crl_create
+    Source: ngx_ssl_cache_crl_create
     """
     bio, _raw = _open(lib, name, "CRL")
     stack = Stack([], lib.X509_CRL_free)
@@ -86,9 +86,9 @@ def read_crls(lib: libssl.Library, name: str) -> Stack:
 def read_key(lib: libssl.Library, name: str, passwords: tuple[bytes, ...] | None) -> Key:
     """Read a private key, trying each password.
 
-    shape: name is a full path or `data:PEM`; passwords None lets the library ask at the terminal,
-    an empty tuple does not. raises: SslError `cannot load certificate key "…": …`
-    source: ngx_ssl_cache_pkey_create
+    Args: name: A full path or `data:PEM`; passwords: None lets the library ask at the terminal,
+    an empty tuple does not. Raises: SslError `cannot load certificate key "…": …`
+    Source: ngx_ssl_cache_pkey_create
     """
     for scheme in ("engine:", "store:"):
         if name.startswith(scheme):
@@ -134,9 +134,9 @@ def _der(i2d: Callable[..., int], pointer: int) -> bytes:
 
 
 def _open(lib: libssl.Library, name: str, what: str) -> tuple[int, bytes]:
-    """Open what a name stands for. source: ngx_ssl_cache_create_bio
+    """Open what a name stands for. Source: ngx_ssl_cache_create_bio
 
-    returns: the BIO and the bytes it reads from, which must outlive it
+    Returns: the BIO and the bytes it reads from, which must outlive it
     """
     lib.ERR_clear_error()
     if name.startswith("data:") and what != "CRL":

@@ -34,7 +34,7 @@ def _failed(what: str, options: ListenOptions, error: OSError) -> errors.ListenE
 
 
 def make(options: ListenOptions) -> socket.socket:
-    """Make an unbound socket. raises: ListenError"""
+    """Make an unbound socket. Raises: ListenError"""
     protocol = IPPROTO_MPTCP if options.multipath else 0
     try:
         sock = socket.socket(options.family, options.socktype | socket.SOCK_NONBLOCK, protocol)
@@ -54,9 +54,9 @@ def bind(
 ) -> None:
     """Bind by the rules of the address's kind.
 
-    shape: first is the socket of the group that is joined, None where there is none; own knows
-    the sockets that are no strangers; replaces tells that a socket of another protocol is at the
-    address still. raises: InUseError, ListenError
+    Args: first: The socket of the group that is joined, None where there is none; own knows
+    the sockets that are ours; replaces tells that a socket of another protocol is at the
+    address still. Raises: InUseError, ListenError
     """
     sockaddr = options.sockaddr if first is None else first.getsockname()
     exclusive = options.is_udp and first is None
@@ -120,7 +120,7 @@ def is_abstract(path: str | bytes) -> bool:
 
 
 def listen(sock: socket.socket, options: ListenOptions) -> None:
-    """Begin to queue connections. raises: ListenError"""
+    """Begin to queue connections. Raises: ListenError"""
     try:
         sock.listen(options.backlog)
     except OSError as error:
@@ -170,8 +170,8 @@ def tune(
 ) -> None:
     """Set the options of an open socket; what fails is an [alert] and is lived with.
 
-    shape: before is what an adopted socket was opened with, None for a new one
-    source: ngx_configure_listening_sockets, whose order this is
+    Args: before: What an adopted socket was opened with, None for a new one
+    Source: ngx_configure_listening_sockets, whose order this is
     """
 
     def attempt(level: int, name: int, value: int, what: str) -> None:

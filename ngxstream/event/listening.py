@@ -47,11 +47,11 @@ JOINING: Final = 4  # one of so many descriptors may be for a further socket of 
 class ListenOptions:
     """What a `listen` directive says of one address.
 
-    shape: sockaddr as the socket module takes it for the family (a path for AF_UNIX); text as
+    Attributes: sockaddr as the socket module takes it for the family (a path for AF_UNIX); text as
     nginx prints it; sizes in bytes, None for what is left to the system; keepalive is "on", "off"
     or (idle s, interval s, count) with 0 for the system's; `set` tells that an option was given
     that one address may have once, `bind` that the address has a socket of its own.
-    source: ngx_stream_listen_t
+    Source: ngx_stream_listen_t
     """
 
     family: int
@@ -106,7 +106,7 @@ class ListenOptions:
 class Listening:
     """An open listening address of one cycle. The sockets are shared with cycles before and after.
 
-    source: ngx_listening_t
+    Source: ngx_listening_t
     """
 
     __slots__ = (
@@ -132,7 +132,7 @@ class Listening:
     def for_worker(self, worker: int, workers: int) -> list[socket.socket]:
         """Return the sockets that one of the workers reads, its own first.
 
-        shape: worker is 0 <= worker < workers
+        Args: worker: 0 <= worker < workers
         """
         options = self.options
         if options.is_group:
@@ -153,7 +153,7 @@ class Listening:
         return min(workers, len(self.socks)) if self.is_fixed or self.most else workers
 
     def reader_of(self, number: int, workers: int) -> int:
-        """Return the worker that reads one of the sockets of a group. shape: 0 <= number"""
+        """Return the worker that reads one of the sockets of a group. Args: number: 0 or more"""
         return (number + self._first(workers)) % workers
 
     def _first(self, workers: int) -> int:
@@ -190,10 +190,10 @@ def open_all(
 ) -> list[Listening]:
     """Open what is wanted, adopting what an old set (or an inherited one) has already.
 
-    shape: workers counts the processes that will serve (1 without a master); with test (-t) an
+    Args: workers: Counts the processes that will serve (1 without a master); with test (-t) an
     address in use is passed over, and nothing listens when this returns but Unix sockets are gone
-    raises: ListenError; everything opened so far is closed again
-    source: ngx_open_listening_sockets
+    Raises: ListenError; everything opened so far is closed again
+    Source: ngx_open_listening_sockets
     """
     adoptable = {listening.options.key: listening for listening in old}
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
@@ -246,7 +246,7 @@ def _open(
     log: logs.Log,
     test: bool,
 ) -> bool:
-    """Open the sockets one address still lacks. returns: False when it is in use, to be retried"""
+    """Open the sockets one address still lacks. Returns: False when it is in use, to be retried"""
     options = listening.options
     replaced = _protocol_change(listening)
     wanted = min(workers, listening.most or workers) if options.is_group and not test else 1
@@ -307,7 +307,7 @@ def configure(
     What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
     another number of workers stays so until they have handed their clients over. Until settle()
     it can be undone: restore() and abandon() do it.
-    source: ngx_configure_listening_sockets
+    Source: ngx_configure_listening_sockets
     """
     for listening in listenings:
         before = None if listening.previous is None else listening.previous.options
@@ -337,7 +337,7 @@ def restore(listenings: Iterable[Listening], *, log: logs.Log) -> None:
 
 
 def widen(listenings: Iterable[Listening]) -> None:
-    """Make room in UDP sockets that are about to be unread for some milliseconds.
+    """Enlarge the buffers of UDP sockets that are about to be unread for some milliseconds.
 
     The kernel's default holds 256 small datagrams: 43 ms at 6000 a second. A size that was
     configured stays.
@@ -354,7 +354,7 @@ def widen(listenings: Iterable[Listening]) -> None:
                 except PermissionError:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)  # to rmem_max
             except OSError:
-                continue  # room or not: nothing depends on it
+                continue  # larger or not: nothing depends on it
 
 
 def abandon(listenings: Iterable[Listening]) -> None:
@@ -374,7 +374,7 @@ def abandon(listenings: Iterable[Listening]) -> None:
 
 
 def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log) -> None:
-    """Close what only the old set has, Unix sockets with their paths. source: ngx_init_cycle"""
+    """Close what only the old set has, Unix sockets with their paths. Source: ngx_init_cycle"""
     kept = {id(sock) for listening in new for sock in listening.socks}
     for listening in old:
         paths = []
@@ -396,9 +396,9 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
 
 
 def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -> None:
-    """Close all sockets of this process. shape: unlink says whether Unix paths go as well
+    """Close all sockets of this process. Args: unlink: Unix paths go as well
 
-    source: ngx_close_listening_sockets
+    Source: ngx_close_listening_sockets
     """
     for listening in listenings:
         is_open = any(sock.fileno() >= 0 for sock in listening.socks)

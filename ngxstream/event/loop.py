@@ -2,7 +2,7 @@
 
 Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
 
-1. `now_ms` is read once per turn and is the only clock on the road.
+1. `now_ms` is read once per turn and is the only clock of the data path.
 2. Sockets are closed at the end of a turn, so an fd number means one thing within it.
 3. An unexpected exception is an [alert] and ends what it came from: one session, one handler,
    never the loop nor what else happens in the turn. Whoever goes through objects of several
@@ -127,7 +127,7 @@ class Loop:
     def close_connection(self, c: Connection) -> None:
         """Close a client's connection: its slot is free, its fd goes at the end of the turn.
 
-        source: ngx_close_connection
+        Source: ngx_close_connection
         """
         if c.closed:
             return
@@ -159,7 +159,7 @@ class Loop:
         self.stopped = True
 
     def turn(self, wait_ms: int | None = None) -> None:
-        """Run one turn. shape: wait_ms overrides how long the poll may wait (tests)"""
+        """Run one turn. Args: wait_ms: Overrides how long the poll may wait (tests)"""
         wheel = self.timers
         if wait_ms is None:
             wait_ms = wheel.next_ms - self.now_ms

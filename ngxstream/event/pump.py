@@ -17,7 +17,7 @@ dictionary look-up and one call:
    (ngx_stream_proxy_process_connection); the owner is told and decides.
 4. A source that has ended is read to its end with MSG_MORE, so that the sink's peer gets the last
    bytes and the FIN in one segment: a packet, its ACK and a wake-up less for every connection.
-5. Which road a direction takes is which bound method stands in the table: copy, rated copy,
+5. How a direction is moved is which bound method stands in the table: copy, rated copy,
    splice (event/splice.py). None of them asks what the others would have done.
 """
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.event.poller import CLOSING, IN, OUT, READABLE
@@ -63,7 +62,7 @@ class Owner(Protocol):
         """Writing failed; the half is not used again."""
 
     def on_bulky(self, half: Half) -> bool:
-        """A flow proved bulky: returns True when it took the half to another road."""
+        """A flow proved bulky: returns True when another kind of half goes on."""
 
     def on_fault(self) -> None:
         """An unexpected exception came out of a half."""
@@ -116,7 +115,7 @@ class Half:
         self.closing = CLOSING
 
     def on_event(self, mask: int) -> None:
-        """Handle an event of the source's fd: room for the twin's bytes, bytes for ours.
+        """Handle an event of the source's fd: space for the twin's bytes, bytes for ours.
 
         # hot: one turn of a request or an answer is this function, once
         """
@@ -277,7 +276,7 @@ class Half:
     def on_event_rated(self, mask: int) -> None:
         """Handle an event of a source that may give only so many bytes a second.
 
-        source: ngx_stream_proxy_process (the limit_rate branch)
+        Source: ngx_stream_proxy_process (the limit_rate branch)
         """
         if mask & OUT and self.twin.pending is not None:
             self.twin.flush()
@@ -293,7 +292,7 @@ class Half:
         for _ in range(FAIR_SHARE):
             allowance = limiter.allowance(self.loop.now_ms, self.received)
             if allowance <= 0:
-                self._pause(limiter, limiter.wait_ms(allowance))
+                self._pause(limiter.wait_ms(allowance))
                 return
             view = self.view[: min(allowance, len(self.view))]
             try:
@@ -320,7 +319,7 @@ class Half:
                 self.block(view[sent:n])
             delay = limiter.delay_ms(n)
             if delay > 0:
-                self._pause(limiter, delay)
+                self._pause(delay)
                 return
             if sent != n:
                 break
@@ -328,18 +327,20 @@ class Half:
             self.loop.post(self.resume)
         owner.deadline = self.loop.now_ms + owner.timeout
 
-    def _pause(self, limiter: RateLimiter, delay_ms: int) -> None:
+    def _pause(self, delay_ms: int) -> None:
         # a direction at rest does not run into proxy_timeout
         owner = self.owner
         if owner is not None:
             owner.deadline = self.loop.now_ms + delay_ms + owner.timeout
-        limiter.paused = True
+        assert self.limiter is not None
+        self.limiter.paused = True
         self.more = True
         self.loop.poller.hold_read(self.source_fd)
-        self.loop.call_later(delay_ms, partial(self._unpause, limiter), cancelable=True)
+        self.loop.call_later(delay_ms, self._unpause, cancelable=True)
 
-    def _unpause(self, limiter: RateLimiter) -> None:
-        limiter.paused = False
+    def _unpause(self) -> None:
+        assert self.limiter is not None
+        self.limiter.paused = False
         if self.owner is not None and self.pending is None:
             self.more = False
             self.loop.poller.release_read(self.source_fd)
@@ -358,7 +359,7 @@ class Half:
 class RateLimiter:
     """Bytes a second, nginx's arithmetic: whole seconds since the start of proxying.
 
-    source: ngx_stream_proxy_process
+    Source: ngx_stream_proxy_process
     """
 
     __slots__ = ("rate", "start_s", "paused")

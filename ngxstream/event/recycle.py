@@ -70,7 +70,7 @@ class SocketPool:
         return sock
 
     def give(self, sock: socket.SocketType, fd: int, family: int) -> bool:
-        """Take a session's socket for a rest. returns: False when it is to be closed instead"""
+        """Take a session's socket for a rest. Returns: False when it is to be closed instead"""
         if self._count >= self.limit or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0:
             return False
         loop = self._loop
@@ -80,7 +80,7 @@ class SocketPool:
         return True
 
     def drop(self) -> bool:
-        """Close a resting socket at the end of the turn. returns: whether there was one"""
+        """Close a resting socket at the end of the turn. Returns: whether there was one"""
         for idle in self._idle.values():
             if idle:
                 sock, _, _ = idle.popleft()

@@ -57,7 +57,7 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 def owner_of(family: int, sockaddr: InetAddr, workers: int) -> int:
     """Tell which of `workers` workers the client at a socket address belongs to.
 
-    shape: family is AF_INET or AF_INET6, sockaddr begins with (host, port), host numeric
+    Args: family: AF_INET or AF_INET6; sockaddr: With a numeric host
     """
     host, port = sockaddr[:2]
     if family == socket.AF_INET:
@@ -107,7 +107,7 @@ def attach(sock: socket.socket, workers: int) -> None:
     """Steer the whole group of a socket to its first `workers` sockets, from now on.
 
     A program that was attached before is replaced at once for all; what is queued stays where it
-    is. raises: OSError, EINVAL for a socket that never had a group
+    is. Raises: OSError, EINVAL for a socket that never had a group
     """
     code = array.array("B", b"".join(struct.pack("HBBI", *step) for step in program(workers)))
     fprog = struct.pack("HP", len(code) // 8, code.buffer_info()[0])

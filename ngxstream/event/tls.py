@@ -5,11 +5,11 @@ src/event/ngx_event_openssl.c. It knows no directive: contexts come ready made
 (event/libssl_context.py).
 
 1. A Transport stands where the socket stood (`c.sock`, `proxy.pc`) and speaks its language:
-   recv_into and send raise BlockingIOError when the kernel has nothing or no room, whichever way
-   the library wanted to go.
+   recv_into and send raise BlockingIOError when the kernel has no bytes or no
+   buffer space, whichever way the library wanted to go.
 2. Readiness: an edge tells of bytes in the kernel, never of those the library holds. Who reads a
    Transport reads until BlockingIOError, and looks again after every event of its descriptor: a
-   write may have waited for a read and a read for room.
+   write may have waited for a read and a read for space.
 3. What was given to send() and not taken is given again, the same bytes first.
 4. A peer's end of stream ends ours, said or not (close_notify): truncation is an end, as in nginx.
 5. Who closes first says so. A client is then given LINGER_MS to say the same; an upstream is not.
@@ -41,7 +41,7 @@ MAX_SESSIONS: Final = 1024  # of peers a client side remembers
 class Failure(OSError):
     """A read or write that TLS or the kernel failed.
 
-    shape: `message` is nginx's text; `code` is the errno that follows it, None for TLS's own fault
+    Attributes: message: nginx's text; code: the errno behind it, None for TLS's own fault
     """
 
     def __init__(self, message: str, code: int | None) -> None:
@@ -62,14 +62,14 @@ class Transport:
         "pointer",  # int: SSL*
         "fd",
         "read",  # (buffer) -> bytes read; raises what the ssl module raises
-        "wants_write",  # bool: the handshake waits for room, not for bytes
+        "wants_write",  # bool: the handshake waits to write, not to read
         "is_done",  # bool: the handshake is over, and well
         "waits",  # bool: the peer is given time to end too
         "quiet",  # bool: nothing is said at the end
         "session_key",  # what a client side remembers the session by, None for not at all
         "asked_name",  # bytes | None: name in the ClientHello, where somebody looked
         "failure",  # (message, errno | None) of a handshake that failed
-        "complain",  # (message): hears what is wrong with the end, None where nobody does
+        "complain",  # (message): called with what is wrong with the end, None where nobody does
         "deadline",  # ms, of the lingering
         "tick",
     )
@@ -77,7 +77,7 @@ class Transport:
     def __init__(self, loop: Loop, context: Context, sock: Stream) -> None:
         """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
 
-        raises: SslError. source: ngx_ssl_create_connection
+        Raises: SslError. Source: ngx_ssl_create_connection
         """
         lib = self.lib = context.lib
         self.loop = loop
@@ -111,15 +111,15 @@ class Transport:
     # -- the handshake -------------------------------------------------------------------------
 
     def handshake(self) -> int:
-        """Go on with the handshake. returns: OK, AGAIN (after the next event), ERROR
+        """Go on with the handshake. Returns: OK, AGAIN (after the next event), ERROR
 
-        After ERROR `failure` says why. source: ngx_ssl_handshake
+        After ERROR `failure` says why. Source: ngx_ssl_handshake
         """
         lib, pointer = self.lib, self.pointer
         code = lib.SSL_do_handshake(pointer)
         if code == 1:
             self.is_done = True
-            lib.hear_failures(pointer)
+            lib.record_failures(pointer)
             return OK
         error = lib.SSL_get_error(pointer, code)
         if error == libssl.ERROR_WANT_READ:
@@ -140,7 +140,7 @@ class Transport:
     # -- in the place of a socket --------------------------------------------------------------
 
     def recv_into(self, buffer: memoryview | bytearray) -> int:
-        """Read into a buffer; 0 at the end. raises: BlockingIOError, Failure"""
+        """Read into a buffer; 0 at the end. Raises: BlockingIOError, Failure"""
         try:
             return self.read(buffer)
         except _WANTS:
@@ -151,9 +151,9 @@ class Transport:
             raise self.failed("SSL_read() failed", error) from None
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Read at most so many bytes; none at the end. raises: BlockingIOError, Failure
+        """Read at most so many bytes; none at the end. Raises: BlockingIOError, Failure
 
-        shape: with flags (MSG_PEEK) they are the bytes of the records, as nginx looks at them
+        Args: flags: With MSG_PEEK they are the bytes of the records, as nginx looks at them
         """
         if flags:
             return self.sock.recv(size, flags)
@@ -161,7 +161,7 @@ class Transport:
         return bytes(buffer[: self.recv_into(buffer)])
 
     def send(self, data: bytes | memoryview) -> int:
-        """Write all of it. raises: BlockingIOError (none of it counts as sent), Failure"""
+        """Write all of it. Raises: BlockingIOError (none of it counts as sent), Failure"""
         try:
             sent: int = self.connection.write(data)
         except _WANTS:
@@ -174,7 +174,7 @@ class Transport:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
         lib = self.lib
-        if told := lib.take_told(self.pointer):
+        if told := lib.take_recorded(self.pointer):
             return Failure(message + told, None)
         if not isinstance(error, ssl.SSLError):
             return Failure(message, error.errno)
@@ -215,7 +215,7 @@ class Transport:
     def close(self) -> None:
         """Say the end and close; the peer may be given time to say the same. Idempotent.
 
-        source: ngx_ssl_shutdown
+        Source: ngx_ssl_shutdown
         """
         if self.connection is None or self.deadline:
             return
@@ -228,7 +228,7 @@ class Transport:
         self.sock.close()
 
     def _say_end(self) -> int:
-        """Send close_notify; look for the peer's if it is waited for. returns: OK or AGAIN"""
+        """Send close_notify; look for the peer's if it is waited for. Returns: OK or AGAIN"""
         lib, pointer = self.lib, self.pointer
         if lib.SSL_get_shutdown(pointer) & _RECEIVED_SHUTDOWN:
             return OK  # who ended first does not wait for an answer
@@ -245,7 +245,7 @@ class Transport:
             if self.complain is not None and lib.ERR_peek_error():
                 self.complain(f"SSL_shutdown() failed{lib.reasons()}")
             lib.ERR_clear_error()
-            lib.take_told(pointer)
+            lib.take_recorded(pointer)
         return OK
 
     def _linger(self) -> None:

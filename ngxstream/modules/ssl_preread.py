@@ -53,7 +53,7 @@ class Look:
 
 
 def handle(s: Session) -> int:
-    """Parse what has come. source: ngx_stream_ssl_preread_handler"""
+    """Parse what has come. Source: ngx_stream_ssl_preread_handler"""
     if not s.server.ssl_preread.ssl_preread or s.c.is_udp:
         return DECLINED
     if not s.preread:
@@ -83,7 +83,7 @@ def handle(s: Session) -> int:
 def _measured(
     s: Session, parser: client_hello.Parser
 ) -> client_hello.ClientHello | reader.NeedMore:
-    """Parse, and charge the time it takes. raises: NotClientHello"""
+    """Parse, and charge the time it takes. Raises: NotClientHello"""
     budget = s.loop.get(turn_budget.TurnBudget)
     budget.has_share(s)
     begun = thread_time_ns()

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """One regular expression. shape: `groups` counts its captures, named ones included"""
+    """One regular expression. Attributes: groups: counts its captures, named ones included"""
 
     __slots__ = ("text", "groups", "_search", "_quick", "_named")
 
     def __init__(self, text: str, caseless: bool, table: VariableTable) -> None:
-        """Compile, and define a variable for each named capture. raises: ConfError"""
+        """Compile, and define a variable for each named capture. Raises: ConfError"""
         try:
             compiled = regex.compile(text, caseless=caseless)
         except regex.RegexError as error:
@@ -64,7 +64,7 @@ class Pattern:
         return True
 
     def _measured(self, s: Session, subject: bytes) -> regex.Captures | None:
-        """Search, and charge the time it takes. raises: MatchLimitError"""
+        """Search, and charge the time it takes. Raises: MatchLimitError"""
         budget = s.loop.get(TurnBudget)
         if not budget.has_share(s):
             raise regex.MatchLimitError("pcre2_match() failed: -47")

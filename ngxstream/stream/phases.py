@@ -56,7 +56,7 @@ def compile_engine(
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    shape: entries (checker, handler, next) where `next` is the index of the following phase; the
+    Returns: entries (checker, handler, next) where `next` is the index of the following phase; the
     last entry is always the content phase. `preread` is the checker of the preread phase.
     """
     servers = tuple(servers)
@@ -125,7 +125,7 @@ def _run(s: Session) -> None:
 
 
 def check_generic(s: Session, handler: Handler) -> int:
-    """Advance by what a handler said. source: ngx_stream_core_generic_phase"""
+    """Advance by what a handler said. Source: ngx_stream_core_generic_phase"""
     code = handler(s)
     if code == DECLINED:
         s.phase += 1
@@ -140,7 +140,7 @@ def check_generic(s: Session, handler: Handler) -> int:
 
 
 def check_content(s: Session, handler: Handler) -> int:
-    """Hand the session to its content handler. source: ngx_stream_core_content_phase"""
+    """Hand the session to its content handler. Source: ngx_stream_core_content_phase"""
     handler(s)
     return DONE
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ResolverConf:
     """DNS servers and how to ask them.
 
-    shape: `valid_s` replaces the TTLs of answers
+    Attributes: valid_s: replaces the TTLs of answers
     where it is not None; `ipv4` and `ipv6` say which addresses are looked for; `hold_nx_ms` is for
     how long an upstream keeps the addresses of a name that does not exist any more.
     """
@@ -45,9 +45,9 @@ def _resolvers(_: Loop) -> dict[ResolverConf, resolver.Resolver]:
 
 
 def parse(scope: Scope, st: Statement) -> ResolverConf:
-    """Read the arguments of a resolver directive. raises: ConfError
+    """Read the arguments of a resolver directive. Raises: ConfError
 
-    source: ngx_resolver_create
+    Source: ngx_resolver_create
     """
     servers: list[inet.Addr] = []
     valid_s = None

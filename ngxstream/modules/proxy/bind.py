@@ -38,7 +38,7 @@ NET_BIND_SERVICE: Final = "CAP_NET_BIND_SERVICE"
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """What proxy_bind says. shape: `value` gives address[:port] as text; None is `off`"""
+    """What proxy_bind says. Attributes: value: gives address[:port] as text; None is `off`"""
 
     value: ComplexValue | None = None
     sockaddr: SockAddr | None = None  # the address itself when no variable is in it
@@ -56,8 +56,8 @@ class Bind:
     def local(self, s: Session, peer: Peer) -> SockAddr | None:
         """Return the address to bind a session's connection to a peer to; None for any.
 
-        raises: BindError for one that cannot be the source of this connection
-        source: ngx_stream_proxy_set_local
+        Raises: BindError for one that cannot be the source of this connection
+        Source: ngx_stream_proxy_set_local
         """
         found = self.sockaddr
         if self.whole and isinstance(s.c.sockaddr, tuple):
@@ -116,7 +116,7 @@ _ADDRESSES: Final = ("remote_addr", "realip_remote_addr", "proxy_protocol_addr",
 
 
 def _for_family(found: SockAddr, family: int) -> SockAddr:
-    """Return an IPv4-mapped address as the IPv4 one that it is. raises: BindError"""
+    """Return an IPv4-mapped address as the IPv4 one that it is. Raises: BindError"""
     packed = ip.unmapped(inet.packed(found))
     if family == inet.AF_INET and len(packed) == 4:
         return ip.ntop(packed), inet.port_of(found)
@@ -144,9 +144,9 @@ def claims(_: Loop) -> dict[tuple[SockAddr, SockAddr], Claim]:
 
 
 def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
-    """Note that answers from a server to a client's socket are a session's. raises: BindError
+    """Note that answers from a server to a client's socket are a session's. Raises: BindError
 
-    shape: one who asks at one address may have several sessions, which share the answers. Since a
+    Who asks at one address may have several sessions, which share the answers. Since a
     client has one worker, this worker's table knows all of them.
     """
     held_by = s.loop.get(claims)
@@ -193,7 +193,7 @@ def is_ported(text: str) -> bool:
 
 
 def set_bind(scope: Scope, module: Module, st: Statement) -> None:
-    """Read proxy_bind. source: ngx_stream_proxy_bind"""
+    """Read proxy_bind. Source: ngx_stream_proxy_bind"""
     given = scope.given_of(module)
     if "bind" in given:
         raise errors.ConfError('"proxy_bind" directive is duplicate')

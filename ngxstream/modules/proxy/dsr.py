@@ -45,7 +45,7 @@ class DsrUdpProxy(UdpProxy):
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Send the datagram by the client's kept socket: there is nothing to connect.
 
-        raises: ConnectError when there is no way to the peer, BindError
+        Raises: ConnectError when there is no way to the peer, BindError
         """
         self.kept = False
         if local is None or not local[1]:  # a port for each session: nothing worth to be kept

@@ -114,7 +114,7 @@ class UdpProxy(ToServer, ToClient):
             raise
 
     def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
-        """Let go of a socket that is connected to itself. raises: ConnectError"""
+        """Let go of a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)
             raise connect.refused(peer.name)
@@ -180,7 +180,7 @@ class UdpProxy(ToServer, ToClient):
 
         Before any response the next server gets the first datagram; after one, the refusal is a
         response like another, as in nginx.
-        source: ngx_stream_proxy_process (recv error on a datagram socket)
+        Source: ngx_stream_proxy_process (recv error on a datagram socket)
         """
         s = self.s
         s.action = "proxying and reading from upstream"
@@ -226,9 +226,9 @@ class UdpProxy(ToServer, ToClient):
     # -- ending --------------------------------------------------------------------------------
 
     def settle(self) -> bool:
-        """End the session if all that is expected has come. returns: whether it ended
+        """End the session if all that is expected has come. Returns: whether it ended
 
-        source: ngx_stream_proxy_test_finalize
+        Source: ngx_stream_proxy_test_finalize
         """
         conf = self.conf
         if self.s.status:

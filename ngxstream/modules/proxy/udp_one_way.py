@@ -55,7 +55,7 @@ def shared_sockets(
 
 
 def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
-    """Return the socket that everything goes to a server by. raises: PeerError, InternalError"""
+    """Return the socket that everything goes to a server by. Raises: PeerError, InternalError"""
     shared = loop.get(shared_sockets)
     key = (peer.sockaddr, options)
     sock = shared.get(key)
@@ -198,7 +198,7 @@ class Forwarder:
         return peer
 
     def _send(self, peer: Peer, views: list[memoryview], tries: int) -> int:
-        """Send all to one server; what it cannot take goes to others. returns: how many dropped"""
+        """Send all to one server; what it cannot take goes to others. Returns: how many dropped"""
         try:
             sock = shared_socket(self._loop, peer, self._options)
         except errors.NgxError as error:

@@ -34,7 +34,7 @@ _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
 def handle(s: Session) -> int:
-    """Shake hands, then look at the client's certificate. source: ngx_stream_ssl_handler"""
+    """Shake hands, then look at the client's certificate. Source: ngx_stream_ssl_handler"""
     if not s.address.ssl:
         return codes.OK
     if type(s.c.sock) is not tls.Transport:
@@ -55,7 +55,7 @@ class Handshake:
     __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
 
     def __init__(self, s: Session, context: libssl_context.Context) -> None:
-        """Put the client's socket under TLS. raises: SslError"""
+        """Put the client's socket under TLS. Raises: SslError"""
         self.s = s
         self.is_rejected = False
         self.deadline = 0
@@ -72,7 +72,7 @@ class Handshake:
         underway[transport.pointer] = self
 
     def start(self) -> int:
-        """Begin. returns: what a phase handler says"""
+        """Begin. Returns: what a phase handler says"""
         s, transport = self.s, self.transport
         assert transport is not None
         loop, fd = s.loop, s.c.fd
@@ -156,7 +156,7 @@ Pending = dict[int, Handshake]
 
 
 def _admit(s: Session, transport: tls.Transport) -> int:
-    """Look at a client whose handshake is done. returns: OK, or how the session ends"""
+    """Look at a client whose handshake is done. Returns: OK, or how the session ends"""
     if s.log.level >= log.INFO:
         transport.complain = partial(s.log_error, log.INFO)
     code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
@@ -164,7 +164,7 @@ def _admit(s: Session, transport: tls.Transport) -> int:
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:
-    """Look at what became of the client's certificate. returns: OK or ERROR"""
+    """Look at what became of the client's certificate. Returns: OK or ERROR"""
     lib, connection = transport.lib, transport.pointer
     mode = s.server.ssl.verify
     code, text = libssl_facts.verify_result(lib, connection)
