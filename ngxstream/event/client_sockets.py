@@ -79,14 +79,14 @@ class ClientSockets:
 
     def _sweep(self) -> None:
         """Close what was not used for long; come back while there is anything."""
-        kept = self._kept
         latest = self._loop.now_ms - KEEP_MS
-        while kept and next(iter(kept.values())).used_ms <= latest:
-            kept.popitem(last=False)[1].sock.close()
-        self._is_sweeping = bool(kept)
-        if kept:
-            oldest = next(iter(kept.values())).used_ms
-            self._loop.call_later(max(1, oldest - latest), self._sweep, cancelable=True)
+        while self._kept:
+            oldest = next(iter(self._kept.values()))
+            if oldest.used_ms > latest:
+                self._loop.call_later(oldest.used_ms - latest, self._sweep, cancelable=True)
+                return
+            self._kept.popitem(last=False)[1].sock.close()
+        self._is_sweeping = False
 
     def close(self) -> None:
         """Close all."""

@@ -87,22 +87,9 @@ def connect_peer(
 ) -> tuple[socket.SocketType, bool]:
     """Begin a connection.
 
-    Args:
-        family: Of sockaddr.
-        kind: SOCK_STREAM or SOCK_DGRAM.
-        sockaddr: The peer's address.
-        name: The peer as logged.
-        options: Of the socket.
-        local: Address to bind to, port 0 for any.
-        transparent: It may be an address of another host.
-        drawn: See ephemeral_ports().
-
-    Returns:
-        A bare non-blocking socket, and whether it is connected already.
-
-    Raises:
-        ConnectError: The next peer may be tried.
-        BindError, InternalError: It may not.
+    Args: kind: SOCK_STREAM or SOCK_DGRAM; name: The peer as logged; local: What to bind to, port 0
+    for any; drawn: ephemeral_ports(). Returns: (bare non-blocking socket, connected already)
+    Raises: ConnectError (try the next peer), BindError, InternalError (do not)
     """
     sock = open_bound(family, kind, options, local, transparent=transparent)
     try:

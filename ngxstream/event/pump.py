@@ -261,17 +261,22 @@ class Half:
         assert owner is not None
         if self.pending is not None:
             self.pending = memoryview(bytes(self.pending) + data)
-            return
+        else:
+            self.give(owner, memoryview(data))
+
+    def give(self, owner: Owner, view: memoryview) -> int:
+        """Send to the sink and keep what it does not take. Returns: how much; -1: failed"""
         try:
-            sent = self.send(data)
+            sent = self.send(view)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             owner.on_write_error(self, error)
-            return
+            return -1
         self.sent += sent
-        if sent != len(data):
-            self.block(memoryview(data)[sent:])
+        if sent != len(view):
+            self.block(view[sent:])
+        return len(view) - sent
 
     def on_event_rated(self, mask: int) -> None:
         """Handle an event of a source that may give only so many bytes a second.
@@ -307,21 +312,14 @@ class Half:
                 owner.on_end(self)
                 return
             self.received += n
-            try:
-                sent = self.send(view[:n])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                owner.on_write_error(self, error)
+            kept = self.give(owner, view[:n])
+            if kept < 0:
                 return
-            self.sent += sent
-            if sent != n:
-                self.block(view[sent:n])
             delay = limiter.delay_ms(n)
             if delay > 0:
                 self._pause(delay)
                 return
-            if sent != n:
+            if kept:
                 break
         else:
             self.loop.post(self.resume)

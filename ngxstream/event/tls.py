@@ -343,7 +343,7 @@ class TlsHalf(pump.Half):
             self.more = True
             self.loop.poller.hold_read(self.source_fd)
             return
-        read, send, view = self.read, self.send, self.view
+        read, view = self.read, self.view
         size = len(view)
         for _ in range(pump.FAIR_SHARE):
             filled = 0
@@ -365,16 +365,10 @@ class TlsHalf(pump.Half):
                 owner.on_read_error(self, self.source.failed("SSL_read() failed", error))
             if filled:
                 self.received += filled
-                try:
-                    sent = send(view[:filled])
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    owner.on_write_error(self, error)
+                kept = self.give(owner, view[:filled])
+                if kept < 0:
                     return
-                self.sent += sent
-                if sent != filled:
-                    self.block(view[sent:filled])
+                if kept:
                     break
             if self.eof:
                 owner.on_end(self)

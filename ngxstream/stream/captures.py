@@ -6,7 +6,6 @@ language itself is core/regex.py's.
 
 from __future__ import annotations
 
-from time import thread_time_ns
 from typing import TYPE_CHECKING
 
 from ngxstream.core import errors, regex
@@ -68,8 +67,4 @@ class Pattern:
         budget = s.loop.get(TurnBudget)
         if not budget.has_share(s):
             raise regex.MatchLimitError("pcre2_match() failed: -47")
-        begun = thread_time_ns()
-        try:
-            return self._search(subject)
-        finally:
-            budget.charge(thread_time_ns() - begun)
+        return budget.measure(self._search, subject)

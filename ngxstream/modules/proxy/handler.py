@@ -163,16 +163,10 @@ class Proxy:
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Open a socket towards a peer. See connect.connect_peer"""
-        drawn = self.loop.get(connect.ephemeral_ports)
+        options, drawn = self.conf.options, self.loop.get(connect.ephemeral_ports)
+        family, sockaddr, name = peer.family, peer.sockaddr, peer.name
         return connect.connect_peer(
-            peer.family,
-            self.kind,
-            peer.sockaddr,
-            peer.name,
-            self.conf.options,
-            local,
-            transparent,
-            drawn,
+            family, self.kind, sockaddr, name, options, local, transparent, drawn
         )
 
     def _await_descriptor(self) -> bool:
