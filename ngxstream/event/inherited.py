@@ -16,7 +16,8 @@ from typing import Final
 
 from ngxstream.core import inet, ip
 from ngxstream.core import log as logs
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
 
 VARIABLE: Final = "NGINX"
 LENT_ON: Final = "NGXSTREAM_LENT"  # which of those in VARIABLE a service manager has lent

@@ -17,7 +17,7 @@ from ngxstream.core import log as logs
 from ngxstream.event import bound, steering
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
 
 IPPROTO_MPTCP: Final = 262
 IP_PKTINFO: Final = 8

@@ -20,7 +20,7 @@ from ngxstream.core import inet
 from ngxstream.event import netlink
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.stream.core import ServerConf, StreamConf
 
 MARK: Final = 1

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.stream.session import Session
 

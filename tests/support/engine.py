@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ngxstream.event import accept, poller, udp
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop, PoisoningLoop
 from ngxstream.event.splice import PipePool
 

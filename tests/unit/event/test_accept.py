@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ngxstream.event import accept, poller, wakeups
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop
 from tests.support.engine import MemoryLog, engine, run_until
 
