@@ -34,19 +34,10 @@ CRIT: Final = 3
 BURST: Final = 16
 PAUSE_MS: Final = 500  # accept_mutex_delay's default
 # the client went away between SYN and accept, or the network hiccuped: accept(2), "Error handling"
-_PASSING: Final = frozenset(
-    (
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.ENETDOWN,
-        errno.ENOPROTOOPT,
-        errno.EHOSTDOWN,
-        errno.ENONET,
-        errno.EHOSTUNREACH,
-        errno.EOPNOTSUPP,
-        errno.ENETUNREACH,
-    )
-)
+_PASSING: Final = frozenset({
+    errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN,
+    errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH,
+})
 _DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 

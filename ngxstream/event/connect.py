@@ -32,17 +32,11 @@ ALL_PORTS: Final = range(1, 65536)
 _AT_ONCE: Final = struct.pack("=ii", 1, 0)  # struct linger: close() resets
 
 # errnos that say "this peer, now": logged as error; the others are crit
-_PEER_ERRNOS: Final = frozenset(
-    (
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.EAGAIN,  # the peer's backlog is full (unix sockets)
-    )
-)
+_PEER_ERRNOS: Final = frozenset({
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.EAGAIN,  # the last: a Unix peer's backlog is full
+})
+_BEGUN: Final = frozenset((0, errno.EINPROGRESS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ def connect_peer(
     except OSError as error:  # an address the family cannot have
         sock.close()
         raise errors.InternalError("connecting to upstream failed", errno=error) from None
-    if code in (0, errno.EINPROGRESS):
+    if code in _BEGUN:
         # hot: asking costs 1.2 of the 72 µs of a session (2026-11)
         may_be_own = family != UNIX and (local is not None or sockaddr[1] in drawn)
         if may_be_own and is_own(sock, sockaddr):

@@ -329,9 +329,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
         for path in paths:
             if not listen_socket.is_abstract(path):
                 log.error(logs.WARN, f"deleting socket {os.fsdecode(path)}")
-                error = _unlink(path)
-                if error is not None:
-                    log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
+                _unlink(path, log)
 
 
 def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -> None:
@@ -346,16 +344,13 @@ def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -
         if listening.is_lent:
             continue
         if unlink and is_open and listening.options.family == socket.AF_UNIX:
-            path = listening.options.path
-            error = None if listen_socket.is_abstract(path) else _unlink(path)
-            if error is not None:
-                log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
+            _unlink(listening.options.path, log)
 
 
-def _unlink(path: str | bytes) -> OSError | None:
+def _unlink(path: str | bytes, log: logs.Log | None = None) -> None:
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
+        if not listen_socket.is_abstract(path) and stat.S_ISSOCK(os.stat(path).st_mode):
             os.unlink(path)
     except OSError as error:
-        return error
-    return None
+        if log is not None:
+            log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
