@@ -14,7 +14,7 @@ Why no answer can reach another client
 3. What was queued before is read and thrown away before the socket is used again. A resting
    socket stays in the poller's set, level-triggered: what it holds is told by the next poll and
    thrown away in that turn. One that has rested through a whole turn is empty, and is not asked;
-   one that has not is read until it is dry.
+   one that has not is read until it is dry, where there are no descriptors for a new one.
 4. The next connect() binds a port that the kernel draws as it does for a new socket. An answer to
    an old port reaches a new session only if the kernel draws that very port again, which is as
    likely as with a socket closed and opened: nothing can tell the difference.
@@ -55,17 +55,23 @@ class SocketPool:
         self._count = 0
         self.limit = limit
 
-    def take(self, family: int) -> socket.SocketType | None:
-        """Return an unconnected, empty socket that rested, or None.
+    def take(self, family: int, *, rested: bool = False) -> socket.SocketType | None:
+        """Return an unconnected, empty socket, or None where there is none.
 
         Its fd is watched still (level-triggered): registering it replaces the handler.
+
+        Args: rested: Only one that need not be asked whether it is empty. # hot: asking costs 1.5
+        of the 27 µs of a session, so a new socket is cheaper after its first few uses (2026-11)
         """
         idle = self._idle.get(family)
         if not idle:
             return None
-        sock, _, turn = idle.popleft()
+        is_fresh = idle[0][2] + 2 > self._loop.turns
+        if is_fresh and rested:
+            return None
+        sock, _, _ = idle.popleft()
         self._count -= 1
-        if turn + 2 > self._loop.turns:
+        if is_fresh:
             self._drain(sock)
         return sock
 

@@ -90,7 +90,7 @@ class UdpProxy(ToServer, ToClient):
         self.family = 0
         if local is None and self.conf.options.plain and peer.family != socket.AF_UNIX:
             self.family = peer.family
-            sock = self.gate.sockets.take(peer.family)
+            sock = self.gate.sockets.take(peer.family, rested=True)
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
@@ -104,11 +104,12 @@ class UdpProxy(ToServer, ToClient):
             if error.errno not in _NO_DESCRIPTORS:
                 raise
             evict = self.loop.get(eviction.Eviction)
-            if self.family and evict.make():
-                sock = self.gate.sockets.take(peer.family)
-                if sock is not None and not sock.connect_ex(peer.sockaddr):
-                    self._see_that_it_is_another(sock, peer)
-                    return sock, True
+            sock = self.gate.sockets.take(self.family)
+            if sock is None and self.family and evict.make():
+                sock = self.gate.sockets.take(self.family)  # that of the session that ended
+            if sock is not None and not sock.connect_ex(peer.sockaddr):
+                self._see_that_it_is_another(sock, peer)
+                return sock, True
             if not evict.may_log():
                 error.level = "info"
             raise

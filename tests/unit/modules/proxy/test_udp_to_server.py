@@ -224,6 +224,8 @@ def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket
             rested.bind(("127.0.0.1", dead))
             hall.loop.register(rested.fileno(), lambda mask: None, LEVEL)
             assert hall.loop.get(SocketPool).give(rested, rested.fileno(), socket.AF_INET)
+            for _ in range(2):
+                hall.loop.turn(0)  # it rests
             client.connect(hall.address())
             client.setblocking(False)
             for n in range(3):
