@@ -118,7 +118,7 @@ class Owner:
         self.errors.append(error)
 
     def on_bulky(self, half: pump.Half) -> bool:
-        """Never change roads."""
+        """Never change to splicing."""
         return False
 
     def on_fault(self) -> None:
