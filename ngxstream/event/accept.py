@@ -82,16 +82,10 @@ class TcpListener:
     ) -> None:
         """Accept from now on.
 
-        Args:
-            loop: The worker's.
-            listening: Where the clients come in.
-            sock: One of its sockets.
-            begin: Called with the connection of each client and the loop.
-            burst: Clients taken at most before others have their turn.
-            exclusive: Other workers accept on this socket too.
-            pause_ms: How long to wait before another try without slots.
-            slots: Of worker_connections that the session of a client may take.
-            relay: Leads to those other workers.
+        Args: sock: One of listening's; begin: Called with each client's connection and the loop;
+        burst: Clients taken before others have their turn; exclusive: Other workers accept on it
+        too; pause_ms: Before another try without slots; slots: Of worker_connections that a
+        session may take; relay: Leads to those other workers.
         """
         self._loop = loop
         self._eviction = loop.get(eviction.Eviction)
@@ -118,7 +112,8 @@ class TcpListener:
     def on_readable(self, mask: int) -> None:
         """Accept up to a burst of clients."""
         loop = self._loop
-        accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001 - the C method under socket.accept()
+        # the C method under socket.accept()
+        accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
         family, listening, begin = self._family, self._listening, self._begin
         make, slots = self._make, self._slots
         for n in range(self._burst):

@@ -34,13 +34,8 @@ SHARE: Final = 8  # of all slots
 class Content(Protocol):
     """The content of a session that may end for a new client."""
 
-    @property
-    def active_ms(self) -> int:
-        """When something moved last, loop ms."""
-
-    @property
-    def conversing(self) -> bool:
-        """Whether both sides have spoken more than once."""
+    active_ms: int  # when something moved last, of the loop
+    conversing: bool  # both sides have spoken more than once
 
     def give_way(self) -> None:
         """End the session."""
@@ -77,11 +72,7 @@ class Eviction:
             self._look(latest)
 
     def make_descriptor(self) -> bool:
-        """Close what idles, or end a session, for a descriptor that is free in the next turn.
-
-        Returns:
-            Whether there will be one.
-        """
+        """Close what idles, or end a session. Returns: whether a descriptor is free next turn"""
         sockets = self._loop.get(recycle.SocketPool)
         if sockets.drop() or self._loop.get(splice.PipePool).drop():
             return True

@@ -200,11 +200,7 @@ class Loop:
         self.fault(timers.owner_of(handler))
 
     def fault(self, owner: object) -> None:
-        """Log the exception being handled and end what it came from. It is our bug: [alert].
-
-        Args:
-            owner: has on_fault() if there is something to end.
-        """
+        """Log the exception being handled, our bug: [alert]; end its owner, if it has on_fault()."""
         self._tell_fault()
         on_fault = getattr(owner, "on_fault", None)
         if on_fault is not None:

@@ -31,11 +31,7 @@ READ_MS: Final = 50  # a waiting worker reads within this, whatever else it has 
 def make() -> dict[int, int]:
     """Make what the workers of a configuration share, before they are forked.
 
-    Returns:
-        A descriptor for the listeners whose sessions take so many slots.
-
-    Raises:
-        OSError: There is no descriptor left.
+    Returns: slots of a session -> descriptor for its listeners. Raises: OSError
     """
     made: dict[int, int] = {}
     try:

@@ -130,16 +130,8 @@ def _text(sockaddr: SockAddr) -> str:
     return inet.sock_ntop(sockaddr) if port else inet.address_text(sockaddr)
 
 
-@dataclass(slots=True)
-class Claim:
-    """A client's socket towards a server, which the sessions of one listening address share."""
-
-    owner: tuple[SockAddr, Any]  # listening address, client
-    sessions: int = 0
-
-
-def claims(_: Loop) -> dict[tuple[SockAddr, SockAddr], Claim]:
-    """Make a worker's table of claims, by the client's socket and the server."""
+def claims(_: Loop) -> dict[tuple[SockAddr, SockAddr], tuple[object, int]]:
+    """Make a worker's table: (client's socket, server) -> (whose it is, its sessions)."""
     return {}
 
 
@@ -149,24 +141,24 @@ def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
     Who asks at one address may have several sessions, which share the answers. Since a
     client has one worker, this worker's table knows all of them.
     """
-    held_by = s.loop.get(claims)
+    held = s.loop.get(claims)
     key = (local, remote)
     owner = (s.c.local_sockaddr(), s.c.key)
-    held = held_by.get(key)
-    if held is None:
-        held = held_by[key] = Claim(owner)
-    elif held.owner != owner:
+    holder, sessions = held.get(key, (owner, 0))
+    if holder != owner:
         raise connect.BindError(
             f"bind({_text(local)}) failed: answers of {inet.sock_ntop(remote)} to it belong to a "
             "session of another listening address",
             errno=errno.EADDRINUSE,
         )
-    held.sessions += 1
+    held[key] = owner, sessions + 1
 
     def release() -> None:
-        held.sessions -= 1
-        if not held.sessions and held_by.get(key) is held:
-            del held_by[key]
+        left = held[key][1] - 1
+        if left:
+            held[key] = owner, left
+        else:
+            del held[key]
 
     s.add_cleanup(release)
 

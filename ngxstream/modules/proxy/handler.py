@@ -170,11 +170,7 @@ class Proxy:
         )
 
     def _await_descriptor(self) -> bool:
-        """Suspend a TCP session until something that idles has given its descriptor up.
-
-        Returns:
-            Whether it waits; where nothing idles it does not.
-        """
+        """Suspend a TCP session until something that idles, if any, has given its descriptor up."""
         evict = self.loop.get(eviction.Eviction)
         if self.c.is_udp or not (evict.give_spare() or evict.make_descriptor()):
             return False

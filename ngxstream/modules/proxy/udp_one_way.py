@@ -26,6 +26,7 @@ from ngxstream.stream import rotation, round_robin
 from ngxstream.stream.upstream import CONNECT
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
     from ngxstream.stream.addresses import ListeningConf
     from ngxstream.stream.core import ServerConf
@@ -48,9 +49,7 @@ def is_one_way(conf: Any) -> bool:
     )
 
 
-def shared_sockets(
-    _: Loop,
-) -> dict[tuple[inet.SockAddr, connect.PeerOptions], socket.SocketType]:
+def shared_sockets(_: Loop) -> dict[tuple[inet.SockAddr, connect.PeerOptions], Stream]:
     """Make the table of a worker's connected sockets, by address; they are never read."""
     return {}
 
