@@ -200,7 +200,7 @@ class Loop:
         self.fault(timers.owner_of(handler))
 
     def fault(self, owner: object) -> None:
-        """Log the exception being handled, our bug: [alert]; end its owner, if it has on_fault()."""
+        """Log the exception being handled, a bug of ours; end its owner, if it has on_fault()."""
         self._tell_fault()
         on_fault = getattr(owner, "on_fault", None)
         if on_fault is not None:
