@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, TypeVar
 
 from ngxstream.core.log import encode
@@ -142,7 +142,7 @@ class Context:
         self.server_side = server_side
         self.id_context = b""
         self.leaves: list[libssl_pem.Stack] = []
-        self.sessions: dict[Any, Any] = {}
+        self.sessions: dict[Hashable, object] = {}
         self.owner: Any = None
         self.cache: Any = None
         self._kept: list[object] = []

@@ -59,7 +59,7 @@ class Loop:
         self.turns = 0  # those whose poll told of all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
-        self.doomed: list[Stream] = []  # sockets to close at the end of the turn
+        self.closing: list[Stream] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
         self.free_connections = connections  # slots left
         self.datagram: memoryview | None = None  # first one of the UDP session being begun
@@ -120,7 +120,7 @@ class Loop:
     def close_later(self, sock: Stream) -> None:
         """Forget a socket's events now and close it at the end of the turn."""
         self.poller.forget(sock.fileno())
-        self.doomed.append(sock)
+        self.closing.append(sock)
 
     def close_connection(self, c: Connection) -> None:
         """Close a client's connection: its slot is free, its fd goes at the end of the turn.
@@ -142,7 +142,7 @@ class Loop:
             c.table = None
         else:
             self.poller.forget(c.fd)
-            self.doomed.append(c.sock)
+            self.closing.append(c.sock)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -182,16 +182,16 @@ class Loop:
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
             self.call_all(posted)
-        doomed = self.doomed
-        if doomed:
-            for sock in doomed:
+        closing = self.closing
+        if closing:
+            for sock in closing:
                 try:
                     sock.close()
                 except OSError:
                     pass
                 except Exception:
                     self.fault(None)
-            doomed.clear()
+            closing.clear()
         if self.exiting and self.live <= 0 and self.on_idle is not None:
             self.on_idle()
 

@@ -281,7 +281,7 @@ class Transport:
         loop.free_connections += 1
         loop.live -= 1
         loop.poller.forget(self.fd)
-        loop.doomed.append(self.sock)
+        loop.closing.append(self.sock)
         self._release()
 
     def _remember(self) -> None:

@@ -65,7 +65,7 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
         )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
         if len(shared) >= SHARED:
-            loop.doomed.extend(shared.values())
+            loop.closing.extend(shared.values())
             shared.clear()
         shared[key] = sock
     return sock
