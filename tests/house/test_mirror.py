@@ -19,12 +19,9 @@ DECLARATIONS = {
 ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
     "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
-    "event/listen_socket.py": "unit/event/test_listening.py",
     "event/listen_options.py": "unit/event/test_listening.py",
     "event/splice.py": "unit/event/test_pump.py",
     "event/tls_pump.py": "unit/event/test_tls.py",
-    "event/udp_clients.py": "unit/event/test_udp_table.py",
-    "modules/proxy/dsr.py": "unit/modules/proxy/test_udp_one_way.py",
     "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
     "modules/proxy/headed.py": "wire/test_udp_proxy_protocol.py",
     "modules/proxy/tls.py": "wire/test_tls_origination.py",
