@@ -19,9 +19,7 @@ DECLARATIONS = {
 ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
     "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
-    "event/splice.py": "unit/event/test_pump.py",
     "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
-    "modules/proxy/headed.py": "wire/test_udp_proxy_protocol.py",
     "modules/proxy/tls.py": "wire/test_tls_origination.py",
     "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
