@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     *("argparse", "asyncio", "calendar", "datetime", "email", "glob", "http", "ipaddress"),
     *("json", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "socketserver"),
-    *("ctypes", "ssl", "subprocess", "tempfile", "threading", "traceback", "unittest", "urllib"),
+    *("ctypes", "hashlib", "random", "ssl", "subprocess", "tempfile", "threading", "traceback"),
+    *("unittest", "urllib"),
 }
 # Of ours: what serves, and what only some configurations need.
 SERVING = {
