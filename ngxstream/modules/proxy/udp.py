@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, datagram, eviction, poller, udp_clients
+from ngxstream.event.connect import UNIX
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
@@ -74,7 +75,7 @@ class UdpProxy(ToServer, ToClient):
         self.expected = self.conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = gate.family != socket.AF_UNIX  # whose datagrams nobody would cut
+        self.client_gso = gate.family != UNIX  # whose datagrams nobody would cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -88,7 +89,7 @@ class UdpProxy(ToServer, ToClient):
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Connect a socket that rested, if there is one like we need, or a new one."""
         self.family = 0
-        if local is None and self.conf.options.plain and peer.family != socket.AF_UNIX:
+        if local is None and self.conf.options.plain and peer.family != UNIX:
             self.family = peer.family
             sock = self.gate.sockets.take(peer.family, rested=True)
             if sock is not None:
@@ -126,7 +127,7 @@ class UdpProxy(ToServer, ToClient):
         state: Any = self.state
         self.connected = True
         peer: Any = self.peer
-        if peer.family == socket.AF_UNIX:
+        if peer.family == UNIX:
             self.gso = False
         self.selection.notify(peer, CONNECT)
         state.connect_ms = loop.now_ms - state.start_ms
