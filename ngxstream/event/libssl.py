@@ -34,8 +34,6 @@ CTX_OFFSET: Final = object.__basicsize__  # struct PySSLContext { PyObject_HEAD 
 SSL_OFFSET: Final = object.__basicsize__ + 8  # struct PySSLSocket { HEAD PyObject *Socket; SSL *… }
 
 # SSL_get_error
-ERROR_NONE: Final = 0
-ERROR_SSL: Final = 1
 ERROR_WANT_READ: Final = 2
 ERROR_WANT_WRITE: Final = 3
 ERROR_SYSCALL: Final = 5
@@ -55,18 +53,7 @@ _INFO_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
 
 # what a read or write on a connection may fail with
-_CONNECTION_ERRNOS: Final = frozenset(
-    (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    )
-)
+_CONNECTION_ERRNOS: Final = errors.REMOTE_FAULTS - {errno.ENOTCONN}
 
 _TYPES: Final = {
     "v": None,
