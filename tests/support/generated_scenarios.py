@@ -154,13 +154,14 @@ class Maker:
         zone = self.maybe(0.3, f"zone {name} 64k;")
         self.top.append(f"upstream {name} {{ {zone}{hashed}{' '.join(rows)} }}")
 
-    def access(self) -> str:
-        """Write rules of access and limits."""
+    def access(self, mode: str = "") -> str:
+        """Write rules of access, and limits but for TLS: docs/divergences.md says what differs."""
+        limits = 0 if "tls" in mode else 0.2
         return self.maybe(
             0.25, "deny 127.0.0.2;", "allow 127.0.0.1; deny all;", "allow 127.0.0.0/8; deny all;",
             "deny 10.0.0.0/8; allow all;", "deny all;",
         ) + self.maybe(
-            0.2, "limit_conn z_%N 1;", "limit_conn z_%N 1; limit_conn_log_level warn;",
+            limits, "limit_conn z_%N 1;", "limit_conn z_%N 1; limit_conn_log_level warn;",
             "limit_conn z_%N 1; limit_conn_dry_run on;", "limit_conn z_%N 2;",
         ) + self.maybe(0.1, "set $s_%N \"x$remote_addr\";")  # fmt: skip
 
@@ -199,7 +200,7 @@ class Maker:
         is_short = self.chance(0.25)
         listen = ("proxy_protocol " if "header" in mode else "") + ("ssl " if "tls" in mode else "")
         listen += self.maybe(0.1, "backlog=64", "so_keepalive=on", "reuseport")
-        body = self.access()
+        body = self.access(mode)
         if "header" in mode:
             body += self.maybe(0.6, "set_real_ip_from 127.0.0.1;", "set_real_ip_from 127.0.0.0/8;")
         if "tls" in mode:
