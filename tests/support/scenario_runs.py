@@ -347,14 +347,15 @@ class Telling:
         return self._count(rb"(?m)^(?!200 )\d+ .*\n", f"a{self._stage.number}_{server}.log")
 
     def _address(self, server: int) -> tuple[str, int]:
-        return self._program.address(f"s{self._stage.number}_{server}")
+        name = f"s{self._stage.number}_{server}"
+        return self._program.address(name, self._scenario.servers[server].host)
 
     # Steps of TCP clients.
 
     def _open(self, step: generated.Step) -> None:
         client = self._scenario.clients[step.client]
         server = self._scenario.servers[client.server]
-        sock = socket.socket()
+        sock = socket.socket(b.family_of(client.source))
         self._talkers[step.client] = talker = Talker(sock)
         sock.settimeout(PATIENCE)
         sock.bind((client.source, 0))
@@ -479,7 +480,7 @@ class Telling:
         client = self._scenario.clients[step.client]
         server = self._scenario.servers[client.server]
         if step.client not in self._talkers:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = socket.socket(b.family_of(client.source), socket.SOCK_DGRAM)
             self._talkers[step.client] = Talker(sock)
             sock.settimeout(PATIENCE)
             sock.bind((client.source, 0))
