@@ -116,11 +116,11 @@ class Backend:
         return self.tcp.accepted if self.tcp else len(self.udp.seen) if self.udp else 0
 
     def account(self) -> Any:
-        """Return what came: of UDP, and of each TCP connection in the order accepted."""
+        """Return what came, each datagram and each connection from its first byte to its last."""
         if self.udp:
             return sorted((masked(data), source[0]) for data, source in self.udp.seen)
         if self.tcp:
-            return [(masked(bytes(c.received)), c.peer[0]) for c in self.tcp.conversations]
+            return sorted((masked(bytes(c.received)), c.peer[0]) for c in self.tcp.conversations)
         return None
 
     def close(self) -> None:
