@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 from ngxstream.core import errors
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _FIELD: Final = struct.Struct("<BI")  # tag, length
 _LENGTH: Final = struct.Struct("<I")

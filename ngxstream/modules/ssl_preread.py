@@ -15,6 +15,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core.codes import AGAIN, DECLINED, OK
 from ngxstream.stream import phases, servers
+from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import Getter, Variable
 from ngxstream.wire import client_hello, reader
@@ -52,7 +53,7 @@ class Look:
 
 
 def handle(s: Session) -> int:
-    """Parse what has come. source: ngx_stream_ssl_preread_handler"""
+    """Parse what has come. Source: ngx_stream_ssl_preread_handler"""
     if not s.server.ssl_preread.ssl_preread or s.c.is_udp:
         return DECLINED
     if not s.preread:
@@ -82,7 +83,7 @@ def handle(s: Session) -> int:
 def _measured(
     s: Session, parser: client_hello.Parser
 ) -> client_hello.ClientHello | reader.NeedMore:
-    """Parse, and charge the time it takes. raises: NotClientHello"""
+    """Parse, and charge the time it takes. Raises: NotClientHello"""
     budget = s.loop.budget
     budget.has_share(s)
     begun = thread_time_ns()
@@ -131,4 +132,5 @@ MODULE = StreamModule(
                  "Protocols the client offers (ALPN), joined by commas."),
     ),
     handlers=(PhaseHandler(phases.PREREAD, handle, _is_wanted),),
+    keeps=(Kept(KEY, stays="TCP sessions alone are preread"),),
 )

@@ -30,7 +30,9 @@ from ngxstream.event.loop import Loop
 from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
+from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
+from ngxstream.process import departure as departures
 from ngxstream.process import handover, rendezvous, signals, system
 from ngxstream.process.siblings import Siblings
 from ngxstream.stream import travel
@@ -322,7 +324,7 @@ class Worker:
         "service",
         "code",
         "family",  # Family: what it shares with the other workers of its master
-        "arrival",  # handover.Arrival
+        "arrival",  # arrivals.Arrival
         "handing_over",  # bool: it was told to
         "siblings",  # Siblings | None: once the master is gone
         "_idle",  # bool: former workers read the UDP sockets still
@@ -346,7 +348,7 @@ class Worker:
         self._idle = idle
         self.handing_over = False
         self.siblings: Siblings | None = None
-        self.arrival: handover.Arrival
+        self.arrival: arrivals.Arrival
         self.cycle = cycle
         self.number = number
         self.channel = channel
@@ -397,7 +399,7 @@ class Worker:
             wakeups_fds=family.wakeups_fds,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
-        self.arrival = handover.Arrival(
+        self.arrival = arrivals.Arrival(
             loop,
             self.service,
             family.mailboxes[self.number].reader,
@@ -517,7 +519,7 @@ class Worker:
         self.arrival.when_settled(lambda: self._depart(plan))
 
     def _depart(self, plan: handover.Plan) -> None:
-        departure = handover.Departure(self.loop, self.service, plan, self._departed)
+        departure = departures.Departure(self.loop, self.service, plan, self._departed)
         self.arrival.depart(departure)
 
     def _departed(self) -> None:

@@ -321,6 +321,8 @@ class StreamConf:
 
     def __init__(self, draft: StreamDraft) -> None:
         self.modules = draft.modules
+        self.contents = {kind.name: kind for one in draft.modules for kind in one.contents}
+        self.keeps = {kept.key: kept for one in draft.modules for kept in one.keeps}
         self.servers = tuple(draft.servers)
         self.upstreams = draft.upstreams
         self.variables = draft.variables
@@ -500,4 +502,5 @@ MODULE = StreamModule(
     directives=DIRECTIVES,
     conf=CoreConf,
     variables=VARIABLES,
+    keeps=(*session.KEEPS, *preread.KEEPS),
 )

@@ -111,6 +111,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/process/test_handover.py",
     ),
     "stream/captures": (),
+    "stream/content": ("tests/unit/process/test_handover.py",),
     "stream/phases": (),
     "stream/preread": ("tests/wire/test_first_bytes.py",),
     "stream/proxy_protocol": ("tests/wire/test_udp_proxy_protocol.py",),
@@ -134,6 +135,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
     "modules/proxy/udp_state": (
         "tests/unit/modules/test_proxy_udp_state.py",
+        "tests/unit/stream/test_content.py",
         "tests/unit/process/test_handover.py",
     ),
     "modules/proxy/udp_to_client": ("tests/unit/event/test_udp.py",),
@@ -142,6 +144,10 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "modules/upstream/zone": (),
     "process/channel": ("tests/unit/process/test_worker.py",),
     "process/generations": (),
+    **dict.fromkeys(
+        ("process/adoption", "process/arrival", "process/departure"),
+        ("tests/unit/process/test_handover.py",),
+    ),
     "process/handover": (),
     "process/mailbox": ("tests/unit/process/test_handover.py",),
     "process/master": ("tests/unit/process/test_reload.py", "tests/unit/process/test_master.py"),

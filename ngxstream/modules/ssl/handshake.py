@@ -20,6 +20,7 @@ from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_session
 from ngxstream.event.poller import READABLE
 from ngxstream.modules.ssl import conf as c
 from ngxstream.stream import phases, servers
+from ngxstream.stream.content import Content
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 _ALERT_UNRECOGNIZED_NAME: Final = 112
 _ALERT_INTERNAL_ERROR: Final = 80
-# self-signed and unknown authorities. source: ngx_ssl_verify_error_optional
+# self-signed and unknown authorities. Source: ngx_ssl_verify_error_optional
 _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
 def handle(s: Session) -> int:
-    """Shake hands, then look at the client's certificate. source: ngx_stream_ssl_handler"""
+    """Shake hands, then look at the client's certificate. Source: ngx_stream_ssl_handler"""
     if not s.address.ssl:
         return codes.OK
     if type(s.c.sock) is not tls.Transport:
@@ -48,13 +49,13 @@ def handle(s: Session) -> int:
     return _admit(s, s.c.sock)
 
 
-class Handshake:
+class Handshake(Content):
     """One client's handshake while it lasts; the content of its session for so long."""
 
     __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
 
     def __init__(self, s: Session, context: libssl_context.Context) -> None:
-        """Put the client's socket under TLS. raises: SslError"""
+        """Put the client's socket under TLS. Raises: SslError"""
         self.s = s
         self.is_rejected = False
         self.deadline = 0
@@ -71,7 +72,7 @@ class Handshake:
         underway[transport.pointer] = self
 
     def start(self) -> int:
-        """Begin. returns: what a phase handler says"""
+        """Begin. Returns: what a phase handler says"""
         s, transport = self.s, self.transport
         assert transport is not None
         loop, fd = s.loop, s.c.fd
@@ -132,17 +133,9 @@ class Handshake:
         """End the session: ssl_handshake_timeout is over. nginx says nothing either."""
         self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
-    def on_fault(self) -> None:
-        """End the session after an exception nobody expected."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
-
     def close(self) -> None:
         """Let go: the session ends."""
         self._leave()
-
-    def log_suffix(self) -> str:
-        """Return nothing: there is no upstream yet."""
-        return ""
 
     def _leave(self) -> None:
         transport, self.transport = self.transport, None
@@ -155,7 +148,7 @@ Pending = dict[int, Handshake]
 
 
 def _admit(s: Session, transport: tls.Transport) -> int:
-    """Look at a client whose handshake is done. returns: OK, or how the session ends"""
+    """Look at a client whose handshake is done. Returns: OK, or how the session ends"""
     if s.log.level >= log.INFO:
         transport.complain = partial(s.log_error, log.INFO)
     code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
@@ -163,7 +156,7 @@ def _admit(s: Session, transport: tls.Transport) -> int:
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:
-    """Look at what became of the client's certificate. returns: OK or ERROR"""
+    """Look at what became of the client's certificate. Returns: OK or ERROR"""
     lib, connection = transport.lib, transport.pointer
     mode = s.server.ssl.verify
     code, text = libssl_facts.verify_result(lib, connection)
@@ -173,7 +166,7 @@ def _check_client(s: Session, transport: tls.Transport) -> int:
     elif mode == c.VERIFY_ON and not libssl_facts.has_peer(lib, connection):
         said = "client sent no required SSL certificate"
     else:
-        # who was known at one server is not known at another. source: ngx_stream_ssl_servername
+        # who was known at one server is not known at another. Source: ngx_stream_ssl_servername
         former = libssl_facts.session_name(lib, connection)
         if former is not None and transport.asked_name not in (None, former):
             said = "handshake rejected"

@@ -3,7 +3,7 @@
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ngxstream.event import steering
 from ngxstream.event.listening import Listening, ListenOptions
 from ngxstream.event.udp import UdpGate
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.process import handover, mailbox
+from ngxstream.process import adoption, arrival, handover, mailbox
+from ngxstream.stream import content
+from ngxstream.stream.content import Content, ContentKind
 from tests.support import clients, moving, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.engine import MemoryLog, engine, run_until
@@ -67,7 +70,7 @@ class Newcomer:
         )
         self.box = mailbox.Mailbox()
         stack.callback(self.box.close)
-        self.arrival = handover.Arrival(
+        self.arrival = arrival.Arrival(
             loop, service, self.box.reader, [self.box.writer], idle=True, patience_ms=0
         )
         self.key = listening.options.key
@@ -255,7 +258,7 @@ def test_what_it_said_once_it_does_not_say_again(world: World) -> None:
             world.put(mailbox.STOPPED, pid, [pid])
         for _ in range(2):
             world.put(mailbox.DONE, pid)
-        world.put(mailbox.SESSIONS, [])
+        world.put(mailbox.SESSIONS, [], b"")
 
     strangers.run_as(NOBODY, speak)
     for _ in range(6):
@@ -272,7 +275,7 @@ def test_it_takes_no_client_of_ours(world: World) -> None:
     assert ours is world.new.only_session()
     key = ours.c.key
     world.backend.setblocking(False)
-    world.say(mailbox.WAITING, world.key, key, [b"injected"], uid=NOBODY)
+    world.say(mailbox.WAITING, ours.c.number, [b"injected"], uid=NOBODY)
     world.say(mailbox.DATAGRAMS, world.key, key, key, None, [b"injected"], uid=NOBODY)
     world.new.arrival.go()
     world.turn(lambda: world.new.arrival.settled)
@@ -287,23 +290,19 @@ def test_it_takes_no_client_of_ours(world: World) -> None:
 def test_it_may_add_to_what_it_gave(world: World) -> None:
     """What its session had yet to send is sent; after its DONE it is not listened to."""
     values, proxied, sock = world.parcel()
-    key = values[moving.KEY]
-    envelope = handover.ENVELOPE.encode(
-        (world.key, moving.session_of(values), moving.proxied_of(proxied))
-    )
+    number = values[moving.NUMBER]
+    record = world.record(values, proxied, waiting=2)
 
     values[moving.KEY] = values[moving.SOCKADDR] = ("127.0.0.1", 9)
-    another = handover.ENVELOPE.encode(
-        (world.key, moving.session_of(values), moving.proxied_of(proxied))
-    )
+    another = world.record(values, proxied)
 
     def leave() -> None:
         box = mailbox.Outbox(world.new.loop, world.new.box.writer)
-        box.put(mailbox.SESSIONS, [envelope], fds=[sock.fileno()])
-        box.put(mailbox.WAITING, world.key, key, [b"waited"])
+        box.put(mailbox.SESSIONS, [record], b"\1", fds=[sock.fileno()])
+        box.put(mailbox.WAITING, number, [b"waited"])
         box.put(mailbox.DONE, os.getpid())
-        box.put(mailbox.WAITING, world.key, key, [b"too late"])
-        box.put(mailbox.SESSIONS, [another], fds=[sock.fileno()])
+        box.put(mailbox.WAITING, number, [b"too late"])
+        box.put(mailbox.SESSIONS, [another], b"\1", fds=[sock.fileno()])
         assert box.send()
 
     strangers.run_as(NOBODY, leave)
@@ -315,12 +314,25 @@ def test_it_may_add_to_what_it_gave(world: World) -> None:
     assert 1 == len(world.new.loop.sessions)
 
 
+def test_it_gets_no_say_by_a_session_its_client_has_left(world: World) -> None:
+    """One that the table does not have, and one that has ended, since which the client is ours."""
+    values, proxied, sock = world.parcel()
+    key = values[moving.KEY]
+    world.post(values, proxied, os.dup(sock.fileno()), uid=NOBODY)
+    world.new.only_session().finalize(200)
+    world.post(values, proxied, os.dup(sock.fileno()))
+    world.post(values, proxied, os.dup(sock.fileno()), uid=NOBODY, listed=False)
+    sock.close()
+    assert 2 == len(world.new.loop.sessions)
+    world.say(mailbox.DATAGRAMS, world.key, key, key, None, [b"injected"], uid=NOBODY)
+    assert "may not say it" in world.warnings()[0]
+
+
 def test_it_takes_no_more_than_there_is_room(world: World) -> None:
     """Sessions without end do not take the slots below none."""
     values, proxied, sock = world.parcel()
-    proxied[moving.LISTED] = False  # not listed: clients may be the same
-    for _ in range(40):
-        world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    for _ in range(40):  # not listed: clients may be the same
+        world.post(values, proxied, sock.fileno(), uid=NOBODY, listed=False)
     sock.close()
     assert world.new.loop.free_connections >= 0
     assert any("more sessions than there is room for" in line for line in world.warnings())
@@ -356,6 +368,29 @@ def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
     values[moving.ADDRESS] = values[moving.SERVER] = 1
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
     assert "their server proxies nothing" in world.warnings()[0]
+    sock.close()
+
+
+@pytest.mark.parametrize("kind", ["returned text", "scripted", ""])
+def test_a_content_of_an_unknown_kind_is_refused(world: World, kind: str) -> None:
+    """One that no module here has, or that never moves: in one line, with its sockets."""
+    values, proxied, sock = world.parcel()
+    before = len(os.listdir("/proc/self/fd"))
+    world.post(values, proxied, sock.fileno(), kind=kind)
+    assert before == len(os.listdir("/proc/self/fd"))
+    assert not world.new.loop.sessions
+    (line,) = world.warnings()
+    assert f'1 UDP sessions were dropped: their content is of an unknown kind, "{kind}"' in line
+    sock.close()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_proxied_session_has_one_socket(world: World, count: int) -> None:
+    """Neither none nor more."""
+    values, proxied, sock = world.parcel()
+    record = world.record(values, proxied)
+    world.say(mailbox.SESSIONS, [record], bytes((count,)), fds=[sock.fileno()] * count)
+    assert f"a session with {count} sockets" in world.warnings()[0]
     sock.close()
 
 
@@ -407,7 +442,7 @@ def test_a_client_fits_its_address_or_not(address: str, key, expected: bool) -> 
         family=family, socktype=socket.SOCK_DGRAM, sockaddr=sockaddr, text="a",
         wildcard=address in ("0.0.0.0", "::"),
     )
-    assert expected == handover.fits(options, key)
+    assert expected == adoption.fits(options, key)
 
 
 def test_a_plan_comes_out_as_it_went_in() -> None:
@@ -427,6 +462,146 @@ def test_a_plan_comes_out_as_it_went_in() -> None:
         handover.Plan.unpack(packed, fds)
     assert before == len(os.listdir("/proc/self/fd"))
     box.close()
+
+
+# -- contents of all kinds -------------------------------------------------------------------------
+
+
+class FullGate(UdpGate):
+    """A gate whose socket has no room."""
+
+    __slots__ = ()
+
+    def send_to(self, c, data: bytes) -> int:
+        raise BlockingIOError
+
+
+def test_a_text_that_waits_for_room_is_returned_once(tmp_path: Path) -> None:
+    """By the worker that leaves: its session ends where it began."""
+    with World(tmp_path) as world:
+        (gate,) = [
+            one for one in world.old.service.udp_gates
+            if one.listening.options.sockaddr[0] == "127.0.0.2"
+        ]
+        gate.__class__ = FullGate
+        world.client.sendto(b"one", ("127.0.0.2", world.address[1]))
+        world.turn(lambda: world.old.loop.sessions)
+        world.hand_over()
+        assert 1 == len(world.old.loop.sessions)
+        gate.__class__ = UdpGate
+        world.turn(lambda: not world.old.loop.sessions)
+        assert b"nothing" == world.client.recv(100)
+        with pytest.raises(BlockingIOError):
+            world.client.recv(100)
+        assert "[alert]" not in world.log.read_text()
+
+
+def test_what_waits_goes_by_its_own_session(tmp_path: Path) -> None:
+    """Not by the one that its client has begun since."""
+    with World(tmp_path, server="proxy_requests 2; proxy_responses 9;") as world:
+        source = world.exchange(b"one")
+        full: Any = world.old.only_session().content
+        world.exchange(b"two")
+        assert source != world.exchange(b"three")
+        full.queue = [b"waited", b"too"]
+        world.hand_over()
+        for data in (b"waited", b"too"):
+            world.turn(lambda: moving.has_datagram(world.backend))
+            assert (data, source) == world.backend.recvfrom(100)
+
+
+class Greedy(Content):
+    """A content with so many sockets, that gets what its client sends."""
+
+    __slots__ = ("c", "s", "said", "sockets")
+
+    def __init__(self, s, fds: Sequence[int]) -> None:
+        self.s = s
+        self.c = s.c
+        self.sockets = [os.fdopen(fd, "rb", buffering=0) for fd in fds]
+        self.said: list[bytes] = []
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+    def way(self) -> int:
+        return content.MOVES
+
+    def waiting(self) -> list[bytes]:
+        return [b"first", b"second"]
+
+    def pack(self) -> content.Packed:
+        return content.Packed("greedy", b"its own", self.sockets)
+
+    def enlist(self) -> None:
+        self.s.c.table.enlist(self.c, self)
+
+    def send_waiting(self, data: bytes) -> None:
+        self.said.append(data)
+
+
+class PackedGreedy:
+    """One that came."""
+
+    def __init__(self, data: bytes, fds: Sequence[int], server, *, is_shared: bool) -> None:
+        assert b"its own" == data
+        self.fds = tuple(fds)
+
+    def restore(self, s, current) -> Content:
+        s.content = Greedy(s, self.fds)
+        return s.content
+
+
+class Broken(PackedGreedy):
+    """One that cannot be made anew."""
+
+    def restore(self, s, current) -> Content:
+        super().restore(s, current)
+        raise ValueError("no good")
+
+
+def greedy(world: World, count: int, read: type = PackedGreedy) -> None:
+    """Have the old session be of another module's content."""
+    world.cycle.stream.contents["greedy"] = ContentKind("greedy", Greedy, read)
+    s = world.old.only_session()
+    s.content.close()  # type: ignore[union-attr]
+    held = s.content = Greedy(s, [os.open("/dev/null", os.O_RDONLY) for _ in range(count)])
+    held.enlist()
+
+
+@pytest.mark.parametrize("count", [0, 1, 130])
+def test_any_module_s_content_moves_with_its_sockets(world: World, count: int) -> None:
+    """However many, and what waits behind it; nothing stays open where it was."""
+    greedy(world, count)
+    before = len(os.listdir("/proc/self/fd"))
+    world.hand_over()
+    held: Any = world.new.only_session().content
+    assert [b"first", b"second"] == held.said
+    assert (count, held) == (len(held.sockets), world.new.service.udp_gates[0].table[held.c.key])
+    assert all(os.readlink(f"/proc/self/fd/{one.fileno()}") == "/dev/null" for one in held.sockets)
+    assert before == len(os.listdir("/proc/self/fd"))
+    world.new.only_session().finalize(200)
+    assert before - count == len(os.listdir("/proc/self/fd"))
+
+
+def test_more_sockets_than_a_message_takes_end_their_session(world: World) -> None:
+    """It alone."""
+    greedy(world, 131)
+    world.hand_over()
+    assert not world.old.loop.sessions | world.new.loop.sessions
+    assert "a session with 131 sockets" in world.log.read_text()
+
+
+def test_a_content_that_cannot_be_made_anew_ends_alone(world: World) -> None:
+    """With its sockets and its slots; the reader of the mailbox goes on."""
+    free = world.new.loop.free_connections
+    greedy(world, 2, Broken)
+    world.hand_over()
+    assert not world.new.loop.sessions
+    assert free == world.new.loop.free_connections
+    assert "no good" in world.log.read_text()
+    assert 'a "greedy" cannot be made anew' in world.warnings()[0]
 
 
 # -- real processes --------------------------------------------------------------------------------
@@ -531,20 +706,20 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
         service = SimpleNamespace(
             cycle=SimpleNamespace(workers=2), worker=worker, is_current=lambda one: True
         )
-        arrival: Any = SimpleNamespace(_service=service, _boxes=[box, box])
+        new: Any = SimpleNamespace(_service=service, _boxes=[box, box])
         for n in range(8):
             peer = (f"127.0.0.{n + 1}", 9)
-            results.append(handover.Arrival.stray(arrival, gate, peer, peer, b"%d" % n))
+            results.append(arrival.Arrival.stray(new, gate, peer, peer, b"%d" % n))
     assert 8 == sum(results) == len(put)
     peers = {words[3] for words in put}
     assert 8 == len(peers)
     assert all(words[0] == mailbox.DATAGRAMS and words[5] == [b"%d" % (int(words[3][0][-1]) - 1)]
                for words in put)
-    box.waiting = handover.STRAYS
+    box.waiting = arrival.STRAYS
     peer = next(iter(peers))
     for worker in (0, 1):
-        arrival._service.worker = worker
-        handover.Arrival.stray(arrival, gate, peer, peer, b"x")
+        new._service.worker = worker
+        arrival.Arrival.stray(new, gate, peer, peer, b"x")
     assert (8, 1) == (len(put), gate.dropped)
 
 
@@ -579,5 +754,5 @@ def test_every_worker_names_the_same_owner(steered, workers, port, current, most
     owner = handover.owner_of(listening, peer, workers, current=current)
     assert 0 <= owner < workers
     spread = listening.spread(workers) if current else steered
-    group = handover.steering.owner_of(socket.AF_INET, peer, spread)
+    group = steering.owner_of(socket.AF_INET, peer, spread)
     assert group in listening.for_worker(owner, workers)
