@@ -57,7 +57,6 @@ class Adopter:
 
     __slots__ = (
         "departure",  # Departure | None: hands on whatever still comes
-        "received",  # int: sessions
         "_given",  # {(where, key): pid}: sessions that a worker of another user has given
         "_loop",
         "_owed",  # {(pid, $connection): [session, datagrams to come]}: what has yet to send some
@@ -67,7 +66,6 @@ class Adopter:
 
     def __init__(self, loop: Loop, service: Service) -> None:
         self.departure: Departure | None = None
-        self.received = 0
         self._given: dict[tuple[Key, Any], int] = {}
         self._loop = loop
         self._owed: dict[tuple[int, int], tuple[Session, int]] = {}
@@ -124,17 +122,16 @@ class Adopter:
         kind = packed.stream.contents.get(name)
         if kind is None or kind.read is None:
             raise CodecError(f'their content is of an unknown kind, "{name}"')
-        arriving = kind.read(data, fds, packed.server, is_shared=is_foreign)
+        restore = kind.read(data, fds, packed.server, is_foreign)
         self._check_client(gate, packed.key, mail.uid if is_foreign else None, is_listed)
         known = packed.listening.options.key == where  # else it was passed on
         s = packed.unpack(loop, gate, packed.listening if known else gate.listening)
         fds.clear()
         loop.live += 1
         loop.free_connections -= 1
-        self.received += 1
         service.count_adopted(s)
         try:
-            content = arriving.restore(s, service.cycle.stream)
+            content = restore(s, service.cycle.stream)
             if is_listed:
                 content.enlist()
         except Exception:  # noqa: BLE001 - the others of this message go on

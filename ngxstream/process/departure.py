@@ -35,7 +35,7 @@ class Departure:
     """A leaving worker's side."""
 
     __slots__ = ("_boxes", "_by_owner", "_done", "_loop", "_more", "_plan", "_said", "_service",
-                 "_until_ms", "sent")
+                 "_until_ms")
 
     def __init__(
         self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]
@@ -54,7 +54,6 @@ class Departure:
         self._said: set[int] = set()
         timeout = service.cycle.main.worker_shutdown_timeout
         self._until_ms = loop.now_ms + timeout if timeout else 0
-        self.sent = 0
         for gate in service.udp_gates:
             gate.close()
         for gate in service.udp_gates:  # before STOPPED: what is read after that is younger
@@ -126,7 +125,6 @@ class Departure:
             socks += sockets
             size += len(data)
         if packed:
-            self.sent += len(packed)
             fds = [sock.fileno() for sock in socks]
             box.put(mailbox.SESSIONS, packed, bytes(counts), fds=fds, socks=socks)
         if packed or box.waiting:

@@ -4,8 +4,8 @@ nginx has no counterpart: there what a content handler keeps is its own, and end
 
 When a worker hands its UDP sessions over (process/departure.py), each content says which way its
 session goes:
-  MOVES   it goes on in another process: waiting(), pack() and release() here; there read() of its
-          ContentKind looks at what came before anything is made of it, then restore() makes it
+  MOVES   it goes on in another process: waiting(), pack() and release() here; there `read` of its
+          ContentKind looks at what came, and what that returns makes it anew
   ANEW    nothing has come of it yet: release(); the datagrams of its client begin a session there
   STAYS   it ends in the process where it began, as TCP sessions do
 """
@@ -13,7 +13,7 @@ session goes:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.core.codes import INTERNAL_SERVER_ERROR
 
@@ -99,26 +99,13 @@ class Content:
         raise NotImplementedError
 
 
-class Arriving(Protocol):
-    """A content that came and was looked at, before it is made anew."""
-
-    def restore(self, s: Session, current: StreamConf | None) -> Content:
-        """Take the session up where it was left; its sockets are owned from now on.
-
-        Args: current: the stream block this process serves by, if it has one
-        """
-
-
-class Read(Protocol):
-    """How a kind looks at what another process says; its descriptors stay the caller's."""
-
-    def __call__(
-        self, data: bytes, fds: Sequence[int], server: ServerConf, *, is_shared: bool
-    ) -> Arriving:
-        """Look at it. Raises: CodecError for what cannot be a content of this server
-
-        Args: is_shared: who packed it may keep copies of the sockets, and is not trusted
-        """
+# takes a session up where it was left; its sockets are owned from now on. The stream block is the
+# one that this process serves by, if it has one
+Restore = Callable[["Session", "StreamConf | None"], Content]
+# looks at what another process packed for a session of a server, and raises CodecError for what
+# cannot be; the descriptors stay the caller's. True: who packed it may keep copies of them, and is
+# not trusted
+Read = Callable[[bytes, Sequence[int], "ServerConf", bool], Restore]
 
 
 class ContentKind(NamedTuple):

@@ -53,10 +53,12 @@ _WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
 _VALUE: Final = codec.Optional(codec.Bytes(1 << 20))
 _OWN: Final = codec.Plain(1 << 20)
 
-# start, connect, first byte, session (ms, -1 for none), bytes sent, received
+_NUMBERS: Final = (
+    "start_ms", "connect_ms", "first_byte_ms", "session_ms", "bytes_sent", "bytes_received"
+)
 _STATE: Final = Record(
     "record of an attempt",
-    Field(1, "numbers", codec.Numbers(6, -1)),
+    Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
     Field(2, "peer_name", _WORD, ""),
 )
 _CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
@@ -134,15 +136,8 @@ def pack(s: Session, places: Places) -> bytes:
     return SESSION.encode(
         (
             (
-                generation,
-                number,
-                s.server.index,
-                c.number,
-                c.received,
-                c.sent,
-                c.family,
-                c.passes,
-                s.start_ms,
+                generation, number, s.server.index, c.number, c.received, c.sent, c.family,
+                c.passes, s.start_ms,
             ),
             c.sockaddr,
             c.local,
@@ -227,23 +222,12 @@ def _unpack_kept(s: Session, keeps: dict[str, Kept], packed: dict[str, Any]) -> 
 
 
 def _pack_state(state: UpstreamState) -> tuple[Any, ...]:
-    return (
-        (
-            state.start_ms,
-            state.connect_ms,
-            state.first_byte_ms,
-            state.session_ms,
-            state.bytes_sent,
-            state.bytes_received,
-        ),
-        state.peer_name,
-    )
+    return [getattr(state, name) for name in _NUMBERS], state.peer_name
 
 
 def _unpack_state(packed: tuple[Any, ...]) -> UpstreamState:
-    numbers, name = packed
-    state = UpstreamState(numbers[0])
-    state.peer_name = name
-    (_, state.connect_ms, state.first_byte_ms, state.session_ms, state.bytes_sent,
-     state.bytes_received) = numbers
+    state = UpstreamState(0)
+    numbers, state.peer_name = packed
+    for name, number in zip(_NUMBERS, numbers, strict=False):  # a newer release may send more
+        setattr(state, name, number)
     return state

@@ -61,7 +61,7 @@ def proxied_of(values: list[Any]) -> bytes:
 GENERATION, ADDRESS, SERVER, NUMBER, FAMILY, START_MS = 0, 1, 2, 3, 6, 8
 SOCKADDR, KEY, STATES, VALUES, KEPT = 9, 11, 13, 14, 16
 # of a proxied one
-DEADLINE, REUSED, PEER = 4, 13, 16
+DEADLINE, REUSED, PEER = 3, 13, 16
 
 
 class Place:

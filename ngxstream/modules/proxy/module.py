@@ -71,6 +71,6 @@ MODULE = StreamModule(
     variables=VARIABLES,
     contents=(
         ContentKind("tcp proxy", TcpProxy, stays="TCP sessions end where they began"),
-        ContentKind(udp_state.NAME, UdpProxy, udp_state.PackedProxy, remade=udp_state.REMADE),
+        ContentKind(udp_state.NAME, UdpProxy, udp_state.read, remade=udp_state.REMADE),
     ),
 )

@@ -13,6 +13,7 @@ of its own configuration.
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -61,8 +62,8 @@ _RATES: Final = Record(
     Field(2, "download_s", codec.Optional(codec.FLOAT), None),
     Field(3, "uploaded", codec.UINT, 0),
 )
-# the upstream's port and index (-1 for none), tries, start and deadline (ms), requests, responses,
-# failed, gso, client_gso, gro, gro_hints (-1: never again), dropped, family of a socket to be used
+# the upstream's port and index (-1 for none), tries, deadline, start (ms), requests, responses,
+# dropped, failed, gso, client_gso, gro, gro_hints (-1: never again), family of a socket to be used
 # again, family of the socket
 PROXIED: Final = Record(
     "proxied session",
@@ -89,22 +90,12 @@ def pack(proxy: UdpProxy) -> Packed:
     """Return what makes it what it is, but for the session's own."""
     peer, upstream = proxy.peer, proxy.upstream
     assert peer is not None
+    index = upstream.index if upstream.balancer is not None else -1
     numbers = (
-        upstream.port,
-        upstream.index if upstream.balancer is not None else -1,
-        proxy.selection.tries,
-        proxy.started_ms,
-        proxy.deadline,
-        proxy.requests,
-        proxy.responses,
-        proxy.failed,
-        proxy.gso,
-        proxy.client_gso,
-        proxy.gro,
-        max(proxy.gro_hints, -1),
-        proxy.dropped,
-        proxy.family,
-        proxy.pc.family,
+        upstream.port, index, proxy.selection.tries, proxy.deadline,
+        proxy.started_ms, proxy.requests, proxy.responses, proxy.dropped,
+        proxy.failed, proxy.gso, proxy.client_gso, proxy.gro, max(proxy.gro_hints, -1),
+        proxy.family, proxy.pc.family,
     )
     server = peer.name, peer.server, peer.sockaddr
     rest = upstream.name, server, proxy.peer_name, proxy.first, proxy.pack_rates()
@@ -134,70 +125,62 @@ def send_waiting(proxy: UdpProxy, data: bytes) -> None:
 # -- a record that came ----------------------------------------------------------------------------
 
 
-class PackedProxy:
-    """A proxied session that came, before it is made anew here. See content.Arriving"""
+def read(data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool) -> content.Restore:
+    """Look at what another process says of a proxied session. See content.Read
 
-    __slots__ = ("_fd", "_numbers", "_rest")
+    Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
+    what is no session of the server, or whose socket is not the one that is described
+    """
+    if server.proxy.upstream is None and server.proxy.target is None:
+        raise CodecError("their server proxies nothing")
+    if len(fds) != 1:
+        raise CodecError(f"a session with {len(fds)} sockets")
+    numbers, *rest = PROXIED.decode(data)
+    *_, reused, family = numbers
+    if reused not in (0, family):
+        raise CodecError("a socket to be used again that is of another family")
+    _check_socket(fds[0], family, rest[1][2])
+    return functools.partial(_restore, numbers, rest, fds[0], is_shared)
 
-    def __init__(
-        self, data: bytes, fds: Sequence[int], server: ServerConf, *, is_shared: bool
-    ) -> None:
-        """Look at what another process says of it. See content.Read
 
-        Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError
-        for what is no session of the server, or whose socket is not the one that is described
-        """
-        if server.proxy.upstream is None and server.proxy.target is None:
-            raise CodecError("their server proxies nothing")
-        if len(fds) != 1:
-            raise CodecError(f"a session with {len(fds)} sockets")
-        numbers, *self._rest = PROXIED.decode(data)
-        *_, reused, family = numbers
-        if is_shared:
-            numbers = (*numbers[:-2], 0, family)
-        self._numbers: tuple[int, ...] = numbers
-        (self._fd,) = fds
-        if reused not in (0, family):
-            raise CodecError("a socket to be used again that is of another family")
-        _check_socket(self._fd, family, self._rest[1][2])
-
-    def restore(self, s: Session, current: StreamConf | None) -> UdpProxy:
-        """Take the session up where it was left."""
-        (port, index, tries, started_ms, deadline, requests, responses, failed, gso, client_gso,
-         gro, gro_hints, dropped, family, sock_family) = self._numbers
-        name, peer, peer_name, first, rates = self._rest
-        loop, fd = s.loop, self._fd
-        s.preread = first
-        proxy: UdpProxy = s.server.udp_proxy(s)
-        s.content = proxy
-        s.preread = b""
-        proxy.pc = raw_socket(sock_family, socket.SOCK_DGRAM, 0, fd)
-        proxy.pc.setblocking(False)
-        proxy.pc_fd = fd
-        bind.take_over(s, proxy.pc)
-        loop.free_connections -= 1
-        proxy.connected = True
-        proxy.peer_name = peer_name
-        s.states = s.states or [UpstreamState(loop.now_ms)]
-        proxy.state = s.states[-1]
-        own = s.server.proxy.upstream
-        proxy.upstream = own if own is not None else UpstreamConf(name, "", 0, explicit=False)
-        proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
-        proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
-        proxy.started_ms = started_ms
-        proxy.requests, proxy.responses = requests, responses
-        proxy.failed = bool(failed)
-        proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
-        proxy.gro_hints = gro_hints if gro_hints >= 0 else NEVER_GRO
-        proxy.dropped = dropped
-        proxy.family = family
-        latest = loop.now_ms + proxy.timeout
-        proxy.deadline = min(deadline or latest, latest)
-        loop.timers.add(proxy)
-        loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
-        if rates is not None:
-            proxy.unpack_rates(rates)
-        return proxy
+def _restore(
+    numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
+    s: Session, current: StreamConf | None,
+) -> UdpProxy:
+    """Take the session up where it was left."""
+    (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
+     family) = numbers
+    name, peer, peer_name, first, rates = rest
+    loop = s.loop
+    s.preread = first
+    proxy: UdpProxy = s.server.udp_proxy(s)
+    s.content = proxy
+    s.preread = b""
+    proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)
+    proxy.pc.setblocking(False)
+    proxy.pc_fd = fd
+    bind.take_over(s, proxy.pc)
+    loop.free_connections -= 1
+    proxy.connected = True
+    proxy.peer_name = peer_name
+    s.states = s.states or [UpstreamState(loop.now_ms)]
+    proxy.state = s.states[-1]
+    own = s.server.proxy.upstream
+    proxy.upstream = own if own is not None else UpstreamConf(name, "", 0, explicit=False)
+    proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
+    proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
+    proxy.started_ms, proxy.requests, proxy.responses, proxy.dropped = plain
+    proxy.failed = bool(failed)
+    proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
+    proxy.gro_hints = gro_hints if gro_hints >= 0 else NEVER_GRO
+    proxy.family = 0 if is_shared else reused
+    latest = loop.now_ms + proxy.timeout
+    proxy.deadline = min(deadline or latest, latest)
+    loop.timers.add(proxy)
+    loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
+    if rates is not None:
+        proxy.unpack_rates(rates)
+    return proxy
 
 
 def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
@@ -252,14 +235,7 @@ def _hold(
 def _candidates(
     s: Session, current: StreamConf | None, name: str, port: int, index: int
 ) -> list[UpstreamConf]:
-    found: list[UpstreamConf] = []
     if index < 0:
-        return found  # a name resolved for this session alone
-    if current is not None:
-        conf = current.upstreams.at(name, port)
-        if conf is not None:
-            found.append(conf)
-    own = s.server.proxy.upstream
-    if own is not None:
-        found.append(own)
-    return found
+        return []  # a name resolved for this session alone
+    found = [None if current is None else current.upstreams.at(name, port), s.server.proxy.upstream]
+    return [conf for conf in found if conf is not None]

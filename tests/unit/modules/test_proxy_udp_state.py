@@ -95,9 +95,9 @@ def test_a_socket_has_to_be_what_it_is_said_to_be(world: World, kind: str) -> No
     data, server = proxy.pack().data, proxy.s.server
     fd = opened(kind, world.backend.getsockname())
     with pytest.raises(CodecError):
-        udp_state.PackedProxy(data, [fd], server, is_shared=False)
+        udp_state.read(data, [fd], server, False)
     os.close(fd)
-    udp_state.PackedProxy(data, [proxy.pc.fileno()], server, is_shared=False)
+    udp_state.read(data, [proxy.pc.fileno()], server, False)
 
 
 def test_a_server_of_another_family_is_refused(world: World) -> None:
@@ -112,8 +112,8 @@ def test_a_server_of_another_family_is_refused(world: World) -> None:
     for n, value, why in changes:
         changed = [*values[:n], value, *values[n + 1 :]]
         with pytest.raises(CodecError, match=why):
-            udp_state.PackedProxy(
-                moving.proxied_of(changed), [proxy.pc.fileno()], proxy.s.server, is_shared=False
+            udp_state.read(
+                moving.proxied_of(changed), [proxy.pc.fileno()], proxy.s.server, False
             )
 
 

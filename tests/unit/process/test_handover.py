@@ -20,7 +20,7 @@ from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.process import adoption, arrival, handover, mailbox
 from ngxstream.stream import content
-from ngxstream.stream.content import Content, ContentKind
+from ngxstream.stream.content import Content, ContentKind, Read, Restore
 from tests.support import clients, moving, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.engine import MemoryLog, engine, run_until
@@ -314,20 +314,6 @@ def test_it_may_add_to_what_it_gave(world: World) -> None:
     assert 1 == len(world.new.loop.sessions)
 
 
-def test_it_gets_no_say_by_a_session_its_client_has_left(world: World) -> None:
-    """One that the table does not have, and one that has ended, since which the client is ours."""
-    values, proxied, sock = world.parcel()
-    key = values[moving.KEY]
-    world.post(values, proxied, os.dup(sock.fileno()), uid=NOBODY)
-    world.new.only_session().finalize(200)
-    world.post(values, proxied, os.dup(sock.fileno()))
-    world.post(values, proxied, os.dup(sock.fileno()), uid=NOBODY, listed=False)
-    sock.close()
-    assert 2 == len(world.new.loop.sessions)
-    world.say(mailbox.DATAGRAMS, world.key, key, key, None, [b"injected"], uid=NOBODY)
-    assert "may not say it" in world.warnings()[0]
-
-
 def test_it_takes_no_more_than_there_is_room(world: World) -> None:
     """Sessions without end do not take the slots below none."""
     values, proxied, sock = world.parcel()
@@ -541,27 +527,29 @@ class Greedy(Content):
         self.said.append(data)
 
 
-class PackedGreedy:
-    """One that came."""
+def read(data: bytes, fds: Sequence[int], server, is_shared: bool) -> Restore:
+    """Look at one that came."""
+    assert b"its own" == data
+    kept = tuple(fds)
 
-    def __init__(self, data: bytes, fds: Sequence[int], server, *, is_shared: bool) -> None:
-        assert b"its own" == data
-        self.fds = tuple(fds)
-
-    def restore(self, s, current) -> Content:
-        s.content = Greedy(s, self.fds)
+    def restore(s, current) -> Content:
+        s.content = Greedy(s, kept)
         return s.content
 
+    return restore
 
-class Broken(PackedGreedy):
-    """One that cannot be made anew."""
 
-    def restore(self, s, current) -> Content:
-        super().restore(s, current)
+def read_broken(*values) -> Restore:
+    """Look at one that cannot be made anew."""
+
+    def restore(s, current) -> Content:
+        read(*values)(s, current)
         raise ValueError("no good")
 
+    return restore
 
-def greedy(world: World, count: int, read: type = PackedGreedy) -> None:
+
+def greedy(world: World, count: int, read: Read = read) -> None:
     """Have the old session be of another module's content."""
     world.cycle.stream.contents["greedy"] = ContentKind("greedy", Greedy, read)
     s = world.old.only_session()
@@ -596,7 +584,7 @@ def test_more_sockets_than_a_message_takes_end_their_session(world: World) -> No
 def test_a_content_that_cannot_be_made_anew_ends_alone(world: World) -> None:
     """With its sockets and its slots; the reader of the mailbox goes on."""
     free = world.new.loop.free_connections
-    greedy(world, 2, Broken)
+    greedy(world, 2, read_broken)
     world.hand_over()
     assert not world.new.loop.sessions
     assert free == world.new.loop.free_connections
