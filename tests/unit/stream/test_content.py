@@ -98,7 +98,8 @@ def keys_written(tree: ast.Module, names: dict[str, Any]) -> set[str]:
 def classes_assigned(tree: ast.AST, names: dict[str, Any], owner: str = "") -> set[type]:
     """Return the classes that a module assigns to a session's content."""
     found = set()
-    kinds = {
+    kinds: dict[str, ast.expr] = {"self": ast.parse(owner or "None", mode="eval").body}
+    kinds |= {
         node.target.id: node.annotation
         for node in ast.walk(tree)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
@@ -111,17 +112,13 @@ def classes_assigned(tree: ast.AST, names: dict[str, Any], owner: str = "") -> s
             continue
         assert isinstance(node, ast.Assign)
         value = node.value
-        if isinstance(value, ast.Constant) and value.value is None:
-            continue
-        if isinstance(value, ast.Call):
-            value = value.func
-        elif isinstance(value, ast.Name) and value.id == "self":
-            value = ast.Name(owner, ast.Load())
-        elif isinstance(value, ast.Name) and value.id in kinds:
-            value = kinds[value.id]
-        elif isinstance(value, ast.Name):
-            pytest.fail(f"line {node.lineno} of {names['__name__']}: annotate {value.id}")
-        found.add(value_of(ast.fix_missing_locations(value), names))
+        for one in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
+            named = one.func if isinstance(one, ast.Call) else one
+            if isinstance(one, ast.Name):
+                assert one.id in kinds, f"line {node.lineno} of {names['__name__']}: annotate it"
+                named = kinds[one.id]
+            if not isinstance(one, ast.Constant):
+                found.add(value_of(named, names))
     return found
 
 
@@ -189,10 +186,10 @@ def test_what_is_not_declared_is_found() -> None:
         keys_written(tree, {"__name__": "here"})
     tree = ast.parse(
         "def f(s):\n x = s.content = A(s)\n y: B = make(s)\n s.content = y\n s.content = None\n"
-        "class C:\n def g(self, s):\n  s.content = self\n"
+        "class C:\n def g(self, s):\n  s.content = self\n  s.content = D() if s else E()\n"
     )
-    names = {"__name__": "here", "A": int, "B": str, "C": bytes}
-    assert {int, str, bytes} == classes_assigned(tree, names)
+    names = {"__name__": "here", "A": int, "B": str, "C": bytes, "D": list, "E": dict}
+    assert {int, str, bytes, list, dict} == classes_assigned(tree, names)
 
 
 # -- there and back --------------------------------------------------------------------------------
