@@ -10,9 +10,9 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from ngxstream.core import log
+from ngxstream.core import inet, log
 from ngxstream.event import udp_clients
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import port
 from ngxstream.ipc.codec import CodecError
 from ngxstream.process import handover
 from ngxstream.stream import travel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ngxstream.process.departure import Departure
     from ngxstream.process.handover import Key
     from ngxstream.process.mailbox import Mail
-    from ngxstream.process.worker import Service
+    from ngxstream.process.service import Service
     from ngxstream.stream.session import Session
 
 
@@ -37,7 +37,7 @@ def fits(options: ListenOptions, key: Any) -> bool:
     if not isinstance(key, tuple):
         return False
     behind = key[1] if isinstance(key[0], tuple) else None
-    if codec.family_of(key if behind is None else key[0]) != family:
+    if inet.family_of(key if behind is None else key[0]) != family:
         return False
     if behind is None:
         return not options.wildcard

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
     from ngxstream.process.departure import Departure
-    from ngxstream.process.worker import Service
+    from ngxstream.process.service import Service
 
 HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing
 HOLD_LIMIT_MS: Final = 30_000  # and for those that go on giving sessions, in all

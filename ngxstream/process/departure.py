@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
     from ngxstream.process.handover import Plan
-    from ngxstream.process.worker import Service
+    from ngxstream.process.service import Service
     from ngxstream.stream.content import Content
     from ngxstream.stream.session import Session
 

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import steering, udp_clients
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import addresses, codec, port
 from ngxstream.ipc.codec import CodecError, Field, List, Record
 from ngxstream.process import mailbox
 
@@ -40,14 +40,14 @@ Key = tuple[Any, ...]  # ListenOptions.key
 
 _PLAN: Final = Record(
     "plan",
-    Field(1, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+    Field(1, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
     Field(2, "pids", List(codec.PID, 65_536), []),
 )
 # its listening address; itself (stream/travel.py); name of the kind of its content, and that
 # (stream/content.py); whether its client's datagrams come to it; how many follow yet to be sent
 SESSION: Final = Record(
     "session",
-    Field(1, "where", codec.Repeated(codec.LISTEN_KEY)),
+    Field(1, "where", codec.Repeated(addresses.LISTEN_KEY)),
     Field(2, "session", codec.Bytes(mailbox.MAX_BYTES)),
     Field(3, "kind", codec.Repeated(codec.Text(64, is_word=True))),
     Field(4, "content", codec.Bytes(mailbox.MAX_BYTES), b""),

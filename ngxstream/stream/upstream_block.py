@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import StreamDraft
 
-KEY = "stream"  # where builder.data keeps the draft
 
 
 # -- the upstreams of a stream block -----------------------------------------------------------

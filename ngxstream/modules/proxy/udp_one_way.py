@@ -27,7 +27,8 @@ from ngxstream.stream.upstream import CONNECT
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import ListeningConf, ServerConf
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import ServerConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
