@@ -132,5 +132,5 @@ MODULE = StreamModule(
                  "Protocols the client offers (ALPN), joined by commas."),
     ),
     handlers=(PhaseHandler(phases.PREREAD, handle, _is_wanted),),
-    keeps=(Kept(KEY, stays="TCP sessions alone are preread"),),
+    keeps=(Kept(KEY, stays="UDP sessions have no ClientHello"),),
 )

@@ -172,7 +172,9 @@ class Departure:
         gate: Any = c.table
         peer = udp_clients.peer_of(c.key)
         local = handover.local_of(c.key, peer)
-        for data in (s.preread, *gate.kept_for(c)):
+        sink = gate.table.get(c.key)
+        kept = getattr(sink, "kept", ()) if sink is not None and sink.c is c else ()
+        for data in (s.preread, *kept):
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
         self._forget(s)
 

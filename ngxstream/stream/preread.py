@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
 
 KEY: Final = "preread"  # where the session keeps its Preread while it waits
-KEEPS: Final = (Kept(KEY, stays="TCP sessions alone are preread"),)
+KEEPS: Final = (Kept(KEY, stays="a session moves behind all phases"),)
 
 
 class Preread:

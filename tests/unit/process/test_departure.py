@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,23 @@ def test_a_session_whose_record_cannot_be_made_ends_alone(world: World, is_ready
     alerts = [line for line in world.log.read_text().splitlines() if "[alert]" in line]
     assert 1 == len(alerts)
     assert ("no good" if is_ready else "TypeError") in alerts[0]
+
+
+def test_a_session_without_content_begins_anew(world: World) -> None:
+    """With all that its client has sent, in order; it leaves nothing behind."""
+    s: Any = world.old.only_session()
+    s.content.close()
+    s.content, s.preread = None, b"first"
+    s.c.table.table[s.c.key] = SimpleNamespace(c=s.c, kept=[b"second", b"third"])
+    world.hand_over()
+    assert (set(), {}) == (world.old.loop.sessions, world.old.service.udp_gates[0].table)
+    heard = []
+    for _ in range(3):
+        world.turn(lambda: moving.has_datagram(world.backend))
+        heard.append(world.backend.recvfrom(100))
+    assert [b"first", b"second", b"third"] == [data for data, _ in heard]
+    assert 1 == len({source for _, source in heard})
+    assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
 
 
 class FullGate(UdpGate):
