@@ -53,18 +53,7 @@ _INFO_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
 
 # what a read or write on a connection may fail with
-_CONNECTION_ERRNOS: Final = frozenset(
-    (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    )
-)
+_CONNECTION_ERRNOS: Final = errors.REMOTE_FAULTS - {errno.ENOTCONN}
 
 _TYPES: Final = {
     "v": None,

@@ -42,7 +42,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import datagram, poller, udp_clients, udp_new
+from ngxstream.event import datagram, overflow, poller, udp_clients, udp_new
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class UdpGate:
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
         "begun",  # Connection | None: last one whose session said what it wants to be sent
+        "_look",  # Overflow.look, called where a drain leaves something in the socket
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
         "_mixed",  # int: drains to go before new clients' sessions begin while it is read
@@ -143,6 +144,7 @@ class UdpGate:
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
         self._mixed = MIXED
+        self._look = overflow.Overflow(loop, sock, listening.options.text).look
         self.new = udp_new.NewClients(loop, self, listening.options.text)
         self._waiting = self.new.waiting
         if not idle:
@@ -245,6 +247,7 @@ class UdpGate:
                 return
             self._filled += 1
             if self._filled > self._patience:
+                self._look()
                 self._limit = 2
                 self._filled = 0
             sink = self.table.get(key)
@@ -295,6 +298,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -347,6 +351,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -374,6 +379,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None

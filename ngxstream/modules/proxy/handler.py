@@ -219,8 +219,8 @@ class Proxy(Content):
 
     def next_upstream(self) -> None:
         """Count a failure against the peer and go on to the next one, if that may be."""
-        self._close_peer()
         if self._may_go_on():
+            self._close_peer()
             self.connect()
 
     def _may_go_on(self) -> bool:
