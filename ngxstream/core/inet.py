@@ -18,7 +18,8 @@ AF_INET: Final = ip.AF_INET
 AF_INET6: Final = ip.AF_INET6
 AF_UNIX: Final = int(socket.AF_UNIX)
 
-SockAddr = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+InetAddr = tuple[str, int] | tuple[str, int, int, int]
+SockAddr = InetAddr | str | bytes
 ListenKey = tuple[int, int, SockAddr | None]  # of a listening address: ListenOptions.key
 
 _SUN_PATH: Final = 108  # sizeof(sockaddr_un.sun_path), the final NUL included

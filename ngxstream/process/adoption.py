@@ -19,7 +19,7 @@ from ngxstream.stream import travel
 from ngxstream.stream.session import UNTIL
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
     from ngxstream.process.departure import Departure

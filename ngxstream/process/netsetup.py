@@ -20,7 +20,7 @@ from ngxstream.core import inet
 from ngxstream.event import netlink
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.modules.proxy.bind import Bind
     from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.stream.core import ServerConf, StreamConf
@@ -78,7 +78,7 @@ def needs(stream: StreamConf | None) -> Needs:
             unknown.append(place)
         for draft in server.listens:
             options = draft.options
-            if options.family == inet.AF_UNIX:
+            if not isinstance(options.sockaddr, tuple):
                 continue
             sources = _sources(proxy.bind, options)
             protocol = "udp" if options.is_udp else "tcp"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import codes, log
 from ngxstream.event import loop as loops
 from ngxstream.event import poller, wakeups
-from ngxstream.event.accept import BURST, TcpGate
+from ngxstream.event.accept import BURST, TcpListener
 from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
@@ -69,7 +69,7 @@ class Service:
         self.cycle = cycle
         self.loop = loop
         self.worker = worker
-        self.tcp_gates: list[TcpGate] = []
+        self.tcp_gates: list[TcpListener] = []
         self.udp_gates: list[UdpGate] = []
         self.places = travel.Places()
         self.former = list(former)
@@ -96,7 +96,7 @@ class Service:
             for sock in listening.for_worker(worker, cycle.workers):
                 exclusive = cycle.workers > 1 and listening.is_shared(sock)
                 self.tcp_gates.append(
-                    TcpGate(
+                    TcpListener(
                         loop,
                         listening,
                         sock,

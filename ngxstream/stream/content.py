@@ -57,7 +57,7 @@ class Content:
         """Return bytes from and to the client, from and to the upstream."""
         return self.s.c.received, self.s.c.sent, 0, 0
 
-    # -- giving way to a new client (event/room.py) --------------------------------------------
+    # -- giving way to a new client (event/eviction.py) --------------------------------------------
 
     @property
     def active_ms(self) -> int | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import ListenKey, SockAddr
     from ngxstream.core.log import Log
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session

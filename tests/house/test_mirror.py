@@ -19,10 +19,13 @@ DECLARATIONS = {
 ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
     "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
+    "event/listen_options.py": "unit/event/test_listening.py",
     "event/splice.py": "unit/event/test_pump.py",
+    "event/tls_pump.py": "unit/event/test_tls.py",
     "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
     "modules/proxy/headed.py": "wire/test_udp_proxy_protocol.py",
     "modules/proxy/tls.py": "wire/test_tls_origination.py",
+    "stream/drawing.py": "unit/modules/upstream/test_hash.py",
     "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
     "modules/upstream/names.py": "unit/modules/upstream/test_resolve.py",

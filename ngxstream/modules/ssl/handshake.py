@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.core import codes, log
 from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
 from ngxstream.event.poller import READABLE
+from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
 from ngxstream.stream import phases, servers
 from ngxstream.stream.content import Content
@@ -98,7 +99,7 @@ class Handshake(Content):
         transport = self.transport
         if transport is None or not (mask & READABLE or transport.wants_write):
             return
-        budget = self.s.loop.budget
+        budget = self.s.loop.get(TurnBudget)
         if budget.is_busy:  # a name may be expensive to look up
             budget.put_off(self.s, self.go_on)
         else:
@@ -107,7 +108,7 @@ class Handshake(Content):
     def go_on(self) -> None:
         """Go on shaking hands in a turn to come: others had used up the one before."""
         transport = self.transport
-        if transport is not None and self.s.loop.budget.let_in(self.s, self.go_on):
+        if transport is not None and self.s.loop.get(TurnBudget).let_in(self.s, self.go_on):
             self._shake(transport)
 
     def _shake(self, transport: tls.Transport) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.recycle import SocketPool
 from ngxstream.process import adoption, mailbox
 from tests.support import moving, strangers, tools
 from tests.support.moving import World
@@ -123,7 +124,7 @@ def test_its_socket_is_nobody_else_s_later(world: World) -> None:
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
     sock.close()
     world.new.only_session().finalize(200)
-    assert 0 == len(world.new.loop.udp_sockets)
+    assert 0 == len(world.new.loop.get(SocketPool))
 
 
 def test_it_takes_no_client_of_ours(world: World) -> None:

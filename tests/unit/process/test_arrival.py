@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
 from ngxstream.event.udp import UdpGate
 from ngxstream.process import arrival, mailbox
 from tests.support import strangers, tools

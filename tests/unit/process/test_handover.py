@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.event import steering
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
 from ngxstream.ipc.codec import CodecError
 from ngxstream.process import handover, mailbox
 from tests.support import clients, processes, strangers, tools
