@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core.codes import (
     AGAIN,
@@ -32,12 +32,14 @@ from ngxstream.core.codes import (
 )
 from ngxstream.core.log import ERR
 from ngxstream.stream import phases
+from ngxstream.stream.content import Kept
 
 if TYPE_CHECKING:
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
 
-KEY = "preread"  # where the session keeps its Preread while it waits
+KEY: Final = "preread"  # where the session keeps its Preread while it waits
+KEEPS: Final = (Kept(KEY, stays="a session moves behind all phases"),)
 
 
 class Preread:
@@ -85,7 +87,7 @@ class Preread:
         s.set_module_ctx(KEY, None)
 
     def look(self) -> int:
-        """Read what there is and ask the handler. returns: its code, or a status to end with"""
+        """Read what there is and ask the handler. Returns: its code, or a status to end with"""
         if self.timed_out:
             return STREAM_OK
         return self._peek() if self.peeks else self._take()
@@ -140,7 +142,7 @@ def _is_half_closed(fd: int) -> bool:
 
 
 def check(s: Session, handler: Handler) -> int:
-    """Ask one preread handler and advance by its answer. source: ngx_stream_core_preread_phase"""
+    """Ask one preread handler and advance by its answer. Source: ngx_stream_core_preread_phase"""
     s.action = "prereading client data"
     waiting: Preread | None = s.module_ctx(KEY)
     if waiting is None:

@@ -14,39 +14,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors, inet, log
 from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
+from ngxstream.stream.content import Kept
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
     from ngxstream.event.loop import Loop
     from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.content import Content
     from ngxstream.stream.core import ServerConf
     from ngxstream.stream.upstream import UpstreamState
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 DEBUG_CONNECTION: Final = "debug_connection"  # set in ctx: log everything
-
-
-class Content(Protocol):
-    """What holds a session while its content handler works (a relay, a text being returned)."""
-
-    def close(self) -> None:
-        """Let go of everything; called once, from finalize(), before the log phase."""
-
-    def log_suffix(self) -> str:
-        """Return what the content adds to the context of an error_log line."""
+UNTIL: Final = "until"  # in ctx: loop ms when the worker_shutdown_timeout it began under ends it
 
 
 class Session:
     """One client's stay, TCP or UDP.
 
-    The hall's own facts are slots; a module keeps its scratch in `ctx` under its own name.
+    What all features share are slots (stream/travel.py says how each moves to another process); a
+    module keeps its scratch in `ctx` under a key that it declares (StreamModule.keeps).
     """
 
     __slots__ = (
@@ -63,7 +57,7 @@ class Session:
         "states",  # list[UpstreamState] | None: one for each attempt
         "values",  # list | None: cached variables by index
         "captures",  # tuple[bytes | None, ...] | None: of the latest regex, whole match first
-        "ctx",  # dict[str, Any] | None: the modules' scratch, by module name
+        "ctx",  # dict[str, Any] | None: the modules' scratch, by the keys they declare
         "cleanups",  # list[callable] | None: run at the end, last first
         "preread",  # bytes: what was read (UDP: the first datagram) and not passed on yet
         "proxy_protocol",  # ProxyHeader | None: as received
@@ -121,8 +115,7 @@ class Session:
     def finalize(self, status: int) -> None:
         """End the session: let go of the content, log, clean up, close. Idempotent.
 
-        shape: status is what $status says, 200 <= status < 600
-        source: ngx_stream_finalize_session
+        Args: status: what $status says, 200 <= status < 600. Source: ngx_stream_finalize_session
         """
         if self.status:
             return
@@ -156,7 +149,7 @@ class Session:
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.
 
-        returns: the cleanups, to be done when the connection ends
+        Returns: the cleanups, to be done when the connection ends
         """
         self.status = STREAM_OK
         self.loop.sessions.discard(self)
@@ -171,8 +164,8 @@ class Session:
     def log_error(self, level: int, message: str, err: int | None = None) -> None:
         """Write an error_log line with the session's number and context, if the level is on.
 
-        shape: level is one of core/log's ints; err an errno whose text follows the message
-        source: ngx_stream_log_error
+        Args: level: one of core/log's ints; err: an errno whose text follows the message
+        Source: ngx_stream_log_error
         """
         log = self.log
         if level <= log.level:
@@ -183,7 +176,7 @@ class Session:
     def client_error(self, error: OSError, message: str) -> None:
         """Log a failed call on the client's socket: info for what a client may cause, else alert.
 
-        source: ngx_connection_error with NGX_ERROR_INFO
+        Source: ngx_connection_error with NGX_ERROR_INFO
         """
         # a TLS transport has its own words, and no errno where the fault is TLS's
         code = getattr(error, "code", error.errno)
@@ -210,7 +203,7 @@ class Session:
         )
 
     def log_connected(self) -> None:
-        """Say who is connected to which address. source: ngx_stream_init_connection"""
+        """Say who is connected to which address. Source: ngx_stream_init_connection"""
         udp = "udp " if self.c.is_udp else ""
         client = inet.sock_ntop(self.c.sockaddr) or "unix:"
         self.log_plain(INFO, f"{udp}client {client} connected to {self.address.text}")
@@ -221,3 +214,19 @@ def begin(s: Session) -> None:
     phases.run(s)
 
 
+def _unpack_debug(s: Session, packed: object) -> None:
+    if packed is not True:
+        raise ValueError("neither debugged nor not")
+    s.debug()
+
+
+def _unpack_until(s: Session, packed: object) -> None:
+    if not isinstance(packed, int):
+        raise TypeError("no time")
+    s.set_module_ctx(UNTIL, packed)
+
+
+KEEPS: Final = (
+    Kept(DEBUG_CONNECTION, lambda s: s.module_ctx(DEBUG_CONNECTION), _unpack_debug),
+    Kept(UNTIL, lambda s: s.module_ctx(UNTIL), _unpack_until),
+)

@@ -20,6 +20,7 @@ SERVING = {
     *("event.libssl", "event.libssl_context", "event.libssl_facts", "event.libssl_sessions"),
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
+    *("process.adoption", "process.arrival", "process.departure"),
     *("process.mailbox", "process.master", "process.rendezvous", "process.upgrade"),
     *("process.children", "process.service", "process.verdict", "process.worker"),
     *("stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ngxstream.modules.proxy import conf, dsr, udp_one_way
+from ngxstream.modules.proxy import conf, dsr, udp_one_way, udp_state
 from ngxstream.modules.proxy.conf import ProxyConf
 from ngxstream.modules.proxy.handler import Proxy
 from ngxstream.modules.proxy.headed import HeadedCountedUdpProxy, HeadedUdpProxy
@@ -17,6 +17,7 @@ from ngxstream.modules.proxy.udp_rated import (
     RatedUdpProxy,
 )
 from ngxstream.modules.proxy.variables import VARIABLES
+from ngxstream.stream.content import ContentKind
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
 
@@ -68,4 +69,8 @@ MODULE = StreamModule(
     merge=conf.merge,
     check=_check,
     variables=VARIABLES,
+    contents=(
+        ContentKind("tcp proxy", TcpProxy, stays="TCP sessions end where they began"),
+        ContentKind(udp_state.NAME, UdpProxy, udp_state.read, remade=udp_state.REMADE),
+    ),
 )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, datagram, eviction, poller, udp_clients
 from ngxstream.event.connect import UNIX
-from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy import handler, udp_state
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
 from ngxstream.modules.proxy.udp_to_server import ToServer
@@ -205,6 +205,11 @@ class UdpProxy(ToServer, ToClient):
         self.next_upstream()
 
     # -- changing hands ------------------------------------------------------------------------
+
+    way = udp_state.way
+    pack = udp_state.pack
+    release = udp_state.release
+    send_waiting = udp_state.send_waiting
 
     def pack_rates(self) -> Any:
         """Return what rate limits keep; there are none here."""
