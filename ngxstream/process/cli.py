@@ -57,7 +57,7 @@ CONFIGURE: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code. shape: argv defaults to sys.argv"""
+    """Run the program; return its exit code. Args: argv: sys.argv if not given"""
     argv = sys.argv if argv is None else argv
     try:
         options = opts.Options(argv)
@@ -89,7 +89,7 @@ def program() -> int:
 
 
 def version_info(options: opts.Options) -> str:
-    """Return what -v, -h and -V print. source: nginx.c ngx_show_version_info"""
+    """Return what -v, -h and -V print. Source: nginx.c ngx_show_version_info"""
     program = options.program
     text = f"{program} version: {options.version}\n"
     if options.show_help:

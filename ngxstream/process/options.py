@@ -58,6 +58,7 @@ class Options:
         "network",         # bool: -N
         "signal",          # str: of -s, "" for none
         "directives",      # str: of -g
+        "ignored",         # list[str]: of every -g before the last
         "prefix",          # str
         "conf_prefix",     # str
         "conf_file",       # str
@@ -65,7 +66,7 @@ class Options:
     )
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """shape: argv is sys.argv. raises: OptionError"""
+        """Read it. Args: argv: sys.argv. Raises: OptionError"""
         self.argv = list(argv)
         self.program = program_name(argv[0] if argv else "")
         self.show_version = False
@@ -77,6 +78,7 @@ class Options:
         self.network = False
         self.signal = ""
         self.directives = ""
+        self.ignored: list[str] = []
         self.prefix = PREFIX
         self.conf_prefix = ""
         self.conf_file = CONF_PATH
@@ -94,7 +96,7 @@ class Options:
         self._resolve()
 
     def _word(self, letters: str, words: Iterator[str]) -> None:
-        """Read one word of options. shape: words is what follows it"""
+        """Read one word of options. Args: words: what follows it"""
         for at, letter in enumerate(letters):
             if letter in _WANTS:
                 value = letters[at + 1:] or next(words, None)
@@ -130,6 +132,8 @@ class Options:
         elif letter == "c":
             self.conf_file = value
         elif letter == "g":
+            if self.directives:
+                self.ignored.append(self.directives)
             self.directives = value
         elif value not in SIGNALS:
             raise OptionError(f'invalid option: "-s {value}"')
@@ -137,7 +141,7 @@ class Options:
             self.signal = value
 
     def _resolve(self) -> None:
-        """Put the prefix before relative paths. source: nginx.c ngx_process_options"""
+        """Put the prefix before relative paths. Source: nginx.c ngx_process_options"""
         self.conf_file = os.path.join(self.prefix, self.conf_file)
         self.conf_prefix = self.conf_file[:self.conf_file.rfind("/") + 1]
         if self.error_log:

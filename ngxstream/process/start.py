@@ -41,6 +41,8 @@ def run(options: Options) -> int:
     """Do what the options say; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an impatient ^C is no traceback
     builtin = builtin_log(options, log.Console(options.program))
+    for text in options.ignored:
+        builtin.error(log.WARN, f'"-g {text}" is ignored: only the last "-g" is obeyed')
     try:
         if options.test:
             return test(options, builtin)
@@ -64,7 +66,7 @@ def run(options: Options) -> int:
 def builtin_log(options: Options, console: log.Console) -> log.Log:
     """Open the log of start-up: that of -e, or standard error where it cannot be opened.
 
-    source: ngx_log.c ngx_log_init
+    Source: ngx_log.c ngx_log_init
     """
     clock = clocks.Clock()
     table = files.OpenFiles()
@@ -114,7 +116,7 @@ def test(options: Options, builtin: log.Log) -> int:
 
 
 def print_network(options: Options, builtin: log.Log) -> int:
-    """Print what the configuration needs of the network: -N. raises: ConfError"""
+    """Print what the configuration needs of the network: -N. Raises: ConfError"""
     reading = cycle.Reading(options, builtin)
     _write_out(log.encode(netsetup.script(reading.stream, options.conf_file)))
     return 0
@@ -124,7 +126,7 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
 
     A reload is waited for: what the master finds wrong is said here, and the exit code is 1.
-    raises: NgxError. source: ngx_cycle.c ngx_signal_process
+    Raises: NgxError. Source: ngx_cycle.c ngx_signal_process
     """
     reading = cycle.Reading(options, builtin)
     builtin.write(log.NOTICE, "signal process started")
@@ -141,7 +143,7 @@ def send_signal(options: Options, builtin: log.Log) -> int:
 def serve(options: Options, builtin: log.Log) -> int:
     """Build the configuration and serve by it, in the background if it says so.
 
-    raises: NgxError, while somebody still watches. source: nginx.c main
+    Raises: NgxError, while somebody still watches. Source: nginx.c main
     """
     # by name: testing and signalling need neither master nor worker
     lazy.end()
@@ -187,7 +189,7 @@ def serve(options: Options, builtin: log.Log) -> int:
 
 
 def _write_out(data: bytes) -> None:
-    """Write to standard output. raises: UnplacedError, where nginx leaves part out in silence"""
+    """Write to standard output. Raises: UnplacedError, where nginx leaves part out in silence"""
     try:
         if sys.stdout is None:  # was closed before we began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
