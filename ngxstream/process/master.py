@@ -521,6 +521,7 @@ class Master:
             self.terminating = True
             if not self.other.started:
                 self.manager.stopping("stopping")
+            self._meet_last()
             self.survivors.tell(channels.TERMINATE)
             self._terminate_workers(FIRST_WAIT_MS)
 
@@ -544,7 +545,15 @@ class Master:
             self.manager.stopping("finishing the sessions, then stopping")
         self._leave_udp()
         self.quit_workers(list(self.children.values()))
+        self._meet_last()
+        self.survivors.tell(channels.QUIT)
         self._close_listening()
+
+    def _meet_last(self) -> None:
+        """Know all whose master has died before all is to end: nobody will look for them after."""
+        self.other.look()
+        if not self.other.is_alive:
+            self.survivors.meet(self.cycle.main.pid)
 
     def quit_workers(self, whom: list[Child]) -> None:
         """Have workers leave in grace."""
