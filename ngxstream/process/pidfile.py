@@ -89,6 +89,15 @@ def find(path: str) -> int:
     return pid
 
 
+def names_master(path: str) -> bool:
+    """Tell whether a pid file names a living process of ours."""
+    try:
+        pid = _parse(_read(path))
+    except (OSError, ValueError):
+        return False
+    return is_alive(pid) and is_ours(pid)
+
+
 def send(pid: int, number: int) -> None:
     """Send a signal. Raises: SignalError. Source: ngx_process.c ngx_os_signal_process"""
     try:

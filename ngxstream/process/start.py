@@ -34,6 +34,7 @@ from ngxstream.process import (
 )
 
 if TYPE_CHECKING:
+    from ngxstream.process.directives import MainConf
     from ngxstream.process.options import Options
 
 
@@ -130,6 +131,9 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     """
     reading = cycle.Reading(options, builtin)
     builtin.write(log.NOTICE, "signal process started")
+    code = tell_orphans(reading.main, options.signal, builtin)
+    if code is not None:
+        return code
     pid = pidfile.find(reading.main.pid)
     number = signals.COMMANDS[options.signal]
     asked = number == signals.RECONFIGURE
@@ -138,6 +142,24 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     console = builtin.console
     assert console is not None
     return 0 if request is None or request.wait(console.say) else 1
+
+
+def tell_orphans(main: MainConf, word: str, builtin: log.Log) -> int | None:
+    """Tell the workers of a master that is dead. Returns: the exit code, None for nobody told"""
+    command = rendezvous.COMMANDS.get(word)
+    masters = main.pid, main.pid + upgrade.OLDBIN
+    if command is None or any(map(pidfile.names_master, masters)):
+        return None
+    told, deaf = rendezvous.Survivors().order(main, command)
+    if told:
+        text = f"{word}: worker processes that outlived their master: {', '.join(map(str, told))}"
+        builtin.write(log.NOTICE, text)
+        assert builtin.console is not None
+        builtin.console.say(f"[notice] {text}")
+    if deaf:
+        text = f"{word}: these worker processes do not hear it: {', '.join(map(str, deaf))}"
+        builtin.error(log.ERR, text)
+    return int(bool(deaf)) if told or deaf else None
 
 
 def serve(options: Options, builtin: log.Log) -> int:

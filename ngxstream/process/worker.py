@@ -453,7 +453,7 @@ class Worker:
             self.cycle.log.error(log.WARN, "no new master will find this worker", error)
 
     def _on_new_master(self, channel: Channel) -> None:
-        self.cycle.log.error(log.NOTICE, "a new master process takes over")
+        self.cycle.log.error(log.NOTICE, "another process takes the place of the master")
         self.channel = channel
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
         rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
