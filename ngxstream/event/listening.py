@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from ngxstream.core import errors
 from ngxstream.core import log as logs
-from ngxstream.event import bound, listen_socket, steering
+from ngxstream.event import bound, listen_socket, stale, steering
 
 BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
@@ -268,6 +268,10 @@ def _open(
             sock.close()
             if test:
                 return True
+            if options.family == socket.AF_UNIX and stale.remove(options.sockaddr):
+                text = f"{options.text} of a program that is gone, is removed"
+                log.error(logs.NOTICE, text)
+                continue
             log.error(logs.EMERG, f"bind() to {options.text} failed", error)
             return False
         except errors.ListenError:
