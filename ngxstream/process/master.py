@@ -27,7 +27,7 @@ from ngxstream.event import listening, wakeups
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.ipc import port
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system, upgrade, verdict
+from ngxstream.process import pidfile, signals, system, verdict
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import START_MS, Plan
@@ -233,7 +233,7 @@ class Master:
         self.verdicts.close()
         path = self.cycle.main.pid
         if self.other.started:
-            path += upgrade.OLDBIN
+            path = pidfile.oldbin(path)
         error = pidfile.remove(path)
         if error is not None:
             self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)

@@ -147,8 +147,10 @@ def send_signal(options: Options, builtin: log.Log) -> int:
 def tell_orphans(main: MainConf, word: str, builtin: log.Log) -> int | None:
     """Tell the workers of a master that is dead. Returns: the exit code, None for nobody told"""
     command = rendezvous.COMMANDS.get(word)
-    masters = main.pid, main.pid + upgrade.OLDBIN
+    masters = main.pid, pidfile.oldbin(main.pid)
     if command is None or any(map(pidfile.names_master, masters)):
+        return None
+    if pidfile.is_device(main.pid):  # it may be of many
         return None
     told, deaf = rendezvous.Survivors().order(main, command)
     if told:
