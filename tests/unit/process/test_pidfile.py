@@ -16,7 +16,7 @@ from ngxstream.core import errors
 from ngxstream.process import pidfile
 from tests.support import processes, tools
 from tests.support.proxies import ProxyFactory
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(ngxstream.__file__).parents[1]
 TITLED = (
@@ -214,21 +214,27 @@ def test_a_device_survives_an_upgrade_and_tells_nobody_a_pid(ngxstream: ProxyFac
     )
     null = running.prefix / "logs/null"
     os.mknod(null, stat.S_IFCHR | 0o666, os.stat("/dev/null").st_rdev)
-    with subprocess.Popen(running._words(()), env=running._environment(), cwd=running.prefix,
-                          stderr=subprocess.DEVNULL) as old:
-        running.wait_log("start worker process ")
-        for word in ("reload", "stop", "quit"):
-            said = running.run("-s", word)
-            assert f'ngxstream: [error] invalid PID number "" in "{null}"\n' == said.stderr
-            assert 1 == said.code
-        old.send_signal(signal.SIGUSR2)
-        (line,) = running.wait_log("start new binary process")
-        new = int(line.split()[-1])
-        running.wait_log("start worker processes", count=2)
-        assert stat.S_ISCHR(null.lstat().st_mode)
-        os.kill(new, signal.SIGTERM)  # the old one gets its place back
-        running.wait_log(f"new binary process {new} exited with code 0")
-        old.send_signal(signal.SIGTERM)
+    with subprocess.Popen(
+        running._words(()), env=running._environment(), cwd=running.prefix,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as old:
+        try:
+            running.wait_log("start worker process ")
+            for word in ("reload", "stop", "quit"):
+                said = running.run("-s", word)
+                assert f'ngxstream: [error] invalid PID number "" in "{null}"\n' == said.stderr
+                assert 1 == said.code
+            old.send_signal(signal.SIGUSR2)
+            (line,) = running.wait_log("start new binary process")
+            new = int(line.split()[-1])
+            running.wait_log("start worker processes", count=2)
+            assert stat.S_ISCHR(null.lstat().st_mode)
+            os.kill(new, signal.SIGTERM)  # the old one gets its place back
+            running.wait_log(f"new binary process {new} exited with code 0")
+            old.send_signal(signal.SIGTERM)
+            old.wait(PATIENCE)
+        finally:
+            processes.kill_session(old.pid)
     assert stat.S_ISCHR(null.lstat().st_mode)
     assert {"null", "error.log"} == set(os.listdir(null.parent))
 
