@@ -591,12 +591,12 @@ class Master:
         collector = verdict.Collector(self.cycle.log)
         if self._reload(collector):
             self.manager.ready(self._status())
-            self.verdicts.accept()
+            self.verdicts.accept(collector.warnings)
             if self.cycle.main.pid != pid_path:
                 self.verdicts.move(self.cycle.main.pid)
         else:
             self.manager.ready(f"{self._status()}; the last reload was refused: {collector.text}")
-            self.verdicts.refuse(collector.text)
+            self.verdicts.refuse(f"{collector.warnings}\n{collector.text}")
         self.verdicts.restore()
 
     def _reload(self, to: log.Log) -> bool:

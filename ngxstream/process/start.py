@@ -15,7 +15,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from ngxstream.conf import dump
+from ngxstream.conf import dump, tokens
+from ngxstream.conf import files as conf_files
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
@@ -32,6 +33,7 @@ from ngxstream.process import (
     upgrade,
     verdict,
 )
+from ngxstream.process.options import PID_PATH
 
 if TYPE_CHECKING:
     from ngxstream.process.directives import MainConf
@@ -126,22 +128,56 @@ def print_network(options: Options, builtin: log.Log) -> int:
 def send_signal(options: Options, builtin: log.Log) -> int:
     """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
 
-    A reload is waited for: what the master finds wrong is said here, and the exit code is 1.
+    A reload is waited for: what the master finds wrong is said here, and the exit code is 1. Where
+    it can be asked so, the configuration is judged once, by the master.
     Raises: NgxError. Source: ngx_cycle.c ngx_signal_process
     """
-    reading = cycle.Reading(options, builtin)
-    builtin.write(log.NOTICE, "signal process started")
-    code = tell_orphans(reading.main, options.signal, builtin)
-    if code is not None:
-        return code
-    pid = pidfile.find(reading.main.pid)
     number = signals.COMMANDS[options.signal]
     asked = number == signals.RECONFIGURE
-    request = verdict.Request(pid, reading.main.pid) if asked else None
+    path = stated_pid(options) if asked else ""
+    request = None
+    if path and pidfile.names_master(path):
+        request = verdict.Request(pidfile.find(path), path)
+    if request is None or not request.is_heard:
+        request = None
+        main = cycle.Reading(options, builtin).main
+        path = main.pid
+    builtin.write(log.NOTICE, "signal process started")
+    if not asked:
+        code = tell_orphans(main, options.signal, builtin)
+        if code is not None:
+            return code
+    pid = pidfile.find(path)
+    if asked and request is None:
+        request = verdict.Request(pid, path)
     pidfile.send(pid, number)
     console = builtin.console
     assert console is not None
     return 0 if request is None or request.wait(console.say) else 1
+
+
+def stated_pid(options: Options) -> str:
+    """Return where the pid file is, "" where that takes more than a look at one file."""
+    name, depth = "", 0
+    try:
+        raw = conf_files.Disk().read(options.conf_file)
+        text = tokens.Tokens(raw if b"pid" in raw or b"include" in raw else b"")
+        while not (name or options.directives) and (end := text.read()):
+            words = [word.raw for word in text.words]
+            if end == b"}":
+                depth -= 1
+            elif depth:
+                depth += end == b"{"
+            elif end == b"{" and words[0] in (b"events", b"stream"):  # others have other grammars
+                depth = 1
+            elif end == b"{" or words[0] == b"include" or (words[0] == b"pid" and len(words) != 2):
+                return ""
+            elif words[0] == b"pid":
+                name = tokens.unescaped(words[1])
+    except (OSError, tokens.FaultError):
+        return ""
+    path = os.path.join(options.prefix, files.c_string(name) or PID_PATH)
+    return "" if options.directives else path
 
 
 def tell_orphans(main: MainConf, word: str, builtin: log.Log) -> int | None:
