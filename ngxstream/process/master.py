@@ -177,9 +177,19 @@ class Master:
             self.later(LATE_MS, self._succeed_late)
         if not self.other.is_alive:
             self.manager.ready(self._status())
-        while self.children or not (self.terminating or self.quitting):
+        while self.children or self._has_orphans or not (self.terminating or self.quitting):
             self._wait()
         return self._exit()
+
+    @property
+    def _has_orphans(self) -> bool:
+        """Whether workers of a dead master finish their sessions, with no other master for them."""
+        left = self.quitting and not (self.terminating or self.other.is_alive)
+        return left and self.survivors.are_left
+
+    def _await_orphans(self) -> None:
+        if self._has_orphans:
+            self.later(RETIRE_MS, self._await_orphans)
 
     def _succeed(self) -> None:
         """Have the workers of a dead master leave, their UDP clients in our hands."""
@@ -547,6 +557,7 @@ class Master:
         self.quit_workers(list(self.children.values()))
         self._meet_last()
         self.survivors.tell(channels.QUIT)
+        self._await_orphans()
         self._close_listening()
 
     def _meet_last(self) -> None:

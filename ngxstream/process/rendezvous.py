@@ -397,6 +397,11 @@ class Survivors:
                 time.sleep(AGAIN_S)
         return found
 
+    @property
+    def are_left(self) -> bool:
+        """Whether any of them is there."""
+        return not all(port.is_gone(one.channel.sock) for one in self.all)
+
     def tell(self, command: int) -> None:
         """Tell all of them; who has left already does not hear it."""
         for one in self.all:

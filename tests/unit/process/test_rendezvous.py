@@ -284,6 +284,29 @@ def test_a_stop_ends_the_orphans_too(ngxstream: ProxyFactory, backends: BackendF
             assert b"" == client.recv()
 
 
+@pytest.mark.parametrize("impatient", [False, True])
+def test_a_quit_waits_for_the_orphans_too(
+    impatient: bool, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """A master that finishes is there until their sessions have ended: TERM can end these still."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running):
+            running.start()
+            running.wait_log("gracefully shutting down", count=2)
+            pid = running.pid
+            running.signal(signal.SIGQUIT)
+            wait_until(lambda: not processes.children(pid), what="its own workers leave")
+            assert b"after" == client.exchange(b"after")
+            assert processes.is_alive(pid)
+            if impatient:
+                os.kill(pid, signal.SIGTERM)
+                assert b"" == client.recv()
+            client.close()
+            wait_until(lambda: not processes.is_alive(pid), what="the master leaves")
+
+
 def test_sockets_of_a_service_manager_survive_a_killed_master(tmp_path: Path) -> None:
     """What is lent anew and what the orphans have are the same sockets: one group, no warning."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -333,7 +356,7 @@ def told(code: int, word: str, pids: list[int]) -> tuple[int, str]:
     return code, said
 
 
-@pytest.mark.parametrize("left", ["", "nonsense", "gone"])
+@pytest.mark.parametrize("left", ["", "nonsense", "gone", "typo"])
 def test_a_stop_without_a_master_ends_its_orphans(
     left: str, ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
@@ -350,7 +373,13 @@ def test_a_stop_without_a_master_ends_its_orphans(
                 pid_file.write_text(left)
             elif left == "gone":
                 pid_file.unlink()
-            said = running.run("-s", "stop")
+            elif left == "typo":  # any configuration will do that has the same pid file
+                other = running.conf_file.with_name("other.conf")
+                other.write_text("pid logs/nginx.pid; events {}")
+                running.write("typo on;")
+                assert 1 == running.run("-s", "stop").code
+            words = ("-c", "conf/other.conf") if left == "typo" else ()
+            said = running.run(*words, "-s", "stop")
             assert told(0, "stop", orphans) == (said.code, said.stderr)
             assert b"" == client.recv()
     assert [] != running.wait_log(rf"\[notice\] .* stop: worker processes .*{orphans[0]}")
