@@ -28,7 +28,7 @@ from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
 from ngxstream.process.reload import Beginning, Reload
-from ngxstream.process.rendezvous import Survivor, Survivors
+from ngxstream.process.rendezvous import Survivor, Survivors, place_of
 from ngxstream.process.single import SingleProcess
 from ngxstream.process.succession import Succession
 
@@ -137,7 +137,7 @@ class Master:
 
     def _succeed_late(self) -> None:
         """The same for one that was slow to see its master die."""
-        if self.survivors.meet(self.cycle.main.pid):
+        if self.survivors.meet(place_of(self.cycle.main, self.cycle.options)):
             self._succeed()
 
     def inherit(self) -> None:
@@ -311,7 +311,7 @@ class Master:
         """Know all whose master has died before all is to end: nobody will look for them after."""
         self.other.look()
         if not self.other.is_alive:
-            self.survivors.meet(self.cycle.main.pid)
+            self.survivors.meet(place_of(self.cycle.main, self.cycle.options))
 
     def stop_accepting(self) -> None:
         """Have the workers leave, and start no others."""

@@ -5,8 +5,9 @@ nginx has no counterpart: after SIGKILL of the master its workers keep the addre
 master fails to bind.
 
 1. A worker that sees its master die listens at an abstract Unix address, named after the pid file
-   and its own pid: an orphan. It serves on. One that was leaving already does so, too, but has
-   nothing to give: it wants to be told when all is to end.
+   (where `pid` names a device that many may name, after the configuration) and its own pid: an
+   orphan. It serves on. One that was leaving already does so, too, but has nothing to give: it
+   wants to be told when all is to end.
 2. A new master finds the orphans of its pid file in the kernel's table of Unix sockets, before it
    binds, and connects to all. The connection is an orphan's channel from then on: it obeys.
 3. The orphan of the newest configuration gives its listening sockets. They are the same sockets:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
     from ngxstream.process.directives import MainConf
+    from ngxstream.process.options import Options
 
 MEET_S: Final = 2.0  # how long all orphans together may take to say who they are
 GIVE_S: Final = 4.0  # and to give, from the same moment on
@@ -76,6 +78,11 @@ ORPHANED: Final = Record(
     Field(2, "digest", codec.Text(64, is_word=True), ""),
 )
 SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
+
+
+def place_of(main: MainConf, options: Options) -> str:
+    """Return the path that orphans are found by: the pid file's, or the file's that names none."""
+    return options.conf_file if pidfile.is_device(main.pid) else main.pid
 
 
 def prefix_of(path: str) -> str:
@@ -116,7 +123,7 @@ class Orphan:
     ) -> None:
         """Wait from now on.
 
-        Args: path: of the pid file; owner: the user id of the master that died; adopted(channel):
+        Args: path: as of place_of(); owner: the user id of the master that died; adopted(channel):
         called once. Raises: OSError where nobody can be waited for
         """
         self._loop = loop
@@ -260,7 +267,7 @@ class Survivors:
         """
         self._digest = digest_of(cycle)
         end = time.monotonic() + GIVE_S
-        self._meet_all(cycle.main)
+        self._meet_all(cycle.main, cycle.options)
         if self._strangers:
             cycle.log.error(
                 logs.WARN,
@@ -319,12 +326,14 @@ class Survivors:
             for one in asked.values():
                 one.refuse()
 
-    def order(self, main: MainConf, command: int) -> tuple[list[int], list[int]]:
+    def order(
+        self, main: MainConf, options: Options, command: int
+    ) -> tuple[list[int], list[int]]:
         """Tell all orphans of a pid file something, and wait until they have heard it.
 
         Returns: the pids of those who have, and of those who have not
         """
-        self._meet_all(main)
+        self._meet_all(main, options)
         told = {one.channel.fileno(): one for one in self.all if pidfile.is_ours(one.pid)}
         pids = {one.pid for one in told.values()}
         for one in told.values():
@@ -341,16 +350,16 @@ class Survivors:
                     done.append(one.pid)
         return sorted(done), sorted(pids.difference(done))
 
-    def _meet_all(self, main: MainConf) -> None:
+    def _meet_all(self, main: MainConf, options: Options) -> None:
         if main.user is not None:
             self._users |= {main.user.uid}
         self._strangers = 0
-        self.meet(main.pid)
+        self.meet(place_of(main, options))
 
     def meet(self, path: str) -> list[Survivor]:
         """Connect to the orphans that are not known yet, and hear who they are.
 
-        Args: path: of the pid file. Returns: the new ones
+        Args: path: as of place_of(). Returns: the new ones
         """
         end = time.monotonic() + MEET_S
         new = self._connect_all(path, end)

@@ -142,7 +142,7 @@ def send_signal(options: Options, builtin: log.Log) -> int:
         path = main.pid
     builtin.write(log.NOTICE, "signal process started")
     if not asked:
-        code = tell_orphans(main, options.signal, builtin)
+        code = tell_orphans(main, options, builtin)
         if code is not None:
             return code
     pid = pidfile.find(path)
@@ -178,15 +178,14 @@ def stated_pid(options: Options) -> str:
     return "" if options.directives else path
 
 
-def tell_orphans(main: MainConf, word: str, builtin: log.Log) -> int | None:
+def tell_orphans(main: MainConf, options: Options, builtin: log.Log) -> int | None:
     """Tell the workers of a master that is dead. Returns: the exit code, None for nobody told"""
+    word = options.signal
     command = rendezvous.COMMANDS.get(word)
     masters = main.pid, pidfile.oldbin(main.pid)
     if command is None or any(map(pidfile.names_master, masters)):
         return None
-    if pidfile.is_device(main.pid):  # it may be of many
-        return None
-    told, deaf = rendezvous.Survivors().order(main, command)
+    told, deaf = rendezvous.Survivors().order(main, options, command)
     if told:
         text = f"{word}: worker processes that outlived their master: {', '.join(map(str, told))}"
         builtin.write(log.NOTICE, text)

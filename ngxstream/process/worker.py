@@ -198,7 +198,8 @@ class Worker:
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
-        path, owner = self.cycle.main.pid, self.family.owner
+        path = rendezvous.place_of(self.cycle.main, self.cycle.options)
+        owner = self.family.owner
         try:
             rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:

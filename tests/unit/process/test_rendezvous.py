@@ -424,6 +424,39 @@ def test_logs_are_reopened_without_a_master(
         running.wait_log("2 worker processes outlived their master")
 
 
+DEVICE = "pid /dev/null; events {} stream { server { listen 127.0.0.1:@tcp@; return $pid; } }"
+
+
+@contextmanager
+def in_foreground(running: Proxy) -> Iterator[int]:
+    """Run what has no pid file; give its pid, and leave no process of it."""
+    with subprocess.Popen(running._words(()), env=running._environment(), cwd=running.prefix,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            running.wait_log("start worker process ")
+            yield process.pid
+        finally:
+            processes.kill_session(process.pid)
+
+
+def test_without_a_pid_file_orphans_are_those_of_their_configuration(
+    ngxstream: ProxyFactory,
+) -> None:
+    """Who has no pid file either leaves them alone; -s of their own configuration ends them."""
+    one, other = (ngxstream(DEVICE, start=False) for _ in range(2))
+    with in_foreground(one) as first:
+        orphan = clients.tcp_exchange(one.address("tcp"))
+        os.kill(first, signal.SIGKILL)
+        one.wait_log(GONE)
+        with in_foreground(other) as second:
+            os.kill(second, signal.SIGTERM)
+            other.wait_log("exit$", count=2)
+        assert 1 == other.run("-s", "stop").code
+        assert orphan == clients.tcp_exchange(one.address("tcp"))
+        said = one.run("-s", "stop")
+        assert told(0, "stop", [int(orphan)]) == (said.code, said.stderr)
+
+
 PRETENDER = """
 import os, socket, sys
 from ngxstream.process import channel, rendezvous
@@ -478,7 +511,8 @@ def test_a_stranger_tells_orphans_nothing(ngxstream: ProxyFactory) -> None:
     strangers.let_in(running.prefix)
 
     def stop() -> None:
-        assert ([], orphans) == rendezvous.Survivors().order(main, channels.TERMINATE)
+        survivors = rendezvous.Survivors()
+        assert ([], orphans) == survivors.order(main, SimpleNamespace(), channels.TERMINATE)
 
     with orphaned(running) as orphans:
         strangers.run_as(strangers.NOBODY, stop)
