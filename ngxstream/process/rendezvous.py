@@ -408,8 +408,9 @@ class Survivors:
 
     @property
     def are_left(self) -> bool:
-        """Whether any of them is there."""
-        return not all(port.is_gone(one.channel.sock) for one in self.all)
+        """Whether any of them is there, and no other program that pretends to be one."""
+        there = (one for one in self.all if not port.is_gone(one.channel.sock))
+        return any(pidfile.is_ours(one.pid) for one in there)
 
     def tell(self, command: int) -> None:
         """Tell all of them; who has left already does not hear it."""

@@ -133,20 +133,16 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     number = signals.COMMANDS[options.signal]
     asked = number == signals.RECONFIGURE
     path = stated_pid(options) if asked else ""
-    request = None
-    if path and pidfile.names_master(path):
-        request = verdict.Request(pidfile.find(path), path)
-    if request is None or not request.is_heard:
-        request = None
+    request = verdict.Request(pidfile.find(path), path) if pidfile.names_master(path) else None
+    is_judged = request is not None and request.is_heard
+    if not is_judged:
         main = cycle.Reading(options, builtin).main
         path = main.pid
     builtin.write(log.NOTICE, "signal process started")
-    if not asked:
-        code = tell_orphans(main, options, builtin)
-        if code is not None:
-            return code
+    if not asked and (code := tell_orphans(main, options, builtin)) is not None:
+        return code
     pid = pidfile.find(path)
-    if asked and request is None:
+    if asked and not is_judged:
         request = verdict.Request(pid, path)
     pidfile.send(pid, number)
     console = builtin.console

@@ -911,6 +911,16 @@ def test_who_became_root_after_it_listened_is_still_a_stranger(tmp_path: Path) -
         assert [] == rendezvous.Survivors().meet(str(path))
 
 
+def test_a_pretender_keeps_no_master_from_leaving(tmp_path: Path) -> None:
+    """Who is no process of this program, and stays, is not waited for."""
+    path = tmp_path / "pid"
+    with strangers.lingering_as(os.geteuid(), be_orphan(path, claims())):
+        survivors = rendezvous.Survivors()
+        assert [True] == [one.is_known for one in survivors.meet(str(path))]
+        assert not survivors.are_left
+        survivors.close()
+
+
 def test_nobody_is_met_where_there_is_no_orphan(tmp_path: Path) -> None:
     """A pid file without workers behind it costs nothing and gives nothing."""
     assert [] == rendezvous.Survivors().meet(str(tmp_path / "pid"))
