@@ -66,7 +66,7 @@ class Options:
     )
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """Read it. Args: argv: sys.argv. Raises: OptionError"""
+        """Args: argv: sys.argv. Raises: OptionError"""
         self.argv = list(argv)
         self.program = program_name(argv[0] if argv else "")
         self.show_version = False

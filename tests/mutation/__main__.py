@@ -95,7 +95,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "event/pump": ("tests/wire/test_first_bytes.py",),
     "event/recycle": (),
     "event/resolver": (),
-    "event/room": ("tests/unit/event/test_accept.py",),
+    "event/eviction": ("tests/unit/event/test_accept.py",),
     "event/timers": (),
     "event/turn_budget": (
         "tests/unit/stream/test_phases.py",

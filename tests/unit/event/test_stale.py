@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import errors, log
-from ngxstream.event import listening, stale
+from ngxstream.event import listen_options, listening, stale
 from tests.support import processes, strangers, tools
 from tests.support.proxies import ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -44,7 +44,7 @@ def identity(path: str) -> tuple[int, int]:
 
 def open_at(path: str, kind: int, to: log.Log, *, test: bool = False) -> list[listening.Listening]:
     """Listen at a path. Raises: ListenError"""
-    options = listening.ListenOptions(socket.AF_UNIX, kind, path, f"unix:{path}")
+    options = listen_options.ListenOptions(socket.AF_UNIX, kind, path, f"unix:{path}")
     return listening.open_all(
         [options], [], workers=1, log=to, test=test, sleep=lambda seconds: None
     )
