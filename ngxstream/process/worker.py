@@ -200,14 +200,15 @@ class Worker:
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
-        path, owner = self.cycle.main.pid, self.context.owner
+        path = rendezvous.place_of(self.cycle.main, self.cycle.options)
+        owner = self.context.owner
         try:
             rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:
             self.cycle.log.error(log.WARN, "no new master will find this worker", error)
 
     def _on_new_master(self, channel: Channel) -> None:
-        self.cycle.log.error(log.NOTICE, "a new master process takes over")
+        self.cycle.log.error(log.NOTICE, "another process takes the place of the master")
         self.channel = channel
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
         rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
