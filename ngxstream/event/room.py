@@ -22,6 +22,8 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import facts
+
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
@@ -44,7 +46,7 @@ class Room:
         # a descriptor for the server of a client who was accepted with the last one: an epoll
         # object, as that is closed with the loop
         self._spare: select.epoll | None = None
-        self.given = 0  # int: sessions that gave way so far
+        self.given = facts.Counter()  # sessions that gave way so far
         self.waiting: set[Callable[[], None]] = set()  # called once when a client has left
 
     def make(self) -> bool:
@@ -55,7 +57,7 @@ class Room:
             while idle:
                 seen_ms, content = idle.pop()
                 if content.active_ms == seen_ms <= latest:
-                    self.given += 1
+                    self.given.add()
                     content.give_way()
                     return True
             if self._loop.now_ms - self._looked_ms < LOOK_MS:

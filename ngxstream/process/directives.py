@@ -20,6 +20,7 @@ from ngxstream.conf import error_log, units
 from ngxstream.conf.directive import EVENTS, MAIN, Directive
 from ngxstream.conf.module import Module
 from ngxstream.core import errors, files, inet, ip
+from ngxstream.core.facts import WORKERS, Fact
 from ngxstream.process import elsewhere
 from ngxstream.process.options import LOCK_PATH, PID_PATH
 
@@ -377,7 +378,8 @@ EVENTS_DIRECTIVES: Final = (
               "Accepted; no file is read asynchronously here.", default="32"),
 )
 
-MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf)
+REFUSED: Final = Fact("messages_refused", WORKERS, "Messages between workers that were refused.")
+MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf, facts=(REFUSED,))
 EVENTS_MODULE: Final = Module("events", EVENTS_DIRECTIVES, EventsConf)
 MODULES: Final = (MAIN_MODULE, EVENTS_MODULE, elsewhere.MODULE)
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
+from ngxstream.core.facts import Counter
 from ngxstream.event import poller, steering, udp_clients
 from ngxstream.ipc import codec, port
 from ngxstream.ipc.codec import CodecError, Field, List, Record
@@ -323,6 +324,7 @@ class Arrival:
         "holding",
         "idle",
         "received",
+        "refused",  # Counter: messages
     )
 
     def __init__(
@@ -335,9 +337,10 @@ class Arrival:
         idle: bool,
         patience_ms: int = START_MS,
         users: Iterable[int | None] = (),
+        refused: Counter | None = None,
     ) -> None:
         """Args: users: of all configurations whose workers may write; idle: others read the sockets
-        still; patience_ms: how long this worker waits for them, 0 for ever
+        still; patience_ms: how long this worker waits for them, 0 for ever; refused: messages
         """
         self._loop = loop
         self._service = service
@@ -350,6 +353,7 @@ class Arrival:
         self._done: set[int] = set()
         self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
         self._limit_ms = 0
+        self.refused = refused or Counter()
         self._refused = 0
         self._refused_ms = loop.now_ms
         self._departure: Departure | None = None
@@ -424,6 +428,7 @@ class Arrival:
         if now_ms - self._refused_ms >= 1000:
             self._refused_ms, self._refused = now_ms, 0
         self._refused += 1
+        self.refused.add()
         if self._refused <= REFUSALS:
             self._log.error(log.WARN, f"a worker's message was refused: {error}")
 

@@ -422,7 +422,8 @@ class Master:
         if pid in self.children:  # it is another process by now
             return
         cycles = (self.cycle, *self.old)
-        zones = [self.generations.zone, *(zone for one in cycles for zone in one.zones.zones())]
+        zones = [self.generations.zone, self.cycle.rows.zone]
+        zones += (zone for one in cycles for zone in one.zones.zones())
         to = self.cycle.log
         done = shm.reclaim(zones, pid, lambda text: to.error(log.ALERT, text))
         if not done and tries:

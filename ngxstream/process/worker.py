@@ -31,9 +31,9 @@ from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.process import channel as channels
-from ngxstream.process import handover, rendezvous, signals, system
+from ngxstream.process import directives, handover, rendezvous, signals, system
 from ngxstream.process.siblings import Siblings
-from ngxstream.stream import travel
+from ngxstream.stream import core_facts, travel
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
@@ -120,6 +120,8 @@ class Service:
         """
         self.cycle = cycle
         self.loop = loop
+        loop.cells = cycle.rows.cells
+        loop.room.given = cycle.facts.counter(core_facts.GIVEN_WAY)
         self.worker = worker
         self.tcp_gates: list[TcpGate] = []
         self.udp_gates: list[UdpGate] = []
@@ -177,8 +179,11 @@ class Service:
         make: Callable[..., UdpGate] = UdpGate
         if believes is not None:
             make = functools.partial(ProxiedUdpGate, believes=believes)
+        lost = self.cycle.facts.counter(
+            core_facts.DROPPED, core_facts.label_of(listening.options)
+        )
         added = [
-            make(self.loop, listening, sock, begin, table=table, idle=idle)
+            make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)
         ]
         self.udp_gates += added
@@ -407,6 +412,7 @@ class Worker:
             users=[
                 known.main.user.uid for known in (cycle, *family.former) if known.main.user
             ],
+            refused=cycle.facts.counter(directives.REFUSED),
         )
         self.arrival.when_settled(self._settle)
 
@@ -442,7 +448,8 @@ class Worker:
             if self.siblings is None:  # nobody else gives back what they held
                 cycles = (self.cycle, *self.family.former)
                 zones = [zone for cycle in cycles for zone in cycle.zones.zones()]
-                self.siblings = Siblings(self.loop, [self.family.generations.zone, *zones])
+                zones += [self.family.generations.zone, self.cycle.rows.zone]
+                self.siblings = Siblings(self.loop, zones)
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""

@@ -20,6 +20,7 @@ from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import codes, errors, inet, log
 from ngxstream.stream import (
+    core_facts,
     listen,
     phases,
     preread,
@@ -76,6 +77,7 @@ class ServerConf:
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
         self.rechecks: tuple[phases.Handler, ...] = ()  # of a session that selects it by name
+        self.watched: core_facts.Watched | None = None
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
@@ -151,6 +153,8 @@ class AddressConf:
         if self.proxy_protocol:
             is_udp = draft.options.is_udp
             self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
+        if any(server.watched for server in self.servers):
+            self.begin = core_facts.watching(self.begin)
 
 
 class ListeningConf:
@@ -325,6 +329,7 @@ class StreamConf:
         self.upstreams = draft.upstreams
         self.variables = draft.variables
         self.data = draft.data
+        self.facts = draft.builder.facts
         self.listenings = tuple(_listenings(draft))
 
     def use_main_log(self, log: Log, make: Callable[[tuple[Any, ...]], Log]) -> None:
@@ -387,6 +392,9 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
                 shared.addresses = {}
             conf.text = shared.options.text
             shared.addresses[inet.host_of(options.sockaddr)] = conf
+    for listening in found:
+        if listening.options.is_udp:
+            draft.builder.facts.cell(core_facts.DROPPED, core_facts.label_of(listening.options))
     # a system call less for every connection; `pass` may bring one to any server
     if all(server.core.tcp_nodelay for server in draft.servers):
         for listening in found:
@@ -500,4 +508,7 @@ MODULE = StreamModule(
     directives=DIRECTIVES,
     conf=CoreConf,
     variables=VARIABLES,
+    facts=core_facts.FACTS,
+    pack=core_facts.pack,
+    unpack=core_facts.unpack,
 )
