@@ -114,7 +114,7 @@ def facts_page() -> str:
         "",
         f"Printed from the records the modules declare (`{COMMAND}`); do not edit.",
         "Counters and gauges (which go down too) that are added up over all workers. One of a",
-        "listener, a zone or a server goes on over a reload while the new configuration has it too;",
+        "listener, a zone or a server goes on over a reload that has it too;",
         "servers are counted where something reads it.",
         "",
         "| fact | of | | |",

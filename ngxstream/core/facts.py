@@ -51,6 +51,11 @@ class Cell:
         self._number = rows.number((self.fact, self.label), is_gauge=self.fact.is_gauge)
         self.at = self._number.at
 
+    def detach(self) -> None:
+        """Leave it, to another if no other configuration has it."""
+        self._number = None
+        self.at = 0
+
 
 class Counter:
     """A cell in the hands of one process. One that is made of nothing counts for itself alone."""
@@ -112,6 +117,11 @@ class Facts:
         self._rows = rows
         for cell in self._cells.values():
             cell.attach(rows)
+
+    def detach(self) -> None:
+        """Count no more: no worker does."""
+        for cell in self._cells.values():
+            cell.detach()
 
     def counter(self, fact: Fact, label: str = "") -> Counter:
         """Return a fact to count, by a worker for all if its cell was asked for. Raises: OSError"""

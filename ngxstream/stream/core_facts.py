@@ -98,7 +98,7 @@ class _Visit:
         cells[at.processing.at] -= 1
         ends = s in s.loop.sessions  # not abandoned
         now = (s.server.watched or _NOBODY) if ends else _NOBODY
-        if now is not at and not (self.moves and not ends):
+        if now.connections is not at.connections and (ends or not self.moves):
             cells[at.discarded.at] += 1
             cells[now.connections.at] += 1
         if ends:
