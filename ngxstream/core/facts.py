@@ -38,34 +38,39 @@ class Fact(NamedTuple):
 class Cell:
     """A fact of one listener, server or zone as one configuration knows it."""
 
-    __slots__ = ("_number", "at", "fact", "label")
+    __slots__ = ("_number", "at", "fact", "label", "rows")
 
     def __init__(self, fact: Fact, label: str) -> None:
         self.fact = fact
         self.label = label
         self.at = 0  # its place in every row; 0, where nobody looks, before there are rows
+        self.rows: Rows | None = None
         self._number: Number | None = None
 
-    def attach(self, rows: Rows) -> None:
-        """Take the place that is this fact's."""
-        self._number = rows.number((self.fact, self.label), is_gauge=self.fact.is_gauge)
-        self.at = self._number.at
+    def attach(self, rows: Rows | None) -> None:
+        """Take the place that is this fact's; None leaves it, to others if nobody else has it."""
+        self._number, self.at = None, 0
+        if rows is not None:
+            self._number = rows.number((self.fact, self.label), is_gauge=self.fact.is_gauge)
+            self.at = self._number.at
+        self.rows = rows if self.at else None
 
-    def detach(self) -> None:
-        """Leave it, to another if no other configuration has it."""
-        self._number = None
-        self.at = 0
+    @property
+    def total(self) -> int:
+        """What all processes have counted."""
+        return self.rows.totals(self.at, 1)[0] if self.rows else 0
 
 
 class Counter:
     """A cell in the hands of one process. One that is made of nothing counts for itself alone."""
 
-    __slots__ = ("_at", "_cells", "_rows")
+    __slots__ = ("_at", "_cell", "_cells")
 
-    def __init__(self, rows: Rows | None = None, at: int = 0) -> None:
-        self._rows = rows if at else None
-        self._cells = private() if rows is None or not at else rows.cells
-        self._at = at
+    def __init__(self, cell: Cell | None = None) -> None:
+        """Raises: OSError where this process can have no row"""
+        self._cell = cell if cell and cell.rows else None
+        self._cells = cell.rows.cells if cell and cell.rows else private()
+        self._at = cell.at if self._cell and cell else 0
 
     def add(self, amount: int = 1) -> None:
         """Count."""
@@ -79,7 +84,7 @@ class Counter:
     @property
     def total(self) -> int:
         """What all processes have."""
-        return self.own if self._rows is None else self._rows.totals(self._at, 1)[0]
+        return self._cell.total if self._cell else self.own
 
 
 class Facts:
@@ -112,21 +117,15 @@ class Facts:
                 found.attach(self._rows)
         return found
 
-    def attach(self, rows: Rows) -> None:
-        """Count in these rows. For the master, before it forks."""
+    def attach(self, rows: Rows | None) -> None:
+        """Count in these rows, or nowhere when no worker does. For the master, before it forks."""
         self._rows = rows
         for cell in self._cells.values():
             cell.attach(rows)
 
-    def detach(self) -> None:
-        """Count no more: no worker does."""
-        for cell in self._cells.values():
-            cell.detach()
-
     def counter(self, fact: Fact, label: str = "") -> Counter:
         """Return a fact to count, by a worker for all if its cell was asked for. Raises: OSError"""
-        cell = self._cells.get((fact.name, label))
-        return Counter() if cell is None else Counter(self._rows, cell.at)
+        return Counter(self._cells.get((fact.name, label)))
 
     def totals(self) -> list[tuple[Cell, int]]:
         """Return what all workers have counted, in the order in which it was asked for."""

@@ -1,53 +1,39 @@
 """One feature each, listed in the order of nginx's auto/modules.
 
 The order is behaviour: handlers of one phase run in reverse (stream/phases.py), and the first
-module that knows a directive in a context is the one that gets it.
+module that knows a directive in a context gets it. A new module is one line of NAMES.
 """
 
-from ngxstream.conf.module import Module
-from ngxstream.modules import (
-    access,
-    geo,
-    geoip,
-    limit_conn,
-    map,  # noqa: A004 - the module is named after its directive
-    pass_,
-    realip,
-    return_,
-    set_,
-    split_clients,
-    ssl_preread,
-)
-from ngxstream.modules.log import conf as log
-from ngxstream.modules.proxy import module as proxy
-from ngxstream.modules.proxy import ssl_conf as proxy_ssl
-from ngxstream.modules.ssl import module as ssl
-from ngxstream.modules.upstream import hash as upstream_hash
-from ngxstream.modules.upstream import least_conn, least_time, random_, resolve, zone
-from ngxstream.stream import core, upstream_block
+import importlib
+from typing import Final
 
-ALL: tuple[Module, ...] = (
-    core.MODULE,
-    log.MODULE,
-    proxy.MODULE,
-    proxy_ssl.MODULE,
-    upstream_block.MODULE,
-    ssl.MODULE,
-    realip.MODULE,
-    limit_conn.MODULE,
-    access.MODULE,
-    geo.MODULE,
-    geoip.MODULE,
-    map.MODULE,
-    split_clients.MODULE,
-    return_.MODULE,
-    pass_.MODULE,
-    set_.MODULE,
-    upstream_hash.MODULE,
-    least_conn.MODULE,
-    least_time.MODULE,
-    random_.MODULE,
-    zone.MODULE,
-    resolve.MODULE,
-    ssl_preread.MODULE,
+from ngxstream.conf.module import Module
+
+NAMES: Final = (
+    "stream.core",
+    "modules.log.conf",
+    "modules.proxy.module",
+    "modules.proxy.ssl_conf",
+    "stream.upstream_block",
+    "modules.ssl.module",
+    "modules.realip",
+    "modules.limit_conn",
+    "modules.access",
+    "modules.geo",
+    "modules.geoip",
+    "modules.map",
+    "modules.split_clients",
+    "modules.return_",
+    "modules.pass_",
+    "modules.set_",
+    "modules.upstream.hash",
+    "modules.upstream.least_conn",
+    "modules.upstream.least_time",
+    "modules.upstream.random_",
+    "modules.upstream.zone",
+    "modules.upstream.resolve",
+    "modules.ssl_preread",
+)
+ALL: Final[tuple[Module, ...]] = tuple(
+    importlib.import_module(f"ngxstream.{name}").MODULE for name in NAMES
 )

@@ -326,7 +326,7 @@ class Cycle:
     def abandon(self, old: Cycle | None) -> None:
         """Undo the build; the old cycle has everything it had."""
         listening.abandon(self.listenings)
-        self.facts.detach()
+        self.facts.attach(None)
         self.zones.close(keep=old.zones if old is not None else None)
         self.files.close_all()
         if self._new_pid:
@@ -338,7 +338,7 @@ class Cycle:
 
         shape: others are all cycles that still have workers
         """
-        self.facts.detach()
+        self.facts.attach(None)
         kept = {id(zone) for other in others for zone in other.zones.zones()}
         for zone in self.zones.zones():
             if id(zone) not in kept:

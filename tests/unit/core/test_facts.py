@@ -88,7 +88,7 @@ def test_a_reload_goes_on_with_what_both_configurations_have() -> None:
     old.counter(LOST, "a").add(10)  # who leaves counts still
     expected = {"": (0,), "d": (0, 0), "c": (3, 3), "a": (11, 1), "e": (8, 0)}
     assert expected == counted(new)
-    old.detach()
+    old.attach(None)
     assert expected == counted(new)
 
 
@@ -109,7 +109,7 @@ def test_a_cell_that_is_used_again_begins_at_0() -> None:
             other.kill()
             rows.zone.reclaim(other.pid)
             assert {"": (0,), str(n): (n + 1, 0), "stays": (n + 1, 0)} == counted(made)
-        before.detach()
+        before.attach(None)
         before = made
     assert rows.size <= 1 + 1 + 3 * 2
 
@@ -123,7 +123,7 @@ def test_a_configuration_that_is_refused_changes_nothing() -> None:
     refused = configured("a", "b")
     refused.attach(rows)
     refused.counter(LOST, "b").add(4)
-    refused.detach()
+    refused.attach(None)
     assert {"": (0,), "a": (3, 0)} == counted(old)
     new = configured("a", "c")
     new.attach(rows)
