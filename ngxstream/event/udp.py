@@ -390,7 +390,9 @@ class UdpGate:
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None
-            self.dropped += self.forward(views)
+            dropped = self.forward(views)
+            if dropped:
+                self.lost.add(dropped)
 
     def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what was drained from its client already."""
