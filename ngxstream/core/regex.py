@@ -15,6 +15,7 @@ from typing import Final
 from ngxstream.core import (
     regex_chars,
     regex_machine,
+    regex_program,
     regex_risk,
     regex_scan,
     regex_syntax,
@@ -78,8 +79,8 @@ class Regex:
 def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - as re.compile
     """Compile a pattern of the configuration.
 
-    shape: bytes that are not UTF-8 are surrogates in ``pattern`` (PEP 383); matching is on bytes.
-    raises: RegexError, whose text is nginx's own message.
+    Bytes that are not UTF-8 are surrogates in ``pattern`` (PEP 383); matching is on bytes.
+    Raises: RegexError, whose text is nginx's own message.
     """
     raw = pattern.encode("utf-8", "surrogateescape")
     with _deep_stack():
@@ -120,7 +121,7 @@ def _choose(raw: bytes, syntax: regex_syntax.Syntax, risk: regex_risk.Risk) -> t
     if not alone:
         try:
             slow = _with_machine(syntax)
-        except regex_machine.ProgramSizeError as error:
+        except regex_program.ProgramSizeError as error:
             raise RegexError(str(error), raw, len(raw)) from None
         if machine_only:
             return "machine", slow

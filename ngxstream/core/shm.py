@@ -12,7 +12,7 @@ things see to that, and neither asks the dead for help:
    process (shm_counts.py, shm_ledger.py). When the master has reaped a process, `reclaim(pid)`
    subtracts what it held; where there is no master any more, another worker does.
 
-Plain cells (`Zone.ints`, `Zone.floats`) are for what may be slightly wrong after a crash: weights,
+Plain cells (`Zone.ints`) are for what may be slightly wrong after a crash: weights,
 failure counts, averages. A cell is 8 bytes and aligned, so it is never seen half written.
 """
 
@@ -170,10 +170,6 @@ class Zone:
         """Return so many shared 64-bit cells (format "q"), all 0. Raises: OSError."""
         return memoryview(self.memory(max(count, 1) * 8)).cast("q")[:count]
 
-    def floats(self, count: int) -> memoryview[float]:
-        """Return so many shared doubles (format "d"), all 0.0. Raises: OSError."""
-        return memoryview(self.memory(max(count, 1) * 8)).cast("d")[:count]
-
     @property
     def ledger(self) -> Ledger:
         """What this process holds. Raises: OSError where it has none yet and cannot have one."""
@@ -257,7 +253,7 @@ class Serial:
     """Numbers that no two workers give out: `$connection`.
 
     A process takes BLOCK numbers at a time, so a single worker counts 1, 2, 3 and several workers
-    each count on in their own block. source: ngx_event_accept.c ngx_connection_counter
+    each count on in their own block. Source: ngx_event_accept.c ngx_connection_counter
     """
 
     __slots__ = ("_cell", "_lock", "next")
@@ -265,7 +261,7 @@ class Serial:
     BLOCK: Final = 128
 
     def __init__(self) -> None:
-        """shape: made by the master, which gives out no number itself before it forks."""
+        """Made by the master, which gives out no number itself before it forks."""
         self._cell = memoryview(mmap.mmap(-1, 8)).cast("q")
         self._lock = Lock("connection serial")
         # called: returns a number that was never returned before, in any process; all in C but

@@ -6,12 +6,16 @@ Answers for ngx_connection_t (src/core/ngx_connection.h), client side.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ngxstream.core import codes
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import SockAddr
     from ngxstream.event.listening import Listening
+    from ngxstream.event.tls import Transport
+
+    Stream: TypeAlias = socket.SocketType | Transport  # connected; what stands for a socket too
 
 
 class Table(Protocol):
@@ -47,22 +51,22 @@ class Connection:
 
     def __init__(
         self,
-        sock: Any,
+        sock: Stream,
         fd: int,
         family: int,
-        sockaddr: Any,
+        sockaddr: SockAddr,
         number: int,
         listening: Listening,
         table: Table | None = None,
         key: Any = None,
     ) -> None:
-        """shape: table and key for a UDP client, behind the listening socket `sock`"""
+        """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
         self.is_udp = table is not None
         self.family = family
         self.sockaddr = sockaddr
-        self.local: Any = None
+        self.local: SockAddr | None = None
         self.number = number
         self.received = 0
         self.sent = 0
@@ -73,8 +77,8 @@ class Connection:
         self.passes = 0
         self.reserved = 0
 
-    def local_sockaddr(self) -> Any:
-        """Return the address the client connected to. source: ngx_connection_local_sockaddr"""
+    def local_sockaddr(self) -> SockAddr:
+        """Return the address the client connected to. Source: ngx_connection_local_sockaddr"""
         local = self.local
         if local is None:
             options = self.listening.options
@@ -91,7 +95,7 @@ class Connection:
     def send(self, data: bytes | memoryview) -> int:
         """Send to the client without waiting, for writers off the hot path.
 
-        returns: bytes sent, codes.AGAIN when there is no room. raises: OSError
+        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
         """
         try:
             if self.table is not None:
@@ -104,13 +108,6 @@ class Connection:
         return sent
 
 
-_make: Final = socket.SocketType
-
-
-def raw_socket(family: int, kind: int, proto: int = 0, fd: int | None = None) -> Any:
-    """Make a socket of the bare C class: 3 µs less than socket.socket, which wraps enums.
-
-    shape: kind may carry SOCK_NONBLOCK; with fd the descriptor is taken over, not checked.
-    """
-    return _make(family, kind, proto, fd)
-
+# a socket of the bare C class of (family, kind), or (family, kind, 0, fd) of a descriptor, which
+# is not checked: 3 µs less than socket.socket, which wraps enums
+raw_socket: Final = socket.SocketType

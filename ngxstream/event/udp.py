@@ -42,8 +42,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import inet
 from ngxstream.core.facts import Counter
-from ngxstream.event import datagram, poller, udp_clients, udp_new
+from ngxstream.event import (
+    datagram,
+    eviction,
+    overflow,
+    poller,
+    recycle,
+    turn_budget,
+    udp_clients,
+    udp_new,
+)
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -77,6 +87,8 @@ class UdpGate:
 
     __slots__ = (
         "loop",
+        "budget",
+        "sockets",  # SocketPool: towards the servers of its clients
         "listening",
         "sock",
         "fd",
@@ -101,6 +113,7 @@ class UdpGate:
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
         "begun",  # Connection | None: last one whose session said what it wants to be sent
+        "_look",  # Overflow.look, called where a drain leaves something in the socket
         "_held",  # deque of (key, peer, local, bytes) while holding
         "_held_bytes",
         "_mixed",  # int: drains to go before new clients' sessions begin while it is read
@@ -123,6 +136,8 @@ class UdpGate:
         open()
         """
         self.loop = loop
+        self.budget = loop.get(turn_budget.TurnBudget)
+        self.sockets = loop.get(recycle.SocketPool)
         self.listening = listening
         self.sock = sock
         self.fd = sock.fileno()
@@ -147,6 +162,7 @@ class UdpGate:
         self._held: deque[tuple[Any, Any, bytes | None, bytes]] = deque()
         self._held_bytes = 0
         self._mixed = MIXED
+        self._look = overflow.Overflow(loop, sock, listening.options.text).look
         self.new = udp_new.NewClients(loop, self, listening.options.text)
         self._waiting = self.new.waiting
         if not idle:
@@ -258,6 +274,7 @@ class UdpGate:
                 return
             self._filled += 1
             if self._filled > self._patience:
+                self._look()
                 self._limit = 2
                 self._filled = 0
             sink = self.table.get(key)
@@ -280,7 +297,7 @@ class UdpGate:
             return
         drained: Drained = {}
         fresh: list[tuple[Any, memoryview]] = []
-        lookup, admit, turn = self.table.get, self.admit, self.loop.budget
+        lookup, admit, turn = self.table.get, self.admit, self.budget
         is_apart = not self._waiting and self.stray is None
         at_once = is_apart and not self._mixed
         count = 0
@@ -308,6 +325,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -360,6 +378,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4 or self._gro_idle > GRO_IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -387,6 +406,7 @@ class UdpGate:
         except OSError as error:
             self._failed(error)
         else:
+            self._look()
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None
@@ -481,7 +501,7 @@ class UdpGate:
 
         # hot: a session of one question and one answer is met here
         """
-        admit, table, waiting, turn = self.admit, self.table, self._waiting, self.loop.budget
+        admit, table, waiting, turn = self.admit, self.table, self._waiting, self.budget
         for key, view in fresh:
             if budget <= 0 or turn.is_spent or waiting or key in table:
                 self._meet([(key, [view])], budget)
@@ -496,7 +516,7 @@ class UdpGate:
         self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
-        stray, waiting, turn = self.stray, self._waiting, self.loop.budget
+        stray, waiting, turn = self.stray, self._waiting, self.budget
         for key, views in new:
             if turn.is_spent:  # what clients send makes their sessions expensive
                 budget = 0
@@ -516,7 +536,7 @@ class UdpGate:
     ) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session. See udp_new.Beginner"""
         lookup = self.table.get
-        turn = self.loop.budget
+        turn = self.budget
         former = None
         while views:
             sink = lookup(key)
@@ -556,7 +576,11 @@ class UdpGate:
             return
         loop = self.loop
         # two slots: the client's, and one towards a server
-        if loop.free_connections < 2 and not loop.room.make() and loop.free_connections <= 0:
+        if (
+            loop.free_connections < 2
+            and not loop.get(eviction.Eviction).make()
+            and loop.free_connections <= 0
+        ):
             self._exhausted()
             return
         loop.free_connections -= 1
@@ -565,7 +589,7 @@ class UdpGate:
             self.sock, self.fd, self.family, peer, loop.next_number(), self.listening, self, key
         )
         if local is not None:
-            port = self.listening.options.sockaddr[1]
+            port = inet.port_of(self.listening.options.sockaddr)
             host = socket.inet_ntop(
                 socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
             )
@@ -590,7 +614,7 @@ class UdpGate:
     def _exhausted(self) -> None:
         loop = self.loop
         self.dropped += 1
-        if loop.room.may_complain() and loop.log.level >= ALERT:
+        if loop.get(eviction.Eviction).may_log() and loop.log.level >= ALERT:
             loop.log.write(
                 ALERT,
                 f"{loop.connections} worker_connections are not enough "

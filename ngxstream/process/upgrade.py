@@ -24,17 +24,18 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.event import inherited
 from ngxstream.event import loop as loops
 from ngxstream.event.listening import Listening
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import addresses, codec, port
 from ngxstream.ipc.codec import CodecError, Field, List
 from ngxstream.ipc.port import Port, Speaker
 from ngxstream.process import channel as channels
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey
     from ngxstream.process.cycle import Cycle
 
 VARIABLE: Final = "NGXSTREAM_UPGRADE"
@@ -53,7 +54,7 @@ class Record(NamedTuple):
 
     generation: int
     texts: Mapping[str, bytes]
-    steered: Mapping[Any, int]
+    steered: Mapping[ListenKey, int]
 
 
 class Announcement(NamedTuple):
@@ -61,7 +62,7 @@ class Announcement(NamedTuple):
 
     pid: int
     records: tuple[Record, ...]
-    keys: tuple[Any, ...]
+    keys: tuple[ListenKey, ...]
     writers: list[socket.socket]
 
 
@@ -69,7 +70,9 @@ _TEXT: Final = codec.Record(
     "file", Field(1, "path", codec.Text(4096)), Field(2, "text", codec.Bytes(MAX_BYTES))
 )
 _STEERED: Final = codec.Record(
-    "address", Field(1, "key", codec.LISTEN_KEY), Field(2, "workers", codec.Int(0, MAX_WORKERS), 0)
+    "address",
+    Field(1, "key", addresses.LISTEN_KEY),
+    Field(2, "workers", codec.Int(0, MAX_WORKERS), 0),
 )
 _RECORD: Final = codec.Record(
     "configuration",
@@ -81,7 +84,7 @@ _ANNOUNCEMENT: Final = codec.Record(
     "announcement",
     Field(1, "pid", codec.PID),
     Field(2, "records", List(_RECORD, 65_536), []),
-    Field(3, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+    Field(3, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
 )
 
 
@@ -131,7 +134,7 @@ class Link:
         self._port.speaker = self._port.speaker._replace(pid=pid)
 
     def tell(
-        self, cycles: Iterable[Cycle], keys: Iterable[Any], writers: Sequence[socket.socket]
+        self, cycles: Iterable[Cycle], keys: Iterable[ListenKey], writers: Sequence[socket.socket]
     ) -> None:
         """Say what there is. A master that is gone, or speaks otherwise, does not hear it."""
         if self._is_strange:

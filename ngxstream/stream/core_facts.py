@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core.facts import LISTENER, SERVER, WORKERS, Cell, Fact, Facts
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.stream.core import ServerConf
     from ngxstream.stream.session import Session
 
 DROPPED: Final = Fact("datagrams_dropped", LISTENER,
                       "Datagrams of clients, or for them, that were dropped.")
-GIVEN_WAY: Final = Fact("sessions_given_way", WORKERS,
-                        "Idle UDP sessions that ended to make room for new clients.")
+EVICTED: Final = Fact("sessions_evicted", WORKERS, "Idle UDP sessions that ended for new clients.")
 CONNECTIONS: Final = Fact("server_connections", SERVER, "Clients that came.")
 PROCESSING: Final = Fact("server_processing", SERVER, "Clients that are being served.",
                          is_gauge=True)
@@ -37,7 +36,7 @@ SESSIONS: Final = {
 RECEIVED: Final = Fact("server_received", SERVER, "Bytes that came from clients, counted at the "
                        "end of each session.")
 SENT: Final = Fact("server_sent", SERVER, "Bytes that went to clients, likewise.")
-FACTS: Final = (DROPPED, GIVEN_WAY, CONNECTIONS, PROCESSING, DISCARDED, *SESSIONS.values(),
+FACTS: Final = (DROPPED, EVICTED, CONNECTIONS, PROCESSING, DISCARDED, *SESSIONS.values(),
                 RECEIVED, SENT)
 
 

@@ -10,7 +10,7 @@ Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_ru
 3. A suspended session remembers an index into the engine of its address, nothing else.
 4. A session that comes while others have used up what clients may cost in one turn of the loop
    (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off here: the
-   first datagram is there in this turn alone, and the gate begins no sessions in such a turn.
+   first datagram is there in this turn alone, and the listener begins no sessions in such a turn.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ngxstream.core.codes import (
     OK,
 )
 from ngxstream.core.log import ERR
+from ngxstream.event.turn_budget import TurnBudget
 
 if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf
@@ -41,8 +42,6 @@ PREREAD: Final = 4
 CONTENT: Final = 5
 LOG: Final = 6
 
-NAMES = ("post-accept", "preaccess", "access", "ssl", "preread", "content", "log")
-
 Handler = Callable[["Session"], int]
 Checker = Callable[["Session", Handler], int]
 Engine = tuple[tuple[Checker, Handler, int], ...]
@@ -55,7 +54,7 @@ def compile_engine(
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    shape: entries (checker, handler, next) where `next` is the index of the following phase; the
+    Returns: entries (checker, handler, next) where `next` is the index of the following phase; the
     last entry is always the content phase. `preread` is the checker of the preread phase.
     """
     servers = tuple(servers)
@@ -88,11 +87,12 @@ def log_handlers(
 
 def run(s: Session) -> None:
     """Run a session on from where it stopped, until it waits or ends; now or in a turn to come."""
-    budget = s.loop.budget
-    if budget.is_busy and not s.c.is_udp:
-        budget.put_off(s, _PutOff(s).go_on)
-    else:
-        _run(s)
+    if not s.c.is_udp:
+        budget = s.loop.get(TurnBudget)
+        if budget.is_busy:
+            budget.put_off(s, _PutOff(s).go_on)
+            return
+    _run(s)
 
 
 class _PutOff:
@@ -106,7 +106,7 @@ class _PutOff:
     def go_on(self) -> None:
         """Run the session, if it has not ended meanwhile."""
         s = self.s
-        if not s.status and s.loop.budget.let_in(s, self.go_on):
+        if not s.status and s.loop.get(TurnBudget).let_in(s, self.go_on):
             _run(s)
 
     def on_fault(self) -> None:
@@ -123,7 +123,7 @@ def _run(s: Session) -> None:
 
 
 def check_generic(s: Session, handler: Handler) -> int:
-    """Advance by what a handler said. source: ngx_stream_core_generic_phase"""
+    """Advance by what a handler said. Source: ngx_stream_core_generic_phase"""
     code = handler(s)
     if code == DECLINED:
         s.phase += 1
@@ -138,7 +138,7 @@ def check_generic(s: Session, handler: Handler) -> int:
 
 
 def check_content(s: Session, handler: Handler) -> int:
-    """Hand the session to its content handler. source: ngx_stream_core_content_phase"""
+    """Hand the session to its content handler. Source: ngx_stream_core_content_phase"""
     handler(s)
     return DONE
 

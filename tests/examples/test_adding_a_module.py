@@ -27,10 +27,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, root / name)
     for language, name, text in BLOCKS:
         path = root / name
-        if language == "diff":
-            text = patched(path.read_text(), text)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(patched(path.read_text(), text) if language == "diff" else text)
     return root
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ngxstream.event import accept, poller, udp
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop, PoisoningLoop
+from ngxstream.event.splice import PipePool
 
 DEADLINE_S = 20
 
@@ -46,7 +47,7 @@ class Gate:
         self.sock = sock
         if kind == socket.SOCK_STREAM:
             sock.listen(128)
-            self.gate: Any = accept.TcpGate(loop, self, sock, begin, **options)
+            self.gate: Any = accept.TcpListener(loop, self, sock, begin, **options)
         else:
             if wildcard:
                 sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
@@ -56,11 +57,11 @@ class Gate:
 @contextmanager
 def engine(name: str = "epoll", connections: int = 512) -> Iterator[Loop]:
     """Give a loop over one of the pollers; everything is closed at the end."""
-    loop = PoisoningLoop(MemoryLog(), poller.POLLERS[name](), connections)  # type: ignore[arg-type]
+    loop = PoisoningLoop(MemoryLog(), poller.POLLERS[name](512), connections)
     try:
         yield loop
     finally:
-        loop.pipes.close()
+        loop.get(PipePool).close()
         loop.poller.close()
 
 

@@ -18,10 +18,12 @@ from typing import Any, Self
 import pytest
 
 from ngxstream.core import clock, files, log
+from ngxstream.event.recycle import SocketPool
 from ngxstream.ipc.codec import Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.process import cycle, handover, mailbox, worker
+from ngxstream.process import cycle, handover, mailbox
+from ngxstream.process import service as services
 from ngxstream.process.options import Options
 from ngxstream.stream import travel
 from ngxstream.stream.session import Session
@@ -68,8 +70,8 @@ class Place:
     """One worker: a loop, its gates, its mailbox."""
 
     def __init__(self, made: cycle.Cycle, *, idle: bool) -> None:
-        self.loop = worker.make_loop(made, 0)
-        self.service = worker.Service(made, self.loop, 0, idle=idle)
+        self.loop = services.make_loop(made, 0)
+        self.service = services.Service(made, self.loop, 0, idle=idle)
         self.loop.free_connections -= self.service.count() + 1
         self.box = mailbox.Mailbox()
         self.arrival = handover.Arrival(
@@ -87,7 +89,7 @@ class Place:
         for session in list(self.loop.sessions):
             session.finalize(200)
         self.loop.turn(0)
-        self.loop.udp_sockets.close()
+        self.loop.get(SocketPool).close()
         self.loop.turn(0)
         self.box.close()
         self.loop.poller.close()

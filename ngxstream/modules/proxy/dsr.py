@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ngxstream.core import log
 from ngxstream.event import connect
+from ngxstream.event.client_sockets import ClientSockets
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream.upstream import CONNECT
 
@@ -44,12 +45,12 @@ class DsrUdpProxy(UdpProxy):
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Send the datagram by the client's kept socket: there is nothing to connect.
 
-        raises: ConnectError when there is no way to the peer, BindError
+        Raises: ConnectError when there is no way to the peer, BindError
         """
         self.kept = False
         if local is None or not local[1]:  # a port for each session: nothing worth to be kept
             return super().open(peer, local, transparent)
-        sock = self.loop.client_sockets.get(peer.family, local, self.conf.options)
+        sock = self.loop.get(ClientSockets).get(peer.family, local, self.conf.options)
         data = self.first
         if self.conf.proxy_protocol:
             data = self.proxy_header() + data

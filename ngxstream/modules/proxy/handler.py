@@ -4,7 +4,7 @@ Answers for ngx_stream_proxy_handler, ngx_stream_proxy_connect, ngx_stream_proxy
 ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
 
 1. A session holds at most one peer, and gives it back in `_free`, once.
-2. What may be retried is decided by the error (PeerError.retry), never here.
+2. What may be retried is decided by the error (PeerError), never here.
 3. An attempt that found no socket, no slot or no local address says nothing of the peer: the
    session is a 500, and the attempt's $upstream_addr is empty.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.event import connect, pump
+from ngxstream.event import connect, eviction, pump
 from ngxstream.stream.upstream import UpstreamState
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Proxy:
     def connect(self) -> None:
         """Try servers until one takes the connection or there is none left to try.
 
-        source: ngx_stream_proxy_connect
+        Source: ngx_stream_proxy_connect
         """
         s, loop, conf = self.s, self.loop, self.conf
         while True:
@@ -129,7 +129,7 @@ class Proxy:
                     return
                 self.peer_name = peer.name
             if loop.free_connections <= 0 and not self.c.reserved:
-                if not self.c.is_udp or loop.room.may_complain():
+                if not self.c.is_udp or loop.get(eviction.Eviction).may_log():
                     s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
                 return
@@ -163,18 +163,16 @@ class Proxy:
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Open a socket towards a peer. See connect.connect_peer"""
+        options, drawn = self.conf.options, self.loop.get(connect.ephemeral_ports)
+        family, sockaddr, name = peer.family, peer.sockaddr, peer.name
         return connect.connect_peer(
-            peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
+            family, self.kind, sockaddr, name, options, local, transparent, drawn
         )
 
     def _await_descriptor(self) -> bool:
-        """Suspend a TCP session until something that idles has given its descriptor up.
-
-        Returns:
-            Whether it waits; where nothing idles it does not.
-        """
-        room = self.loop.room
-        if self.c.is_udp or not (room.give_spare() or room.make_descriptor()):
+        """Suspend a TCP session until something that idles, if any, has given its descriptor up."""
+        evict = self.loop.get(eviction.Eviction)
+        if self.c.is_udp or not (evict.give_spare() or evict.make_descriptor()):
             return False
         self.loop.post(self._in_the_next_turn)
         return True
@@ -187,7 +185,7 @@ class Proxy:
             self.connect()
 
     def _await_servers(self) -> bool:
-        """Suspend a session whose upstream has no servers yet. returns: whether it waits"""
+        """Suspend a session whose upstream has no servers yet. Returns: whether it waits"""
         s, pending = self.s, self.upstream.pending
         cancel = None
         if pending is not None and s.states is not None and len(s.states) == 1:
@@ -218,14 +216,14 @@ class Proxy:
 
     def next_upstream(self) -> None:
         """Count a failure against the peer and go on to the next one, if that may be."""
-        self._close_peer()
         if self._may_go_on():
+            self._close_peer()
             self.connect()
 
     def _may_go_on(self) -> bool:
         """Give the failed peer back; finalize with 502 when no other may be tried.
 
-        source: ngx_stream_proxy_next_upstream
+        Source: ngx_stream_proxy_next_upstream
         """
         s, loop, conf = self.s, self.loop, self.conf
         self._free(True)
@@ -263,7 +261,7 @@ class Proxy:
             state.bytes_received += received
 
     def log_connected(self) -> None:
-        """Say who is connected to whom. source: ngx_stream_proxy_init_upstream"""
+        """Say who is connected to whom. Source: ngx_stream_proxy_init_upstream"""
         s = self.s
         if s.log.level >= log.INFO:
             try:
@@ -276,7 +274,7 @@ class Proxy:
     def limiter(self, value: Any) -> pump.RateLimiter | None:
         """Return the rate limit of a direction, None for none.
 
-        source: ngx_stream_complex_value_size
+        Source: ngx_stream_complex_value_size
         """
         if value is None:
             return None
@@ -299,7 +297,7 @@ class Proxy:
         raise NotImplementedError
 
     def log_suffix(self) -> str:
-        """Return the upstream's part of an error_log line. source: ngx_stream_proxy_log_error"""
+        """Return the upstream's part of an error_log line. Source: ngx_stream_proxy_log_error"""
         a, b, c, d = self.counts()
         if self.pc is None:  # nginx counts on the connection, which is closed
             d = 0

@@ -19,7 +19,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import connect, pump, splice
+from ngxstream.event import connect, pump, splice, tls_pump
 from ngxstream.event import tls as event_tls
 from ngxstream.event.poller import OUT, READABLE
 from ngxstream.modules.proxy import handler, tls
@@ -51,7 +51,6 @@ class TcpProxy(handler.Proxy):
         "up",
         "down",
         "half_closed",
-        "header_sent",  # bytes of the PROXY header that went before TLS
     )
 
     kind = connect.STREAM
@@ -61,7 +60,6 @@ class TcpProxy(handler.Proxy):
         self.up: pump.Half | None = None  # client -> upstream
         self.down: pump.Half | None = None  # upstream -> client
         self.half_closed = False
-        self.header_sent = 0
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -118,7 +116,7 @@ class TcpProxy(handler.Proxy):
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
         pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
-        half = event_tls.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
+        half = tls_pump.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
         up = self.up = half(self, loop, c.sock, c.fd, pc, pc_fd)
         down = self.down = half(self, loop, pc, pc_fd, c.sock, c.fd)
         up.twin = down
@@ -137,8 +135,9 @@ class TcpProxy(handler.Proxy):
         if first:
             up.received += len(first)
             s.preread = b""
-        if is_tls:
-            up.sent += self.header_sent
+        if is_tls:  # the PROXY header went before the handshake
+            state: Any = self.state
+            up.sent, state.bytes_sent = state.bytes_sent, 0
         elif conf.proxy_protocol:
             first = self.proxy_header() + first
         if first:
@@ -195,7 +194,7 @@ class TcpProxy(handler.Proxy):
         self.loop.register(self.pc_fd, go_on)
 
     def on_bulky(self, half: pump.Half) -> bool:
-        """Move a flow that proved bulky to the splice road, if both ends are plain sockets."""
+        """Move a flow that proved bulky to splice, if both ends are plain sockets."""
         if isinstance(half, splice.SpliceHalf) or not self._can_splice():
             return False
         loop = self.loop
@@ -305,7 +304,7 @@ class TcpProxy(handler.Proxy):
         """Return bytes from and to the client, from and to the upstream."""
         up, down = self.up, self.down
         if up is None or down is None:
-            return self.c.received, self.c.sent, 0, 0
+            return self.c.received, self.c.sent, 0, self.state.bytes_sent if self.state else 0
         return up.received, down.sent, down.received, up.sent
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import connect, datagram, poller, udp_clients
+from ngxstream.event import connect, datagram, eviction, poller, udp_clients
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_to_client import ToClient
@@ -90,11 +90,11 @@ class UdpProxy(ToServer, ToClient):
         self.family = 0
         if local is None and self.conf.options.plain and peer.family != socket.AF_UNIX:
             self.family = peer.family
-            sock = self.loop.udp_sockets.take(peer.family)
+            sock = self.gate.sockets.take(peer.family, rested=True)
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
-                    if self.loop.now_ms - peer.heard_ms > HEARD_MS:
+                    if self.loop.now_ms - peer.state.heard_ms > HEARD_MS:
                         self._see_that_it_is_another(sock, peer)
                     return sock, True
                 self.loop.close_later(sock)
@@ -103,18 +103,19 @@ class UdpProxy(ToServer, ToClient):
         except errors.InternalError as error:
             if error.errno not in _NO_DESCRIPTORS:
                 raise
-            room = self.loop.room
-            if self.family and room.make():
-                sock = self.loop.udp_sockets.take(peer.family)  # of the session that gave way
-                if sock is not None and not sock.connect_ex(peer.sockaddr):
-                    self._see_that_it_is_another(sock, peer)
-                    return sock, True
-            if not room.may_complain():
+            evict = self.loop.get(eviction.Eviction)
+            sock = self.gate.sockets.take(self.family)
+            if sock is None and self.family and evict.make():
+                sock = self.gate.sockets.take(self.family)  # that of the session that ended
+            if sock is not None and not sock.connect_ex(peer.sockaddr):
+                self._see_that_it_is_another(sock, peer)
+                return sock, True
+            if not evict.may_log():
                 error.level = "info"
             raise
 
     def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
-        """Let go of a socket that is connected to itself. raises: ConnectError"""
+        """Let go of a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)
             raise connect.refused(peer.name)
@@ -180,7 +181,7 @@ class UdpProxy(ToServer, ToClient):
 
         Before any response the next server gets the first datagram; after one, the refusal is a
         response like another, as in nginx.
-        source: ngx_stream_proxy_process (recv error on a datagram socket)
+        Source: ngx_stream_proxy_process (recv error on a datagram socket)
         """
         s = self.s
         s.action = "proxying and reading from upstream"
@@ -226,9 +227,9 @@ class UdpProxy(ToServer, ToClient):
     # -- ending --------------------------------------------------------------------------------
 
     def settle(self) -> bool:
-        """End the session if all that is expected has come. returns: whether it ended
+        """End the session if all that is expected has come. Returns: whether it ended
 
-        source: ngx_stream_proxy_test_finalize
+        Source: ngx_stream_proxy_test_finalize
         """
         conf = self.conf
         if self.s.status:
@@ -309,7 +310,7 @@ class UdpProxy(ToServer, ToClient):
             and self.family
             and not self.gro
             and self.queue is None
-            and loop.udp_sockets.give(pc, self.pc_fd, self.family)
+            and self.gate.sockets.give(pc, self.pc_fd, self.family)
         ):
             self.pc = None
             loop.free_connections += 1

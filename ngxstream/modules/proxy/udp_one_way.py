@@ -19,15 +19,17 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import codes, errors, log
+from ngxstream.core import codes, errors, inet, log
 from ngxstream.event import connect, datagram
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import rotation, round_robin
 from ngxstream.stream.upstream import CONNECT
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import ListeningConf, ServerConf
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import ServerConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
@@ -47,9 +49,14 @@ def is_one_way(conf: Any) -> bool:
     )
 
 
+def shared_sockets(_: Loop) -> dict[tuple[inet.SockAddr, connect.PeerOptions], Stream]:
+    """Make the table of a worker's connected sockets, by address; they are never read."""
+    return {}
+
+
 def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
-    """Return the socket that everything goes to a server by. raises: PeerError, InternalError"""
-    shared = loop.one_way
+    """Return the socket that everything goes to a server by. Raises: PeerError, InternalError"""
+    shared = loop.get(shared_sockets)
     key = (peer.sockaddr, options)
     sock = shared.get(key)
     if sock is None:
@@ -58,7 +65,7 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
         )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
         if len(shared) >= SHARED:
-            loop.doomed.extend(shared.values())
+            loop.closing.extend(shared.values())
             shared.clear()
         shared[key] = sock
     return sock
@@ -155,7 +162,8 @@ class Forwarder:
     def __call__(self, views: list[memoryview]) -> int:
         """Choose a server for each datagram and send it there."""
         tier = self._balancer.tier
-        selection = self._selection = self._balancer.begin(self._nobody, tier)
+        self._selection = self._balancer.select(self._nobody)
+        selection = self._selection
         if tier.single:
             only = self._choose()
             return len(views) if only is None else self._send(only, views, 1)
@@ -186,12 +194,10 @@ class Forwarder:
         except errors.NoLivePeers:
             self._say("no live upstreams")
             return None
-        if peer.fails and peer.accessed_ms < peer.checked_ms:
-            peer.fails = 0
         return peer
 
     def _send(self, peer: Peer, views: list[memoryview], tries: int) -> int:
-        """Send all to one server; what it cannot take goes to others. returns: how many dropped"""
+        """Send all to one server; what it cannot take goes to others. Returns: how many dropped"""
         try:
             sock = shared_socket(self._loop, peer, self._options)
         except errors.NgxError as error:
@@ -230,9 +236,7 @@ class Forwarder:
         """Count a failure of a server and try another one for what it did not take."""
         self._say(text)
         selection = self._selection
-        fail = getattr(selection, "fail", None)
-        if fail is not None:  # the only server there is has no failures
-            fail(peer)
+        selection.fail(peer)
         if tries <= 1:
             return len(views)
         dropped = 0

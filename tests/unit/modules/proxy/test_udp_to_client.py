@@ -68,6 +68,7 @@ class Gate:
         self.gso = gso
         self.sent: list[bytes] = []
         self.sock = SimpleNamespace(sendto=self.sendto, sendmsg=self.sendmsg)
+        self.sockets = SimpleNamespace(give=lambda *_: False)  # keeps none
 
     def sendto(self, view: Any, client: Any) -> None:
         """Send one datagram."""
