@@ -13,6 +13,9 @@ from ngxstream.stream.core import StreamConf
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
 from tests.support.hall import Hall, build
+from tests.support.moving import World, world
+
+__all__ = ["world"]
 
 
 def _watch(scope: Any, module: Any, st: Any) -> None:
@@ -140,6 +143,18 @@ def test_a_session_that_fails_while_it_is_packed_is_counted(
     assert core_facts.pack(hall.sessions[0])
     hall.sessions[0].finalize(500)
     assert {"connections": 1, "sessions_5xx": 1, "received": 5} == hall.seen("a")
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_that_a_session_is_watched_travels(world: World, is_watched: bool) -> None:
+    """In the process that it goes on in it has an end to count as well, and no other has."""
+    before = world.old.only_session()
+    if is_watched:
+        core_facts.watching(lambda s: None)(before)
+    world.hand_over()
+    after = world.new.only_session()
+    assert before is not after
+    assert [is_watched, None] == [bool(core_facts.pack(after)), core_facts.pack(before)]
 
 
 @served(
