@@ -115,6 +115,14 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "stream/phases": (),
     "stream/preread": ("tests/wire/test_first_bytes.py",),
     "stream/proxy_protocol": ("tests/wire/test_udp_proxy_protocol.py",),
+    "stream/drawing": (
+        "tests/unit/modules/upstream/test_hash.py",
+        "tests/unit/modules/upstream/test_random.py",
+    ),
+    "stream/peer_state": (
+        "tests/unit/stream/test_round_robin.py",
+        "tests/unit/modules/upstream/test_zone.py",
+    ),
     "stream/round_robin": (
         "tests/unit/modules/upstream/test_least_conn.py",
         "tests/unit/modules/upstream/test_hash.py",
