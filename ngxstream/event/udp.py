@@ -43,6 +43,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
+from ngxstream.core.facts import Counter
 from ngxstream.event import (
     datagram,
     eviction,
@@ -105,7 +106,7 @@ class UdpGate:
         "_gro_needed",
         "_gro_idle",
         "_queue",
-        "dropped",  # int: datagrams lost here, for want of room or of a session slot
+        "lost",  # Counter: datagrams lost here, for want of room or of a session slot
         "open",
         "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
@@ -129,8 +130,11 @@ class UdpGate:
         *,
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
+        lost: Counter | None = None,
     ) -> None:
-        """shape: gates of one address share a table; an idle one reads nothing before open()"""
+        """shape: gates of one address share a table and a count; an idle one reads nothing before
+        open()
+        """
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)
         self.sockets = loop.get(recycle.SocketPool)
@@ -151,7 +155,7 @@ class UdpGate:
         self._gro_needed = GRO_HINTS
         self._gro_idle = 0
         self._queue: deque[tuple[Connection, bytes]] = deque()
-        self.dropped = 0
+        self.lost = lost or Counter()
         self.open = False
         self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
         self.forward: Callable[[list[memoryview]], int] | None = None
@@ -163,6 +167,15 @@ class UdpGate:
         self._waiting = self.new.waiting
         if not idle:
             self.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams this worker lost here."""
+        return self.lost.own
+
+    @dropped.setter
+    def dropped(self, count: int) -> None:
+        self.lost.add(count - self.lost.own)
 
     def start(self) -> None:
         """Read the socket from now on, and take what was held."""
@@ -397,7 +410,9 @@ class UdpGate:
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None
-            self.dropped += self.forward(views)
+            dropped = self.forward(views)
+            if dropped:
+                self.lost.add(dropped)
 
     def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what was drained from its client already."""

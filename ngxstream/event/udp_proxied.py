@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
+from ngxstream.core.facts import Counter
 from ngxstream.event import datagram
 from ngxstream.event.udp import ANCILLARY_SPACE, Drained, UdpGate
 from ngxstream.wire import proxy_protocol
@@ -114,6 +115,7 @@ class ProxiedUdpGate(UdpGate):
         believes: Callable[[Any, bytes | None], bool],
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
+        lost: Counter | None = None,
     ) -> None:
         """shape: as UdpGate; believes says whose headers are taken"""
         self.believes = believes
@@ -125,7 +127,7 @@ class ProxiedUdpGate(UdpGate):
         self._sole: dict[Any, Any] = {}
         self._told_ms = -1000
         self._new_headers: dict[Any, ProxyHeader] = {}
-        super().__init__(loop, listening, sock, begin, table=table, idle=idle)
+        super().__init__(loop, listening, sock, begin, table=table, idle=idle, lost=lost)
 
     def _choose(self) -> Callable[[int], None]:
         return self.on_proxied
@@ -275,7 +277,7 @@ class ProxiedUdpGate(UdpGate):
             loop.log.write(
                 ERR,
                 f"datagram from {inet.sock_ntop(peer or '')} dropped: {reason}, server: "
-                f"{self.listening.options.text}, dropped so far: {sum(self.refused.values())}",
+                f"{self.listening.options.text}, dropped so far: {self.lost.total}",
             )
 
     def enlist(self, c: Connection, sink: Sink) -> None:

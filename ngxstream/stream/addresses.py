@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.stream import phases, preread, proxy_protocol, servers, session
+from ngxstream.stream import core_facts, phases, preread, proxy_protocol, servers, session
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -132,6 +132,8 @@ class AddressConf:
         if self.proxy_protocol:
             is_udp = draft.options.is_udp
             self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
+        if any(server.watched for server in self.servers):
+            self.begin = core_facts.watching(self.begin)
 
 
 class ListeningConf:
@@ -208,6 +210,9 @@ def listenings(draft: StreamDraft) -> list[ListeningConf]:
                 shared.addresses = {}
             conf.text = shared.options.text
             shared.addresses[inet.host_of(options.sockaddr)] = conf
+    for listening in found:
+        if listening.options.is_udp:
+            draft.builder.facts.cell(core_facts.DROPPED, core_facts.label_of(listening.options))
     # a system call less for every connection; `pass` may bring one to any server
     if all(server.core.tcp_nodelay for server in draft.servers):
         for listening in found:
