@@ -12,16 +12,37 @@ from ngxstream.core import codes
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
+    from ngxstream.event.udp_clients import Sink
 
 
 class Table(Protocol):
-    """Where a UDP client is listed, so that its datagrams find their session."""
+    """Where a UDP client is listed, so that its datagrams find their session (event/udp.py)."""
+
+    family: int
+
+    def send_to(self, c: Connection, data: bytes, /) -> int:
+        """Send one datagram to the client."""
+
+    def control_for(self, c: Connection, /) -> list[tuple[int, int, bytes]] | None:
+        """Return the control data that an answer to the client carries."""
+
+    def again(self, c: Connection, views: list[memoryview], /) -> None:
+        """Take datagrams of a client that its session kept before it was ready for any."""
+
+    def enlist(self, c: Connection, sink: Sink) -> None:
+        """Send a client's datagrams to a sink from now on."""
+
+    def release(self, c: Connection) -> None:
+        """Begin anew with a client's next datagram: its session wants no more than the first."""
 
     def forget(self, c: Connection) -> None:
         """Take the client out."""
 
-    def send_to(self, c: Connection, data: bytes) -> int:
-        """Send one datagram to the client."""
+    def is_listed(self, c: Connection) -> bool:
+        """Tell whether the client's datagrams are its session's."""
+
+    def kept_for(self, c: Connection) -> list[bytes]:
+        """Return what came from a client while its session was not ready."""
 
 
 class Connection:
@@ -40,6 +61,7 @@ class Connection:
         "listening",  # Listening it came in by
         "table",  # Table | None: of a UDP client while it is listed or can be answered
         "key",  # what the table knows it by
+        "placed",  # bool: UDP: its session has said whose its further datagrams are
         "closed",  # bool: owned by Loop.close_connection
         "passes",  # int: how often `pass` has handed it on
         "reserved",  # int: slots it holds for what its session will connect to
@@ -56,7 +78,7 @@ class Connection:
         table: Table | None = None,
         key: Any = None,
     ) -> None:
-        """shape: table and key for a UDP client, behind the listening socket `sock`"""
+        """Args: table, key: for a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
         self.is_udp = table is not None
@@ -69,12 +91,13 @@ class Connection:
         self.listening = listening
         self.table = table
         self.key = key
+        self.placed = False
         self.closed = False
         self.passes = 0
         self.reserved = 0
 
     def local_sockaddr(self) -> Any:
-        """Return the address the client connected to. source: ngx_connection_local_sockaddr"""
+        """Return the address the client connected to. Source: ngx_connection_local_sockaddr"""
         local = self.local
         if local is None:
             options = self.listening.options
@@ -91,7 +114,7 @@ class Connection:
     def send(self, data: bytes | memoryview) -> int:
         """Send to the client without waiting, for writers off the hot path.
 
-        returns: bytes sent, codes.AGAIN when there is no room. raises: OSError
+        Returns: bytes sent, codes.AGAIN when there is no room. Raises: OSError
         """
         try:
             if self.table is not None:
@@ -110,7 +133,7 @@ _make: Final = socket.SocketType
 def raw_socket(family: int, kind: int, proto: int = 0, fd: int | None = None) -> Any:
     """Make a socket of the bare C class: 3 µs less than socket.socket, which wraps enums.
 
-    shape: kind may carry SOCK_NONBLOCK; with fd the descriptor is taken over, not checked.
+    Args: kind: may carry SOCK_NONBLOCK; fd: the descriptor is taken over, not checked.
     """
     return _make(family, kind, proto, fd)
 

@@ -19,6 +19,11 @@ UDP_GRO: Final = 104
 MAX_SEGMENTS: Final = 64
 # the payload of one IPv4 message; over IPv6 20 more would fit, not worth a second number
 MAX_PAYLOAD: Final = 65507
+ANCILLARY_SPACE: Final = (  # for facts()
+    socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
+    + socket.CMSG_SPACE(struct.calcsize("=16sI"))
+    + socket.CMSG_SPACE(4)
+)
 # errnos of a path that cannot do GSO: no checksum offload, a segment above the MTU
 _NO_GSO: Final = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP))
 
@@ -37,7 +42,7 @@ def segment_control(size: int) -> list[tuple[int, int, bytes]]:
 def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
     """Cut a list of datagrams into runs that may be one GSO message each.
 
-    shape: returns [(first, past the last, size)]; a run is of one size but for a shorter last
+    Returns: [(first, past the last, size)]; a run is of one size but for a shorter last
     datagram, at most MAX_SEGMENTS long and MAX_PAYLOAD bytes; order and boundaries are kept.
     Empty datagrams stand alone.
     """
@@ -99,7 +104,7 @@ def has_gro(sock: Any) -> bool:
 
 
 def set_gro(sock: Any, on: bool) -> bool:
-    """Switch coalescing of received datagrams. returns: whether the kernel can do it"""
+    """Switch coalescing of received datagrams. Returns: whether the kernel can do it"""
     try:
         sock.setsockopt(SOL_UDP, UDP_GRO, int(on))
     except OSError:

@@ -62,8 +62,6 @@ class Loop:
         self.doomed: list[Any] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
         self.free_connections = connections  # slots left
-        self.datagram: memoryview | None = None  # first one of the UDP session being begun
-        self.header: Any = None  # PROXY protocol header in front of it
         self.resolvers: dict[Any, Any] = {}  # by what the configuration says of them
         self.claims: dict[Any, Any] = {}  # (client's socket, server) -> who bound to it, UDP
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout

@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event import datagram
-from ngxstream.event.udp import ANCILLARY_SPACE, Drained, UdpGate
+from ngxstream.event.udp import Drained, UdpGate
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
+    from ngxstream.event.udp import Begin
     from ngxstream.event.udp_clients import Sink
+    from ngxstream.event.udp_held import OneHeld
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 ERR: Final = 4
@@ -56,8 +58,8 @@ class RefusedError(Exception):
 def read(view: memoryview) -> tuple[bytes, ProxyHeader]:
     """Read the header in front of a datagram.
 
-    returns: the tag of its client (equal for equal clients, see client_of) and the header
-    raises: RefusedError
+    Returns: the tag of its client (equal for equal clients, see client_of) and the header
+    Raises: RefusedError
     """
     head = bytes(view[:16])
     if not head.startswith(proxy_protocol.SIGNATURE):
@@ -89,7 +91,7 @@ def header_of(tag: bytes) -> ProxyHeader:
 class ProxiedUdpGate(UdpGate):
     """One listening UDP socket whose peers say by headers who their clients are.
 
-    shape: the table's keys are (peer, length of local + local + tag): see event.udp_clients
+    The table's keys are (peer, length of local + local + tag): see event.udp_clients
     """
 
     __slots__ = (
@@ -109,13 +111,13 @@ class ProxiedUdpGate(UdpGate):
         loop: Loop,
         listening: Listening,
         sock: Any,
-        begin: Callable[[Connection, Loop], Any],
+        begin: Begin,
         *,
         believes: Callable[[Any, bytes | None], bool],
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
     ) -> None:
-        """shape: as UdpGate; believes says whose headers are taken"""
+        """Args: believes: says whose headers are taken; the rest as of UdpGate"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
         self.refused = dict.fromkeys(REASONS, 0)
@@ -127,7 +129,8 @@ class ProxiedUdpGate(UdpGate):
         self._new_headers: dict[Any, ProxyHeader] = {}
         super().__init__(loop, listening, sock, begin, table=table, idle=idle)
 
-    def _choose(self) -> Callable[[int], None]:
+    def choose(self) -> Callable[[int], None]:
+        """Return what reads the socket."""
         return self.on_proxied
 
     def on_proxied(self, mask: int) -> None:
@@ -139,7 +142,7 @@ class ProxiedUdpGate(UdpGate):
         count = 0
         try:
             for slot in slots[:limit]:
-                n, ancillary, _, peer = receive((slot,), ANCILLARY_SPACE)
+                n, ancillary, _, peer = receive((slot,), datagram.ANCILLARY_SPACE)
                 count += 1
                 local, size = datagram.facts(ancillary)
                 view = slot[:n]
@@ -149,7 +152,7 @@ class ProxiedUdpGate(UdpGate):
         except BlockingIOError:
             self._limit = count or 1
         except OSError as error:
-            self._failed(error)
+            self.on_error(error)
         else:
             self._limit = min(len(slots), limit * 2)
         self._hand_out(drained)
@@ -169,7 +172,7 @@ class ProxiedUdpGate(UdpGate):
         if key not in self.table:
             self._remember(key, header)
             if self.first:  # what follows in this drain has no header: is it of a session?
-                self.begin_for(key, [payload], 1)
+                self.new.begin_for(key, [payload], 1)
                 return
         drained.setdefault(key, []).append(payload)
 
@@ -180,29 +183,23 @@ class ProxiedUdpGate(UdpGate):
             self._new_headers = {at: new[at] for at in self._waiting if at in new}
         self._new_headers.setdefault(key, header)
 
-    def _admit_view(self, key: Any, view: memoryview) -> None:
+    def begin_with(self, key: Any, view: memoryview) -> None:
         """Begin a session with one datagram."""
-        if not is_tagged(key):  # begun before a reload gave this address its peers
-            return
-        peer, local = self._parts(key)
-        loop = self.loop
-        loop.header = self._new_headers.pop(key, None) or self._header(tag_of(key))
-        try:
-            self.admit(key, peer, local, view)
-        finally:
-            loop.header = None
+        if is_tagged(key):  # else it was known before a reload gave this address its peers
+            header = self._new_headers.pop(key, None) or self._header(tag_of(key))
+            self.new.admit(key, *self.parts(key), view, header)
 
-    def _parts(self, key: Any) -> tuple[Any, bytes | None]:
+    def parts(self, key: Any) -> tuple[Any, bytes | None]:
         """Return the peer's address and the packed local one of a key."""
         if not is_tagged(key):
-            return super()._parts(key)
+            return super().parts(key)
         peer, data = key
         return peer, data[1 : 1 + data[0]] or None
 
     def _open(
         self, peer: Any, local: bytes | None, view: memoryview, drained: Drained
     ) -> tuple[Any, ProxyHeader, memoryview]:
-        """Return whose a datagram is: key, header and payload. raises: RefusedError"""
+        """Return whose a datagram is: key, header and payload. Raises: RefusedError"""
         if not self._trusts(peer, local):
             raise RefusedError(UNTRUSTED)
         source = (peer, local)
@@ -287,7 +284,7 @@ class ProxiedUdpGate(UdpGate):
 
     # -- what did not come straight from the socket ----------------------------------------------
 
-    def _gather(self, held: Iterable[tuple[Any, Any, bytes | None, bytes]]) -> Drained:
+    def _gather(self, held: Iterable[OneHeld]) -> Drained:
         """Sort datagrams that another worker read, or that were held, by client.
 
         With a tagged key somebody has read the header: data is what stands behind it.

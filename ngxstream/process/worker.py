@@ -270,7 +270,7 @@ class Service:
                 self.loop.fault(session.content)
 
 
-def _nobody(c: Any, loop: Loop) -> None:
+def _nobody(*_: object) -> None:
     """Begin no session: the address is gone, and its gate accepts nobody."""
 
 

@@ -185,7 +185,6 @@ class Parcel:
             s.select_server(self.server)
         s.start_ms = min(start_ms, loop.now_ms)
         s.action = action
-        s.preread = b""
         s.states = [_unpack_state(state) for state in states] or None
         if values:
             s.values = [UNSET] * self._stream.variables.size

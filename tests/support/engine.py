@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ngxstream.event import accept, poller, udp
+from ngxstream.event import accept, poller, udp, udp_answers
 from ngxstream.event.listening import ListenOptions
 from ngxstream.event.loop import Loop, PoisoningLoop
 
@@ -49,7 +49,7 @@ class Gate:
             self.gate: Any = accept.TcpGate(loop, self, sock, begin, **options)
         else:
             if wildcard:
-                sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+                sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
             self.gate = udp.UdpGate(loop, self, sock, begin)
 
 

@@ -4,7 +4,7 @@ import socket
 from typing import Any, Self
 
 from ngxstream.core import log
-from ngxstream.event import datagram, listening, udp
+from ngxstream.event import datagram, listening, udp, udp_answers
 from ngxstream.event.loop import PoisoningLoop
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
@@ -32,7 +32,7 @@ class UdpHall:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
             if options.wildcard:
-                sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+                sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
             if gro:
                 datagram.set_gro(sock, True)
             opened: Any = listening.Listening(options)

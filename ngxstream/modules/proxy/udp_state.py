@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
-from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.ipc import codec
 from ngxstream.ipc.codec import CodecError, Field, Record
@@ -88,7 +87,7 @@ def pack(proxy: UdpProxy) -> bytes:
                 proxy.dropped,
                 proxy.family,
                 proxy.pc.family,
-                proxy.gate.table.get(c.key) is proxy,
+                bool(c.table and c.table.is_listed(c)),
             ),
             upstream.name,
             None if peer is None else (peer.name, peer.server, peer.sockaddr),
@@ -202,7 +201,7 @@ def _restore(
     loop = s.loop
     s.c.table = gate
     s.preread = first
-    proxy: UdpProxy = s.server.udp_proxy(s)
+    proxy: UdpProxy = UdpProxy(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(sock_family, socket.SOCK_DGRAM, 0, fd)
@@ -229,7 +228,7 @@ def _restore(
     latest = loop.now_ms + proxy.timeout
     proxy.deadline = min(deadline or latest, latest)
     loop.timers.add(proxy)
-    loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
+    proxy.watch()
     if rates is not None:
         proxy.unpack_rates(rates)
     if listed:
@@ -239,8 +238,9 @@ def _restore(
 
 def send_waiting(proxy: Any, data: bytes) -> None:
     """Send what UdpProxy.waiting() returned at the former place."""
+    proxy = getattr(proxy, "proxy", proxy)  # what stands before it lets it pass
     if isinstance(proxy, UdpProxy) and proxy.pc is not None:
-        UdpProxy.send(proxy, data)
+        proxy.send(data)
 
 
 def _hold(

@@ -5,13 +5,12 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, turn_budget, udp, udp_clients, udp_new
+from ngxstream.event import datagram, turn_budget, udp, udp_answers, udp_clients, udp_held, udp_new
 from tests.support.engine import Gate, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -43,8 +42,8 @@ class Keeper:
 def listing(keepers):
     """Make a begin() that lists a Keeper for each new client."""
 
-    def begin(c, loop) -> None:
-        keeper = Keeper(c, bytes(loop.datagram))
+    def begin(c, loop, first, header) -> None:
+        keeper = Keeper(c, first)
         keepers[c.key] = keeper
         c.table.enlist(c, keeper)
 
@@ -95,18 +94,18 @@ def test_gro_goes_on_for_a_coalescing_client_and_off_again() -> None:
             settle()
         if not datagram.set_gro(gate.sock, True):
             pytest.skip("this kernel has no UDP_GRO")
-        assert gate.gate._gro
+        assert gate.gate._gro.is_on
         for _ in range(700):
             client.send(b"x" * 100)
             expected += 1
             settle()
-        assert not gate.gate._gro
+        assert not gate.gate._gro.is_on
 
 
 def test_a_client_gets_its_answer_from_the_address_it_used() -> None:
     """On a wildcard socket the answer's source is the destination of the question."""
     with ExitStack() as stack, engine() as loop:
-        gate = Gate(loop, lambda c, loop: c.send(bytes(loop.datagram)), UDP, "0.0.0.0")
+        gate = Gate(loop, lambda c, loop, first, header: c.send(first), UDP, "0.0.0.0")
         stack.callback(gate.sock.close)
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         client.setblocking(False)
@@ -208,10 +207,10 @@ def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(room: Room
     """Beginning one of three sessions raises: its slot is free again, the other two are there."""
     begin = room.gate.begin
 
-    def fail_at_the_second(c, loop) -> None:
-        if bytes(loop.datagram) == b"bad":
+    def fail_at_the_second(c, loop, first, header) -> None:
+        if first == b"bad":
             raise ValueError("no good")
-        begin(c, loop)
+        begin(c, loop, first, header)
 
     room.gate.begin = fail_at_the_second
     new = [room.client() for _ in range(3)]
@@ -230,9 +229,9 @@ def test_a_new_session_that_fails_with_its_second_datagram_takes_nothing_from_th
     """Three are begun in one drain with two datagrams each; the second raises once it is there."""
     begin = room.gate.begin
 
-    def begin_a_bad_one(c, loop) -> None:
-        begin(c, loop)
-        room.keepers[c.sockaddr].fails = bytes(loop.datagram) == b"bad"
+    def begin_a_bad_one(c, loop, first, header) -> None:
+        begin(c, loop, first, header)
+        room.keepers[c.sockaddr].fails = first == b"bad"
 
     room.gate.begin = begin_a_bad_one
     room.gate._limit = 64
@@ -255,46 +254,13 @@ def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
     keeper = room.keepers[room.known[0].getsockname()]
     take, begin = keeper.take, room.gate.begin
     keeper.take = lambda views: (order.append("known"), take(views))[1]
-    room.gate.begin = lambda c, loop: (order.append("new"), begin(c, loop))[1]
+    room.gate.begin = lambda *given: (order.append("new"), begin(*given))[1]
     room.gate._limit = 64
     for sock in [room.client() for _ in range(5)]:
         sock.send(b"x")
     room.known[0].send(b"y")
     room.turn_until_all_is_read()
     assert ["known", *["new"] * 5] == order
-
-
-def test_sessions_begin_while_a_drain_is_read_where_nobody_is_served(room: Room) -> None:
-    """After MIXED drains of new clients alone; a known client ends that with the next drain."""
-    if room.gate._choose() != room.gate.on_readable:
-        return  # a drain that looks at control data always waits for its end
-    order: list[str] = []
-    keeper = room.keepers[room.known[0].getsockname()]
-    take, begin = keeper.take, room.gate.begin
-    keeper.take = lambda views: (order.append("known"), take(views))[1]
-
-    def beginning(c: Any, loop: Any) -> Any:
-        order.append("new")
-        if order == ["new", "new"]:
-            raise ValueError("the second")
-        return begin(c, loop)
-
-    room.gate.begin = beginning
-    room.gate._mixed = 0
-    for expected in (["new"] * 5 + ["known"], ["known", *["new"] * 5]):
-        order.clear()
-        room.gate._limit = 64
-        for sock in [room.client() for _ in range(5)]:
-            sock.send(b"x")
-        room.known[0].send(b"y")
-        room.turn_until_all_is_read()
-        assert expected == order
-        assert udp.MIXED >= room.gate._mixed > 0
-    mixed = room.gate._mixed
-    room.gate._limit = 64
-    room.client().send(b"x")
-    room.turn_until_all_is_read()
-    assert mixed - 1 == room.gate._mixed
 
 
 def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> None:
@@ -347,10 +313,10 @@ def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
         room = Room(stack, loop, count)
         begin = room.gate.begin
 
-        def take_long(c, loop) -> None:
+        def take_long(c, loop, first, header) -> None:
             loop.budget.has_share(c)
             loop.budget.charge(turn_budget.TURN_NS)
-            begin(c, loop)
+            begin(c, loop, first, header)
 
         room.gate.begin = take_long
         room.gate._limit = 64
@@ -378,7 +344,7 @@ def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
 ) -> None:
     """Copies of it, of a burst too: what is in the loop's slots is another's in the next turn."""
     begun = []
-    room.gate.begin = lambda c, loop: begun.append(c)
+    room.gate.begin = lambda c, *_: begun.append(c)
     sock = room.client()
     sock.send(b"first")
     room.turn_until_all_is_read()
@@ -404,8 +370,8 @@ def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: R
     """Its datagrams begin a session each, and the first of them uses the turn up."""
     begun = []
 
-    def take_long(c, loop) -> None:
-        begun.append(bytes(loop.datagram))
+    def take_long(c, loop, first, header) -> None:
+        begun.append(first)
         loop.budget.has_share(c)
         loop.budget.charge(turn_budget.TURN_NS)
         room.gate.release(c)
@@ -501,8 +467,8 @@ def test_what_was_held_begins_by_and_by(room: Room) -> None:
 def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past HELD_BYTES the gate reads no more, and drops what others send it; it goes on later."""
-    monkeypatch.setattr(udp, "HELD_BYTES", 2_500)
+    """Past BYTES the gate reads no more, and drops what others send it; it goes on later."""
+    monkeypatch.setattr(udp_held, "BYTES", 2_500)
     room.gate.close()
     room.gate.hold()
     for n in range(8):
@@ -510,38 +476,38 @@ def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
     for _ in range(20):
         room.loop.turn(0)
     assert not room.gate.open
-    held = list(room.gate._held)
+    held = list(room.gate.held.datagrams)
     assert 5 == len(held)  # the one that passes the bound is kept
     key, peer, local, data = held[0]
     room.gate.keep(key, peer, local, data)
-    assert (5, 1) == (len(room.gate._held), room.gate.dropped)
+    assert (5, 1) == (len(room.gate.held.datagrams), room.gate.dropped)
     room.gate.start()
     room.turn_until_all_is_read()
     assert [b"%d" % n for n in range(8)] == [data[:1] for data in room.got(room.known[0])[1:]]
 
 
 def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past HELD datagrams the gate reads no more, and drops what others send it."""
-    monkeypatch.setattr(udp, "HELD", 4)
+    """Past so many datagrams the gate reads no more, and drops what others send it."""
+    monkeypatch.setattr(udp_held, "DATAGRAMS", 4)
     room.gate.close()
     room.gate.hold()
     for _ in range(8):
         room.known[0].send(b"x")
     for _ in range(20):
         room.loop.turn(0)
-    assert (False, 4) == (room.gate.open, len(room.gate._held))
-    key, peer, local, data = room.gate._held[0]
+    assert (False, 4) == (room.gate.open, len(room.gate.held.datagrams))
+    key, peer, local, data = room.gate.held.datagrams[0]
     room.gate.keep(key, peer, local, data)
-    assert (4, 1) == (len(room.gate._held), room.gate.dropped)
+    assert (4, 1) == (len(room.gate.held.datagrams), room.gate.dropped)
 
 
 def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
     """Of three answers that wait for room one raises: it is told and forgotten, two are sent."""
     for sock in room.known:
-        room.gate._queue.append((room.keepers[sock.getsockname()].c, b"answer"))
-    c, _ = room.gate._queue[1]
-    room.gate._queue[1] = (c, None)  # a fault of ours
-    room.gate._on_room(0)
+        room.gate.answers.queue.append((room.keepers[sock.getsockname()].c, b"answer"))
+    c, _ = room.gate.answers.queue[1]
+    room.gate.answers.queue[1] = (c, None)  # a fault of ours
+    room.gate.answers.on_room(0)
     for sock, expected in zip(room.known, (b"answer", None, b"answer"), strict=True):
         sock.setblocking(False)
         if expected:
@@ -550,20 +516,20 @@ def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
             with pytest.raises(BlockingIOError):
                 sock.recv(100)
     assert 1 == len(room.alerts())
-    assert not room.gate._queue
+    assert not room.gate.answers.queue
 
 
 def test_only_so_many_answers_wait_for_room(room: Room) -> None:
     """QUEUED answers wait for room in the socket; the next one is refused and counted."""
     c = room.keepers[room.known[0].getsockname()].c
-    room.gate._queue.append((c, b"0"))
-    for n in range(1, udp.QUEUED):
+    room.gate.answers.queue.append((c, b"0"))
+    for n in range(1, udp_answers.QUEUED):
         assert 1 == room.gate.send_to(c, b"%d" % (n % 10))
     with pytest.raises(BlockingIOError):
         room.gate.send_to(c, b"x")
-    assert (udp.QUEUED, 1) == (len(room.gate._queue), room.gate.dropped)
-    room.gate._on_room(0)
-    assert not room.gate._queue
+    assert (udp_answers.QUEUED, 1) == (len(room.gate.answers.queue), room.gate.dropped)
+    room.gate.answers.on_room(0)
+    assert not room.gate.answers.queue
 
 
 def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: Room) -> None:

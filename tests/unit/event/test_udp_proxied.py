@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxstream.event import udp, udp_proxied
+from ngxstream.event import udp_answers, udp_proxied
 from ngxstream.event.connection import Connection
 from ngxstream.event.listening import ListenOptions
 from ngxstream.event.loop import Loop
@@ -51,7 +51,7 @@ class Bench:
         port = self.sock.getsockname()[1]
         wildcard = host == "0.0.0.0"
         if wildcard:
-            self.sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+            self.sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
         self.address = ("127.0.0.1" if wildcard else host, port)
         self.options = ListenOptions(
             family=family,
@@ -76,13 +76,12 @@ class Bench:
         made.connect(self.address)
         return made
 
-    def begin(self, c: Connection, loop: Loop) -> None:
+    def begin(self, c: Connection, loop: Loop, first: bytes, header: pp.ProxyHeader | None) -> None:
         """Begin a session."""
         sink = Sink(c)
-        assert loop.datagram is not None
-        sink.got.append(bytes(loop.datagram))
+        sink.got.append(first)
         self.sinks.append(sink)
-        self.headers.append(loop.header)
+        self.headers.append(header)
         self.gate.enlist(c, sink)
 
     def send(self, *datagrams: bytes, peer: int = 0) -> None:

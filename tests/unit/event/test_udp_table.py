@@ -85,8 +85,8 @@ class TableMachine(RuleBasedStateMachine):
 
     # What the gate calls.
 
-    def _begin(self, c: Any, loop: Any) -> None:
-        real = Real(c, bytes(loop.datagram))
+    def _begin(self, c: Any, loop: Any, first: bytes, header: Any) -> None:
+        real = Real(c, first)
         self.real.append(real)
         if self.beginning == "list":
             c.table.enlist(c, real)

@@ -124,10 +124,10 @@ def test_rates_travel(tmp_path: Path) -> None:
     with World(tmp_path, server="proxy_upload_rate 1m; proxy_download_rate 1m;") as world:
         world.exchange(b"one")
         before: Any = world.old.only_session().content
-        kept = (before.upload.start_s, before.download.start_s, before.uploaded)
+        kept = before.pack_rates()
         world.hand_over()
         after: Any = world.new.only_session().content
-        assert kept == (after.upload.start_s, after.download.start_s, after.uploaded)
+        assert kept == after.pack_rates()
 
 
 def test_a_session_that_has_left_is_no_more_waited_for(world: World) -> None:

@@ -72,8 +72,8 @@ class Newcomer:
         )
         self.key = listening.options.key
 
-    def begin(self, c, loop) -> None:
-        self.got.append(bytes(loop.datagram))
+    def begin(self, c, loop, first, header) -> None:
+        self.got.append(first)
         loop.close_connection(c)
 
     def tell(self, kind: int, *values) -> None:

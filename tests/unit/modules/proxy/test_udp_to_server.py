@@ -263,7 +263,7 @@ def test_a_server_that_has_answered_and_refuses_then_ends_the_session(
             turn_until_all_is_read(hall)
             proxy = content_of(hall)
             proxy.responses = 1
-            proxy._send_failed(ConnectionRefusedError(111, "refused"))
+            proxy.send_failed(ConnectionRefusedError(111, "refused"))
             assert (200, True) == (proxy.s.status, proxy.failed)
             assert not hall.loop.sessions
 
