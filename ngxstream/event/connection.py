@@ -6,6 +6,7 @@ Answers for ngx_connection_t (src/core/ngx_connection.h), client side.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core import codes
@@ -34,6 +35,9 @@ class Table(Protocol):
 
     def release(self, c: Connection) -> None:
         """Begin anew with a client's next datagram: its session wants no more than the first."""
+
+    def go_on(self, c: Connection, run: Callable[[], None]) -> None:
+        """Run a session on that took its client's datagrams until now; it lists itself anew."""
 
     def forget(self, c: Connection) -> None:
         """Take the client out."""

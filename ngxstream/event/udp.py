@@ -83,7 +83,7 @@ class UdpGate:
         "control_for",
         "dropped",  # int: datagrams lost here, for want of room or of a session slot
         "open",
-        "stray",  # None, or called with (gate, key, peer, data) for a client not in the table;
+        "stray",  # None, or called with (listener, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
@@ -412,6 +412,14 @@ class UdpGate:
         sink = self.table.get(c.key)
         return sink is not None and sink.c is c
 
+    def go_on(self, c: Connection, run: Callable[[], None]) -> None:
+        """Run a session on that took its client's datagrams until now; it lists itself anew."""
+        self.forget(c)
+        c.placed = False
+        run()
+        if not (c.placed or c.closed):
+            self.table[c.key] = udp_clients.Waiting(c)
+
     def forget(self, c: Connection) -> None:
         """Take a client out of the table, unless a newer session has its place."""
         sink = self.table.pop(c.key, None)
@@ -419,7 +427,7 @@ class UdpGate:
             self.table[c.key] = sink
 
     def take_over(self, former: UdpGate) -> None:
-        """Have the clients of a gate of the same socket, in the same process."""
+        """Have the clients of a listener of the same socket, in the same process."""
         for sink in former.table.values():
             sink.c.table = self
         self.table.update(former.table)
@@ -436,5 +444,5 @@ class UdpGate:
 
     @property
     def is_needed(self) -> bool:
-        """Whether the socket of a closed gate must stay: somebody is answered through it."""
+        """Whether the socket of a closed listener must stay: somebody is answered through it."""
         return bool(self.table or self.answers.queue or self._waiting)

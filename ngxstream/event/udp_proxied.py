@@ -1,4 +1,4 @@
-"""The UDP gate of `listen … udp proxy_protocol`: clients behind a peer, told by PROXY headers.
+"""The UDP listener of `listen … udp proxy_protocol`: clients behind a peer, told by PROXY headers.
 
 nginx refuses this combination. One socket of a peer (a dnsdist, say) carries many clients, so a
 session belongs to the peer's socket and the client together.
@@ -146,7 +146,7 @@ class ProxiedUdpGate(UdpGate):
                 count += 1
                 local, size = datagram.facts(ancillary)
                 view = slot[:n]
-                # coalesced only when a former gate of the socket left that on
+                # coalesced only when a former owner of the socket left that on
                 for part in datagram.split(view, size) if 0 < size < n else (view,):
                     self._sort(peer, local, part, drained)
         except BlockingIOError:
@@ -300,7 +300,7 @@ class ProxiedUdpGate(UdpGate):
 
 
 def is_tagged(key: Any) -> bool:
-    """Tell whether a table's key is one of a gate of this kind."""
+    """Tell whether a table's key is one of a listener of this kind."""
     return (
         isinstance(key, tuple)
         and len(key) == 2

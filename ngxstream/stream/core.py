@@ -49,7 +49,7 @@ KEY = "stream"  # where builder.data keeps the draft
 
 @dataclass(frozen=True, slots=True)
 class CoreConf:
-    """Core settings of a server. source: ngx_stream_core_merge_srv_conf"""
+    """Core settings of a server. Source: ngx_stream_core_merge_srv_conf"""
 
     error_log: tuple[Any, ...] = ()
     resolver: Any = None
@@ -89,7 +89,7 @@ class ServerConf:
 
 
 class AddressDraft:
-    """One listen address while the block is read. source: ngx_stream_conf_addr_t"""
+    """One listen address while the block is read. Source: ngx_stream_conf_addr_t"""
 
     __slots__ = (
         "options",
@@ -120,7 +120,7 @@ class _Compiled(NamedTuple):
 class AddressConf:
     """One listen address of a finished block.
 
-    shape: `text` is the listening socket's address as logged; `engine` and `log_handlers` hold
+    Attributes: `text` is the listening socket's address as logged; `engine` and `log_handlers` hold
     what the servers of this address want; `names` selects a virtual server by SNI (None when
     there is but one); `begin(session)` is the first step of every session here.
     """
@@ -156,7 +156,7 @@ class AddressConf:
 class ListeningConf:
     """One listening socket to open: its options and the addresses that share it.
 
-    shape: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
+    Attributes: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
     serves several; `default` is the address of the socket itself; `is_debugged(sockaddr)` tells
     the clients of debug_connection, None where there are none; `believes(sockaddr, packed local
     address)` tells whose PROXY headers in front of datagrams are taken, None where there are none.
@@ -229,7 +229,7 @@ class StreamDraft:
         self.builder.warn(level, message)
 
     def add_listen(self, options: ListenOptions, server: ServerConf, scope: Scope) -> None:
-        """Enter one listen address. raises: ConfError. source: ngx_stream_add_addresses"""
+        """Enter one listen address. Raises: ConfError. Source: ngx_stream_add_addresses"""
         key = options.key
         known = self._addresses.get(key)
         if known is not None:
@@ -286,7 +286,7 @@ class StreamDraft:
         )
 
     def finish(self, scope: Scope) -> StreamConf:
-        """Merge, check and compile the block. raises: ConfError. source: ngx_stream_block"""
+        """Merge, check and compile the block. Raises: ConfError. Source: ngx_stream_block"""
         self.given = scope.given
         for module in self.modules:
             if module.conf is None and module.merge is None:
@@ -341,7 +341,7 @@ class StreamConf:
             server.log = make(specs) if specs else log
 
     def use_debug_connection(self, is_debugged: Callable[[Any], bool]) -> None:
-        """Log everything about some clients. source: ngx_debug_accepted_connection"""
+        """Log everything about some clients. Source: ngx_debug_accepted_connection"""
         for listening_conf in self.listenings:
             listening_conf.is_debugged = is_debugged
 
@@ -365,7 +365,7 @@ class StreamConf:
 
 
 def _listenings(draft: StreamDraft) -> list[ListeningConf]:
-    """Decide which addresses get a socket of their own. source: ngx_stream_init_listening"""
+    """Decide which addresses get a socket of their own. Source: ngx_stream_init_listening"""
     found: list[ListeningConf] = []
     wildcards: dict[tuple[int, int, int], ListeningConf] = {}
     confs: list[tuple[AddressDraft, AddressConf]] = []
@@ -404,7 +404,7 @@ def _listenings(draft: StreamDraft) -> list[ListeningConf]:
 
 
 def _compile(address: AddressDraft, draft: StreamDraft) -> _Compiled:
-    """Compile what the servers of an address want. raises: UnplacedError"""
+    """Compile what the servers of an address want. Raises: UnplacedError"""
     return _Compiled(
         phases.compile_engine(draft.modules, address.servers, preread.check),
         phases.log_handlers(draft.modules, address.servers),

@@ -10,7 +10,7 @@ Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_ru
 3. A suspended session remembers an index into the engine of its address, nothing else.
 4. A session that comes while others have used up what clients may cost in one turn of the loop
    (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off here: the
-   first datagram is there in this turn alone, and the gate begins no sessions in such a turn.
+   first datagram is there in this turn alone, and the listener begins no sessions in such a turn.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def compile_engine(
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    shape: entries (checker, handler, next) where `next` is the index of the following phase; the
-    last entry is always the content phase. `preread` is the checker of the preread phase.
+    Args: preread: the checker of that phase. Returns: entries (checker, handler, next) where `next`
+    is the index of the following phase; the last one is always the content phase.
     """
     servers = tuple(servers)
     by_phase: list[list[Handler]] = [[] for _ in range(CONTENT)]
@@ -123,7 +123,7 @@ def _run(s: Session) -> None:
 
 
 def check_generic(s: Session, handler: Handler) -> int:
-    """Advance by what a handler said. source: ngx_stream_core_generic_phase"""
+    """Advance by what a handler said. Source: ngx_stream_core_generic_phase"""
     code = handler(s)
     if code == DECLINED:
         s.phase += 1
@@ -138,7 +138,7 @@ def check_generic(s: Session, handler: Handler) -> int:
 
 
 def check_content(s: Session, handler: Handler) -> int:
-    """Hand the session to its content handler. source: ngx_stream_core_content_phase"""
+    """Hand the session to its content handler. Source: ngx_stream_core_content_phase"""
     handler(s)
     return DONE
 
@@ -152,5 +152,3 @@ def run_content(s: Session) -> int:
     else:
         handler(s)
     return DONE
-
-

@@ -45,7 +45,7 @@ class Content(Protocol):
 class Session:
     """One client's stay, TCP or UDP.
 
-    The hall's own facts are slots; a module keeps its scratch in `ctx` under its own name.
+    What all sessions have are slots; a module keeps its scratch in `ctx` under its own name.
     """
 
     __slots__ = (
@@ -128,8 +128,8 @@ class Session:
     def finalize(self, status: int) -> None:
         """End the session: let go of the content, log, clean up, close. Idempotent.
 
-        shape: status is what $status says, 200 <= status < 600
-        source: ngx_stream_finalize_session
+        Args: status: what $status says, 200 <= status < 600
+        Source: ngx_stream_finalize_session
         """
         if self.status:
             return
@@ -163,7 +163,7 @@ class Session:
     def abandon(self) -> list[Callable[[], None]]:
         """Forget the session; its connection goes on as another one's. No access log line.
 
-        returns: the cleanups, to be done when the connection ends
+        Returns: the cleanups, to be done when the connection ends
         """
         self.status = STREAM_OK
         self.loop.sessions.discard(self)
@@ -178,8 +178,8 @@ class Session:
     def log_error(self, level: int, message: str, err: int | None = None) -> None:
         """Write an error_log line with the session's number and context, if the level is on.
 
-        shape: level is one of core/log's ints; err an errno whose text follows the message
-        source: ngx_stream_log_error
+        Args: level: one of core/log's ints; err: an errno whose text follows the message
+        Source: ngx_stream_log_error
         """
         log = self.log
         if level <= log.level:
@@ -190,7 +190,7 @@ class Session:
     def client_error(self, error: OSError, message: str) -> None:
         """Log a failed call on the client's socket: info for what a client may cause, else alert.
 
-        source: ngx_connection_error with NGX_ERROR_INFO
+        Source: ngx_connection_error with NGX_ERROR_INFO
         """
         # a TLS transport has its own words, and no errno where the fault is TLS's
         code = getattr(error, "code", error.errno)
@@ -217,7 +217,7 @@ class Session:
         )
 
     def log_connected(self) -> None:
-        """Say who is connected to which address. source: ngx_stream_init_connection"""
+        """Say who is connected to which address. Source: ngx_stream_init_connection"""
         udp = "udp " if self.c.is_udp else ""
         client = inet.sock_ntop(self.c.sockaddr) or "unix:"
         self.log_plain(INFO, f"{udp}client {client} connected to {self.address.text}")

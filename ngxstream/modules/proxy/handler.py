@@ -101,7 +101,7 @@ class Proxy:
     def connect(self) -> None:
         """Try servers until one takes the connection or there is none left to try.
 
-        source: ngx_stream_proxy_connect
+        Source: ngx_stream_proxy_connect
         """
         s, loop, conf = self.s, self.loop, self.conf
         while True:
@@ -183,7 +183,7 @@ class Proxy:
             self.connect()
 
     def _await_servers(self) -> bool:
-        """Suspend a session whose upstream has no servers yet. returns: whether it waits"""
+        """Suspend a session whose upstream has no servers yet. Returns: whether it waits"""
         s, pending = self.s, self.upstream.pending
         cancel = None
         if pending is not None and s.states is not None and len(s.states) == 1:
@@ -221,7 +221,7 @@ class Proxy:
     def _may_go_on(self) -> bool:
         """Give the failed peer back; finalize with 502 when no other may be tried.
 
-        source: ngx_stream_proxy_next_upstream
+        Source: ngx_stream_proxy_next_upstream
         """
         s, loop, conf = self.s, self.loop, self.conf
         self._free(True)
@@ -259,7 +259,7 @@ class Proxy:
             state.bytes_received += received
 
     def log_connected(self) -> None:
-        """Say who is connected to whom. source: ngx_stream_proxy_init_upstream"""
+        """Say who is connected to whom. Source: ngx_stream_proxy_init_upstream"""
         s = self.s
         if s.log.level >= log.INFO:
             try:
@@ -272,7 +272,7 @@ class Proxy:
     def limiter(self, value: Any) -> pump.RateLimiter | None:
         """Return the rate limit of a direction, None for none.
 
-        source: ngx_stream_complex_value_size
+        Source: ngx_stream_complex_value_size
         """
         if value is None:
             return None
@@ -295,7 +295,7 @@ class Proxy:
         raise NotImplementedError
 
     def log_suffix(self) -> str:
-        """Return the upstream's part of an error_log line. source: ngx_stream_proxy_log_error"""
+        """Return the upstream's part of an error_log line. Source: ngx_stream_proxy_log_error"""
         a, b, c, d = self.counts()
         if self.pc is None:  # nginx counts on the connection, which is closed
             d = 0

@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ngxstream.core import codes
 from ngxstream.event.listening import Listening, ListenOptions
 from ngxstream.event.udp import UdpGate
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.process import handover, mailbox
+from ngxstream.stream import preread, session
+from ngxstream.stream.session import Session
 from tests.support import clients, moving, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.engine import MemoryLog, engine, run_until
@@ -581,3 +584,28 @@ def test_every_worker_names_the_same_owner(steered, workers, port, current, most
     spread = listening.spread(workers) if current else steered
     group = handover.steering.owner_of(socket.AF_INET, peer, spread)
     assert group in listening.for_worker(owner, workers)
+
+
+def test_a_session_that_prereads_begins_anew_at_its_new_owner(tmp_path: Path) -> None:
+    """It wants three datagrams and has two: both go along, and the third completes them there."""
+    shown: list[tuple[Any, list[bytes]]] = []
+
+    def want_three(s: Session) -> int:
+        shown.append((s.loop, preread.datagrams(s)))
+        return codes.OK if len(shown[-1][1]) == 3 else codes.AGAIN
+
+    with World(tmp_path) as world:
+        stream: Any = world.cycle.stream
+        address = stream.listenings[0].default
+        address.engine = ((preread.check, want_three, 1), *address.engine)
+        address.begin = session.begin
+        for data in (b"one", b"two"):
+            world.client.sendto(data, world.address)
+            world.turn(lambda data=data: shown and shown[-1][1][-1] == data)
+        world.hand_over()
+        assert (0, 0) == (len(world.old.loop.sessions), len(world.old.service.udp_gates[0].table))
+        world.client.sendto(b"three", world.address)
+        world.turn(lambda: len(shown) == 5)
+        assert (world.new.loop, [b"one", b"two", b"three"]) == shown[-1]
+        assert [b"one", b"two", b"three"] == [world.backend.recv(100) for _ in range(3)]
+        assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
