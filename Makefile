@@ -11,8 +11,9 @@ SBIN   ?= /usr/local/sbin
 LOGS   ?= /var/log/nginx
 # Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
-# How many configurations `make differential` makes.
+# How many configurations `make differential` makes, and how many scenarios it runs.
 COUNT  ?= 5000
+RUNS   ?= 300
 # The folder that `make run` writes to.
 RUN    ?= run
 
@@ -28,7 +29,7 @@ help:
 	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
 	@echo "make fresh    make run and make test on a Debian that was just installed (RELEASE=, as root)"
 	@echo "make check    lint, types and the rules of the house"
-	@echo "make differential  thousands of generated configurations, judged by nginx and by us"
+	@echo "make differential  generated configurations and running scenarios, on nginx and on ours"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
 	@echo "make docs     print the generated pages of docs/ anew"
@@ -69,7 +70,8 @@ fuzz: $(VENV)/test.stamp
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/fuzz tests/unit $(ARGS)
 
 differential: $(VENV)/test.stamp
-	NGXSTREAM_GENERATED=$(COUNT) $(BIN)/python -m pytest -q tests/differential/test_generated.py $(ARGS)
+	NGXSTREAM_GENERATED=$(COUNT) NGXSTREAM_SCENARIOS=$(RUNS) $(BIN)/python -m pytest -q -rP \
+		tests/differential/test_generated.py tests/differential/test_scenarios.py $(ARGS)
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -7,8 +7,9 @@ import ast
 from pathlib import Path
 
 from ngxstream import modules
+from ngxstream.conf import directive as d
 from ngxstream.conf import include
-from ngxstream.conf.directive import CONTEXT_NAMES, Directive, Takes
+from ngxstream.conf.directive import Directive, Takes
 from ngxstream.conf.module import Module
 from ngxstream.process import directives as process_directives
 from ngxstream.stream.module import StreamModule
@@ -17,6 +18,10 @@ from tests import directives
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMAND = "make docs"
+CONTEXT_NAMES = {
+    d.MAIN: "main", d.EVENTS: "events", d.STREAM: "stream", d.SERVER: "server",
+    d.UPSTREAM: "upstream",
+}
 LAYERS = ("process", "modules", "stream", "conf", "event", "ipc", "wire", "core")  # downwards
 
 

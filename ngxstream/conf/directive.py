@@ -42,14 +42,6 @@ SERVER = 0x08
 UPSTREAM = 0x10
 ANYWHERE = MAIN | EVENTS | STREAM | SERVER | UPSTREAM
 
-CONTEXT_NAMES = {
-    MAIN: "main",
-    EVENTS: "events",
-    STREAM: "stream",
-    SERVER: "server",
-    UPSTREAM: "upstream",
-}
-
 Setter = Callable[["Scope", "Module", "Statement"], None]
 
 
@@ -170,19 +162,9 @@ def offset(field: str) -> Setter:
     return _slot(field, units.parse_offset, "invalid value")
 
 
-def num(field: str, least: int | None = None, most: int | None = None) -> Setter:
-    """Make the setter of a number, optionally bounded. source: ngx_conf_set_num_slot"""
-    plain = _slot(field, units.parse_number, "invalid number")
-
-    def set_num(scope: Scope, module: Module, st: Statement) -> None:
-        plain(scope, module, st)
-        value = scope.given_of(module)[field]
-        if most is not None and least is not None and not least <= value <= most:
-            raise errors.ConfError(f"value must be between {least} and {most}")
-        if most is None and least is not None and value < least:
-            raise errors.ConfError(f"value must be equal to or greater than {least}")
-
-    return set_num
+def num(field: str) -> Setter:
+    """Make the setter of a number. Source: ngx_conf_set_num_slot"""
+    return _slot(field, units.parse_number, "invalid number")
 
 
 def string(field: str) -> Setter:

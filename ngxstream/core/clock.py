@@ -16,11 +16,6 @@ MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
                  "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def monotonic_ms() -> int:
-    """Return the kernel's monotonic time in milliseconds. source: ngx_monotonic_time"""
-    return time.monotonic_ns() // 1_000_000
-
-
 class Clock:
     """Local time, spelled; `now()` is where the seconds since 1970 come from."""
 
@@ -97,21 +92,3 @@ def _zone(offset_s: int, between: str) -> str:
     """Spell an offset from UTC in seconds, its seconds cut off."""
     hours, minutes = divmod(abs(offset_s) // 60, 60)
     return f"{'-' if offset_s < 0 else '+'}{hours:02d}{between}{minutes:02d}"
-
-
-class FakeClock:
-    """A source of time that stands still until it is told to go on: `Clock(FakeClock(0.0))`."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        """shape: seconds since 1970."""
-        self.seconds = seconds
-
-    def __call__(self) -> float:
-        """Return the time it was set to."""
-        return self.seconds
-
-    def advance(self, seconds: float) -> None:
-        """Go on by so many seconds."""
-        self.seconds += seconds

@@ -13,7 +13,6 @@ AGAIN: Final = -2
 BUSY: Final = -3
 DONE: Final = -4
 DECLINED: Final = -5
-ABORT: Final = -6
 
 # How a session ended: the value of $status (ngx_stream.h).
 STREAM_OK: Final = 200

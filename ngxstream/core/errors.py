@@ -1,26 +1,15 @@
-"""The error tree: what went wrong, whose fault it is, and how loudly to say it (ngx_log.h).
-
-An error knows four things besides its words. `kind` is what a counter would call it, `side` is
-who is to blame, `retry` says whether trying somebody else may help, `level` is the error_log
-level it deserves. `status`, where there is one, is the $status a session ends with.
+"""The error tree: the class says whose fault it is, `level` how it is logged (ngx_log.h).
 
 An [alert] means a fault of ours or of the kernel, never of a peer.
 """
 
 import errno
 import os
-from typing import ClassVar, Final
-
-from ngxstream.core import codes
-
-CONFIG: Final = "config"
-CLIENT: Final = "client"
-UPSTREAM: Final = "upstream"
-SELF: Final = "self"
+from typing import Final
 
 COMMAND_LINE: Final = "command line"
 
-# errnos that a peer or the way to it may cause: no fault of ours. source: ngx_connection_error
+# errnos that a peer or the way to it may cause: no fault of ours. Source: ngx_connection_error
 REMOTE_FAULTS: Final = frozenset(
     (
         errno.ECONNRESET,
@@ -35,12 +24,12 @@ REMOTE_FAULTS: Final = frozenset(
     )
 )
 
-_ROOM: Final = 1024        # NGX_MAX_CONF_ERRSTR: bytes of a configuration message before its place
-_ERRNO_ROOM: Final = 50    # of which an errno may claim the last
+_MAX_MESSAGE: Final = 1024  # NGX_MAX_CONF_ERRSTR: bytes of a configuration message before its place
+_MAX_ERRNO: Final = 50  # of which an errno may claim the last
 
 
 def strerror(err: int) -> str:
-    """Spell an errno as nginx does: `(111: Connection refused)`. source: ngx_log.c ngx_log_errno"""
+    """Spell an errno as nginx does: `(111: Connection refused)`. Source: ngx_log.c ngx_log_errno"""
     return f"({err}: {os.strerror(err)})"
 
 
@@ -54,15 +43,11 @@ def errno_of(cause: int | OSError | None) -> int | None:
 class NgxError(Exception):
     """Root of every error ngxstream raises on purpose."""
 
-    kind: ClassVar[str] = "error"
-    side: ClassVar[str] = SELF
     level: str = "error"
-    status: ClassVar[int | None] = None
-    retry: bool = False
 
     def __init__(self, message: str | None = None, *,
                  errno: int | OSError | None = None) -> None:
-        """shape: message without errno text or location; None takes the class docstring."""
+        """Args: message: without errno text or place; None for the docstring of the class"""
         self.message: str = (self.__class__.__doc__ or "") if message is None else message
         self.errno: int | None = errno_of(errno)
         super().__init__(self.message)
@@ -81,13 +66,12 @@ class NgxError(Exception):
 class ConfError(NgxError):
     """A configuration that cannot be used; its text is nginx's, byte for byte.
 
-    shape: file is the path as nginx prints it (or COMMAND_LINE for -g), line its 1-based number;
-    without a file there is no ` in FILE:LINE` suffix, without a line (None or 0) only ` in FILE`.
-    source: ngx_conf_file.c ngx_conf_log_error
+    Args:
+        file: the path as nginx prints it, COMMAND_LINE for -g, None for no ` in FILE:LINE`
+        line: its 1-based number; None or 0 for ` in FILE` alone
+    Source: ngx_conf_file.c ngx_conf_log_error
     """
 
-    kind = "configuration"
-    side = CONFIG
     level = "emerg"
 
     def __init__(self, message: str, file: str | None = None, line: int | None = None, *,
@@ -120,7 +104,7 @@ class ConfError(NgxError):
 class UnplacedError(ConfError):
     """A configuration error that nginx reports without ` in FILE:LINE`: found after the block.
 
-    It goes to the log as it is, and has the room of a line. source: ngx_log.c ngx_log_error_core
+    It goes to the log as it is, as long as a line may be. Source: ngx_log.c ngx_log_error_core
     """
 
     def __str__(self) -> str:
@@ -136,68 +120,33 @@ class UnplacedError(ConfError):
 
 
 def cut(message: str, err: int | None = None) -> str:
-    """Return message and errno text in the bytes nginx has for them. source: ngx_conf_log_error"""
+    """Return message and errno text in the bytes nginx has for them. Source: ngx_conf_log_error"""
     text = message if err is None else f"{message} {strerror(err)}"
-    if len(text) <= _ROOM // 4:
+    if len(text) <= _MAX_MESSAGE // 4:
         return text
-    raw = message.encode("utf-8", "surrogateescape")[:_ROOM]
+    raw = message.encode("utf-8", "surrogateescape")[:_MAX_MESSAGE]
     if err is not None:
-        if len(raw) > _ROOM - _ERRNO_ROOM:
-            raw = raw[:_ROOM - _ERRNO_ROOM] + b"..."
-        raw = (raw + b" " + strerror(err).encode())[:_ROOM]
+        if len(raw) > _MAX_MESSAGE - _MAX_ERRNO:
+            raw = raw[:_MAX_MESSAGE - _MAX_ERRNO] + b"..."
+        raw = (raw + b" " + strerror(err).encode())[:_MAX_MESSAGE]
     return raw.decode("utf-8", "surrogateescape")
 
 
 class ListenError(NgxError):
     """a listening socket could not be opened"""
 
-    kind = "listen"
-    side = CONFIG
     level = "emerg"
 
 
 class PeerError(NgxError):
-    """upstream server failed"""
-
-    kind = "peer"
-    side = UPSTREAM
-    status = codes.BAD_GATEWAY
-
-    def __init__(self, message: str | None = None, *, retry: bool = True,
-                 errno: int | OSError | None = None) -> None:
-        """shape: retry says whether the next peer may be tried in this one's place."""
-        super().__init__(message, errno=errno)
-        self.retry: bool = retry
+    """upstream server failed; the next one may be tried"""
 
 
 class NoLivePeers(NgxError):
     """no live upstreams"""
 
-    kind = "no-live-peers"
-    side = UPSTREAM
-    status = codes.BAD_GATEWAY
-
-
-class ClientError(NgxError):
-    """client closed or broke the connection"""
-
-    kind = "client"
-    side = CLIENT
-    level = "info"
-
-
-class ProtocolError(NgxError):
-    """client sent invalid data"""
-
-    kind = "protocol"
-    side = CLIENT
-    status = codes.BAD_REQUEST
-
 
 class InternalError(NgxError):
     """something that cannot happen happened"""
 
-    kind = "internal"
-    side = SELF
     level = "alert"
-    status = codes.INTERNAL_SERVER_ERROR

@@ -68,8 +68,8 @@ class Url:
         self.family = self.addrs[0].family
 
 
-def family_of(sockaddr: SockAddr) -> int:
-    """Return AF_INET, AF_INET6 or AF_UNIX."""
+def family_of(sockaddr: SockAddr | None) -> int:
+    """Return AF_INET, AF_INET6 or AF_UNIX; None is a unix socket without a name."""
     if isinstance(sockaddr, tuple):
         return AF_INET if len(sockaddr) == 2 else AF_INET6
     return AF_UNIX
@@ -108,15 +108,6 @@ def packed(sockaddr: SockAddr) -> bytes:
     if len(sockaddr) == 2:
         return socket.inet_aton(sockaddr[0])
     return socket.inet_pton(socket.AF_INET6, sockaddr[0].partition("%")[0])
-
-
-def with_port(sockaddr: SockAddr, port: int) -> SockAddr:
-    """Return sockaddr with another port; a unix socket has none. source: ngx_inet_set_port"""
-    if not isinstance(sockaddr, tuple):
-        return sockaddr
-    if len(sockaddr) == 2:
-        return sockaddr[0], port
-    return sockaddr[0], port, sockaddr[2], sockaddr[3]
 
 
 def port_of(sockaddr: SockAddr) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import traceback
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -47,6 +48,11 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace")
+
+
+def unexpected() -> str:
+    """Return how the exception that is being handled, a fault of ours, is logged: on one line."""
+    return "unexpected exception: " + traceback.format_exc().strip().replace("\n", " | ")
 
 
 def _cut(data: bytes, end: int = MAX_LINE - 1) -> bytes:

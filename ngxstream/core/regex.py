@@ -15,6 +15,7 @@ from typing import Final
 from ngxstream.core import (
     regex_chars,
     regex_machine,
+    regex_program,
     regex_risk,
     regex_scan,
     regex_syntax,
@@ -120,7 +121,7 @@ def _choose(raw: bytes, syntax: regex_syntax.Syntax, risk: regex_risk.Risk) -> t
     if not alone:
         try:
             slow = _with_machine(syntax)
-        except regex_machine.ProgramSizeError as error:
+        except regex_program.ProgramSizeError as error:
             raise RegexError(str(error), raw, len(raw)) from None
         if machine_only:
             return "machine", slow

@@ -10,52 +10,38 @@ was matched before, is not for this machine.
 Every instruction is counted, and MAX_STEPS of them are the end of a match.
 """
 
-import functools
-from typing import Final, NamedTuple
+from typing import Final
 
 from ngxstream.core import regex_chars, regex_tree
+from ngxstream.core.regex_program import (
+    AT,
+    ATOMIC,
+    CHAR,
+    ENOUGH,
+    ENTER,
+    EXACTLY,
+    JUMP,
+    LAZILY,
+    MATCH,
+    NOT_AHEAD,
+    NOT_BEHIND,
+    SAVE,
+    SPLIT,
+    UP_TO,
+    Compiler,
+    Instruction,
+    table_of,
+)
 
-MAX_PROGRAM: Final = 65_536  # instructions, enough for what PCRE does not find too large
-MAX_WRITTEN: Final = 16  # choices of a counted byte that are written out as instructions
 COSTS_INSIDE: Final = 8  # instructions' time that beginning a match of its own takes
 BYTES_A_STEP: Final = 64  # that are compared at once in the time of an instruction
 MAX_STEPS: Final = 40_000  # 5 to 6 ms of a worker; PCRE has a limit of its own, 10 million
-
-_CHAR: Final = 0  # one byte of the set ``table``
-_SPLIT: Final = 1  # go on at ``first``; if that fails, at ``second``
-_JUMP: Final = 2  # go on at ``first``
-_SAVE: Final = 3  # keep the position in slot ``first``
-_AT: Final = 4  # go on if the place is right
-_ENTER: Final = 5  # keep the position in which a repetition began, in slot ``first``
-_ENOUGH: Final = 6  # go on at ``second`` if nothing has matched since slot ``first`` was entered
-_MATCH: Final = 7
-_AHEAD: Final = 8  # go on at ``second`` if what begins at ``first`` matches here
-_NOT_AHEAD: Final = 9  # the same if it does not
-_BEHIND: Final = 10  # the same as _AHEAD, ``width`` bytes before
-_NOT_BEHIND: Final = 11
-_ATOMIC: Final = 12  # as _AHEAD, but go on behind what matched
-_EXACTLY: Final = 13  # ``first`` bytes of the set; ``table`` lists its bytes
-_UP_TO: Final = 14  # ``first`` bytes of the set ``table`` or fewer, the most first
-_LAZILY: Final = 15  # the same, the fewest first
 
 _WORD: Final = bytes(regex_chars.WORD >> byte & 1 for byte in range(256))
 
 
 class MatchLimitError(Exception):
     """A match given up because it takes too long; nginx would say pcre2_match() failed: -47."""
-
-
-class ProgramSizeError(ValueError):
-    """A pattern whose counted repeats are too large to be written out."""
-
-
-class _Instruction(NamedTuple):
-    op: int
-    first: int = 0
-    second: int = 0
-    table: bytes = b""
-    place: regex_tree.Place | None = None
-    width: int = 0
 
 
 def can_run(node: regex_tree.Node) -> bool:
@@ -69,20 +55,20 @@ def can_run(node: regex_tree.Node) -> bool:
 class Machine:
     """One compiled pattern.
 
-    raises: ProgramSizeError when made from a tree that needs over MAX_PROGRAM instructions.
+    Raises: ProgramSizeError when made from a tree that needs over MAX_PROGRAM instructions.
     """
 
     __slots__ = ("_anchored", "_loops", "_program", "_slots", "_starts")
 
     def __init__(self, tree: regex_tree.Node, groups: int) -> None:
-        compiler = _Compiler(2 * (groups + 1))
+        compiler = Compiler(2 * (groups + 1))
         compiler.add(regex_tree.Capture(0, tree))
-        compiler.emit(_Instruction(_MATCH))
+        compiler.emit(Instruction(MATCH))
         self._program = compiler.program
         self._slots = compiler.slots
         self._loops = range(2 * (groups + 1), compiler.slots)
         self._anchored = regex_tree.anchored(tree)
-        self._starts = None if regex_tree.nullable(tree) else _table(_first(tree))
+        self._starts = None if regex_tree.nullable(tree) else table_of(_first(tree))
 
     def search(self, subject: bytes) -> tuple[int, ...] | None:
         """Find the leftmost match.
@@ -134,12 +120,12 @@ class Machine:
         while True:
             left -= 1
             op, first, second, table, place, width = program[at]
-            if op == _CHAR:
+            if op == CHAR:
                 if position < end and table[subject[position]]:
                     position += 1
                     at += 1
                     continue
-            elif op == _EXACTLY:
+            elif op == EXACTLY:
                 left -= first // BYTES_A_STEP
                 if position + first <= end and not subject[position : position + first].translate(
                     None, table
@@ -147,7 +133,7 @@ class Machine:
                     position += first
                     at += 1
                     continue
-            elif op == _SPLIT:
+            elif op == SPLIT:
                 left -= lookups
                 key = (at, position) if not self._loops else self._key(at, position, slots)
                 if key not in tried:
@@ -157,20 +143,20 @@ class Machine:
                     stack.append((second, position))
                     at = first
                     continue
-            elif op == _JUMP:
+            elif op == JUMP:
                 at = first
                 continue
-            elif op in (_SAVE, _ENTER):
+            elif op in (SAVE, ENTER):
                 stack.append((~first, slots[first]))
                 slots[first] = position
                 at += 1
                 continue
-            elif op == _ENOUGH:
+            elif op == ENOUGH:
                 at = second if slots[first] == position else at + 1
                 continue
-            elif op == _MATCH:
+            elif op == MATCH:
                 return position, left
-            elif op in (_UP_TO, _LAZILY):
+            elif op in (UP_TO, LAZILY):
                 left -= lookups
                 key = (at, position) if not self._loops else self._key(at, position, slots)
                 if key not in tried:
@@ -184,13 +170,13 @@ class Machine:
                     if left < 0:
                         raise MatchLimitError("pcre2_match() failed: -47")
                     at += 1
-                    if op == _UP_TO:
+                    if op == UP_TO:
                         stack.extend((at, fewer) for fewer in range(position, most))
                         position = most
                     else:
                         stack.extend((at, more) for more in range(most, position, -1))
                     continue
-            elif op == _AT:
+            elif op == AT:
                 assert place is not None
                 if _holds(place, subject, position):
                     at += 1
@@ -199,17 +185,17 @@ class Machine:
                 before = slots.copy()
                 left -= COSTS_INSIDE + (len(slots) >> 4)
                 found, left = self._run(subject, first, position - width, slots, set(), left)
-                if op in (_NOT_AHEAD, _NOT_BEHIND):
+                if op in (NOT_AHEAD, NOT_BEHIND):
                     slots[:] = before
-                if (found < 0) == (op in (_NOT_AHEAD, _NOT_BEHIND)):
+                if (found < 0) == (op in (NOT_AHEAD, NOT_BEHIND)):
                     for slot, old in enumerate(before):
                         if slots[slot] != old:
                             stack.append((~slot, old))
-                    if op == _ATOMIC:
+                    if op == ATOMIC:
                         position = found
                     at = second
                     continue
-            elif op == _NOT_BEHIND:
+            elif op == NOT_BEHIND:
                 at = second
                 continue
             while stack:
@@ -247,12 +233,6 @@ def _holds(place: regex_tree.Place, subject: bytes, position: int) -> bool:
     return (before != after) == (place is regex_tree.Place.WORD_EDGE)
 
 
-@functools.cache
-def _table(mask: int) -> bytes:
-    """Make the table of a set: for each byte whether it is in."""
-    return bytes(mask >> byte & 1 for byte in range(256))
-
-
 def _first(node: regex_tree.Node) -> int:
     """Make the set of the bytes a match of a node can begin with."""
     if isinstance(node, regex_tree.Chars):
@@ -270,151 +250,3 @@ def _first(node: regex_tree.Node) -> int:
     for part in regex_tree.parts(node):
         mask |= _first(part)
     return mask
-
-
-def _byte(node: regex_tree.Node) -> regex_tree.Chars | None:
-    """Find the one byte a node is, without groups around it that do not capture."""
-    while isinstance(node, regex_tree.Sequence) and len(node.items) == 1:
-        node = node.items[0]
-    return node if isinstance(node, regex_tree.Chars) else None
-
-
-class _Compiler:
-    """Writes the program of a tree, one instruction after another."""
-
-    __slots__ = ("program", "slots")
-
-    def __init__(self, slots: int) -> None:
-        self.program: list[_Instruction] = []
-        self.slots = slots
-
-    def emit(self, instruction: _Instruction) -> int:
-        """Add an instruction and return where it stands."""
-        if len(self.program) >= MAX_PROGRAM:
-            raise ProgramSizeError("regular expression is too large")
-        self.program.append(instruction)
-        return len(self.program) - 1
-
-    def add(self, node: regex_tree.Node) -> None:
-        """Add the instructions of a node; they end where the next node's begin."""
-        if isinstance(node, regex_tree.Chars):
-            self.emit(_Instruction(_CHAR, table=_table(node.mask)))
-        elif isinstance(node, regex_tree.Sequence):
-            for item in node.items:
-                self.add(item)
-        elif isinstance(node, regex_tree.Choice):
-            self._add_choice(node.branches)
-        elif isinstance(node, regex_tree.Repeat):
-            self._add_repeat(node)
-        elif isinstance(node, regex_tree.Capture):
-            self.emit(_Instruction(_SAVE, 2 * node.index))
-            self.add(node.body)
-            self.emit(_Instruction(_SAVE, 2 * node.index + 1))
-        elif isinstance(node, regex_tree.Keep):
-            self.emit(_Instruction(_SAVE, 0))
-        elif isinstance(node, regex_tree.At):
-            self.emit(_Instruction(_AT, place=node.place))
-        elif isinstance(node, regex_tree.Atomic):
-            self._add_inner(_ATOMIC, node.body)
-        elif isinstance(node, regex_tree.Look):
-            self._add_look(node)
-
-    def _add_inner(self, op: int, body: regex_tree.Node, width: int = 0) -> None:
-        """Add a match of its own, which ends with an instruction that says so."""
-        at = self.emit(_Instruction(op))
-        self.add(body)
-        self.emit(_Instruction(_MATCH))
-        self.program[at] = _Instruction(op, at + 1, len(self.program), width=width)
-
-    def _add_look(self, node: regex_tree.Look) -> None:
-        if node.ahead:
-            self._add_inner(_NOT_AHEAD if node.negative else _AHEAD, node.body)
-            return
-        # each branch of a lookbehind has a width of its own
-        body = node.body
-        branches = body.branches if isinstance(body, regex_tree.Choice) else (body,)
-        if node.negative:
-            for branch in branches:
-                self._add_inner(_NOT_BEHIND, branch, regex_tree.width(branch) or 0)
-            return
-        jumps = []
-        for branch in branches[:-1]:
-            split = self.emit(_Instruction(_SPLIT))
-            self._add_inner(_BEHIND, branch, regex_tree.width(branch) or 0)
-            jumps.append(self.emit(_Instruction(_JUMP)))
-            self.program[split] = _Instruction(_SPLIT, split + 1, len(self.program))
-        self._add_inner(_BEHIND, branches[-1], regex_tree.width(branches[-1]) or 0)
-        for jump in jumps:
-            self.program[jump] = _Instruction(_JUMP, len(self.program))
-
-    def _add_choice(self, branches: tuple[regex_tree.Node, ...]) -> None:
-        jumps = []
-        for branch in branches[:-1]:
-            split = self.emit(_Instruction(_SPLIT))
-            self.add(branch)
-            jumps.append(self.emit(_Instruction(_JUMP)))
-            self.program[split] = _Instruction(_SPLIT, split + 1, len(self.program))
-        self.add(branches[-1])
-        for jump in jumps:
-            self.program[jump] = _Instruction(_JUMP, len(self.program))
-
-    def _add_repeat(self, node: regex_tree.Repeat) -> None:
-        if node.mode is regex_tree.Mode.POSSESSIVE:
-            greedy = regex_tree.Repeat(node.body, node.low, node.high, regex_tree.Mode.GREEDY)
-            self._add_inner(_ATOMIC, greedy)
-            return
-        low, high = regex_tree.times(node)
-        if high is None:
-            self._add_times(node.body, low - 1)
-            self._add_loop(node)
-            return
-        self._add_times(node.body, low)
-        byte = _byte(node.body)
-        if byte is not None and high - low > MAX_WRITTEN:
-            op = _LAZILY if node.mode is regex_tree.Mode.LAZY else _UP_TO
-            self.emit(_Instruction(op, high - low, table=_table(byte.mask)))
-            return
-        splits = []
-        for _ in range(high - low):
-            splits.append(self.emit(_Instruction(_SPLIT)))
-            self.add(node.body)
-        for split in splits:
-            self.program[split] = self._split(node, split + 1, len(self.program))
-
-    def _add_times(self, body: regex_tree.Node, times: int) -> None:
-        """Add something so often: a byte by one instruction, all else written out."""
-        byte = _byte(body)
-        if byte is not None and times > 1:
-            members = bytes(regex_chars.members(byte.mask))
-            self.emit(_Instruction(_EXACTLY, times, table=members))
-            return
-        for _ in range(times):
-            self.add(body)
-
-    def _add_loop(self, node: regex_tree.Repeat) -> None:
-        """Repeat without end, once at least if so asked; matching nothing ends it."""
-        split = self.emit(_Instruction(_SPLIT)) if node.low == 0 else None
-        start = len(self.program)
-        enough = None
-        if regex_tree.nullable(node.body):
-            slot = self.slots
-            self.slots += 1
-            self.emit(_Instruction(_ENTER, slot))
-            self.add(node.body)
-            enough = self.emit(_Instruction(_ENOUGH))
-        else:
-            self.add(node.body)
-        if split is None:
-            split = self.emit(_Instruction(_SPLIT))
-        else:
-            self.emit(_Instruction(_JUMP, split))
-        after = len(self.program)
-        self.program[split] = self._split(node, start, after)
-        if enough is not None:
-            self.program[enough] = _Instruction(_ENOUGH, slot, after)
-
-    @staticmethod
-    def _split(node: regex_tree.Repeat, body: int, after: int) -> _Instruction:
-        if node.mode is regex_tree.Mode.LAZY:
-            return _Instruction(_SPLIT, after, body)
-        return _Instruction(_SPLIT, body, after)

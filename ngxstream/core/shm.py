@@ -12,7 +12,7 @@ things see to that, and neither asks the dead for help:
    process (shm_counts.py, shm_ledger.py). When the master has reaped a process, `reclaim(pid)`
    subtracts what it held; where there is no master any more, another worker does.
 
-Plain cells (`Zone.ints`, `Zone.floats`) are for what may be slightly wrong after a crash: weights,
+Plain cells (`Zone.ints`) are for what may be slightly wrong after a crash: weights,
 failure counts, averages. A cell is 8 bytes and aligned, so it is never seen half written.
 """
 
@@ -169,10 +169,6 @@ class Zone:
     def ints(self, count: int) -> memoryview[int]:
         """Return so many shared 64-bit cells (format "q"), all 0. Raises: OSError."""
         return memoryview(self.memory(max(count, 1) * 8)).cast("q")[:count]
-
-    def floats(self, count: int) -> memoryview[float]:
-        """Return so many shared doubles (format "d"), all 0.0. Raises: OSError."""
-        return memoryview(self.memory(max(count, 1) * 8)).cast("d")[:count]
 
     @property
     def ledger(self) -> Ledger:

@@ -129,11 +129,6 @@ class Tally(Counts):
         """Return the sum over all processes."""
         return self.words[_DATA + row]
 
-    def own(self, row: int) -> int:
-        """Return what this process counts."""
-        entry = self.zone.ledger.places.get(self._part | row)
-        return 0 if entry is None else entry[0][entry[1]] & _COUNT_MASK
-
     def give_back(self, address: int, word: int) -> None:
         """Subtract an entry. Under the lock."""
         words = self.words

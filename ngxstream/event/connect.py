@@ -18,7 +18,6 @@ from ngxstream.event.connection import raw_socket
 
 # plain ints: an enum's `|` costs as much as a small system call
 STREAM: Final = int(socket.SOCK_STREAM)
-DATAGRAM: Final = int(socket.SOCK_DGRAM)
 NONBLOCK: Final = int(socket.SOCK_NONBLOCK)
 IP_BIND_ADDRESS_NO_PORT: Final = 24
 IP_TRANSPARENT: Final = 19
@@ -59,7 +58,7 @@ class ConnectError(errors.PeerError):
     """connect() failed"""
 
     def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, retry=True, errno=code)
+        super().__init__(message, errno=code)
         self.level = "error" if code in _PEER_ERRNOS else "crit"
 
 

@@ -31,7 +31,7 @@ from ngxstream.core import errors, inet, log
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.event.portions import Portions
-from ngxstream.wire import dns, reader
+from ngxstream.wire import dns, dns_names, reader
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -99,7 +99,7 @@ class Asker:
         if query is not None:
             query.waiting[done] = None
             return
-        dns.name_to_wire(question.name)
+        dns_names.to_wire(question.name)
         query = self.queries[question] = Query(self, question, done)
         if self._active < IN_FLIGHT:
             self._active += 1
@@ -253,9 +253,9 @@ class Query:
         """Take a message from a server. source: ngx_resolver_process_response"""
         self.asker.count(len(message))
         try:
-            response = dns.parse_answer(message, exchange.ident, self.question)
+            response = dns.parse(message, exchange.ident, self.question)
             found = dns.follow(response) if response.rcode == dns.NOERROR else None
-        except dns.DnsError as error:
+        except dns_names.DnsError as error:
             if not self.noted:  # whoever forges responses shall not fill the log
                 self.noted = True
                 self.asker.log_error(str(error), exchange.number)

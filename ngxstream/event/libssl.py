@@ -34,8 +34,6 @@ CTX_OFFSET: Final = object.__basicsize__  # struct PySSLContext { PyObject_HEAD 
 SSL_OFFSET: Final = object.__basicsize__ + 8  # struct PySSLSocket { HEAD PyObject *Socket; SSL *… }
 
 # SSL_get_error
-ERROR_NONE: Final = 0
-ERROR_SSL: Final = 1
 ERROR_WANT_READ: Final = 2
 ERROR_WANT_WRITE: Final = 3
 ERROR_SYSCALL: Final = 5

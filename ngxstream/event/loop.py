@@ -19,12 +19,12 @@ import mmap
 import os
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes
+from ngxstream.core.log import ALERT, CRIT, unexpected
 from ngxstream.event import client_sockets, recycle, room, splice, timers, turn_budget
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
 
 POISON: Final = "NGXSTREAM_POISON"  # environment variable: serve by a PoisoningLoop
-ALERT: Final = 2
-CRIT: Final = 3
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
 LONGEST_MS: Final = 3_600_000  # a poll waits no longer: a timeout must fit an int
 SLOTS: Final = 64  # datagrams a drain can hold
@@ -221,13 +219,12 @@ class Loop:
         self.close_connection(c)
 
     def _tell_fault(self) -> None:
-        text = traceback.format_exc().strip().replace("\n", " | ")
         error = sys.exception()
         if isinstance(error, LimitError):
             if self.log.level >= CRIT:
                 self.log.write(CRIT, str(error.strerror))
         elif self.log.level >= ALERT:
-            self.log.write(ALERT, f"unexpected exception: {text}")
+            self.log.write(ALERT, unexpected())
 
 
 class PoisoningLoop(Loop):

@@ -323,13 +323,13 @@ class SelectPoller(_LevelPoller):
             )
 
 
-POLLERS: Final[Mapping[str, type[_Base]]] = {
-    "epoll": EpollPoller,
-    "poll": PollPoller,
-    "select": SelectPoller,
-}
-
 Poller = _Base
+# By the name that `use` has for it; made for so many events at once.
+POLLERS: Final[Mapping[str, Callable[[int], Poller]]] = {
+    "epoll": EpollPoller,
+    "poll": lambda events: PollPoller(),
+    "select": lambda events: SelectPoller(),
+}
 
 
 def _fileno(fileobj: Any) -> int:

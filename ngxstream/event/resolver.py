@@ -26,7 +26,7 @@ from ngxstream.core import inet, ip
 from ngxstream.event import timers
 from ngxstream.event.dns_query import Asker, Reply
 from ngxstream.event.portions import Portions
-from ngxstream.wire import dns
+from ngxstream.wire import dns, dns_names
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -170,7 +170,7 @@ class Resolver:
             address = Address(inet.AF_INET, ip.ntop(literal))
             return self._at_once(Answer(0, (address,), self.loop.now_ms), done)
         name = canonical(name)
-        if len(name) > dns.MAX_NAME - 2:  # neither looked at nor kept
+        if len(name) > dns_names.MAX_NAME - 2:  # neither looked at nor kept
             return self._at_once(Answer(dns.NXDOMAIN, (), self.loop.now_ms), done)
         kept = self.kept.get(name)
         if kept is not None:
@@ -284,7 +284,7 @@ class _Chain:
         try:
             self.asker.ask(dns.Question(self.name, self.kind), self.on_reply)
             self.asking = True
-        except dns.DnsError:  # nobody can bear such a name
+        except dns_names.DnsError:  # nobody can bear such a name
             self._end(dns.NXDOMAIN, ())
 
     def on_reply(self, reply: Reply) -> None:

@@ -19,38 +19,33 @@ from __future__ import annotations
 import functools
 import math
 import re
-import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from ngxstream.core import errors
+
+T = TypeVar("T")
 
 VERSION: Final = 1
 
 _FIELD: Final = struct.Struct("<BI")  # tag, length
 _LENGTH: Final = struct.Struct("<I")
-_PORT: Final = struct.Struct("<H")
-_PORT6: Final = struct.Struct("<HII")  # port, flow label, scope
 _FLOAT: Final = struct.Struct("<d")
-_MAX_PATH: Final = 108  # sizeof(sockaddr_un.sun_path)
-_MAX_HOST: Final = 64  # INET6_ADDRSTRLEN, and the name of an interface
 _CONTROL: Final = re.compile("[\0-\x1f\x7f]")
 
 
 class CodecError(errors.NgxError):
     """What another process said is no message of ours."""
 
-    kind = "ipc"
 
-
-class Kind(Protocol):
+class Kind(Protocol[T]):
     """How values of one kind become bytes."""
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: T, /) -> bytes:
         """Return the bytes of a value that is of the kind."""
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes, /) -> T:
         """Return the value of these bytes, all of them. Raises: CodecError"""
 
 
@@ -187,19 +182,19 @@ class Text:
         return text
 
 
-class Optional:
+class Optional(Generic[T]):
     """None, or a value of another kind."""
 
     __slots__ = ("_kind",)
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind[T]) -> None:
         self._kind = kind
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: T | None) -> bytes:
         """Return a mark, and the value behind it."""
         return b"\0" if value is None else b"\1" + self._kind.encode(value)
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> T | None:
         """Return None or the value. Raises: CodecError"""
         if data == b"\0":
             return None
@@ -208,16 +203,16 @@ class Optional:
         return self._kind.decode(data[1:])
 
 
-class List:
+class List(Generic[T]):
     """A list of values of one kind, up to so many."""
 
     __slots__ = ("_kind", "_most")
 
-    def __init__(self, kind: Kind, most: int) -> None:
+    def __init__(self, kind: Kind[T], most: int) -> None:
         self._kind = kind
         self._most = most
 
-    def encode(self, values: Sequence[Any]) -> bytes:
+    def encode(self, values: Sequence[T]) -> bytes:
         """Return the values, each behind its length."""
         encode, length = self._kind.encode, _LENGTH.pack
         parts: list[bytes] = []
@@ -227,10 +222,10 @@ class List:
             parts.append(data)
         return b"".join(parts)
 
-    def decode(self, data: bytes) -> list[Any]:
+    def decode(self, data: bytes) -> list[T]:
         """Return the values. Raises: CodecError"""
         decode, length = self._kind.decode, _LENGTH.unpack_from
-        values: list[Any] = []
+        values: list[T] = []
         at, end, most = 0, len(data), self._most
         while at < end:
             if len(values) == most:
@@ -246,7 +241,7 @@ class List:
         return values
 
 
-class Repeated:
+class Repeated(Generic[T]):
     """A kind whose values come again and again, as a server's address in thousands of sessions.
 
     The last ones are remembered, and shared: none that can be changed may be among them.
@@ -254,10 +249,10 @@ class Repeated:
 
     __slots__ = ("decode", "encode")
 
-    def __init__(self, kind: Kind, last: int = 64) -> None:
+    def __init__(self, kind: Kind[T], last: int = 64) -> None:
         """Args: kind: of values that can be hashed; last: how many are remembered"""
-        self.encode: Callable[[Any], bytes] = functools.lru_cache(last)(kind.encode)
-        self.decode: Callable[[bytes], Any] = functools.lru_cache(last)(kind.decode)
+        self.encode: Callable[[T], bytes] = functools.lru_cache(last)(kind.encode)
+        self.decode: Callable[[bytes], T] = functools.lru_cache(last)(kind.decode)
 
 
 # -- records ---------------------------------------------------------------------------------------
@@ -278,7 +273,7 @@ class Field:
 
     __slots__ = ("default", "kind", "name", "tag")
 
-    def __init__(self, tag: int, name: str, kind: Kind, default: Any = REQUIRED) -> None:
+    def __init__(self, tag: int, name: str, kind: Kind[Any], default: object = REQUIRED) -> None:
         """Args: tag: 0 to 255, never used again for anything else; default: what is not sent"""
         self.tag = tag
         self.name = name
@@ -338,111 +333,6 @@ class Record:
         return tuple(values)
 
 
-# -- addresses -------------------------------------------------------------------------------------
-
-
-class Address:
-    """A socket address as Python has it: a path, an abstract name, (host, port[, …]) or None.
-
-    The text of a host stays as it is: addresses are keys, and nginx's spelling is not everywhere
-    that of the C library.
-    """
-
-    __slots__ = ()
-
-    def encode(self, value: Any) -> bytes:
-        """Return a mark of the form, and the address."""
-        if value is None:
-            return b"0"
-        if isinstance(value, str):
-            return b"P" + value.encode("utf-8", "surrogateescape")
-        if isinstance(value, bytes):
-            return b"A" + value
-        host: bytes = value[0].encode("ascii")
-        if len(value) == 2:
-            return b"4" + _PORT.pack(value[1]) + host
-        return b"6" + _PORT6.pack(*value[1:]) + host
-
-    def decode(self, data: bytes) -> Any:
-        """Return an address that is one. Raises: CodecError"""
-        form, rest = data[:1], data[1:]
-        if form == b"4" and len(rest) > _PORT.size:
-            return _host(socket.AF_INET, rest[_PORT.size :]), *_PORT.unpack_from(rest)
-        if form == b"6" and len(rest) > _PORT6.size:
-            return _host(socket.AF_INET6, rest[_PORT6.size :]), *_PORT6.unpack_from(rest)
-        if form in (b"P", b"A") and len(rest) <= _MAX_PATH:
-            return rest if form == b"A" else rest.decode("utf-8", "surrogateescape")
-        if data == b"0":
-            return None
-        raise CodecError("no socket address")
-
-
-def _host(family: int, data: bytes) -> str:
-    """Return the text of a numeric address. Raises: CodecError"""
-    if len(data) > _MAX_HOST or not data.isascii() or b"\0" in data:
-        raise CodecError("no numeric address")
-    text = data.decode("ascii")
-    plain, percent, zone = text.partition("%")
-    try:
-        socket.inet_pton(family, plain)
-    except OSError:
-        raise CodecError("no numeric address") from None
-    if percent and not (family == socket.AF_INET6 and zone.isalnum()):
-        raise CodecError("no numeric address")
-    return text
-
-
-class ClientKey:
-    """What a table of UDP clients knows one by: an address, or that and bytes behind it."""
-
-    __slots__ = ()
-
-    def encode(self, value: Any) -> bytes:
-        """Return the address, behind its length where more follows."""
-        if type(value) is tuple and type(value[1]) is bytes:
-            address = ADDRESS.encode(value[0])
-            return b"\1" + bytes((len(address),)) + address + value[1]
-        return b"\0" + ADDRESS.encode(value)
-
-    def decode(self, data: bytes) -> Any:
-        """Return a key. Raises: CodecError"""
-        if data[:1] == b"\0":
-            return ADDRESS.decode(data[1:])
-        if data[:1] != b"\1" or len(data) < 2 or data[1] > len(data) - 2:
-            raise CodecError("no key of a client")
-        if len(data) > 2 + data[1] + _MAX_TAG:
-            raise CodecError("too long a key of a client")
-        return ADDRESS.decode(data[2 : 2 + data[1]]), data[2 + data[1] :]
-
-
-_MAX_TAG: Final = 1 << 16  # a datagram's PROXY header may stand in it
-
-
-class ListenKey:
-    """A listening address: (socket type, family, sockaddr), as ListenOptions.key has it."""
-
-    __slots__ = ()
-
-    def encode(self, value: tuple[int, int, Any]) -> bytes:
-        """Return two bytes and the address."""
-        return bytes(value[:2]) + ADDRESS.encode(value[2])
-
-    def decode(self, data: bytes) -> tuple[int, int, Any]:
-        """Return a key whose address is of its family. Raises: CodecError"""
-        sockaddr = ADDRESS.decode(data[2:])
-        kind, family = data[0], data[1]
-        if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or family != family_of(sockaddr):
-            raise CodecError("no listening address")
-        return kind, family, sockaddr
-
-
-def family_of(sockaddr: Any) -> int:
-    """Return the family of a decoded address."""
-    if isinstance(sockaddr, tuple):
-        return int(socket.AF_INET if len(sockaddr) == 2 else socket.AF_INET6)
-    return int(socket.AF_UNIX)
-
-
 # -- what modules keep -----------------------------------------------------------------------------
 
 
@@ -459,7 +349,7 @@ class Plain:
         self._most = most
         self._depth = depth
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """Return a mark of the type, and the value. Raises: TypeError for any other type"""
         if value is None:
             return b"N"
@@ -499,7 +389,4 @@ INT: Final = Int()
 UINT: Final = Int(0)
 BOOL: Final = Bool()
 FLOAT: Final = Float()
-ADDRESS: Final[Kind] = Repeated(Address(), 256)  # a client's is its key as well
-CLIENT_KEY: Final = ClientKey()
-LISTEN_KEY: Final = ListenKey()
 PID: Final = Int(1, (1 << 31) - 1)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.stream.core import ListeningConf, StreamConf, StreamDraft
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import StreamConf, StreamDraft
     from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
 

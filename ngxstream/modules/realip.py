@@ -15,7 +15,7 @@ from ngxstream.conf.directive import SERVER, STREAM, TAKE1, Directive
 from ngxstream.core import errors, inet, ip
 from ngxstream.core.codes import DECLINED
 from ngxstream.core.log import encode
-from ngxstream.ipc import codec
+from ngxstream.ipc import addresses
 from ngxstream.stream import phases
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import PURE, Variable
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import SockAddr
-    from ngxstream.stream.core import ListeningConf, ServerConf, StreamConf, StreamDraft
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
     from ngxstream.stream.session import Session
 
 KEY = "realip"
@@ -91,13 +92,13 @@ def original(s: Session) -> SockAddr:
 def _pack(s: Session) -> bytes | None:
     """Say where a session that goes on elsewhere really came from."""
     kept: Original | None = s.module_ctx(KEY)
-    return None if kept is None else codec.ADDRESS.encode(kept.sockaddr)
+    return None if kept is None else addresses.ADDRESS.encode(kept.sockaddr)
 
 
 def _unpack(s: Session, packed: bytes) -> None:
     """Keep it here. Raises: CodecError for no address"""
-    sockaddr = codec.ADDRESS.decode(packed)
-    s.set_module_ctx(KEY, Original(codec.family_of(sockaddr), sockaddr))
+    sockaddr = addresses.ADDRESS.decode(packed) or ""  # a unix socket without a name
+    s.set_module_ctx(KEY, Original(inet.family_of(sockaddr), sockaddr))
 
 
 def _realip_remote_addr(s: Session) -> bytes:

@@ -1,14 +1,12 @@
 """The program: what the options ask for is said here, or handed to process/start
 (nginx.c main, ngx_show_version_info).
 
-Only what a call needs is imported for it: -v and -h answer without the proxy's modules, which is
-why `main` fetches process/start by name.
+Only what a call needs is read for it: -v and -h answer without the proxy's modules (lazy.py).
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +14,11 @@ from typing import Final
 
 from ngxstream.process import lazy
 from ngxstream.process import options as opts
+
+with lazy.waiting():
+    import ssl
+
+    from ngxstream.process import start
 
 USAGE: Final = """\
 Usage: {program} [-?hvVtTq{letter}] [-s signal] [-p prefix]
@@ -57,7 +60,7 @@ CONFIGURE: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code. shape: argv defaults to sys.argv"""
+    """Run the program; return its exit code. Args: argv: those of the process if None"""
     argv = sys.argv if argv is None else argv
     try:
         options = opts.Options(argv)
@@ -70,15 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     collects = gc.isenabled()
     gc.disable()  # what is read and built here is kept: there is nothing to collect
-    lazy.begin()
     try:
-        start = importlib.import_module("ngxstream.process.start")
-        code: int = start.run(options)
+        with lazy.waiting():
+            return start.run(options)
     finally:
-        lazy.end()
         if collects:
             gc.enable()
-    return code
 
 
 def program() -> int:
@@ -89,7 +89,7 @@ def program() -> int:
 
 
 def version_info(options: opts.Options) -> str:
-    """Return what -v, -h and -V print. source: nginx.c ngx_show_version_info"""
+    """Return what -v, -h and -V print. Source: nginx.c ngx_show_version_info"""
     program = options.program
     text = f"{program} version: {options.version}\n"
     if options.show_help:
@@ -103,7 +103,6 @@ def version_info(options: opts.Options) -> str:
             conf=opts.CONF_PATH,
         ) + "\n"
     if options.show_configure:
-        ssl = importlib.import_module("ssl")
         text += (
             f"built by {sys.implementation.name} {sys.version}\n".replace("\n", " ").rstrip() + "\n"
             f"built with {ssl.OPENSSL_VERSION}\n"

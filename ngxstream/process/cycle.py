@@ -30,7 +30,7 @@ from ngxstream.conf import files as conf_files
 from ngxstream.core import errors, files, log, shm, shm_zones
 from ngxstream.event import listening
 from ngxstream.event.inherited import merge
-from ngxstream.process import directives, elsewhere, pidfile, system
+from ngxstream.process import directives, elsewhere, events, pidfile, system
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
@@ -49,7 +49,7 @@ class Reading:
     __slots__ = (
         "sources",  # list[reader.Source]: of -g, if given, and of the file
         "main",  # directives.MainConf
-        "events",  # directives.EventsConf
+        "events",  # events.EventsConf
         "stream",  # StreamConf | None
         "zones",  # shm_zones.ZoneTable, not built
         "files",  # files.OpenFiles, not opened
@@ -92,7 +92,7 @@ class Reading:
         self.main = directives.main_conf(scope)
         self.stream: StreamConf | None = judge.data.get("stream_conf")
         listenings = self.stream.listenings if self.stream is not None else ()
-        self.events = directives.events_conf(judge, len(listenings))
+        self.events = events.events_conf(judge, len(listenings))
         self.capabilities = frozenset(judge.data.get("capabilities", ()))
 
 
@@ -104,7 +104,7 @@ class Cycle:
         "options",  # Options
         "reading",  # Reading
         "main",  # directives.MainConf
-        "events",  # directives.EventsConf
+        "events",  # events.EventsConf
         "stream",  # StreamConf | None
         "log",  # log.Log: the main error_log
         "files",  # files.OpenFiles

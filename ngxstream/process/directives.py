@@ -1,8 +1,7 @@
-"""The directives of the main and events contexts, and the two confs they make (nginx.c,
-ngx_event.c, ngx_regex.c, ngx_thread_pool.c).
+"""The directives of the main context and their conf (nginx.c, ngx_regex.c, ngx_thread_pool.c).
 
-What they command lives in this layer: privileges, processes, files, pollers. `MODULES` comes
-first in the builder's list; `finish` is called once all has been read, before anything is opened.
+What they command lives in this layer: privileges, processes, files. `MODULES` comes first in the
+builder's list.
 """
 
 from __future__ import annotations
@@ -11,31 +10,27 @@ import dataclasses
 import grp
 import os
 import pwd
-import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import error_log, units
-from ngxstream.conf.directive import EVENTS, MAIN, Directive
+from ngxstream.conf.directive import MAIN, Directive
 from ngxstream.conf.module import Module
-from ngxstream.core import errors, files, inet, ip
-from ngxstream.process import elsewhere
+from ngxstream.core import errors, files
+from ngxstream.process import elsewhere, events
 from ngxstream.process.options import LOCK_PATH, PID_PATH
 
 if TYPE_CHECKING:
-    from ngxstream.conf.builder import Builder, Scope
+    from collections.abc import Sequence
+
+    from ngxstream.conf.builder import Scope
     from ngxstream.conf.reader import Statement
 
 USER: Final = "nobody"
 GROUPS: Final = ("nobody", "nogroup")  # whichever the system has
 MAX_CPUS: Final = 1024  # CPU_SETSIZE
-SELECT_LIMIT: Final = 1024  # FD_SETSIZE
 BLOCKS: Final = ("events", "stream", "http", "mail")  # load_module comes too late after one
-
-EPOLL: Final = "epoll"
-EVENT_TYPES: Final = (EPOLL, "poll", "select")  # the latter two are ours
-
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -48,17 +43,13 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """The CPUs of the workers. source: ngx_set_cpu_affinity
+    """The CPUs of the workers. Source: ngx_set_cpu_affinity"""
 
-    shape: masks of sets of CPU numbers, one for each worker, the last for all further ones; with
-    auto, the only mask holds the CPUs that are given out one by one
-    """
-
-    auto: bool
-    masks: tuple[frozenset[int], ...]
+    auto: bool  # the only mask holds the CPUs that are given out one by one
+    masks: tuple[frozenset[int], ...]  # of each worker, the last one of all further ones
 
     def of(self, worker: int) -> frozenset[int]:
-        """Return the CPUs of a worker (counted from 0), none for "leave it". source: nginx.c"""
+        """Return the CPUs of a worker (counted from 0), none for "leave it". Source: nginx.c"""
         if not self.auto:
             return self.masks[min(worker, len(self.masks) - 1)]
         cpus = sorted(self.masks[-1])
@@ -67,7 +58,7 @@ class Affinity:
 
 @dataclass(frozen=True, slots=True)
 class MainConf:
-    """What the main context said. source: ngx_core_conf_t"""
+    """What the main context said. Source: ngx_core_conf_t"""
 
     daemon: bool = True
     master_process: bool = True
@@ -85,43 +76,6 @@ class MainConf:
     lock_file: str = LOCK_PATH  # absolute
     env: tuple[str, ...] = ()  # NAME or NAME=value, as written
     error_log: tuple[error_log.Spec, ...] = ()
-
-    @property
-    def oldpid(self) -> str:
-        """Return where the pid of a replaced binary goes. source: ngx_core_conf_t oldpid"""
-        return f"{self.pid}.oldbin"
-
-
-@dataclass(frozen=True, slots=True)
-class DebugConnection:
-    """Clients whose connections are logged at debug level."""
-
-    unix: bool = False
-    cidrs: tuple[ip.Cidr, ...] = ()
-
-    def matches(self, sockaddr: inet.SockAddr) -> bool:
-        """Tell whether a client is meant. source: ngx_event_accept.c"""
-        if inet.family_of(sockaddr) == inet.AF_UNIX:
-            return self.unix
-        packed = inet.packed(sockaddr)
-        return any(packed in cidr for cidr in self.cidrs)
-
-    def __bool__(self) -> bool:
-        return self.unix or bool(self.cidrs)
-
-
-@dataclass(frozen=True, slots=True)
-class EventsConf:
-    """What the events block said. source: ngx_event_conf_t, ngx_epoll_conf_t"""
-
-    worker_connections: int = 512
-    use: str = EPOLL
-    multi_accept: bool = False
-    accept_mutex: bool = False
-    accept_mutex_delay: int = 500  # ms
-    epoll_events: int = 512
-    worker_aio_requests: int = 32
-    debug_connection: DebugConnection = DebugConnection()
 
 
 # -- setters of main -------------------------------------------------------------------------------
@@ -198,8 +152,8 @@ def _user(scope: Scope, module: Module, st: Statement) -> None:
     d.put(scope, module, st, "user", _find_user(st.args[0], st.args[-1:]))
 
 
-def _find_user(name: str, groups: Any) -> User:
-    """Look a user and the first of the groups that exists up. raises: ConfError"""
+def _find_user(name: str, groups: Sequence[str]) -> User:
+    """Look a user and the first of the groups that exists up. Raises: ConfError"""
     name, groups = files.c_string(name), [files.c_string(group) for group in groups]
     try:
         uid = pwd.getpwnam(name).pw_uid
@@ -246,60 +200,6 @@ def _thread_pool(scope: Scope, module: Module, st: Statement) -> None:
             threads = number
     if not threads:
         raise errors.ConfError('"thread_pool" must have "threads" parameter')
-
-
-# -- setters of events -----------------------------------------------------------------------------
-
-
-def _events_block(scope: Scope, module: Module, st: Statement) -> None:
-    builder = scope.builder
-    if "events" in builder.data:
-        raise errors.ConfError('"events" directive is duplicate')
-    inner = type(scope)(builder, EVENTS, scope)
-    builder.data["events"] = inner.given_of(EVENTS_MODULE)
-    builder.walk_block(st, inner)
-
-
-def _worker_connections(scope: Scope, module: Module, st: Statement) -> None:
-    if "worker_connections" in scope.given_of(module):
-        raise errors.ConfError('"worker_connections" directive is duplicate')
-    try:
-        value = units.parse_number(st.args[0])
-    except ValueError:
-        raise errors.ConfError(f'invalid number "{st.args[0]}"') from None
-    d.put(scope, module, st, "worker_connections", value)
-
-
-def _use(scope: Scope, module: Module, st: Statement) -> None:
-    if "use" in scope.given_of(module):
-        raise errors.ConfError('"use" directive is duplicate')
-    if st.args[0] not in EVENT_TYPES:
-        raise errors.ConfError(f'invalid event type "{st.args[0]}"')
-    d.put(scope, module, st, "use", st.args[0])
-
-
-def _debug_connection(scope: Scope, module: Module, st: Statement) -> None:
-    given = scope.given_of(module)
-    before: DebugConnection = given.get("debug_connection", DebugConnection())
-    text = st.args[0]
-    if text == "unix:":
-        given["debug_connection"] = dataclasses.replace(before, unix=True)
-        return
-    try:
-        cidr = ip.parse_cidr(text)
-        found = [cidr]
-        if cidr.low_bits:
-            scope.warn(f"low address bits of {text} are meaningless")
-    except ValueError:
-        try:
-            addrs = inet.resolve_host(text)
-        except inet.UrlError as error:
-            raise errors.ConfError(f'{error.reason} in debug_connection "{text}"') from None
-        found = [
-            ip.parse_cidr(host) for host, family in addrs
-            if family in (socket.AF_INET, socket.AF_INET6)
-        ]
-    given["debug_connection"] = dataclasses.replace(before, cidrs=(*before.cidrs, *found))
 
 
 MAIN_DIRECTIVES: Final = (
@@ -351,41 +251,16 @@ MAIN_DIRECTIVES: Final = (
                   "OpenSSL engines cannot be reached from Python"),
     Directive("ssl_object_cache_inheritable", MAIN, d.FLAG, d.flag("_ssl_object_cache"),
               "Accepted; certificates are read anew on a reload.", default="on"),
-    Directive("events", MAIN, d.BLOCK, _events_block, "The block of connection processing."),
-)
-
-EVENTS_DIRECTIVES: Final = (
-    Directive("worker_connections", EVENTS, d.TAKE1, _worker_connections,
-              "How many connections a worker may have, to clients and upstreams together.",
-              default="512"),
-    Directive("use", EVENTS, d.TAKE1, _use,
-              "How the kernel is asked what is ready; poll and select are extensions of ours, "
-              "select knows 1024 descriptors.", "use epoll | poll | select;", "epoll"),
-    Directive("multi_accept", EVENTS, d.FLAG, d.flag("multi_accept"),
-              "Whether all waiting connections are accepted at once.", default="off"),
-    Directive("accept_mutex", EVENTS, d.FLAG, d.flag("accept_mutex"),
-              "Accepted; of the workers that wait for a client only one is woken anyway.",
-              default="off"),
-    Directive("accept_mutex_delay", EVENTS, d.TAKE1, d.msec("accept_mutex_delay"),
-              "How long accepting pauses when descriptors have run out.", default="500ms"),
-    Directive("debug_connection", EVENTS, d.TAKE1, _debug_connection,
-              "Clients whose connections are logged at debug level.",
-              "debug_connection ADDRESS | CIDR | unix:;"),
-    Directive("epoll_events", EVENTS, d.TAKE1, d.num("epoll_events"),
-              "How many events the kernel may report at once.", default="512"),
-    Directive("worker_aio_requests", EVENTS, d.TAKE1, d.num("worker_aio_requests"),
-              "Accepted; no file is read asynchronously here.", default="32"),
 )
 
 MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf)
-EVENTS_MODULE: Final = Module("events", EVENTS_DIRECTIVES, EventsConf)
-MODULES: Final = (MAIN_MODULE, EVENTS_MODULE, elsewhere.MODULE)
+MODULES: Final = (MAIN_MODULE, events.MODULE, elsewhere.MODULE)
 
 
 def main_conf(scope: Scope) -> MainConf:
     """Make the main conf of what was read so far; enough to find the master for -s.
 
-    raises: UnplacedError. source: nginx.c ngx_core_module_init_conf
+    Raises: UnplacedError. Source: nginx.c ngx_core_module_init_conf
     """
     builder = scope.builder
     given = dict(scope.given_of(MAIN_MODULE))
@@ -411,29 +286,3 @@ def main_conf(scope: Scope) -> MainConf:
         lock_file=os.path.join(builder.prefix, files.c_string(conf.lock_file) or LOCK_PATH),
         working_directory=files.c_string(conf.working_directory),
     )
-
-
-def events_conf(builder: Builder, listenings: int) -> EventsConf:
-    """Make the events conf. shape: listenings is the number of listening sockets.
-
-    raises: UnplacedError. source: ngx_event.c ngx_event_init_conf, ngx_select_init
-    """
-    given = builder.data.get("events")
-    if given is None:
-        raise errors.UnplacedError('no "events" section in configuration')
-    conf: EventsConf = EVENTS_MODULE.make_conf({}, given)
-    # one for each listening socket, and one for the channel from the master
-    if conf.worker_connections < listenings + 1:
-        raise errors.UnplacedError(
-            f"{conf.worker_connections} worker_connections are not enough "
-            f"for {listenings} listening sockets"
-        )
-    if conf.use == "select" and conf.worker_connections > SELECT_LIMIT:
-        raise errors.UnplacedError(
-            f"the maximum number of files supported by select() is {SELECT_LIMIT}, "
-            f"{conf.worker_connections} worker_connections are too many"
-        )
-    stream = builder.data.get("stream_conf")
-    if stream is not None and conf.debug_connection:
-        stream.use_debug_connection(conf.debug_connection.matches)
-    return conf

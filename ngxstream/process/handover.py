@@ -27,9 +27,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import log
+from ngxstream.core import inet, log
 from ngxstream.event import poller, steering, udp_clients
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import addresses, codec, port
 from ngxstream.ipc.codec import CodecError, Field, List, Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.process import mailbox
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ngxstream.event.listening import Listening, ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
-    from ngxstream.process.worker import Service
+    from ngxstream.process.service import Service
     from ngxstream.stream.session import Session
 
 HOLD_MS: Final = 3000  # how long datagrams are held for leaving workers that say nothing
@@ -59,12 +59,12 @@ Key = tuple[Any, ...]  # ListenOptions.key
 
 _PLAN: Final = Record(
     "plan",
-    Field(1, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+    Field(1, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
     Field(2, "pids", List(codec.PID, 65_536), []),
 )
 ENVELOPE: Final = Record(
     "session",
-    Field(1, "where", codec.Repeated(codec.LISTEN_KEY)),
+    Field(1, "where", codec.Repeated(addresses.LISTEN_KEY)),
     Field(2, "session", codec.Bytes(mailbox.MAX_BYTES)),
     Field(3, "proxied", codec.Bytes(mailbox.MAX_BYTES)),
 )
@@ -287,7 +287,7 @@ def fits(options: ListenOptions, key: Any) -> bool:
     if not isinstance(key, tuple):
         return False
     behind = key[1] if isinstance(key[0], tuple) else None
-    if codec.family_of(key if behind is None else key[0]) != family:
+    if inet.family_of(key if behind is None else key[0]) != family:
         return False
     if behind is None:
         return not options.wildcard

@@ -1,9 +1,9 @@
 """Imports that wait until they are needed: what a call of the program does not touch is not read.
 
 Testing a plain configuration touches half of the modules that serving needs, and reading all of
-them is most of what such a test costs. Between `begin` and `end` the modules of this package, and
-some of the standard library that are heavy and rarely needed, are bound where they are imported
-but executed when a first attribute of theirs is asked for.
+them is most of what such a test costs. Within `waiting()` the modules of this package, and some of
+the standard library that are heavy and rarely needed, are bound where they are imported but
+executed when a first attribute of theirs is asked for.
 
 A process that serves has all of them executed before it serves (`load_all`): what is on the disk
 later may be another release, out of reach for the worker's user, or slow.
@@ -11,8 +11,9 @@ later may be another release, out of reach for the worker's user, or slow.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import machinery
 from types import ModuleType
 from typing import Any, Final
@@ -98,9 +99,14 @@ def execute(module: ModuleType) -> None:
         raise
 
 
-def begin() -> None:
-    """Have imports wait from now on."""
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Have imports wait, until the end of the block or end()."""
     sys.meta_path.insert(0, _Finder)
+    try:
+        yield
+    finally:
+        end()
 
 
 def end() -> None:
@@ -110,6 +116,6 @@ def end() -> None:
 
 
 def load_all() -> None:
-    """Execute everything that waits. shape: after end(), or what they import waits anew"""
+    """Execute everything that waits; after end(), or what they import waits anew."""
     for module in list(sys.modules.values()):
         execute(module)

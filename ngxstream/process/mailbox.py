@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.event import poller
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import addresses, codec, port
 from ngxstream.ipc.codec import Field, List, Record
 from ngxstream.ipc.port import Packet, Port, Speaker
 
@@ -50,15 +50,15 @@ _SCHEMAS: Final = {
     SESSIONS: Record("SESSIONS", Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS))),
     WAITING: Record(
         "WAITING",
-        Field(1, "where", codec.LISTEN_KEY),
-        Field(2, "key", codec.CLIENT_KEY),
+        Field(1, "where", addresses.LISTEN_KEY),
+        Field(2, "key", addresses.CLIENT_KEY),
         Field(3, "datagrams", _DATAGRAMS),
     ),
     DATAGRAMS: Record(
         "DATAGRAMS",
-        Field(1, "where", codec.LISTEN_KEY),
-        Field(2, "key", codec.CLIENT_KEY),
-        Field(3, "peer", codec.ADDRESS),
+        Field(1, "where", addresses.LISTEN_KEY),
+        Field(2, "key", addresses.CLIENT_KEY),
+        Field(3, "peer", addresses.ADDRESS),
         Field(4, "local", codec.Optional(codec.Bytes(16)), None),
         Field(5, "datagrams", _DATAGRAMS),
     ),

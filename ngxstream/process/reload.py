@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -25,8 +24,9 @@ from ngxstream.process import channel as channels
 from ngxstream.process import signals
 
 if TYPE_CHECKING:
+    from ngxstream.process.children import Child, Shared
     from ngxstream.process.cycle import Cycle
-    from ngxstream.process.master import Child, Master, Shared
+    from ngxstream.process.master import Master
 
 READY_S: Final = 30.0  # how long new workers may take to begin
 LOOK_S: Final = 0.1  # how often it is seen meanwhile whether the master is to end
@@ -108,26 +108,26 @@ class Reload:
         try:
             new.prepare(before)
         except Exception:  # noqa: BLE001 - a fault of ours must not take the service with it
-            self._unexpected()
+            self._log.error(log.ALERT, log.unexpected())
             new.withdraw(before)
             new.retire([before, *master.old])
             return False
-        old_workers = list(master.children.values())
+        old_workers = list(master.children)
         serving = [child for child in old_workers if not child.leaving]
         ours = master.udp_is_ours
-        former = master.shared
-        master.replaced = former, before
+        former = master.children.shared
+        master.children.replaced = former, before
         master.old.append(before)
         master.cycle = new
         reasons: list[str] = []
         try:
-            if not master.start_workers(idle=bool(serving) or not ours):
+            if not master.children.start(idle=bool(serving) or not ours):
                 reasons.append("not all of them could be started")
         except Exception as error:  # noqa: BLE001 - the same
             reasons.append(str(error))
-            self._unexpected()
-        master.replaced = None
-        started = [child for child in master.children.values() if child.cycle is new]
+            self._log.error(log.ALERT, log.unexpected())
+        master.children.replaced = None
+        started = [child for child in master.children if child.cycle is new]
         beginning = Beginning(started)
         if not reasons:
             beginning.wait()
@@ -140,7 +140,7 @@ class Reload:
         master.not_accepting = False
         if ours:
             master.hand_over(serving)
-        master.quit_workers(old_workers)
+        master.children.quit(old_workers)
         master.retire()
         return True
 
@@ -160,15 +160,11 @@ class Reload:
             os.kill(child.pid, signal.SIGKILL)  # it is not reaped yet: the number is its own
         for child in (*beginning.failed, *beginning.late):
             child.leaving = True
-        master.quit_workers([*beginning.ready, *beginning.waiting.values()])
+        master.children.quit([*beginning.ready, *beginning.waiting.values()])
         new.withdraw(before)
-        if master.shared is not former:
-            master.shared.close()
-            master.shared = former
+        if master.children.shared is not former:
+            master.children.shared.close()
+            master.children.shared = former
             master.generations.withdraw()
         master.other.announce()
         master.retire()
-
-    def _unexpected(self) -> None:
-        text = traceback.format_exc().strip().replace("\n", " | ")
-        self._log.error(log.ALERT, f"unexpected exception: {text}")

@@ -1,11 +1,14 @@
-"""Signals by name: what -s sends, what the processes obey, what the log calls them
-(ngx_process.c signals[], ngx_os_signal_process).
+"""Signals by name: what -s sends, what the processes obey and how a loop hears it, what the log
+calls them (ngx_process.c signals[], ngx_os_signal_process).
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
 from typing import Final
 
 # What -s knows.
@@ -49,9 +52,42 @@ def name_of(number: int) -> str:
 def received(number: int, sender: int | None = None, action: str = "") -> str:
     """Return the log's `signal 1 (SIGHUP) received from 7, reconfiguring`.
 
-    shape: sender is the pid where the kernel told it; action is one of nginx's words or ""
-    source: ngx_process.c ngx_signal_handler
+    Args: sender: the pid where the kernel told it; action: one of nginx's words or ""
+    Source: ngx_process.c ngx_signal_handler
     """
     origin = f" from {sender}" if sender else ""
     told = f", {action}" if action else ""
     return f"signal {number} ({name_of(number)}) received{origin}{told}"
+
+
+class Receiver:
+    """Signals as bytes the loop can read."""
+
+    __slots__ = ("_reader", "_writer", "_obey")
+
+    def __init__(self, heard: Iterable[int], obey: Callable[[int], None]) -> None:
+        """Take these signals from now on; `obey(number)` is called from the loop."""
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._obey = obey
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in heard:
+            signal.signal(number, _nothing)  # the byte in the socket is all we want
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch."""
+        return self._reader.fileno()
+
+    def on_readable(self, mask: int) -> None:
+        """Obey every signal that came, in order."""
+        with contextlib.suppress(BlockingIOError):
+            for number in self._reader.recv(4096):
+                self._obey(number)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Do nothing: Python has put the signal's number into the wakeup socket already."""

@@ -13,13 +13,12 @@ from typing import Final
 
 from ngxstream.core import log
 from ngxstream.event import listening, poller
-from ngxstream.process import pidfile, signals, verdict, worker
+from ngxstream.process import pidfile, signals, verdict
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.notify import Notifier
+from ngxstream.process.service import SWEEP_MS, Service, make_loop
 
-SWEEP_MS: Final = (
-    30_000  # how often old configurations are looked after. source: ngx_clean_old_cycles
-)
+CLEAN_MS: Final = 30_000  # how often old configurations are looked after: ngx_clean_old_cycles
 SERVING: Final = "serving, one process for all"
 
 
@@ -29,12 +28,12 @@ class SingleProcess:
     __slots__ = ("service", "loop", "old", "verdicts", "manager")
 
     def __init__(self, cycle: Cycle) -> None:
-        """shape: the cycle is committed, its pid file written."""
-        loop = self.loop = worker.make_loop(cycle, 0)
-        self.service = worker.Service(cycle, loop, 0)
+        """Take a committed cycle, its pid file written."""
+        loop = self.loop = make_loop(cycle, 0)
+        self.service = Service(cycle, loop, 0)
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
-        self.old: list[worker.Service] = []  # replaced, perhaps with sessions still
+        self.old: list[Service] = []  # replaced, perhaps with sessions still
 
     @property
     def cycle(self) -> Cycle:
@@ -43,7 +42,7 @@ class SingleProcess:
 
     def run(self) -> int:
         """Serve until a signal says otherwise; return the exit code."""
-        heard = worker.Signals(signals.HEARD, self._obey)
+        heard = signals.Receiver(signals.HEARD, self._obey)
         self.loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         self.loop.free_connections -= self.service.count()
         self.manager.ready(SERVING)
@@ -61,7 +60,7 @@ class SingleProcess:
         return 0
 
     def _obey(self, number: int) -> None:
-        """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_SINGLE"""
+        """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_SINGLE"""
         action = ""
         if number in signals.TERMINATE:
             action, do = "exiting", self.loop.stop
@@ -101,7 +100,7 @@ class SingleProcess:
         loop = self.loop
         loop.log = new.log
         loop.free_connections += before.count()
-        self.service = worker.Service(new, loop, 0)
+        self.service = Service(new, loop, 0)
         loop.free_connections -= self.service.count()
         former = {gate.fd: gate for gate in before.udp_gates}
         for gate in self.service.udp_gates:
@@ -109,7 +108,7 @@ class SingleProcess:
                 gate.take_over(former[gate.fd])
         self._close_lingering()
         if not self.old:
-            loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
+            loop.call_later(CLEAN_MS, self._sweep, cancelable=True)
         self.old.append(before)
         self.manager.ready(SERVING)
         self.verdicts.accept()
@@ -120,7 +119,7 @@ class SingleProcess:
     def _close_lingering(self) -> None:
         """Close the UDP addresses that only former configurations have, once nobody is left."""
         if self.service.close_lingering():
-            self.loop.call_later(worker.SWEEP_MS, self._close_lingering, cancelable=True)
+            self.loop.call_later(SWEEP_MS, self._close_lingering, cancelable=True)
         else:
             self.cycle.release_lingering([])
 
@@ -138,4 +137,4 @@ class SingleProcess:
                 service.cycle.retire([self.cycle, *(one.cycle for one in kept)])
         self.old = kept
         if kept:
-            self.loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
+            self.loop.call_later(CLEAN_MS, self._sweep, cancelable=True)

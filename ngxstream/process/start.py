@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import errno
 import gc
-import importlib
 import os
 import signal
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from ngxstream.conf import dump
@@ -22,6 +20,7 @@ from ngxstream.event import inherited
 from ngxstream.process import (
     cycle,
     lazy,
+    master,
     netcheck,
     netsetup,
     notify,
@@ -54,8 +53,7 @@ def run(options: Options) -> int:
         if not (options.test or options.signal):
             notify.Notifier(os.environ).status(f"[{error.level}] {error}")
     except Exception:  # noqa: BLE001 - a fault of ours is a log line too
-        text = traceback.format_exc().strip().replace("\n", " | ")
-        builtin.write(log.ALERT, f"unexpected exception: {text}")
+        builtin.write(log.ALERT, log.unexpected())
     finally:
         close_files(builtin)
     return 1
@@ -143,10 +141,8 @@ def serve(options: Options, builtin: log.Log) -> int:
 
     raises: NgxError, while somebody still watches. source: nginx.c main
     """
-    # by name: testing and signalling need neither master nor worker
     lazy.end()
     lazy.load_all()
-    master = importlib.import_module("ngxstream.process.master")
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
@@ -182,8 +178,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
     gc.enable()
-    code: int = master.serve(built, title, survivors, daemonized=daemonized, link=link)
-    return code
+    return master.serve(built, title, survivors, daemonized=daemonized, link=link)
 
 
 def _write_out(data: bytes) -> None:

@@ -1,7 +1,7 @@
 """The other master during an upgrade on the fly: the one this one started, or that started it.
 
 Answers for ngx_exec_new_binary, and the ngx_new_binary branches of ngx_process_cycle.c. What the
-two say to each other, and who has the UDP clients when, is the law of upgrade.py.
+two say to each other, and who has the UDP clients when, is ruled in upgrade.py.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class Succession:
         self.learn()  # its sessions may be on their way
         self._forget()
         self._rename_back()
-        if master.not_accepting and not (master.quitting or master.terminating):
+        if master.not_accepting and not master.is_ending:
             master.not_accepting = False
-            master.start_workers()
+            master.children.start()
 
     def _rename_back(self) -> None:
         master = self._master
@@ -120,11 +120,11 @@ class Succession:
         """Serve again by the old binary's workers (HUP). The new one's have the UDP clients."""
         master = self._master
         master.cycle.log.error(log.NOTICE, "the new binary is running: nothing is read anew")
-        if any(not child.leaving for child in master.children.values()):
+        if any(not child.leaving for child in master.children):
             return
         master.not_accepting = False
         self.learn()
-        master.start_workers(idle=True)
+        master.children.start(idle=True)
 
     # -- both sides ----------------------------------------------------------------------------
 
@@ -157,11 +157,11 @@ class Succession:
         if self._link is None:
             return
         master = self._master
-        running = starting or any(not child.leaving for child in master.children.values())
+        running = starting or any(not child.leaving for child in master.children)
         self._link.tell(
             [master.cycle, *master.old],
             [one.options.key for one in master.cycle.listenings],
-            [box.writer for box in master.mailboxes] if running else (),
+            [box.writer for box in master.children.shared.mailboxes] if running else (),
         )
 
     def hand_over(self) -> None:
@@ -179,7 +179,7 @@ class Succession:
             Plan(
                 said.writers,
                 said.keys,
-                [child.pid for child in master.children.values() if not child.leaving],
+                [child.pid for child in master.children if not child.leaving],
             )
         )
 

@@ -38,7 +38,6 @@ FATAL: Final = 2  # exit code of a worker that could not begin and must not be s
 class WorkerInitError(errors.NgxError):
     """A worker that cannot begin: it exits with FATAL."""
 
-    kind = "worker"
     level = "alert"
 
 

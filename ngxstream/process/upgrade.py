@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ngxstream.event import inherited
 from ngxstream.event import loop as loops
 from ngxstream.event.listening import Listening
-from ngxstream.ipc import codec, port
+from ngxstream.ipc import addresses, codec, port
 from ngxstream.ipc.codec import CodecError, Field, List
 from ngxstream.ipc.port import Port, Speaker
 from ngxstream.process import channel as channels
@@ -69,7 +69,9 @@ _TEXT: Final = codec.Record(
     "file", Field(1, "path", codec.Text(4096)), Field(2, "text", codec.Bytes(MAX_BYTES))
 )
 _STEERED: Final = codec.Record(
-    "address", Field(1, "key", codec.LISTEN_KEY), Field(2, "workers", codec.Int(0, MAX_WORKERS), 0)
+    "address",
+    Field(1, "key", addresses.LISTEN_KEY),
+    Field(2, "workers", codec.Int(0, MAX_WORKERS), 0),
 )
 _RECORD: Final = codec.Record(
     "configuration",
@@ -81,7 +83,7 @@ _ANNOUNCEMENT: Final = codec.Record(
     "announcement",
     Field(1, "pid", codec.PID),
     Field(2, "records", List(_RECORD, 65_536), []),
-    Field(3, "keys", List(codec.LISTEN_KEY, 1 << 20), []),
+    Field(3, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
 )
 
 

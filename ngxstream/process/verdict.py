@@ -195,7 +195,6 @@ class Collector(log.Log):
 class BusyError(errors.NgxError):
     """the master process has no place for another who asks it to reload; it was not asked"""
 
-    kind = "reload"
     level = "emerg"
 
 

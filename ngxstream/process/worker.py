@@ -14,274 +14,24 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import signal
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ngxstream.core import codes, log
-from ngxstream.event import loop as loops
-from ngxstream.event import poller, wakeups
-from ngxstream.event.accept import BURST, TcpGate
-from ngxstream.event.loop import Loop
-from ngxstream.event.udp import UdpGate
-from ngxstream.event.udp_proxied import ProxiedUdpGate
-from ngxstream.modules.proxy import udp_one_way
+from ngxstream.core import log
+from ngxstream.event import poller
 from ngxstream.process import channel as channels
 from ngxstream.process import handover, rendezvous, signals, system
+from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
-from ngxstream.stream import travel
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import Listening
+    from ngxstream.event.loop import Loop
     from ngxstream.process.channel import Channel
     from ngxstream.process.cycle import Cycle
     from ngxstream.process.generations import Generations
     from ngxstream.process.mailbox import Mailbox
-    from ngxstream.stream.session import Session
-
-POLLERS: Final[dict[str, Callable[[int], poller.Poller]]] = {
-    "epoll": poller.EpollPoller,
-    "poll": lambda events: poller.PollPoller(),
-    "select": lambda events: poller.SelectPoller(),
-}
-BURST_ALL: Final = 1 << 16  # multi_accept: more than any backlog holds
-SWEEP_MS: Final = 1000  # how often a leaving worker looks for UDP sockets nobody needs any more
-
-
-class Signals:
-    """Signals as bytes the loop can read."""
-
-    __slots__ = ("_reader", "_writer", "_obey")
-
-    def __init__(self, heard: Iterable[int], obey: Callable[[int], None]) -> None:
-        """Hear these signals from now on; `obey(number)` is called from the loop."""
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._obey = obey
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in heard:
-            signal.signal(number, _nothing)  # the byte in the socket is all we want
-        for number in signals.IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-    def fileno(self) -> int:
-        """Return the descriptor to watch."""
-        return self._reader.fileno()
-
-    def on_readable(self, mask: int) -> None:
-        """Obey every signal that came, in order."""
-        with contextlib.suppress(BlockingIOError):
-            for number in self._reader.recv(4096):
-                self._obey(number)
-
-
-def _nothing(number: int, frame: Any) -> None:
-    """Do nothing: Python has put the signal's number into the wakeup socket already."""
-
-
-class Service:
-    """What serves a cycle on a loop: its gates, its modules' work, its logs."""
-
-    __slots__ = (
-        "cycle",
-        "loop",
-        "worker",  # its number
-        "tcp_gates",
-        "udp_gates",
-        "places",  # travel.Places: of this and of former configurations
-        "former",  # list[Cycle]: whose sessions may come, or are here
-        "_generations",  # Generations | None
-        "_current",  # frozenset[Listening]: those of the cycle
-        "_gates",  # dict: ListenOptions.key -> UdpGate, one for each address
-    )
-
-    def __init__(
-        self,
-        cycle: Cycle,
-        loop: Loop,
-        worker: int,
-        *,
-        idle: bool = False,
-        former: Sequence[Cycle] = (),
-        generations: Generations | None = None,
-        wakeups_fds: Mapping[int, int] | None = None,
-    ) -> None:
-        """Open the gates of one worker.
-
-        shape: worker counts from 0; idle leaves the UDP gates unread; former are cycles whose UDP
-        sessions may be handed over, counted in generations; wakeups_fds is what wakeups.make()
-        returned, if there are other workers
-        """
-        self.cycle = cycle
-        self.loop = loop
-        self.worker = worker
-        self.tcp_gates: list[TcpGate] = []
-        self.udp_gates: list[UdpGate] = []
-        self.places = travel.Places()
-        self.former = list(former)
-        self._generations = generations
-        self._current = frozenset(cycle.listenings)
-        self._gates: dict[Any, UdpGate] = {}
-        for known in (cycle, *former):
-            if known.stream is not None:
-                self.places.add(known.generation, known.stream, known.listenings)
-        for listening in cycle.lingering:
-            for gate in self._add_udp(listening, _nobody, idle):
-                gate.accepts = False
-        stream, events = cycle.stream, cycle.events
-        if stream is None:
-            return
-        relays = {slots: wakeups.Relay(loop, fd) for slots, fd in (wakeups_fds or {}).items()}
-        for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
-            if conf.options.is_udp:
-                forward = udp_one_way.forwarder(conf, loop)
-                for gate in self._add_udp(listening, conf.begin, idle, conf.believes):
-                    if forward is not None:
-                        gate.forward_by(forward)
-                continue
-            for sock in listening.for_worker(worker, cycle.workers):
-                exclusive = cycle.workers > 1 and listening.is_shared(sock)
-                self.tcp_gates.append(
-                    TcpGate(
-                        loop,
-                        listening,
-                        sock,
-                        conf.begin,
-                        burst=BURST_ALL if events.multi_accept else BURST,
-                        exclusive=exclusive,
-                        pause_ms=events.accept_mutex_delay,
-                        slots=conf.slots,
-                        relay=relays.get(conf.slots) if exclusive else None,
-                    )
-                )
-        stream.start_worker(loop)
-
-    def _add_udp(
-        self,
-        listening: Listening,
-        begin: Callable[..., Any],
-        idle: bool,
-        believes: Callable[[Any, bytes | None], bool] | None = None,
-    ) -> list[UdpGate]:
-        """Make this worker's gates of one address; they share the table of its clients.
-
-        shape: believes says whose PROXY headers are taken, None where there are none
-        """
-        table: dict[Any, Any] = {}
-        make: Callable[..., UdpGate] = UdpGate
-        if believes is not None:
-            make = functools.partial(ProxiedUdpGate, believes=believes)
-        added = [
-            make(self.loop, listening, sock, begin, table=table, idle=idle)
-            for sock in listening.for_worker(self.worker, self.cycle.workers)
-        ]
-        self.udp_gates += added
-        if added:
-            self._gates[listening.options.key] = added[0]
-        return added
-
-    def gate_of(self, key: Any) -> UdpGate | None:
-        """Return the gate of an address. shape: key is ListenOptions.key"""
-        return self._gates.get(key)
-
-    def is_current(self, listening: Listening) -> bool:
-        """Tell whether an address is one of the configuration that serves, not of a former one."""
-        return listening in self._current
-
-    def count_adopted(self, s: Session) -> None:
-        """Count a session of a former configuration until it ends or goes on elsewhere."""
-        generation, _ = self.places.place_of(s.address)
-        if generation != self.cycle.generation and self._generations is not None:
-            s.add_cleanup(self._generations.adopt(generation))
-
-    def close_lingering(self) -> bool:
-        """Close the gates of addresses that are gone once they have no clients left.
-
-        returns: whether some have
-        """
-        left = []
-        for gate in self.udp_gates:
-            if self.is_current(gate.listening) or gate.table or gate.is_needed:
-                left.append(gate)
-                continue
-            gate.close()
-            self._gates.pop(gate.listening.options.key, None)
-        self.udp_gates = left
-        used = {gate.sock for gate in left}
-        used |= {session.c.sock for session in self.loop.sessions if session.c.is_udp}
-        lingering = [sock for one in self.cycle.lingering for sock in one.socks]
-        for sock in lingering:
-            if sock not in used:
-                sock.close()
-        return any(sock in used for sock in lingering)
-
-    def count(self) -> int:
-        """Return how many gates there are; each takes a connection slot, as in nginx."""
-        return len(self.tcp_gates) + len(self.udp_gates)
-
-    def close_gates(self, *, udp: bool = True) -> None:
-        """Take no new clients, TCP or at all. The listening sockets stay."""
-        for tcp_gate in self.tcp_gates:
-            tcp_gate.close()
-        if udp:
-            for udp_gate in self.udp_gates:
-                udp_gate.close()
-
-    def close_sockets(self) -> None:
-        """Close this process's copies of the listening sockets that no session needs.
-
-        Call it again later for UDP: a socket stays while clients are answered through it.
-        """
-        needed = {session.c.sock for session in self.loop.sessions if session.c.is_udp}
-        needed |= {gate.sock for gate in self.udp_gates if gate.open or gate.is_needed}
-        for listening in (*self.cycle.listenings, *self.cycle.lingering):
-            for sock in listening.socks:
-                if sock not in needed:
-                    sock.close()
-        self.udp_gates = [gate for gate in self.udp_gates if gate.sock in needed]
-
-    def reopen(self) -> None:
-        """Open all logs anew. source: ngx_reopen_files"""
-        self.cycle.log.error(log.NOTICE, "reopening logs")
-        for cycle in (self.cycle, *self.former):
-            cycle.reopen(self.cycle.log, None)
-            if cycle.stream is not None:
-                cycle.stream.reopen(self.loop)
-
-    def stop(self) -> None:
-        """Have the modules finish what they do in the background."""
-        for cycle in (self.cycle, *self.former):
-            if cycle.stream is not None:
-                cycle.stream.stop_worker(self.loop)
-
-    def shut_down_sessions(self) -> None:
-        """End every session: worker_shutdown_timeout is over. source: ngx_shutdown_timer_handler"""
-        for session in list(self.loop.sessions):
-            try:
-                session.log_error(log.INFO, "shutdown timeout")
-                session.finalize(codes.STREAM_OK)
-            except Exception:  # noqa: BLE001 - the others end all the same
-                self.loop.fault(session.content)
-
-
-def _nobody(*_: object) -> None:
-    """Begin no session: the address is gone, and its gate accepts nobody."""
-
-
-def make_loop(cycle: Cycle, worker: int) -> Loop:
-    """Make the loop of a serving process, by what the events block says."""
-    events = cycle.events
-    use = POLLERS[events.use](events.epoll_events)
-    loop = loops.SERVING(cycle.log, use, events.worker_connections)
-    loop.next_number = cycle.serial.next
-    loop.worker = worker
-    return loop
 
 
 class Family:
@@ -297,9 +47,9 @@ class Family:
         patience_ms: int = handover.START_MS,
         wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
-        """shape: one mailbox for each worker; former are cycles whose UDP sessions go on;
-        patience_ms is how long an idle worker waits for UDP clients, 0 for ever; wakeups_fds is
-        what wakeups.make() returned, if there are other workers
+        """Args: mailboxes: one for each worker; former: cycles whose UDP sessions go on;
+        patience_ms: how long an idle worker waits for UDP clients, 0 for ever; wakeups_fds: what
+        wakeups.make() returned, if there are other workers
         """
         self.wakeups_fds = wakeups_fds
         self.patience_ms = patience_ms
@@ -339,8 +89,10 @@ class Worker:
         daemonized: bool,
         idle: bool = False,
     ) -> None:
-        """shape: number is the worker's place, 0 <= number < cycle.workers; made after the fork;
-        idle says that former workers will hand their UDP clients over
+        """Be made after the fork.
+
+        Args: number: its place, 0 <= number < cycle.workers; idle: former workers will hand their
+        UDP clients over
         """
         self.family = family
         self._idle = idle
@@ -359,7 +111,7 @@ class Worker:
     def run(self) -> int:
         """Serve until told otherwise; return the exit code.
 
-        raises: WorkerInitError, OSError when the worker cannot begin
+        Raises: WorkerInitError, OSError when the worker cannot begin
         """
         try:
             self._begin()
@@ -378,13 +130,13 @@ class Worker:
         return self.code
 
     def _begin(self) -> None:
-        """Become what the configuration says, and open the gates. raises: as run"""
+        """Become what the configuration says, and open the gates. Raises: as run"""
         cycle = self.cycle
         system.init_worker(
             cycle.main, self.number, cycle.log, capabilities=cycle.reading.capabilities
         )
         loop = self.loop = make_loop(cycle, self.number)
-        heard = Signals(signals.HEARD, self._obey)
+        heard = signals.Receiver(signals.HEARD, self._obey)
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
         family = self.family
@@ -413,7 +165,7 @@ class Worker:
     # -- commands ------------------------------------------------------------------------------
 
     def on_channel(self, mask: int) -> None:
-        """Do what the master says. source: ngx_channel_handler"""
+        """Do what the master says. Source: ngx_channel_handler"""
         try:
             while True:
                 message = self.channel.receive()
@@ -459,7 +211,7 @@ class Worker:
         rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
 
     def _obey(self, number: int) -> None:
-        """Do what a signal says. source: ngx_signal_handler, NGX_PROCESS_WORKER"""
+        """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_WORKER"""
         action = ""
         if number in signals.TERMINATE:
             action, do = "exiting", self.terminate

@@ -1,34 +1,24 @@
-"""The stream block itself: its core directives, its servers and addresses, and the StreamConf.
+"""The stream block itself: its core directives, its servers, and the StreamConf.
 
 Answers for ngx_stream.c and ngx_stream_core_module.c.
 
 What one stream{} block becomes, from draft to worker:
   StreamDraft   while the block is read: variables, upstreams, servers, addresses
   StreamConf    when it is complete: everything compiled, nothing bound to a process yet
-  AddressConf   one listen address: default server, virtual names, engine
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
-from ngxstream.core import codes, errors, inet, log
-from ngxstream.stream import (
-    listen,
-    phases,
-    preread,
-    proxy_protocol,
-    resolver_conf,
-    servers,
-    session,
-    variables,
-)
+from ngxstream.core import errors
+from ngxstream.stream import listen, resolver_conf, servers, variables
+from ngxstream.stream.addresses import AddressDraft, listenings
 from ngxstream.stream.core_variables import VARIABLES
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.upstream import UpstreamTable
@@ -37,12 +27,12 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder, Scope
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.core.inet import SockAddr
     from ngxstream.core.log import Log
-    from ngxstream.event.connection import Connection
     from ngxstream.event.listening import ListenOptions
     from ngxstream.event.loop import Loop
+    from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
-    from ngxstream.wire.proxy_protocol import ProxyHeader
 
 KEY = "stream"  # where builder.data keeps the draft
 
@@ -51,8 +41,8 @@ KEY = "stream"  # where builder.data keeps the draft
 class CoreConf:
     """Core settings of a server. Source: ngx_stream_core_merge_srv_conf"""
 
-    error_log: tuple[Any, ...] = ()
-    resolver: Any = None
+    error_log: tuple[error_log.Spec, ...] = ()
+    resolver: resolver_conf.ResolverConf | None = None
     resolver_timeout: int = 30_000
     proxy_protocol_timeout: int = 30_000
     tcp_nodelay: bool = True
@@ -73,10 +63,10 @@ class ServerConf:
         self.index = 0  # place among the servers of the stream block
         self.names: list[servers.ServerName] = []
         self.server_name = ""  # $server_name: the first one as nginx prints it
-        self.handler: Callable[[Session], Any] | None = None  # the content handler
+        self.handler: Callable[[Session], object] | None = None  # the content handler
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
-        self.rechecks: tuple[phases.Handler, ...] = ()  # of a session that selects it by name
+        self.rechecks: tuple[Handler, ...] = ()  # of a session that selects it by name
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
@@ -86,122 +76,6 @@ class ServerConf:
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
-
-
-class AddressDraft:
-    """One listen address while the block is read. Source: ngx_stream_conf_addr_t"""
-
-    __slots__ = (
-        "options",
-        "servers",
-        "default_server",
-        "protocols",
-        "protocols_set",
-        "protocols_changed",
-    )
-
-    def __init__(self, options: ListenOptions, server: ServerConf) -> None:
-        self.options = options
-        self.servers = [server]
-        self.default_server = server
-        self.protocols = 0
-        self.protocols_set = False
-        self.protocols_changed = False
-
-
-class _Compiled(NamedTuple):
-    """What is the same at all addresses of the same servers, in the same order."""
-
-    engine: phases.Engine
-    log_handlers: tuple[phases.Handler, ...]
-    names: servers.Names | None
-
-
-class AddressConf:
-    """One listen address of a finished block.
-
-    Attributes: `text` is the listening socket's address as logged; `engine` and `log_handlers` hold
-    what the servers of this address want; `names` selects a virtual server by SNI (None when
-    there is but one); `begin(session)` is the first step of every session here.
-    """
-
-    __slots__ = (
-        "text",
-        "options",
-        "default_server",
-        "servers",
-        "names",
-        "engine",
-        "log_handlers",
-        "begin",
-        "ssl",
-        "proxy_protocol",
-    )
-
-    def __init__(self, draft: AddressDraft, compiled: _Compiled) -> None:
-        self.options = draft.options
-        self.text = draft.options.text
-        self.default_server = draft.default_server
-        self.servers = tuple(draft.servers)
-        self.engine, self.log_handlers, self.names = compiled
-        self.ssl = draft.options.ssl
-        self.proxy_protocol = draft.options.proxy_protocol
-        self.begin: Callable[[Session], Any] = session.begin
-        if len(self.engine) == 1:  # the content phase alone: no phases to walk
-            self.begin = self.default_server.handler or phases.run_content
-        if self.proxy_protocol and not draft.options.is_udp:  # whose header the listener reads
-            self.begin = proxy_protocol.begin
-
-
-class ListeningConf:
-    """One listening socket to open: its options and the addresses that share it.
-
-    Attributes: `addresses` maps packed local addresses to AddressConf for a wildcard socket that
-    serves several; `default` is the address of the socket itself; `is_debugged(sockaddr)` tells
-    the clients of debug_connection, None where there are none; `believes(sockaddr, packed local
-    address)` tells whose PROXY headers in front of datagrams are taken, None where there are none.
-    """
-
-    __slots__ = ("options", "default", "addresses", "is_debugged", "believes")
-
-    def __init__(self, options: ListenOptions, default: AddressConf) -> None:
-        self.options = options
-        self.default = default
-        self.addresses: dict[Any, AddressConf] | None = None
-        self.is_debugged: Callable[[Any], bool] | None = None
-        self.believes: Callable[[Any, bytes | None], bool] | None = None
-
-    @property
-    def slots(self) -> int:
-        """How many of worker_connections a session that begins here may take."""
-        addresses = [self.default, *(self.addresses or {}).values()]
-        return max(server.slots for address in addresses for server in address.servers)
-
-    def begin(
-        self, c: Connection, loop: Loop, first: bytes = b"", header: ProxyHeader | None = None
-    ) -> Session:
-        """Begin the session of a client.
-
-        Args: first: a UDP client's first datagram; header: the PROXY header that stood before it
-
-        Source: ngx_stream_init_connection
-        """
-        address = self.default
-        if self.addresses is not None:
-            local = c.local_sockaddr()
-            address = self.addresses.get(inet.host_of(local), address)
-        s = session.Session(c, loop, address, first, header)
-        if self.is_debugged is not None and self.is_debugged(c.sockaddr):
-            s.debug()
-        if s.log.level >= log.INFO:
-            s.log_connected()
-        try:
-            address.begin(s)
-        except Exception:
-            # the loop's guard would blame the listener, which cannot end the session
-            s.finalize(codes.INTERNAL_SERVER_ERROR)
-            raise
-        return s
 
 
 class StreamDraft:
@@ -233,57 +107,10 @@ class StreamDraft:
         key = options.key
         known = self._addresses.get(key)
         if known is not None:
-            self._join(known, options, server, scope)
+            known.join(options, server, scope)
             return
         draft = self._addresses[key] = AddressDraft(options, server)
         server.listens.append(draft)
-
-    def _join(
-        self, known: AddressDraft, options: ListenOptions, server: ServerConf, scope: Scope
-    ) -> None:
-        text = options.text
-        if server is known.servers[-1]:  # servers are read one after another
-            raise errors.ConfError(f"a duplicate listen {text}")
-        known.servers.append(server)
-        server.listens.append(known)
-        old = known.options
-        default_server = old.default_server
-        now = options.proxy_protocol | options.ssl << 1
-        before = old.proxy_protocol | old.ssl << 1
-        if options.set:
-            if old.set:
-                raise errors.ConfError(f"duplicate listen options for {text}")
-            known.options = options
-        if options.default_server:
-            if default_server:
-                raise errors.ConfError(f"a duplicate default server for {text}")
-            default_server = True
-            known.default_server = server
-        if (now | before) != before:  # options added
-            redefined = (old.set and not options.set) or known.protocols_changed or (
-                (now | before) != now
-            )
-            known.protocols = before
-            known.protocols_changed = True
-        elif (before | now) != now:  # options removed
-            redefined = options.set or (known.protocols_set and now != known.protocols)
-            known.protocols = now
-            known.protocols_changed = True
-        else:
-            redefined = (options.set and known.protocols_changed) or (
-                known.protocols_set and now != known.protocols
-            )
-            known.protocols = now
-        known.protocols_set = True
-        if redefined:
-            scope.warn(f"protocol options redefined for {text}")
-        known.options = replace(
-            known.options,
-            default_server=default_server,
-            ssl=options.ssl or old.ssl,
-            proxy_protocol=options.proxy_protocol or old.proxy_protocol,
-            proxy_protocol_first=options.proxy_protocol_first or old.proxy_protocol_first,
-        )
 
     def finish(self, scope: Scope) -> StreamConf:
         """Merge, check and compile the block. Raises: ConfError. Source: ngx_stream_block"""
@@ -332,15 +159,15 @@ class StreamConf:
         self.upstreams = draft.upstreams
         self.variables = draft.variables
         self.data = draft.data
-        self.listenings = tuple(_listenings(draft))
+        self.listenings = tuple(listenings(draft))
 
-    def use_main_log(self, log: Log, make: Callable[[tuple[Any, ...]], Log]) -> None:
+    def use_main_log(self, log: Log, make: Callable[[tuple[error_log.Spec, ...]], Log]) -> None:
         """Give every server its log: its own error_log lines, or the main one."""
         for server in self.servers:
             specs = server.core.error_log
             server.log = make(specs) if specs else log
 
-    def use_debug_connection(self, is_debugged: Callable[[Any], bool]) -> None:
+    def use_debug_connection(self, is_debugged: Callable[[SockAddr], bool]) -> None:
         """Log everything about some clients. Source: ngx_debug_accepted_connection"""
         for listening_conf in self.listenings:
             listening_conf.is_debugged = is_debugged
@@ -362,62 +189,6 @@ class StreamConf:
         for module in self.modules:
             if module.reopen is not None:
                 module.reopen(self, loop)
-
-
-def _listenings(draft: StreamDraft) -> list[ListeningConf]:
-    """Decide which addresses get a socket of their own. Source: ngx_stream_init_listening"""
-    found: list[ListeningConf] = []
-    wildcards: dict[tuple[int, int, int], ListeningConf] = {}
-    confs: list[tuple[AddressDraft, AddressConf]] = []
-    known: dict[tuple[ServerConf, ...], _Compiled] = {}
-    for address in draft.addresses:
-        key = tuple(address.servers)
-        compiled = known.get(key)
-        if compiled is None:
-            compiled = _compile(address, draft)
-            if compiled.names is None or not compiled.names.has_conflict:  # each address tells
-                known[key] = compiled
-        conf = AddressConf(address, compiled)
-        confs.append((address, conf))
-        if address.options.wildcard:
-            own = ListeningConf(address.options, conf)
-            wildcards[address.options.port_key] = own
-    for address, conf in confs:
-        options = address.options
-        shared = wildcards.get(options.port_key) if options.family != socket.AF_UNIX else None
-        if options.wildcard and shared is not None:
-            found.append(shared)
-        elif shared is None or options.bind or _reads_otherwise(options, shared.options):
-            found.append(ListeningConf(options, conf))
-        else:
-            if shared.addresses is None:
-                shared.addresses = {}
-            conf.text = shared.options.text
-            shared.addresses[inet.host_of(options.sockaddr)] = conf
-    # a system call less for every connection; `pass` may bring one to any server
-    if all(server.core.tcp_nodelay for server in draft.servers):
-        for listening in found:
-            options = listening.options
-            if not options.is_udp and options.family != socket.AF_UNIX:
-                listening.options = replace(options, nodelay=True)
-    return found
-
-
-def _compile(address: AddressDraft, draft: StreamDraft) -> _Compiled:
-    """Compile what the servers of an address want. Raises: UnplacedError"""
-    return _Compiled(
-        phases.compile_engine(draft.modules, address.servers, preread.check),
-        phases.log_handlers(draft.modules, address.servers),
-        servers.compile_names(address, draft),
-    )
-
-
-def _reads_otherwise(options: ListenOptions, wildcard: ListenOptions) -> bool:
-    """Tell whether an address needs a socket of its own since its datagrams look different."""
-    return options.is_udp and (
-        (options.proxy_protocol, options.proxy_protocol_first)
-        != (wildcard.proxy_protocol, wildcard.proxy_protocol_first)
-    )
 
 
 # -- directives ------------------------------------------------------------------------------

@@ -41,8 +41,6 @@ PREREAD: Final = 4
 CONTENT: Final = 5
 LOG: Final = 6
 
-NAMES = ("post-accept", "preaccess", "access", "ssl", "preread", "content", "log")
-
 Handler = Callable[["Session"], int]
 Checker = Callable[["Session", Handler], int]
 Engine = tuple[tuple[Checker, Handler, int], ...]

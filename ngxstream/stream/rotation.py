@@ -15,12 +15,14 @@ out, and read off from then on: 10 servers cost 0.5 µs a session instead of 2.4
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.stream import round_robin
+from ngxstream.stream.peer_state import BARRED
 
 if TYPE_CHECKING:
-    from ngxstream.stream.round_robin import Tier
+    from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.upstream import Peer, UpstreamConf
 
 LONGEST: Final = 4096  # turns that are worth writing down
@@ -29,13 +31,13 @@ LONGEST: Final = 4096  # turns that are worth writing down
 class Rotation:
     """The row of choices of one tier.
 
-    shape: turn is the next choice, -1 while there is no row; picks are (bit, peer)
+    turn is the next choice, -1 while there is no row; picks are (bit, peer).
     """
 
     __slots__ = ("live", "total", "period", "base", "picks", "turn")
 
     def __init__(self, tier: Tier) -> None:
-        self.live = [peer for peer in tier.peers if not peer.down]
+        self.live = [peer for peer in tier.peers if not peer.state.status & BARRED]
         weights = [peer.weight for peer in self.live]
         self.total = sum(weights)
         period = self.total // math.gcd(*weights) if weights else 0
@@ -57,20 +59,21 @@ class Rotation:
     def is_steady(self) -> bool:
         """Tell whether no failure is remembered that could change a choice."""
         for peer in self.live:
-            if peer.effective_weight != peer.weight or (peer.fails and peer.max_fails):
+            state = peer.state
+            if state.effective_weight != peer.weight or (state.fails and peer.max_fails):
                 return False
         return True
 
     def begin(self) -> None:
         """Start to write down."""
-        self.base = [peer.current_weight for peer in self.live]
+        self.base = [peer.state.current_weight for peer in self.live]
         self.picks = []
 
     def note(self, bit: int, peer: Peer) -> None:
         """Write a choice down; from the end of a row that closes on itself it is read off."""
         self.picks.append((bit, peer))
         if len(self.picks) == self.period:
-            if self.base == [peer.current_weight for peer in self.live]:
+            if self.base == [peer.state.current_weight for peer in self.live]:
                 self.turn = 0
             else:
                 self.begin()
@@ -82,7 +85,7 @@ class Rotation:
             taken = [peer for _, peer in self.picks[:turn]]
             for peer, weight in zip(self.live, self.base, strict=True):
                 times = sum(other is peer for other in taken)
-                peer.current_weight = weight + turn * peer.weight - times * self.total
+                peer.state.current_weight = weight + turn * peer.weight - times * self.total
             self.turn = -1
         self.base = []
         self.picks = []
@@ -94,15 +97,15 @@ class RotatingSelection(round_robin.RoundRobinSelection):
     __slots__ = ()
 
     def get(self) -> Peer:
-        """Choose a peer and count the session on it. raises: NoLivePeers"""
+        """Choose a peer and count the session on it. Raises: NoLivePeers"""
         rotation: Rotation = self.tier.aid
         if rotation.turn < 0 or self.tried:
             return super().get()
         self.tried, peer = rotation.next()
-        peer.conns += 1
+        peer.state.conns += 1
         return peer
 
-    def pick(self, now: int) -> Peer | None:
+    def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
         """Work the choice out, and write it down if nothing disturbs it."""
         rotation: Rotation = self.tier.aid
         if rotation.turn >= 0:
@@ -111,13 +114,13 @@ class RotatingSelection(round_robin.RoundRobinSelection):
                 return peer
             rotation.stop()
         if not rotation.period:
-            return super().pick(now)
+            return super().pick(choices, now)
         undisturbed = not self.tried and rotation.is_steady()
         if not undisturbed:
             rotation.stop()
         elif not rotation.base:
             rotation.begin()
-        best = super().pick(now)
+        best = super().pick(choices, now)
         if undisturbed and best is not None:
             rotation.note(self.tried, best)
         return best
@@ -134,7 +137,8 @@ class RotatingRoundRobin(round_robin.RoundRobin):
 
     __slots__ = ()
 
-    plain: ClassVar[type[Any]] = RotatingSelection
+    plain = RotatingSelection
+    locked = round_robin.Locked
 
     def use(self, tier: Tier) -> None:
         """Balance over these peers from now on; those that stay go on with their weights."""
@@ -144,11 +148,20 @@ class RotatingRoundRobin(round_robin.RoundRobin):
             former = former.backup
         super().use(tier)
 
+    def selections(self, tier: Tier) -> type[round_robin.RoundRobinSelection]:
+        """Return a class that rotates if any of the tiers has a period."""
+        level: Tier | None = tier
+        while level is not None:
+            if level.aid.period:
+                return super().selections(tier)
+            level = level.backup
+        return round_robin.RoundRobin.plain if tier.lock is round_robin.NO_LOCK else self.locked
+
     def prepare(self, tier: Tier) -> None:
         """Begin with an empty row."""
         tier.aid = Rotation(tier)
 
 
 def make(conf: UpstreamConf) -> RotatingRoundRobin:
-    """Make the balancer of a complete upstream. raises: ConfError"""
+    """Make the balancer of a complete upstream. Raises: ConfError"""
     return RotatingRoundRobin(round_robin.make_tier(conf))

@@ -7,35 +7,75 @@ Answers for ngx_stream_upstream_round_robin.c.
 2. Times are whole seconds, as in nginx, kept as milliseconds with the rest cut off.
 3. A peer is tried once per session and tier; the tried ones are bits of an int.
 4. A tier of one address without a backup is `single`: it is never disabled.
+5. Whether a peer may be used now is what usable() says, to every method. Who changes the `status`
+   of a peer that is not in shared memory has the balancer `use` its tier again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ngxstream.core import errors, log
 from ngxstream.stream import upstream
+from ngxstream.stream.peer_state import BARRED, DOWN, FAILED, PeerState
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection, UpstreamState
 
+Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, how it fares
+
+FORGIVEN_MS: Final = 1 << 62  # when all failures are long past
+MISSES: Final = 20  # unusable peers that a method may point at before round robin takes over
+NO_LOCK: Final = nullcontext()
+
+
+def usable(choices: Sequence[Choice], tried: int, now: int) -> Sequence[Choice]:
+    """Return those of some peers that may be used now: the rule of all balancers.
+
+    Args:
+        choices: in the order of the configuration
+        tried: bits of those that the session was sent to already
+        now: in milliseconds, whole seconds
+
+    Source: the conditions of ngx_stream_upstream_get_peer
+    """
+    out = tried
+    for bit, peer, state in choices:
+        status = state.status
+        if status and (
+            status & BARRED
+            or (
+                status & FAILED
+                and state.fails >= peer.max_fails > 0
+                and now - state.checked_ms <= peer.fail_timeout * 1000
+            )
+            or 0 < peer.max_conns <= state.conns
+        ):
+            out |= bit
+    if not out:  # hot: as a rule nothing speaks against any of them
+        return choices
+    return [choice for choice in choices if not choice[0] & out]
+
 
 class Tier:
-    """The peers that are chosen among at one time. source: ngx_stream_upstream_rr_peers_t"""
+    """The peers that are chosen among at one time. Source: ngx_stream_upstream_rr_peers_t"""
 
     __slots__ = (
         "name",  # str: of the upstream
         "peers",  # tuple[Peer, ...] in the order of the configuration
+        "choices",  # tuple[Choice, ...]: the same
         "number",
         "total_weight",
         "single",  # bool: one peer, and no backup
         "tries",  # int: peers of this tier and its backups that are not down
         "backup",  # Tier | None
-        "lock",  # context manager that guards the peers of a zone, or None
+        "lock",  # context manager that guards the peers of a zone, or NO_LOCK
         "aid",  # what the balancing method keeps for this tier
     )
 
@@ -44,25 +84,26 @@ class Tier:
         name: str,
         peers: Iterable[Peer],
         backup: Tier | None = None,
-        lock: AbstractContextManager[Any] | None = None,
+        lock: AbstractContextManager[None] = NO_LOCK,
     ) -> None:
         self.name = name
         self.peers = tuple(peers)
+        self.choices = tuple([(1 << n, peer, peer.state) for n, peer in enumerate(self.peers)])
         self.number = len(self.peers)
-        self.total_weight = sum(peer.weight for peer in self.peers)
+        self.total_weight = sum([peer.weight for peer in self.peers])
         self.backup = backup
         self.lock = lock
         self.aid: Any = None
         self.single = self.number == 1 and backup is None
-        live = sum(not peer.down for peer in self.peers)
+        live = sum([not peer.state.status & DOWN for peer in self.peers])
         self.tries: int = live if backup is None else live + backup.tries
 
 
 def make_tier(conf: UpstreamConf) -> Tier:
     """Make the peers of a complete upstream.
 
-    raises: UnplacedError `no servers in upstream "…" in FILE:LINE` when all of them are backups
-    source: ngx_stream_upstream_init_round_robin
+    Raises: UnplacedError `no servers in upstream "…" in FILE:LINE` when all of them are backups
+    Source: ngx_stream_upstream_init_round_robin
     """
     primaries = make_peers(spec for spec in conf.servers if not spec.backup)
     if not primaries and not any(spec.resolve and not spec.backup for spec in conf.servers):
@@ -95,63 +136,67 @@ class SingleSelection:
         self.peer = tier.peers[0]
         self.tries = 0  # after the first, which nobody has to ask for
 
-    def begin(self, s: Session, tier: Tier) -> SingleSelection:
-        """Begin a selection: see RoundRobin.begin"""
-        return self
-
     def get(self) -> Peer:
-        """Take the peer. raises: NoLivePeers when it is down or full"""
+        """Take the peer. Raises: NoLivePeers when it is down or full"""
         peer = self.peer
-        if peer.down or 0 < peer.max_conns <= peer.conns:
+        state = peer.state
+        if state.status and not usable(self.tier.choices, 0, FORGIVEN_MS):
             raise errors.NoLivePeers
-        peer.conns += 1
+        state.conns += 1
         return peer
 
     def get_once(self) -> Peer:
-        """Take the peer for what begins and ends at once. raises: as get"""
+        """Take the peer for what begins and ends at once. Raises: as get"""
         peer = self.get()
-        peer.conns -= 1
+        peer.state.conns -= 1
         return peer
 
-    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
+    def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give the peer back; there is no other to try."""
-        peer.conns -= 1
-        if peer.fails:  # there were more servers once
-            peer.fails = 0
+        state = peer.state
+        state.conns -= 1
+        if state.fails:  # there were more servers once
+            state.forgive()
 
     def leave(self, peer: Peer) -> None:
         """Give the peer back for a session that goes on elsewhere."""
-        peer.hold(-1)
+        peer.state.hold(-1)
 
     def notify(self, peer: Peer, event: int) -> None:
         """Nothing is counted here."""
 
+    def fail(self, peer: Peer) -> None:
+        """Nor here."""
+
 
 class RoundRobinSelection:
-    """The way of a session through a group; other methods replace `pick`.
+    """The way of a session through a group; other methods choose by another `pick`.
 
-    source: ngx_stream_upstream_rr_peer_data_t and the functions that take it
+    Source: ngx_stream_upstream_rr_peer_data_t and the functions that take it
     """
 
     __slots__ = ("s", "tier", "tried", "tries")
 
-    def __init__(self, s: Session, tier: Tier) -> None:
+    learns: ClassVar[bool] = False  # whether successes change more than counts
+    weighs: ClassVar[bool] = False  # whether the method chooses by sessions
+
+    def __init__(self, tier: Tier, s: Session) -> None:
         self.s = s
         self.tier = tier
         self.tried = 0  # bit i: peer i of the tier was chosen
         self.tries = tier.tries
 
     def get(self) -> Peer:
-        """Choose a peer and count the session on it. raises: NoLivePeers
+        """Choose a peer and count the session on it. Raises: NoLivePeers
 
-        source: ngx_stream_upstream_get_round_robin_peer
+        Source: ngx_stream_upstream_get_round_robin_peer
         """
         now = self.s.loop.now_ms
         now -= now % 1000
         while True:
-            peer = self.pick(now)
+            peer = self.pick(usable(self.tier.choices, self.tried, now), now)
             if peer is not None:
-                peer.conns += 1
+                peer.state.conns += 1
                 return peer
             backup = self.tier.backup
             if backup is None:
@@ -160,131 +205,150 @@ class RoundRobinSelection:
             self.tried = 0
 
     def get_once(self) -> Peer:
-        """Choose a peer for what begins and ends at once. raises: NoLivePeers"""
+        """Choose a peer for what begins and ends well at once. Raises: NoLivePeers"""
         peer = self.get()
-        peer.conns -= 1
+        state = peer.state
+        state.conns -= 1
+        if state.fails:
+            state.succeed()
         return peer
 
-    def pick(self, now: int) -> Peer | None:
-        """Choose among the peers of this tier, and mark the choice as tried.
+    def take_turn(self, choices: Sequence[Choice], now: int) -> Peer | None:
+        """Choose by turns among usable peers, and mark the choice as tried; None: there are none.
 
-        shape: now is in milliseconds, whole seconds
-        source: ngx_stream_upstream_get_peer
-        """
-        tried = self.tried
-        best = None
-        best_bit = best_weight = total = 0
-        bit = 1
-        for peer in self.tier.peers:
-            if not (
-                tried & bit
-                or peer.down
-                or (
-                    peer.fails >= peer.max_fails > 0
-                    and now - peer.checked_ms <= peer.fail_timeout * 1000
-                )
-                or 0 < peer.max_conns <= peer.conns
-            ):
-                effective = peer.effective_weight
-                weight = peer.current_weight = peer.current_weight + effective
-                total += effective
-                if effective < peer.weight:
-                    peer.effective_weight = effective + 1
-                if best is None or weight > best_weight:
-                    best = peer
-                    best_bit = bit
-                    best_weight = weight
-            bit <<= 1
-        if best is None:
-            return None
-        self.tried = tried | best_bit
-        best.current_weight = best_weight - total
-        if now - best.checked_ms > best.fail_timeout * 1000:
-            best.checked_ms = now
-        return best
-
-    def take_turn(self, usable: Iterable[tuple[int, Peer]], now: int) -> Peer | None:
-        """Choose among some peers that may be chosen, by turns, and mark the choice as tried.
-
-        shape: usable is (bit, peer) in the order of the configuration; None when there are none
+        Args: choices: what usable() returned; now: in milliseconds, whole seconds
+        Source: ngx_stream_upstream_get_peer
         """
         best = None
-        best_bit = best_weight = total = 0
-        for bit, peer in usable:
-            effective = peer.effective_weight
-            weight = peer.current_weight = peer.current_weight + effective
+        best_weight = total = 0
+        for choice in choices:
+            _, peer, state = choice
+            effective = state.effective_weight
+            weight = state.current_weight = state.current_weight + effective
             total += effective
             if effective < peer.weight:
-                peer.effective_weight = effective + 1
+                state.effective_weight = effective + 1
             if best is None or weight > best_weight:
-                best = peer
-                best_bit = bit
+                best = choice
                 best_weight = weight
-        if best is not None:
-            best.current_weight = best_weight - total
-            self.take(best, best_bit, now)
-        return best
+        if best is None:
+            return None
+        best[2].current_weight = best_weight - total
+        return self.take((best,), now)
 
-    def take(self, peer: Peer, bit: int, now: int) -> None:
-        """Mark a peer as tried; one that was left alone for long enough is checked by this try."""
+    pick = take_turn  # hot: one call less than one that calls it
+
+    def take_least(
+        self, choices: Sequence[Choice], loads: list[float], now: int
+    ) -> Peer | None:
+        """Choose the peer with the least load, equals by turns; None when there are none.
+
+        Args: loads: of the choices, each divided by the peer's weight
+        Source: ngx_stream_upstream_get_least_conn_peer
+        """
+        if not loads:
+            return None
+        # nginx multiplies crosswise: the same, as long as the products are below 2 ** 53
+        least = min(loads)
+        equals = loads.count(least)
+        if equals == 1:
+            return self.take((choices[loads.index(least)],), now)
+        if equals < len(loads):
+            choices = [choice for choice, load in zip(choices, loads, strict=True)
+                       if load == least]
+        return self.take_turn(choices, now)
+
+    def take(self, choices: Sequence[Choice], now: int) -> Peer:
+        """Choose the first of some usable peers, and mark it as tried.
+
+        If it was left alone for long enough, it is checked by this try.
+        """
+        bit, peer, state = choices[0]
         self.tried |= bit
-        if now - peer.checked_ms > peer.fail_timeout * 1000:
-            peer.checked_ms = now
+        if now - state.checked_ms > peer.fail_timeout * 1000:
+            state.checked_ms = now
+        return peer
 
-    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
-        """Give a peer back. source: ngx_stream_upstream_free_round_robin_peer"""
+    def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
+        """Give a peer back. Source: ngx_stream_upstream_free_round_robin_peer"""
+        state = peer.state
         if failed:
             self.fail(peer)
-        elif peer.fails and peer.accessed_ms < peer.checked_ms:
-            peer.fails = 0
-        peer.conns -= 1
+        elif state.fails:
+            state.succeed()
+        state.conns -= 1
         if self.tries:
             self.tries -= 1
 
     def leave(self, peer: Peer) -> None:
         """Give a peer back for a session that goes on elsewhere: nothing is learnt from it."""
-        peer.hold(-1)
+        peer.state.hold(-1)
 
     def fail(self, peer: Peer) -> None:
         """Count a failure against a peer, which may disable it for a while."""
         now = self.s.loop.now_ms
-        now -= now % 1000
-        fails = peer.fails = peer.fails + 1
-        peer.accessed_ms = peer.checked_ms = now
+        state = peer.state
+        fails = state.fail(now - now % 1000)
         max_fails = peer.max_fails
         if max_fails:
-            left = peer.effective_weight - peer.weight // max_fails
-            peer.effective_weight = max(left, 0)
+            left = state.effective_weight - peer.weight // max_fails
+            state.effective_weight = max(left, 0)
             if fails >= max_fails:
                 self.s.log_error(log.WARN, "upstream server temporarily disabled")
 
     def notify(self, peer: Peer, event: int) -> None:
         """Forget the failures of a peer whose probe connected.
 
-        source: ngx_stream_upstream_notify_round_robin_peer
+        Source: ngx_stream_upstream_notify_round_robin_peer
         """
-        if (
-            event == upstream.CONNECT
-            and peer.fails
-            and peer.accessed_ms < peer.checked_ms
-            and not self.s.c.is_udp
-        ):
-            peer.fails = 0
+        if event == upstream.CONNECT and peer.state.fails and not self.s.c.is_udp:
+            peer.state.succeed()
 
 
-def is_eligible(peer: Peer, now: int) -> bool:
-    """Tell whether a peer may be chosen at all (tried ones are the caller's business)."""
-    return not (
-        peer.down
-        or (
-            peer.fails >= peer.max_fails > 0
-            and now - peer.checked_ms <= peer.fail_timeout * 1000
-        )
-        or 0 < peer.max_conns <= peer.conns
-    )
+class Shares:
+    """Where one peer's share of the weights ends and the next one's begins."""
+
+    __slots__ = ("sums", "groups")
+
+    def __init__(self, tier: Tier) -> None:
+        self.sums = tuple(itertools.accumulate(peer.weight for peer in tier.peers[:-1]))
+        self.groups = [(choice,) for choice in tier.choices]
 
 
-class Locked:
+class DrawSelection(RoundRobinSelection):
+    """Methods that point at a peer, and at another one when it is not usable.
+
+    After too many misses round robin takes over.
+    """
+
+    __slots__ = ("misses",)
+
+    misses: int
+    least: ClassVar[int] = 2  # peers that there must be for that
+
+    def get(self) -> Peer:
+        """Choose a peer and count the session on it. Raises: NoLivePeers"""
+        if self.tier.number >= self.least:
+            now = self.s.loop.now_ms
+            now -= now % 1000
+            while self.misses <= MISSES:
+                drawn = usable(self.draw(), self.tried, now)
+                peer = self.settle(drawn, now) if drawn else None
+                if peer is not None:
+                    peer.state.conns += 1
+                    return peer
+                self.misses += 1
+        return super().get()
+
+    def draw(self) -> Sequence[Choice]:
+        """Return the next peers that the method points at: one, as a rule."""
+        raise NotImplementedError
+
+    # chooses among those drawn that are usable; None: draw again, which counts as a miss
+    settle: Callable[..., Peer | None] = RoundRobinSelection.take
+
+
+class Locked(RoundRobinSelection):
     """What a selection over peers in shared memory adds: its steps hold the zone's lock.
 
     Goes in front of the selection class of a method. `hold` takes the lock itself: not reentrant.
@@ -292,95 +356,118 @@ class Locked:
 
     __slots__ = ()
 
-    learns: ClassVar[bool] = False  # whether successes change more than counts
-
     def get(self) -> Peer:
         """Choose under the lock."""
-        with self.tier.lock:  # type: ignore[attr-defined]
-            peer: Peer = super().get()  # type: ignore[misc]
-            return peer
+        with self.tier.lock:
+            return super().get()
 
     def get_once(self) -> Peer:
         """Choose for what begins and ends at once: in one go, for `hold` would be another lock."""
-        with self.tier.lock:  # type: ignore[attr-defined]
-            peer: Peer = super().get()  # type: ignore[misc]
-            peer.conns -= 1
+        with self.tier.lock:
+            peer = super().get()
+            state = peer.state
+            state.conns -= 1
+            if state.fails:
+                state.succeed()
             return peer
 
-    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
+    def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give back, under the lock if more than a count changes."""
-        if failed or self.learns or peer.fails:
-            with self.tier.lock:  # type: ignore[attr-defined]
-                super().free(peer, failed, state)  # type: ignore[misc]
+        state = peer.state
+        status = state.status
+        if failed or self.learns or status & FAILED:
+            with self.tier.lock:
+                super().free(peer, failed, attempt)
+            return
+        if status or self.weighs:
+            state.hold(-1)
         else:
-            peer.hold(-1)
-            if self.tries:  # type: ignore[attr-defined]
-                self.tries -= 1  # type: ignore[attr-defined]
+            state.end_later(self.s.loop)
+        if self.tries:
+            self.tries -= 1
 
     def notify(self, peer: Peer, event: int) -> None:
         """Take notice, under the lock if anything may change."""
-        if self.learns or peer.fails:
-            with self.tier.lock:  # type: ignore[attr-defined]
-                super().notify(peer, event)  # type: ignore[misc]
+        if self.learns or peer.state.fails:
+            with self.tier.lock:
+                super().notify(peer, event)
 
 
-class LockedSingleSelection(Locked, SingleSelection):
+class LockedSingleSelection(SingleSelection):
     """The only peer, in shared memory."""
 
     __slots__ = ()
 
     def get(self) -> Peer:
-        """Take the peer, under the lock if it can be full. raises: NoLivePeers"""
-        peer = self.peer
-        if peer.max_conns or peer.down:
-            return super().get()
-        peer.hold(1)
-        return peer
+        """Take the peer, under the lock if it may be unusable. Raises: NoLivePeers"""
+        state = self.peer.state
+        if state.status:
+            with self.tier.lock:
+                return super().get()
+        state.hold(1)
+        return self.peer
 
     def get_once(self) -> Peer:
-        """Take the only peer; where it cannot be full, nobody counts. raises: NoLivePeers"""
-        peer = self.peer
-        if peer.max_conns or peer.down:
-            return super().get_once()
-        return peer
+        """Take the only peer; where nothing speaks against it, nobody counts. Raises: as get"""
+        state = self.peer.state
+        if state.status:
+            with self.tier.lock:
+                super().get()
+                state.conns -= 1
+        return self.peer
 
-
-def _single(tier: Tier) -> SingleSelection:
-    return SingleSelection(tier) if tier.lock is None else LockedSingleSelection(tier)
-
-
-class LockedRoundRobinSelection(Locked, RoundRobinSelection):
-    """Round robin over peers in shared memory."""
-
-    __slots__ = ()
+    def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
+        """Give the peer back."""
+        if peer.state.fails:
+            with self.tier.lock:
+                super().free(peer, failed, attempt)
+        else:
+            peer.state.hold(-1)
 
 
 class RoundRobin:
     """Plain round robin, and the base of every balancing method.
 
-    A method gives its two classes of selections and may prepare what it needs for a tier.
+    A method gives its class of selections and may prepare what it needs for a tier.
     """
 
-    __slots__ = ("tier", "begin")
+    __slots__ = (
+        "tier",
+        "select",  # called with a session: begins a selection
+    )
 
-    plain: ClassVar[type[Any]] = RoundRobinSelection
-    locked: ClassVar[type[Any]] = LockedRoundRobinSelection
+    plain: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection
+    locked: ClassVar[type[RoundRobinSelection]] = Locked  # the same over peers in shared memory
+
+    def __init_subclass__(cls) -> None:
+        """Make the class of selections under the lock, where there is none."""
+        if "locked" not in vars(cls):
+            name = f"Locked{cls.plain.__name__}"
+            cls.locked = type(name, (Locked, cls.plain), {"__slots__": ()})
 
     def __init__(self, tier: Tier) -> None:
         self.use(tier)
 
     def use(self, tier: Tier) -> None:
-        """Balance over these peers from now on; sessions under way go on with theirs."""
+        """Balance over these peers from now on; sessions under way go on with theirs.
+
+        Source: ngx_stream_upstream_init_round_robin_peer, for what `select` is
+        """
         level: Tier | None = tier
         while level is not None:
             self.prepare(level)
             level = level.backup
         self.tier = tier
-        self.begin: Callable[[Session, Tier], Any]
+        self.select: Callable[[Session], Selection]
         if tier.single:
-            self.begin = _single(tier).begin
+            single = _single(tier)
+            self.select = lambda s: single
         else:
-            self.begin = self.plain if tier.lock is None else self.locked
+            self.select = functools.partial(self.selections(tier), tier)
+
+    def selections(self, tier: Tier) -> type[RoundRobinSelection]:
+        """Return the class of selections for a tier that is prepared."""
+        return self.plain if tier.lock is NO_LOCK else self.locked
 
     def prepare(self, tier: Tier) -> None:
         """Put what the method knows of a tier into `tier.aid`; called for the backups too."""
@@ -388,27 +475,22 @@ class RoundRobin:
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on the peer of an address.
 
-        returns: its selection and the peer, the session counted on it; None for no such peer
+        Returns: its selection and the peer, the session counted on it; None for no such peer.
         """
         tier: Tier | None = self.tier
         while tier is not None:
-            for n, peer in enumerate(tier.peers):
+            for bit, peer, state in tier.choices:
                 if peer.name == name:
-                    selection: Any
+                    state.hold(1)
                     if tier.single:
-                        selection = _single(tier)
-                    else:
-                        plain = (
-                            RoundRobinSelection if tier.lock is None else LockedRoundRobinSelection
-                        )
-                        selection = plain(s, tier)
-                        selection.tried = 1 << n
-                    peer.hold(1)
+                        return _single(tier), peer
+                    plain = RoundRobinSelection if tier.lock is NO_LOCK else Locked
+                    selection = plain(tier, s)
+                    selection.tried = bit
                     return selection, peer
             tier = tier.backup
         return None
 
-    def select(self, s: Session) -> Selection:
-        """Begin a selection. source: ngx_stream_upstream_init_round_robin_peer"""
-        selection: Selection = self.begin(s, self.tier)
-        return selection
+
+def _single(tier: Tier) -> SingleSelection:
+    return SingleSelection(tier) if tier.lock is NO_LOCK else LockedSingleSelection(tier)

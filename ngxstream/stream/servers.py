@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.directive import Said
     from ngxstream.conf.reader import Statement
-    from ngxstream.stream.core import AddressDraft, ServerConf, StreamDraft
+    from ngxstream.stream.addresses import AddressDraft
+    from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.session import Session
     from ngxstream.stream.variables import VariableTable
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import AddressConf, ServerConf
+    from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.core import ServerConf
     from ngxstream.stream.upstream import UpstreamState
     from ngxstream.wire.proxy_protocol import ProxyHeader
 

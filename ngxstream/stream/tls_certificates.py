@@ -8,13 +8,10 @@ of the master: files must be readable by the workers' user, as with nginx.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from ngxstream.event import libssl, libssl_context, libssl_pem
 from ngxstream.stream import tls_conf
-
-Clock = Callable[[], int]  # ms
 
 
 class _Entry:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core import inet
 from ngxstream.event.connection import Connection
-from ngxstream.ipc import codec
+from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, List, Record
 from ngxstream.stream.session import DEBUG_CONNECTION, Session
 from ngxstream.stream.upstream import UpstreamState
@@ -26,7 +27,8 @@ from ngxstream.wire.proxy_protocol import ProxyHeader
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.stream.core import AddressConf, ServerConf, StreamConf
+    from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.module import StreamModule
 
 UNTIL: Final = "until"  # in ctx: loop ms when worker_shutdown_timeout ends the session
@@ -62,9 +64,9 @@ _HEADER: Final = Record(
 SESSION: Final = Record(
     "session",
     Field(1, "numbers", codec.Numbers(9)),
-    Field(2, "sockaddr", codec.ADDRESS, None),
-    Field(3, "local", codec.ADDRESS, None),
-    Field(4, "key", codec.CLIENT_KEY, None),
+    Field(2, "sockaddr", addresses.ADDRESS, None),
+    Field(3, "local", addresses.ADDRESS, None),
+    Field(4, "key", addresses.CLIENT_KEY, None),
     Field(5, "action", codec.Optional(_WORD), None),
     Field(6, "states", List(_STATE, 1024), []),
     Field(7, "values", List(_CACHED, 1 << 16), []),
@@ -160,7 +162,7 @@ class Parcel:
         self.server: ServerConf = stream.servers[server]
         if self.server not in self.address.servers:
             raise CodecError("a session of a server that does not listen at its address")
-        if family != codec.family_of(values[1]):
+        if family != inet.family_of(values[1]):
             raise CodecError("a client of another family than its address")
         self.key = values[3]
         size = stream.variables.size

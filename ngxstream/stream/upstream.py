@@ -1,8 +1,8 @@
-"""The law of upstreams: peers, balancers, selections, and the record of an attempt.
+"""What upstreams are made of: peers, balancers, selections, and the record of an attempt.
 
 Answers for ngx_stream_upstream.c/h and the peer.{get,free,notify} contract of
 ngx_event_connect.h. Round robin (stream/round_robin.py) is the default method; the others
-compose it. The proxy meets balancers only through what stands here.
+compose it. The proxy knows balancers only by what stands here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ngxstream.stream import peer_state
+
 if TYPE_CHECKING:
+    from ngxstream.core.shm_zones import ZoneRequest
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.resolver_conf import ResolverConf
+    from ngxstream.stream.round_robin import Tier
     from ngxstream.stream.session import Session
 
 # What a selection is notified of.
@@ -27,13 +33,11 @@ MAY_BACKUP: Final = 0x40
 MAY_RESOLVE: Final = 0x80
 MAY_ALL: Final = 0xFE
 
-NEVER_MS: Final = -(1 << 53)  # before any time: CLOCK_MONOTONIC may begin near 0
-
 
 class ServerSpec:
     """One `server` line of an upstream block (or the address of a proxy_pass).
 
-    shape: addrs is [(family, sockaddr, name)]; fail_timeout in seconds; `name` as written.
+    addrs is [(family, sockaddr, name)]; fail_timeout is in seconds; `name` as written.
     """
 
     __slots__ = (
@@ -67,11 +71,9 @@ class ServerSpec:
 
 
 class Peer:
-    """One address a session can be sent to, and how it has fared.
+    """One address a session can be sent to: what the configuration says, and how it fares.
 
-    The counters are plain slots here; a peer of a `zone` is a view over shared memory with the
-    same names. Times are loop milliseconds (CLOCK_MONOTONIC) cut to whole seconds, as nginx counts
-    in seconds; fail_timeout is in seconds.
+    Nothing but what is in `state` changes once the peer is in a tier. fail_timeout is in seconds.
     """
 
     __slots__ = (
@@ -80,71 +82,32 @@ class Peer:
         "name",  # str: address as logged, "127.0.0.1:53"
         "server",  # str: as written in the configuration
         "weight",
-        "effective_weight",
-        "current_weight",
-        "conns",
         "max_conns",
-        "fails",
         "max_fails",
         "fail_timeout",
-        "accessed_ms",  # time of the last failure
-        "checked_ms",  # time of the last failure or probe
-        "heard_ms",  # of the last first answer to a UDP session of this worker
-        "down",
-        "stats",  # PeerStats, for the methods that go by time, or None
+        "state",  # PeerState; a peer of a `zone` has one in shared memory
     )
 
-    def __init__(self, spec: ServerSpec, family: int, sockaddr: Any, name: str) -> None:
+    def __init__(
+        self, spec: ServerSpec, family: int, sockaddr: Any, name: str, server: str = "",
+        weight: int = 0
+    ) -> None:
+        """Make it of a server line and an address; what a service says of it may differ."""
         self.family = family
         self.sockaddr = sockaddr
         self.name = name
-        self.server = spec.name
-        self.weight = spec.weight
-        self.effective_weight = spec.weight
-        self.current_weight = 0
-        self.conns = 0
+        self.server = server or spec.name
+        self.weight = weight or spec.weight
         self.max_conns = spec.max_conns
-        self.fails = 0
         self.max_fails = spec.max_fails
         self.fail_timeout = spec.fail_timeout
-        self.accessed_ms = NEVER_MS
-        self.checked_ms = NEVER_MS
-        self.heard_ms = NEVER_MS
-        self.down = spec.down
-        self.stats: Any = None
-
-    def hold(self, sessions: int) -> None:
-        """Count sessions on this peer, or give some back: what `conns += 1` does, unread."""
-        self.conns += sessions
+        status = peer_state.DOWN if spec.down else 0
+        if spec.max_conns:
+            status |= peer_state.LIMITED
+        self.state = peer_state.PeerState(status, self.weight)
 
     def __repr__(self) -> str:
-        return f"<Peer {self.name} w={self.weight} conns={self.conns} fails={self.fails}>"
-
-
-class PeerStats:
-    """How long a peer takes: exponential averages in ms, and the sessions that still wait for it.
-
-    source: the NGX_STREAM_UPSTREAM_LEAST_TIME members of ngx_stream_upstream_rr_peer_t
-    """
-
-    __slots__ = (
-        "connect_ms",
-        "first_byte_ms",
-        "response_ms",
-        "inflight_ms",  # how long the waiting ones have waited, averaged at each choice
-        "waiting",  # sessions whose measured event did not come yet
-        "waited_ms",  # what they had waited, all together, at changed_ms
-        "changed_ms",  # when their number changed last
-    )
-
-    def __init__(self) -> None:
-        self.connect_ms = 0
-        self.first_byte_ms = 0
-        self.response_ms = 0
-        self.inflight_ms = 0
-        self.waiting = 0
-        self.waited_ms = 0
-        self.changed_ms = 0
+        return f"<Peer {self.name} w={self.weight} {self.state}>"
 
 
 class Selection(Protocol):
@@ -153,10 +116,13 @@ class Selection(Protocol):
     tries: int  # attempts left, the current one included; 0 on the way to an only server
 
     def get(self) -> Peer:
-        """Choose the next peer and count the session on it. raises: errors.NoLivePeers"""
+        """Choose the next peer and count the session on it. Raises: errors.NoLivePeers"""
 
-    def free(self, peer: Peer, failed: bool, state: UpstreamState | None = None) -> None:
-        """Give a peer back: `failed` counts against it; `state` is the record of the attempt."""
+    def get_once(self) -> Peer:
+        """Choose a peer for what begins and ends well at once. Raises: errors.NoLivePeers"""
+
+    def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
+        """Give a peer back: `failed` counts against it, without a record if need be."""
 
     def leave(self, peer: Peer) -> None:
         """Give a peer back for a session that goes on in another process."""
@@ -168,7 +134,15 @@ class Selection(Protocol):
 class Balancer(Protocol):
     """One per upstream and cycle."""
 
-    def select(self, s: Session) -> Selection:
+    @property
+    def tier(self) -> Tier:
+        """The peers that are chosen among."""
+
+    def use(self, tier: Tier) -> None:
+        """Balance over these peers from now on."""
+
+    @property
+    def select(self) -> Callable[[Session], Selection]:
         """Begin a selection for one session."""
 
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
@@ -178,8 +152,9 @@ class Balancer(Protocol):
 class UpstreamState:
     """The record of one attempt, for the $upstream_* variables.
 
-    shape: times are ms since the attempt began, -1 where the event did not come.
-    source: ngx_stream_upstream_state_t
+    Times are ms since the attempt began, -1 where the event did not come.
+
+    Source: ngx_stream_upstream_state_t
     """
 
     __slots__ = (
@@ -205,8 +180,7 @@ class UpstreamState:
 class UpstreamConf:
     """One upstream: a block, or the address of a proxy_pass.
 
-    shape: `method(conf)` makes the balancer once the block is complete; `balancer` stands from then
-    on; `data` is scratch of the upstream directives by module name.
+    `method(conf)` makes the balancer once the block is complete; `balancer` stands from then on.
     """
 
     __slots__ = (
@@ -220,11 +194,10 @@ class UpstreamConf:
         "may",  # int: MAY_* of the method chosen so far
         "method",  # Callable[[UpstreamConf], Balancer] | None: None is round robin
         "balancer",  # Balancer | None
-        "zone",  # shared zone of the peers, or None
-        "data",  # dict[str, Any]
+        "zone",  # ZoneRequest | None: of the peers
         "index",  # int: place among the upstreams of the stream block
         "resolver",  # ResolverConf | None: for names resolved at run time
-        "resolver_timeout",  # int: ms
+        "resolver_timeout",  # int: ms, -1 until it is known
         "pending",  # Callable | None: pending(loop, resume) has a session that found no server
         # resumed when there may be some, and returns what to cancel it with; None: do not wait
     )
@@ -240,12 +213,11 @@ class UpstreamConf:
         self.may = MAY_ALL
         self.method: Callable[[UpstreamConf], Balancer] | None = None
         self.balancer: Balancer | None = None
-        self.zone: Any = None
-        self.data: dict[str, Any] = {}
+        self.zone: ZoneRequest | None = None
         self.index = 0
-        self.resolver: Any = None
-        self.resolver_timeout = 30_000
-        self.pending: Callable[[Any, Callable[[], None]], Callable[[], None] | None] | None = None
+        self.resolver: ResolverConf | None = None
+        self.resolver_timeout = -1
+        self.pending: Callable[[Loop, Callable[[], None]], Callable[[], None] | None] | None = None
 
 
 class UpstreamTable(list[UpstreamConf]):

@@ -4,7 +4,7 @@ Answers for ngx_stream_upstream.c.
 
 1. An upstream may be used before it is defined: whoever comes first enters it, and the entry keeps
    the place of the first mention.
-2. The order of the lines inside a block is law: a method binds the servers that follow it.
+2. The order of the lines inside a block counts: a method binds the servers that follow it.
 3. The balancers are made when the stream block is complete, and only then are the host names of
    proxy_pass resolved.
 """
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import StreamDraft
 
-KEY = "stream"  # where builder.data keeps the draft
 
 
 # -- the upstreams of a stream block -----------------------------------------------------------
@@ -37,10 +36,11 @@ KEY = "stream"  # where builder.data keeps the draft
 def add_upstream(draft: StreamDraft, text: str) -> UpstreamConf:
     """Return the upstream that an address or name stands for, entering it if it is new.
 
-    shape: text is as proxy_pass takes it, without variables: NAME, HOST:PORT or unix:PATH; the
-    place is that of the statement being read. Its `balancer` stands once the block is complete.
-    raises: ConfError
-    source: ngx_stream_upstream_add
+    Its place is that of the statement being read; its `balancer` stands once the block is complete.
+
+    Args: text: as proxy_pass takes it, without variables: NAME, HOST:PORT or unix:PATH
+    Raises: ConfError
+    Source: ngx_stream_upstream_add
     """
     try:
         url = inet.parse_url(text, no_resolve=True)
@@ -59,16 +59,16 @@ def add_upstream(draft: StreamDraft, text: str) -> UpstreamConf:
 def find_upstream(upstreams: UpstreamTable, url: inet.Url) -> UpstreamConf | None:
     """Find the upstream that an address known only at run time names.
 
-    source: ngx_stream_proxy_handler
+    Source: ngx_stream_proxy_handler
     """
     found = upstreams.at(url.host, url.port)
     return upstreams.at(url.host, 0) if found is None and url.no_port else found
 
 
 def make_balancers(draft: StreamDraft) -> None:
-    """Make the balancer of every upstream. raises: ConfError
+    """Make the balancer of every upstream. Raises: ConfError
 
-    source: ngx_stream_upstream_init_main_conf
+    Source: ngx_stream_upstream_init_main_conf
     """
     for conf in draft.upstreams:
         if not conf.explicit and not conf.servers:
@@ -83,8 +83,8 @@ def set_method(
 ) -> UpstreamConf:
     """Give the upstream being read a balancing method; the last one named wins.
 
-    shape: may is what the servers that follow may say (upstream.MAY_*); returns the upstream,
-    whose `method` may still be set when its parameters turn out well
+    Args: may: what the servers that follow may say (upstream.MAY_*)
+    Returns: the upstream, whose `method` may still be set when its parameters turn out well
     """
     conf: UpstreamConf = scope.owner
     if conf.method is not None:
@@ -131,7 +131,7 @@ def _resolve(conf: UpstreamConf) -> None:
 
 
 def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
-    """Check what resolving at run time asks for. source: ngx_stream_upstream_init_round_robin"""
+    """Check what resolving at run time asks for. Source: ngx_stream_upstream_init_round_robin"""
     if not any(spec.resolve for spec in conf.servers):
         return
     place = f'upstream "{conf.name}" in {conf.file}:{conf.line}'
@@ -144,11 +144,9 @@ def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
             f"load balancing method does not support resolving names at run time in {place}"
         )
     outer = draft.given.get("core", {})
-    own = conf.data.pop("given", {})
-    conf.resolver = own.get("resolver", outer.get("resolver"))
-    conf.resolver_timeout = own.get(
-        "resolver_timeout", outer.get("resolver_timeout", conf.resolver_timeout)
-    )
+    conf.resolver = conf.resolver or outer.get("resolver")
+    if conf.resolver_timeout < 0:
+        conf.resolver_timeout = outer.get("resolver_timeout", 30_000)
     if conf.resolver is None:
         raise errors.UnplacedError(
             f"no resolver defined to resolve names at run time in {place}"
@@ -168,7 +166,9 @@ def _upstream_block(scope: Scope, module: Module, st: Statement) -> None:
     conf.no_port = True
     inner = type(scope)(scope.builder, UPSTREAM, scope, conf)
     scope.builder.walk_block(st, inner)
-    conf.data["given"] = inner.given_of(module)
+    given = inner.given_of(module)
+    conf.resolver = given.get("resolver")
+    conf.resolver_timeout = given.get("resolver_timeout", -1)
     if not conf.servers:
         raise errors.ConfError("no servers are inside upstream")
 
@@ -179,7 +179,7 @@ def _resolver(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _server(scope: Scope, module: Module, st: Statement) -> None:
-    """Read one server line. source: ngx_stream_upstream_server"""
+    """Read one server line. Source: ngx_stream_upstream_server"""
     conf: UpstreamConf = scope.owner
     spec = ServerSpec(st.args[0], [])
     for arg in st.args[1:]:

@@ -52,11 +52,6 @@ class ClientHello:
     signature_algorithms: tuple[int, ...] = ()
 
 
-def parse(data: reader.Buffer) -> ClientHello | reader.NeedMore:
-    """Parse all the bytes received so far, once; see Parser for a stream that grows."""
-    return Parser().feed(data)
-
-
 class Parser:
     """Parses one stream's ClientHello, looking at each record once however often it is fed.
 

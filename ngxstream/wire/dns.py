@@ -9,7 +9,8 @@ What one response may cost is bounded, whoever wrote it (RFC 9267 tells what goe
 
 1. identifier and question are compared before a record is looked at;
 2. no more than RECORDS records are read, and no more than STEPS labels and pointers are walked in
-   all names together; what comes later is left unread, and the response says so: ``is_cut``;
+   all names together (dns_names.py); what comes later is left unread, and the response says so:
+   ``is_cut``;
 3. a pointer leads before the labels it continues, a name has no more pointers than labels, and a
    name that many pointers lead to is walked once;
 4. addresses and names become text only where they are what was asked for, names up to SPELLED
@@ -18,11 +19,10 @@ What one response may cost is bounded, whoever wrote it (RFC 9267 tells what goe
 
 import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Final, NamedTuple
 
-from ngxstream.wire import reader
+from ngxstream.wire import dns_names, reader
 
 A: Final = 1
 CNAME: Final = 5
@@ -41,17 +41,13 @@ TIMEDOUT: Final = 110  # not on the wire: nginx counts a silent server among the
 MAX_DATAGRAM: Final = 4096  # nginx reads no more (NGX_RESOLVER_UDP_SIZE)
 
 RECORDS: Final = 1024  # read of one answer section (BIND keeps 100 of a name: max-records-per-type)
-STEPS: Final = 8192  # labels and pointers walked in one response
 SPELLED: Final = 4096  # labels of one response that become text
-MAX_NAME: Final = 255  # bytes on the wire, the root included. source: RFC 1035 §2.3.4
 
 _CLASS_IN: Final = 1
-_POINTERS: Final = 127  # in one name: as many as it can have labels (nginx: 128)
 _NAMING: Final = frozenset((CNAME, PTR, SRV))  # the kinds whose value ends in a name
 _HEADER: Final = struct.Struct(">6H")
 _FIXED: Final = struct.Struct(">HHIH")  # of a record, behind its owner
 _SRV: Final = struct.Struct(">3H")
-_UNKNOWN: Final = (b"", 0)
 _RECURSION_DESIRED: Final = 0x0100
 _TRUNCATED: Final = 0x0200
 _ERRORS: Final = {
@@ -64,11 +60,7 @@ _ERRORS: Final = {
 }
 
 
-class DnsError(reader.WireError):
-    """A DNS message that cannot be read, or a name that cannot be asked for."""
-
-
-class NotOurs(DnsError):
+class NotOurs(dns_names.DnsError):
     """A sound DNS message, but no answer to the question asked: late, or forged."""
 
 
@@ -138,65 +130,16 @@ def strerror(code: int) -> str:
     return _ERRORS.get(code, "Unknown error")
 
 
-def name_to_wire(name: str) -> bytes:
-    """Write a name as labels; a trailing dot is dropped.
-
-    Raises:
-        DnsError: a label is empty or over 63 bytes, or the name over 255.
-    """
-    raw = name.encode("utf-8", "surrogateescape").removesuffix(b".")
-    if len(raw) <= MAX_NAME - 2:  # a long text is not even cut into labels
-        labels = raw.split(b".")
-        if all(0 < len(label) < 64 for label in labels):
-            return b"".join([bytes((len(label),)) + label for label in labels]) + b"\0"
-    raise DnsError(f'invalid domain name "{name}"')
-
-
-def name_from_wire(name: bytes) -> str:
-    """Spell a name in wire form, without pointers.
-
-    Raises:
-        DnsError: a label has a dot inside, and no text could tell it from two labels.
-    """
-    return _spell(name)[0]
-
-
-def _spell(name: bytes) -> tuple[str, int]:
-    """Return a name's text and how many dots are in it."""
-    text = bytearray(name[1:-1])
-    at = name[0]
-    dots = 0
-    while at < len(text):
-        size = text[at]
-        text[at] = 0x2E
-        at += size + 1
-        dots += 1
-    if text.count(b".") != dots:
-        raise DnsError("invalid label in DNS response")
-    return text.decode("utf-8", "surrogateescape"), dots
-
-
-def reverse_name(address: str) -> str:
-    """Name the PTR question for an address text, IPv4 or IPv6.
-
-    raises: DnsError if it is no address.
-    """
-    try:
-        return ip_address(address).reverse_pointer
-    except ValueError:
-        raise DnsError(f'invalid address "{address}"') from None
-
-
 def build_query(ident: int, question: Question) -> bytes:
     """Write a recursive query with one question.
 
-    shape: ``ident`` 0..65535, the caller's secret; raises: DnsError for a name that has no wire
-    form (nginx answers "Host not found" to itself).
+    Args: ident: 0..65535, the caller's secret. Raises: DnsError for a name that has no wire form
+    (nginx answers "Host not found" to itself)
     """
     header = (ident, _RECURSION_DESIRED, 1, 0, 0, 0)
     return (
         b"".join(word.to_bytes(2, "big") for word in header)
-        + name_to_wire(question.name)
+        + dns_names.to_wire(question.name)
         + question.kind.to_bytes(2, "big")
         + _CLASS_IN.to_bytes(2, "big")
     )
@@ -210,42 +153,11 @@ def frame(message: bytes) -> bytes:
 def unframe(data: reader.Buffer) -> bytes | reader.NeedMore:
     """Take the first message out of all the bytes a TCP stream has brought so far.
 
-    returns: the message (it took two bytes more of ``data``) or NEED_MORE.
+    Returns: the message (it took two bytes more of ``data``) or NEED_MORE
     """
     if len(data) < 2 or len(data) < 2 + (data[0] << 8 | data[1]):
         return reader.NEED_MORE
     return bytes(data[2 : 2 + (data[0] << 8 | data[1])])
-
-
-def ident_of(data: reader.Buffer) -> int:
-    """Read the identifier alone, to find whose response this is before parsing it.
-
-    raises: DnsError if there is none.
-    """
-    if len(data) < 12:
-        raise DnsError("short DNS response")
-    return data[0] << 8 | data[1]
-
-
-def parse_answer(data: reader.Buffer, ident: int, question: Question) -> Response:
-    """Parse the response to one question.
-
-    Raises:
-        NotOurs: identifier or question are not those asked; nothing behind them was looked at.
-        DnsError: as ``parse``.
-    """
-    return _parse(data, ident, question)
-
-
-def parse(data: reader.Buffer) -> Response:
-    """Parse one whole response message.
-
-    Raises:
-        DnsError: and nothing else, whatever the bytes.
-    Source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
-    here are passed over where nginx gives the whole response up.
-    """
-    return _parse(data, None, None)
 
 
 def follow(response: Response) -> Found:
@@ -275,12 +187,12 @@ def follow(response: Response) -> Found:
         if wanted:
             ttls.append(min([record.ttl for record in wanted]))
             texts = _texts(kind, [record.value for record in wanted])
-            return Found(name_from_wire(owner), min(ttls), texts)
+            return Found(dns_names.from_wire(owner), min(ttls), texts)
         alias = aliases.get(owner)
         if alias is not None and isinstance(alias.value, bytes):
             ttls.append(alias.ttl)
             owner = alias.value
-    return Found(name_from_wire(owner), min(ttls, default=0), ())
+    return Found(dns_names.from_wire(owner), min(ttls, default=0), ())
 
 
 def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
@@ -292,10 +204,10 @@ def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
     left = SPELLED
     for value in values:
         if isinstance(value, SrvData):
-            text, dots = _spell(value.target)
+            text, dots = dns_names.spell(value.target)
             texts.append(Srv(value.priority, value.weight, value.port, text))
         else:
-            text, dots = _spell(value)
+            text, dots = dns_names.spell(value)
             texts.append(text)
         left -= dots + 1
         if left <= 0:
@@ -303,29 +215,39 @@ def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
     return tuple(texts)
 
 
-def _parse(data: reader.Buffer, ident: int | None, question: Question | None) -> Response:
+def parse(
+    data: reader.Buffer, ident: int | None = None, question: Question | None = None
+) -> Response:
+    """Parse one whole response, to this question, or to whatever it says was asked.
+
+    Raises:
+        NotOurs: identifier or question are not those asked; nothing behind them was looked at.
+        DnsError: and nothing else, whatever the bytes.
+    Source: ngx_resolver.c ngx_resolver_process_response; records of other kinds than asked for
+    here are passed over where nginx gives the whole response up.
+    """
     data = bytes(data)
     if len(data) < _HEADER.size:
-        raise DnsError("short DNS response")
+        raise dns_names.DnsError("short DNS response")
     got, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
     if ident is not None and got != ident:
         raise NotOurs(f"unexpected DNS response {got}")
     if flags & 0xF800 != 0x8000:
-        raise DnsError(f"invalid DNS response {got} fl:{flags:04X}")
+        raise dns_names.DnsError(f"invalid DNS response {got} fl:{flags:04X}")
     rcode = flags & 0x0F
     if questions == 0 and rcode == FORMERR:
         return Response(got, rcode, truncated=False, asked=None, kind=0, records=())
     if questions != 1:
-        raise DnsError("invalid number of questions in DNS response")
-    names = _Names(data)
+        raise dns_names.DnsError("invalid number of questions in DNS response")
+    names = dns_names.Names(data)
     asked, at = names.read(_HEADER.size)
     if at + 4 > len(data):
-        raise DnsError("short DNS response")
+        raise dns_names.DnsError("short DNS response")
     kind, query_class = data[at] << 8 | data[at + 1], data[at + 2] << 8 | data[at + 3]
     if query_class != _CLASS_IN:
-        raise DnsError(f"unknown query class {query_class} in DNS response")
+        raise dns_names.DnsError(f"unknown query class {query_class} in DNS response")
     if question is not None and (
-        kind != question.kind or asked != name_to_wire(question.name).lower()
+        kind != question.kind or asked != dns_names.to_wire(question.name).lower()
     ):
         raise NotOurs(f"wrong question in DNS response {got}")
     if flags & _TRUNCATED:
@@ -335,12 +257,12 @@ def _parse(data: reader.Buffer, ident: int | None, question: Question | None) ->
     try:
         _read_records(names, at + 4, count, records)
         is_cut = count < answers
-    except _TooManySteps:
+    except dns_names.TooManySteps:
         is_cut = True
     return Response(got, rcode, False, asked, kind, tuple(records), is_cut)
 
 
-def _read_records(names: "_Names", at: int, count: int, records: list[Record]) -> None:
+def _read_records(names: dns_names.Names, at: int, count: int, records: list[Record]) -> None:
     """Read so many records that begin at an offset; those of kinds we never ask for are left out.
 
     hot: an answer may have RECORDS of them
@@ -361,17 +283,17 @@ def _read_records(names: "_Names", at: int, count: int, records: list[Record]) -
             body = at
             at += size
             if at > end:
-                raise DnsError("short DNS response")
+                raise dns_names.DnsError("short DNS response")
             if record_class != _CLASS_IN:
-                raise DnsError(f"unexpected RR class {record_class} in DNS response")
+                raise dns_names.DnsError(f"unexpected RR class {record_class} in DNS response")
             if ttl >> 31:
                 ttl = 0  # RFC 2181 §8; nginx does the same
             if kind == A:
                 if size != 4:
-                    raise DnsError("invalid record of type 1 in DNS response")
+                    raise dns_names.DnsError("invalid record of type 1 in DNS response")
             elif kind == AAAA:
                 if size != 16:
-                    raise DnsError("invalid record of type 28 in DNS response")
+                    raise dns_names.DnsError("invalid record of type 28 in DNS response")
             elif kind in _NAMING:
                 take(Record(owner, kind, ttl, _read_naming(names, kind, body, at)))
                 continue
@@ -379,101 +301,20 @@ def _read_records(names: "_Names", at: int, count: int, records: list[Record]) -
                 continue
             take(Record(owner, kind, ttl, data[body:at]))
     except struct.error:
-        raise DnsError("short DNS response") from None
+        raise dns_names.DnsError("short DNS response") from None
 
 
-def _read_naming(names: "_Names", kind: int, at: int, end: int) -> bytes | SrvData:
+def _read_naming(names: dns_names.Names, kind: int, at: int, end: int) -> bytes | SrvData:
     """Read the value of a CNAME, PTR or SRV record, which ends in a name."""
     data = names.data
     start = at + 6 if kind == SRV else at
     try:
         name, after = names.read(start)
-    except _ShortName:
+    except dns_names.ShortName:
         after = -1
     if after != end:
-        raise DnsError(f"invalid record of type {kind} in DNS response")
+        raise dns_names.DnsError(f"invalid record of type {kind} in DNS response")
     if kind != SRV:
         return name
     priority, weight, port = _SRV.unpack_from(data, at)
     return SrvData(priority, weight, port, name)
-
-
-class _TooManySteps(Exception):
-    """A message whose names have more labels and pointers than are looked at."""
-
-
-class _ShortName(DnsError):
-    """A name that goes on behind the end of the message."""
-
-
-class _Names:
-    """The names of one message, in wire form and lower case."""
-
-    __slots__ = ("data", "known", "left")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.known: dict[bytes, tuple[bytes, int]] = {}  # by pointer: the name, pointers in it
-        self.left = STEPS
-
-    def read(self, at: int) -> tuple[bytes, int]:
-        """Read the name at an offset.
-
-        Each pointer must lead before the labels it continues, so none can loop (RFC 1035 §4.1.4:
-        to a prior occurrence).
-
-        Returns:
-            The name, and the offset behind it.
-
-        Raises:
-            DnsError: it is no name.
-            _TooManySteps: STEPS are used up.
-        """
-        data, known, left = self.data, self.known, self.left
-        pieces: list[bytes] = []
-        first = b""  # the first pointer
-        size = pointers = after = 0
-        try:
-            while True:
-                start = at
-                longest = start + MAX_NAME - 1 - size
-                while 0 < (head := data[at]) < 64:
-                    at += head + 1
-                    left -= 1
-                    if at > longest:
-                        raise DnsError("too long domain name in DNS response")
-                left -= 1
-                if left < 0:
-                    raise _TooManySteps
-                size += at - start
-                pieces.append(data[start:at])
-                if not head:
-                    pieces.append(b"\0")
-                    break
-                if head < 192:
-                    raise DnsError("invalid label in DNS response")
-                pointer = data[at : at + 2]
-                target = (head & 0x3F) << 8 | data[at + 1]
-                if not first:
-                    first = pointer
-                    after = at + 2
-                place = known.get(pointer, _UNKNOWN)
-                pointers += 1 + place[1]
-                if target >= start or pointers > _POINTERS:
-                    raise DnsError("invalid compression pointer in DNS response")
-                if place[0]:
-                    size += len(place[0])
-                    if size > MAX_NAME:
-                        raise DnsError("too long domain name in DNS response")
-                    pieces.append(place[0])
-                    break
-                at = target
-        except IndexError:
-            raise _ShortName("short DNS response") from None
-        finally:
-            self.left = left
-        if first:
-            if first not in known:
-                known[first] = b"".join(pieces[1:]).lower(), pointers - 1
-            return b"".join(pieces).lower(), after
-        return b"".join(pieces).lower(), at + 1

@@ -73,24 +73,10 @@ class Cursor:
         start = self._advance(2)
         return self.view[start] << 8 | self.view[start + 1]
 
-    def u24(self) -> int:
-        """Read a 24-bit integer in network order."""
-        start = self._advance(3)
-        return int.from_bytes(self.view[start : start + 3], "big")
-
-    def u32(self) -> int:
-        """Read a 32-bit integer in network order."""
-        start = self._advance(4)
-        return int.from_bytes(self.view[start : start + 4], "big")
-
     def take(self, count: int) -> memoryview:
         """Read ``count`` bytes as a view into the buffer."""
         start = self._advance(count)
         return self.view[start : start + count]
-
-    def skip(self, count: int) -> None:
-        """Pass over ``count`` bytes."""
-        self._advance(count)
 
     def restrict_to(self, count: int) -> "Cursor":
         """Read the next ``count`` bytes as a Cursor of their own, which cannot see past them."""

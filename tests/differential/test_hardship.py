@@ -297,12 +297,16 @@ def test_upload_rate(same, backends) -> None:
     sink = backends.tcp(script)
 
     def story(program: Proxy) -> Any:
-        pieces.clear()
-        with TcpClient(program.address("in")) as client:
-            client.send(bytes(2500))
-            wait_until(lambda: sum(pieces) == 2500, what="all of it arrived")
-            taken = list(pieces)
-        return taken, ended(program, 1)
+        for tries in range(1, 9):
+            pieces.clear()
+            with TcpClient(program.address("in")) as client:
+                client.send(bytes(2500))
+                wait_until(lambda: sum(pieces) == 2500, what="all of it arrived")
+                taken = list(pieces)
+            line = ended(program, tries)[-1]
+            if taken == [1000, 1000, 500]:  # whoever gets no CPU time for a second may send more
+                break
+        return taken, line
 
     same(
         f"server {{ listen 127.0.0.1:@in@; proxy_pass {sink.text}; proxy_upload_rate 1000; }}",

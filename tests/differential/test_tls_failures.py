@@ -131,3 +131,28 @@ def test_a_server_wants_a_certificate_after_all(
         f"server {{ listen 127.0.0.1:@in@; proxy_pass {backend.text}; }}",
         story,
     )
+
+
+def test_a_header_in_front_of_a_failed_handshake_is_counted(
+    same: Callable[..., None], backends: b.BackendFactory
+) -> None:
+    """What went to each server of a PROXY protocol header is in the log, the handshake or not."""
+
+    def script(conversation: b.Conversation) -> None:
+        conversation.recv_exactly(60)  # the header, and some of the hello
+        conversation.send(b"no TLS here\n")
+
+    servers = [backends.tcp(script) for _ in range(2)]
+
+    def story(program: Proxy) -> Any:
+        with socket.create_connection(program.address("in"), PATIENCE) as client:
+            client.settimeout(PATIENCE)
+            assert b"" == client.recv(1)
+        warned = [line for line in said(program, "error", "warn") if "disabled" in line]
+        return ended(program, 1), warned
+
+    same(
+        f"upstream u {{ server {servers[0].text}; server {servers[1].text}; }} "
+        "server { listen 127.0.0.1:@in@; proxy_pass u; proxy_ssl on; proxy_protocol on; }",
+        story,
+    )

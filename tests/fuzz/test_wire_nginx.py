@@ -55,7 +55,7 @@ def told(address: tuple[str, int], data: bytes) -> bytes:
 def hello_answer(data: bytes) -> bytes:
     """Write what nginx should answer, by our parser."""
     try:
-        hello = client_hello.parse(data)
+        hello = client_hello.Parser().feed(data)
     except client_hello.NotClientHello:
         return b"<||>"
     if isinstance(hello, reader.NeedMore):

@@ -13,14 +13,15 @@ HEAVY = {
 }
 # Of ours: what serves, and what only some configurations need.
 SERVING = {
-    *("core.regex", "core.regex_machine", "core.regex_risk", "core.regex_scan"),
+    *("core.regex", "core.regex_groups", "core.regex_machine", "core.regex_program"),
+    *("core.regex_risk", "core.regex_scan"),
     *("core.regex_syntax", "core.regex_tree", "core.syslog", "event.accept", "event.dns_query"),
     *("event.libssl", "event.libssl_context", "event.libssl_facts", "event.libssl_sessions"),
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
     *("process.mailbox", "process.master", "process.rendezvous", "process.upgrade"),
-    *("process.verdict", "process.worker", "stream.travel", "wire.client_hello", "wire.dns"),
-    "wire.proxy_protocol",
+    *("process.children", "process.service", "process.verdict", "process.worker"),
+    *("stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),
 }
 # What an interpreter has loaded before the program begins is not the program's doing.
 CODE = """

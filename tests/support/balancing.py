@@ -13,7 +13,7 @@ from zlib import crc32
 from hypothesis import strategies as st
 
 from ngxstream.core import errors
-from ngxstream.stream import round_robin
+from ngxstream.stream import peer_state, round_robin
 from ngxstream.stream.upstream import CONNECT, Peer, Selection, UpstreamConf
 from tests.support.hall import build
 
@@ -36,10 +36,24 @@ class FakeSession:
 
 
 class Clock:
-    """A loop that is nothing but a time."""
+    """A loop that is nothing but a time; what is posted is called at once, or by turn()."""
 
-    def __init__(self, now_ms: int = 1_000_000) -> None:
+    def __init__(self, now_ms: int = 1_000_000, *, turns: bool = False) -> None:
         self.now_ms = now_ms
+        self.posted: list[Callable[[], None]] | None = [] if turns else None
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of the turn."""
+        if self.posted is None:
+            callback()
+        else:
+            self.posted.append(callback)
+
+    def turn(self) -> None:
+        """End a turn."""
+        posted, self.posted = self.posted or [], []
+        for callback in posted:
+            callback()
 
 
 def upstream(lines: str) -> UpstreamConf:
@@ -74,6 +88,11 @@ def port(peer: Peer) -> int:
     """Return the port that names a peer."""
     number: int = peer.sockaddr[1]
     return number
+
+
+def is_down(peer: Peer) -> bool:
+    """Tell whether the configuration takes a peer out."""
+    return bool(peer.state.status & peer_state.DOWN)
 
 
 def take(selection: Selection) -> int:
@@ -121,7 +140,7 @@ class ModelSession:
 class Model:
     """A group balanced by the published rules.
 
-    shape: method is one of round_robin, least_conn, hash, consistent
+    method is one of round_robin, least_conn, hash, consistent
     """
 
     def __init__(self, specs: list[dict[str, Any]], method: str = "round_robin") -> None:
@@ -375,9 +394,9 @@ def play(
                     by_port = {port(p): p for p in peers_of(balancer)}
                     live.append((s, selection, twin, by_port[expected], name))
     for peer in peers_of(balancer):
-        assert model.peers[port(peer)].conns == peer.conns
+        assert model.peers[port(peer)].conns == peer.state.conns
         if peer.max_fails:  # what cannot matter need not be kept up
-            assert model.peers[port(peer)].fails == peer.fails
+            assert model.peers[port(peer)].fails == peer.state.fails
 
 
 def peers_of(balancer: round_robin.RoundRobin) -> list[Peer]:

@@ -56,7 +56,7 @@ class Gate:
 @contextmanager
 def engine(name: str = "epoll", connections: int = 512) -> Iterator[Loop]:
     """Give a loop over one of the pollers; everything is closed at the end."""
-    loop = PoisoningLoop(MemoryLog(), poller.POLLERS[name](), connections)  # type: ignore[arg-type]
+    loop = PoisoningLoop(MemoryLog(), poller.POLLERS[name](512), connections)
     try:
         yield loop
     finally:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from ngxstream.core.shm_counts import Tally
+
 
 def in_child(work: Callable[[], object], *, kill: bool = False) -> int:
     """Run work in a forked process, killed after it if wanted; return its reaped pid."""
@@ -94,3 +96,9 @@ def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool
     died = os.WIFSIGNALED(status)
     assert died or status == 0
     return child, died
+
+
+def own_of(tally: Tally, row: int = 0) -> int:
+    """Return what this process counts in a row of a tally."""
+    entry = tally.zone.ledger.places.get(tally._part | row)
+    return 0 if entry is None else entry[0][entry[1]] & 0xFFFF_FFFF

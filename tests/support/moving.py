@@ -21,7 +21,8 @@ from ngxstream.core import clock, files, log
 from ngxstream.ipc.codec import Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.process import cycle, handover, mailbox, worker
+from ngxstream.process import cycle, handover, mailbox
+from ngxstream.process import service as services
 from ngxstream.process.options import Options
 from ngxstream.stream import travel
 from ngxstream.stream.session import Session
@@ -68,8 +69,8 @@ class Place:
     """One worker: a loop, its gates, its mailbox."""
 
     def __init__(self, made: cycle.Cycle, *, idle: bool) -> None:
-        self.loop = worker.make_loop(made, 0)
-        self.service = worker.Service(made, self.loop, 0, idle=idle)
+        self.loop = services.make_loop(made, 0)
+        self.service = services.Service(made, self.loop, 0, idle=idle)
         self.loop.free_connections -= self.service.count() + 1
         self.box = mailbox.Mailbox()
         self.arrival = handover.Arrival(

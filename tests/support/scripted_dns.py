@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ngxstream.core import inet
-from ngxstream.wire import dns
+from ngxstream.wire import dns, dns_names
 from tests.support import ports
 
 Record = tuple[str, int, int, Any]  # name, kind, ttl, value: an address, a name, an Srv
@@ -38,7 +38,7 @@ Script = Callable[[Query], Iterable[bytes]]
 
 def name_bytes(name: str) -> bytes:
     """Write a name without compression; empty is the root."""
-    return dns.name_to_wire(name) if name else b"\0"
+    return dns_names.to_wire(name) if name else b"\0"
 
 
 def value_bytes(kind: int, value: Any) -> bytes:

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from ngxstream.core.clock import Clock, FakeClock
+from ngxstream.core.clock import Clock
 from ngxstream.core.log import DEBUG, Log
 from ngxstream.event.turn_budget import TurnBudget
+from tests.support.clock import FakeClock
 from tests.support.hall import LogTarget
 
 NOON = 1_795_262_400.0  # 21 Nov 2026, 12:00:00 UTC

@@ -4,7 +4,7 @@ Answers for ngx_stream_proxy_handler, ngx_stream_proxy_connect, ngx_stream_proxy
 ngx_stream_proxy_finalize (ngx_stream_proxy_module.c).
 
 1. A session holds at most one peer, and gives it back in `_free`, once.
-2. What may be retried is decided by the error (PeerError.retry), never here.
+2. What may be retried is decided by the error (PeerError), never here.
 3. An attempt that found no socket, no slot or no local address says nothing of the peer: the
    session is a 500, and the attempt's $upstream_addr is empty.
 """
@@ -214,8 +214,8 @@ class Proxy:
 
     def next_upstream(self) -> None:
         """Count a failure against the peer and go on to the next one, if that may be."""
-        self._close_peer()
         if self._may_go_on():
+            self._close_peer()
             self.connect()
 
     def _may_go_on(self) -> bool:

@@ -51,7 +51,6 @@ class TcpProxy(handler.Proxy):
         "up",
         "down",
         "half_closed",
-        "header_sent",  # bytes of the PROXY header that went before TLS
     )
 
     kind = connect.STREAM
@@ -61,7 +60,6 @@ class TcpProxy(handler.Proxy):
         self.up: pump.Half | None = None  # client -> upstream
         self.down: pump.Half | None = None  # upstream -> client
         self.half_closed = False
-        self.header_sent = 0
 
     # -- connecting ----------------------------------------------------------------------------
 
@@ -137,8 +135,9 @@ class TcpProxy(handler.Proxy):
         if first:
             up.received += len(first)
             s.preread = b""
-        if is_tls:
-            up.sent += self.header_sent
+        if is_tls:  # the PROXY header went before the handshake
+            state: Any = self.state
+            up.sent, state.bytes_sent = state.bytes_sent, 0
         elif conf.proxy_protocol:
             first = self.proxy_header() + first
         if first:
@@ -305,7 +304,7 @@ class TcpProxy(handler.Proxy):
         """Return bytes from and to the client, from and to the upstream."""
         up, down = self.up, self.down
         if up is None or down is None:
-            return self.c.received, self.c.sent, 0, 0
+            return self.c.received, self.c.sent, 0, self.state.bytes_sent if self.state else 0
         return up.received, down.sent, down.received, up.sent
 
     def close(self) -> None:

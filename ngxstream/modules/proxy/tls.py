@@ -56,7 +56,8 @@ def _send_header(proxy: TcpProxy) -> bool:
         s.log_error(handler.upstream_level(error), "send() failed", error.errno)
         s.finalize(codes.STREAM_OK)
         return False
-    proxy.header_sent = sent
+    assert proxy.state is not None
+    proxy.state.bytes_sent = sent
     if sent != len(header):
         s.log_error(log.ERR, "could not send PROXY protocol header at once")
         s.finalize(codes.INTERNAL_SERVER_ERROR)

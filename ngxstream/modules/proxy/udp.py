@@ -52,7 +52,7 @@ class UdpProxy(ToServer):
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
-                    if self.loop.now_ms - peer.heard_ms > HEARD_MS:
+                    if self.loop.now_ms - peer.state.heard_ms > HEARD_MS:
                         self._see_that_it_is_another(sock, peer)
                     return sock, True
                 self.loop.close_later(sock)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.modules.proxy.udp import UdpProxy
-    from ngxstream.stream.core import ListeningConf, ServerConf
+    from ngxstream.stream.addresses import ListeningConf
+    from ngxstream.stream.core import ServerConf
     from ngxstream.stream.upstream import Peer
 
 SHARED: Final = 1024  # sockets kept in a worker
@@ -129,7 +130,8 @@ class Forwarder:
     def __call__(self, views: list[memoryview]) -> int:
         """Choose a server for each datagram and send it there."""
         tier = self._balancer.tier
-        selection = self._selection = self._balancer.begin(self._nobody, tier)
+        self._selection = self._balancer.select(self._nobody)
+        selection = self._selection
         if tier.single:
             only = self._choose()
             return len(views) if only is None else self._send(only, views, 1)
@@ -160,8 +162,6 @@ class Forwarder:
         except errors.NoLivePeers:
             self._say("no live upstreams")
             return None
-        if peer.fails and peer.accessed_ms < peer.checked_ms:
-            peer.fails = 0
         return peer
 
     def _send(self, peer: Peer, views: list[memoryview], tries: int) -> int:
@@ -204,9 +204,7 @@ class Forwarder:
         """Count a failure of a server and try another one for what it did not take."""
         self._say(text)
         selection = self._selection
-        fail = getattr(selection, "fail", None)
-        if fail is not None:  # the only server there is has no failures
-            fail(peer)
+        selection.fail(peer)
         if tries <= 1:
             return len(views)
         dropped = 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event.connection import raw_socket
-from ngxstream.ipc import codec
+from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.modules.proxy import bind
 from ngxstream.modules.proxy.udp import UdpProxy
@@ -36,7 +36,7 @@ _PEER: Final = Record(
     "server",
     Field(1, "name", _WORD),
     Field(2, "server", _WORD),
-    Field(3, "sockaddr", codec.ADDRESS),
+    Field(3, "sockaddr", addresses.ADDRESS),
 )
 _RATES: Final = Record(
     "rates",
@@ -253,7 +253,7 @@ def _hold(
             found = conf.balancer.resume(s, peer_name)
             if found is not None:
                 return found
-    spec = ServerSpec(server, [(codec.family_of(sockaddr), sockaddr, peer_name)])
+    spec = ServerSpec(server, [(inet.family_of(sockaddr), sockaddr, peer_name)])
     lone = round_robin.RoundRobin(round_robin.Tier(name, round_robin.make_peers((spec,))))
     found = lone.resume(s, peer_name)
     assert found is not None

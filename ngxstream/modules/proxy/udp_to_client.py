@@ -93,7 +93,7 @@ class ToClient(Exchange):
         self.first = b""
         peer = self.peer
         if peer is not None:
-            peer.heard_ms = self.loop.now_ms
+            peer.state.heard_ms = self.loop.now_ms
             self.selection.notify(peer, FIRST_BYTE)
 
     def on_event_gro(self, mask: int) -> None:

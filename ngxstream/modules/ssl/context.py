@@ -17,7 +17,8 @@ from ngxstream.stream import tls_certificates, tls_conf, values
 
 if TYPE_CHECKING:
     from ngxstream.event.libssl_context import Context
-    from ngxstream.stream.core import AddressDraft, ServerConf, StreamDraft
+    from ngxstream.stream.addresses import AddressDraft
+    from ngxstream.stream.core import ServerConf, StreamDraft
 
 KEY: Final = "ssl"  # where the draft keeps the connections that shake hands
 LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx

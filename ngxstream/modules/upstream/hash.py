@@ -6,9 +6,9 @@ Answers for ngx_stream_upstream_hash_module.c.
 from __future__ import annotations
 
 import functools
-import itertools
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
 from zlib import crc32
 
 from ngxstream.conf import directive as d
@@ -21,144 +21,102 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.stream.round_robin import Tier
+    from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Peer, UpstreamConf
+    from ngxstream.stream.upstream import UpstreamConf
     from ngxstream.stream.values import ComplexValue
 
-MISSES: Final = 20  # picks that may be refused before round robin takes over
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
-class Weights:
+class Weights(round_robin.Shares):
     """What the plain hash knows of a tier."""
 
-    __slots__ = ("key", "sums")
+    __slots__ = ("key",)
 
     def __init__(self, key: ComplexValue, tier: Tier) -> None:
         self.key = key
-        self.sums = tuple(itertools.accumulate(peer.weight for peer in tier.peers))
+        super().__init__(tier)
 
 
 class Ring:
     """What the consistent hash knows of a tier.
 
-    shape: points are 32-bit and sorted; groups[i] are the (bit, peer) that own points[i]: those
-    whose server lines have the same text. Of equal points the first in the configuration stays.
-    source: ngx_stream_upstream_update_chash
+    points are 32-bit and sorted; groups[i] are the peers that own points[i]: those whose server
+    lines have the same text. Of equal points the first in the configuration stays.
+    Source: ngx_stream_upstream_update_chash
     """
 
     __slots__ = ("key", "points", "groups")
 
     def __init__(self, key: ComplexValue, tier: Tier) -> None:
         self.key = key
-        members: dict[str, list[tuple[int, Peer]]] = {}
-        owners: dict[int, list[tuple[int, Peer]]] = {}
-        for i, peer in enumerate(tier.peers):
+        members: dict[str, list[Choice]] = {}
+        owners: dict[int, list[Choice]] = {}
+        for choice in tier.choices:
+            peer = choice[1]
             group = members.setdefault(peer.server, [])
-            group.append((1 << i, peer))
+            group.append(choice)
             for point in hashing.ketama_points(peer.server, peer.weight):
                 owners.setdefault(point, group)
         self.points = sorted(owners)
         self.groups = [owners[point] for point in self.points]
 
 
-class HashSelection(round_robin.RoundRobinSelection):
+class HashSelection(round_robin.DrawSelection):
     """Hash the key; when the peer it points at is not usable, hash it again with a count.
 
-    source: ngx_stream_upstream_get_hash_peer
+    Source: ngx_stream_upstream_get_hash_peer
     """
 
-    __slots__ = ("key", "hash", "rehash", "misses")
+    __slots__ = ("key", "hash", "rehash")
 
-    def __init__(self, s: Session, tier: Tier) -> None:
-        super().__init__(s, tier)
+    def __init__(self, tier: Tier, s: Session) -> None:
+        super().__init__(tier, s)
         self.key: bytes = tier.aid.key.get(s)
+        self.misses = 0 if self.key else round_robin.MISSES + 1
         self.hash = 0
         self.rehash = 0
-        self.misses = 0
 
-    def get(self) -> Peer:
-        """Choose by the key and count the session on the peer. raises: NoLivePeers"""
+    def draw(self) -> Sequence[Choice]:
+        """Find the peer by the key."""
         tier = self.tier
-        if not self.key or tier.number < 2 or self.misses > MISSES:
-            return super().get()
-        now = self.s.loop.now_ms
-        now -= now % 1000
-        while True:
-            self.hash += hashing.plain_hash(self.key, self.rehash)
-            self.rehash += 1
-            i = bisect_right(tier.aid.sums, self.hash % tier.total_weight)
-            peer = tier.peers[i]
-            if not self.tried >> i & 1 and round_robin.is_eligible(peer, now):
-                break
-            self.misses += 1
-            if self.misses > MISSES:
-                return super().get()
-        self.take(peer, 1 << i, now)
-        peer.conns += 1
-        return peer
+        weights: Weights = tier.aid
+        self.hash += hashing.plain_hash(self.key, self.rehash)
+        self.rehash += 1
+        return weights.groups[bisect_right(weights.sums, self.hash % tier.total_weight)]
 
 
-class ConsistentSelection(round_robin.RoundRobinSelection):
+class ConsistentSelection(round_robin.DrawSelection):
     """Find the key's place on the ring, and go on from point to point until a peer is usable.
 
-    source: ngx_stream_upstream_get_chash_peer
+    Source: ngx_stream_upstream_get_chash_peer
     """
 
-    __slots__ = ("key", "place", "misses")
+    __slots__ = ("place",)
 
-    def __init__(self, s: Session, tier: Tier) -> None:
-        super().__init__(s, tier)
+    least = 1
+    settle = round_robin.RoundRobinSelection.take_turn
+
+    def __init__(self, tier: Tier, s: Session) -> None:
+        super().__init__(tier, s)
         ring: Ring = tier.aid
-        self.key = ring.key.get(s)
-        self.place = bisect_left(ring.points, crc32(self.key))
-        self.misses = 0
+        key = ring.key.get(s)
+        self.place = bisect_left(ring.points, crc32(key))
+        self.misses = 0 if key else round_robin.MISSES + 1
 
-    def get(self) -> Peer:
-        """Choose by the key and count the session on the peer. raises: NoLivePeers"""
-        groups = self.tier.aid.groups
-        if not self.key or not groups or self.misses > MISSES:
-            return super().get()
-        now = self.s.loop.now_ms
-        now -= now % 1000
-        tried = self.tried
-        while True:
-            group = groups[self.place % len(groups)]
-            usable = [
-                (bit, peer)
-                for bit, peer in group
-                if not tried & bit and round_robin.is_eligible(peer, now)
-            ]
-            peer = self.take_turn(usable, now)
-            if peer is not None:
-                peer.conns += 1
-                return peer
-            self.place += 1
-            self.misses += 1
-            if self.misses > MISSES:
-                return super().get()
-
-
-class LockedHashSelection(round_robin.Locked, HashSelection):
-    """hash over peers in shared memory."""
-
-    __slots__ = ()
-
-
-class LockedConsistentSelection(round_robin.Locked, ConsistentSelection):
-    """hash consistent over peers in shared memory."""
-
-    __slots__ = ()
+    def draw(self) -> Sequence[Choice]:
+        """Return the peers of the key's point, or of as many points further on as were misses."""
+        groups: list[list[Choice]] = self.tier.aid.groups
+        return groups[(self.place + self.misses) % len(groups)]
 
 
 class Hash(round_robin.RoundRobin):
-    """The balancer of `hash KEY`. source: ngx_stream_upstream_init_hash"""
+    """The balancer of `hash KEY`. Source: ngx_stream_upstream_init_hash"""
 
     __slots__ = ("key",)
 
-    plain: ClassVar[type[Any]] = HashSelection
-    locked: ClassVar[type[Any]] = LockedHashSelection
+    plain: ClassVar[type[round_robin.RoundRobinSelection]] = HashSelection
 
     def __init__(self, key: ComplexValue, tier: Tier) -> None:
         self.key = key
@@ -170,12 +128,11 @@ class Hash(round_robin.RoundRobin):
 
 
 class ConsistentHash(Hash):
-    """The balancer of `hash KEY consistent`. source: ngx_stream_upstream_init_chash"""
+    """The balancer of `hash KEY consistent`. Source: ngx_stream_upstream_init_chash"""
 
     __slots__ = ()
 
     plain = ConsistentSelection
-    locked = LockedConsistentSelection
 
     def prepare(self, tier: Tier) -> None:
         """Lay the points out on the ring."""
@@ -183,12 +140,12 @@ class ConsistentHash(Hash):
 
 
 def make(key: ComplexValue, conf: UpstreamConf) -> Hash:
-    """Make the balancer of a complete upstream. raises: ConfError"""
+    """Make the balancer of a complete upstream. Raises: ConfError"""
     return Hash(key, round_robin.make_tier(conf))
 
 
 def make_consistent(key: ComplexValue, conf: UpstreamConf) -> ConsistentHash:
-    """Make the consistent balancer of a complete upstream. raises: ConfError"""
+    """Make the consistent balancer of a complete upstream. Raises: ConfError"""
     return ConsistentHash(key, round_robin.make_tier(conf))
 
 

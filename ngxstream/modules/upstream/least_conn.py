@@ -5,6 +5,7 @@ Answers for ngx_stream_upstream_least_conn_module.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ngxstream.conf import directive as d
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.stream.round_robin import Choice
     from ngxstream.stream.upstream import Peer, UpstreamConf
 
 
@@ -24,47 +26,24 @@ class LeastConnSelection(round_robin.RoundRobinSelection):
 
     __slots__ = ()
 
-    def pick(self, now: int) -> Peer | None:
-        """Choose among the peers of this tier. source: ngx_stream_upstream_get_least_conn_peer"""
-        tried = self.tried
-        best: Peer | None = None
-        least = weight = 0
-        equals: list[tuple[int, Peer]] = []
-        bit = 1
-        for peer in self.tier.peers:
-            if not tried & bit and round_robin.is_eligible(peer, now):
-                conns = peer.conns
-                mine, theirs = conns * weight, least * peer.weight
-                if best is None or mine < theirs:
-                    best, least, weight = peer, conns, peer.weight
-                    equals = [(bit, peer)]
-                elif mine == theirs:
-                    equals.append((bit, peer))
-            bit <<= 1
-        if len(equals) > 1:
-            return self.take_turn(equals, now)
-        if best is not None:
-            self.take(best, equals[0][0], now)
-        return best
+    weighs = True
 
-
-class LockedLeastConnSelection(round_robin.Locked, LeastConnSelection):
-    """least_conn over peers in shared memory."""
-
-    __slots__ = ()
+    def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
+        """Choose among usable peers. Source: ngx_stream_upstream_get_least_conn_peer"""
+        loads = [state.conns / peer.weight for _, peer, state in choices]
+        return self.take_least(choices, loads, now)
 
 
 class LeastConn(round_robin.RoundRobin):
-    """The balancer. source: ngx_stream_upstream_init_least_conn"""
+    """The balancer. Source: ngx_stream_upstream_init_least_conn"""
 
     __slots__ = ()
 
     plain = LeastConnSelection
-    locked = LockedLeastConnSelection
 
 
 def make(conf: UpstreamConf) -> LeastConn:
-    """Make the balancer of a complete upstream. raises: ConfError"""
+    """Make the balancer of a complete upstream. Raises: ConfError"""
     return LeastConn(round_robin.make_tier(conf))
 
 

@@ -28,14 +28,17 @@ from ngxstream.stream.upstream import Peer
 from ngxstream.wire import dns
 
 if TYPE_CHECKING:
+    from ngxstream.core.log import Log
     from ngxstream.event.loop import Loop
-    from ngxstream.event.resolver import Address, Answer
+    from ngxstream.event.resolver import Address, Answer, Service, Waiter
     from ngxstream.event.timers import Timer
+    from ngxstream.modules.upstream.zone import PeerTable
+    from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 
 HALF: Final = 1 << 16  # bytes that what a name stands for may take: some 800 addresses
 STAGGER_MS: Final = 100  # between the workers' looks at the time
-SPARE_MS: Final = 1000  # added to the time an answer holds. source: nginx
+SPARE_MS: Final = 1000  # added to the time an answer holds. Source: nginx
 
 # Cells of a record.
 VERSION: Final = 0  # counts the changes; its lowest bit tells which half is read
@@ -50,8 +53,9 @@ class Group(Protocol):
     """What a name belongs to."""
 
     conf: UpstreamConf
-    table: Any  # zone.PeerTable
-    log: Any  # Log | None: of the worker
+    resolver: ResolverConf
+    table: PeerTable
+    log: Log | None  # of the worker
 
     def look(self) -> None:
         """A lookup has come to an end."""
@@ -60,8 +64,8 @@ class Group(Protocol):
 class Entry(NamedTuple):
     """One address a name stands for.
 
-    shape: port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms
-    is when its name was first said not to exist (CLOCK_MONOTONIC), 0 for never
+    port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms is when
+    its name was first said not to exist (CLOCK_MONOTONIC), 0 for never.
     """
 
     family: int
@@ -108,7 +112,7 @@ class Record:
 
 
 def by_origin(*tables: dict[str, Record]) -> dict[str, Record]:
-    """Return the first record of every origin. shape: tables by Name.key, the nearest first"""
+    """Return the first record of every origin. Args: tables: by Name.key, the nearest first"""
     found: dict[str, Record] = {}
     for table in tables:
         for key, record in table.items():
@@ -138,12 +142,12 @@ class Name:
         self.spec = spec
         self.key = f"{self.origin}\0{spec.port}\0{spec.backup:d}\0{ordinal}"
         self.timer: Timer | None = None
-        self.lookup: Any = None
+        self.lookup: Waiter | Service | None = None
         self.claimed = False
 
     @property
     def origin(self) -> str:
-        """Whose answers may serve this name too. source: ngx_stream_upstream_zone_preresolve"""
+        """Whose answers may serve this name too. Source: ngx_stream_upstream_zone_preresolve"""
         spec = self.spec
         return f"{self.group.conf.name.lower()}\0{spec.resolve.lower()}\0{spec.service}"
 
@@ -156,7 +160,7 @@ class Name:
             models: the records that there are, by origin; what is made is added.
         """
         table = self.group.table
-        records: dict[str, Record] = table.names
+        records = table.names
         record = records.get(self.key)
         if record is None:
             record = Record(table.zone)
@@ -182,7 +186,7 @@ class Name:
             plain = self.plain_peer(entry)
             key = f"{self.key}\0{plain.server}\0{plain.name}" + (f"\0{nth}" if nth else "")
             try:
-                peer = self.group.table.attach(
+                state = self.group.table.attach(
                     plain, key.encode("utf-8", "surrogateescape"), pin=True
                 )
             except errors.UnplacedError:
@@ -190,7 +194,7 @@ class Name:
                     f'cannot add new server to upstream "{self.group.conf.name}", memory exhausted'
                 )
                 break
-            attached.append(entry._replace(row=peer.row))
+            attached.append(entry._replace(row=state.row))
         return attached
 
     def plain_peer(self, entry: Entry) -> Peer:
@@ -200,17 +204,16 @@ class Name:
         sockaddr: inet.SockAddr = (
             (entry.host, port) if entry.family == inet.AF_INET else (entry.host, port, 0, 0)
         )
-        peer = Peer(spec, entry.family, sockaddr, inet.sock_ntop(sockaddr))
-        if spec.service:
-            peer.server = entry.server
-            if spec.weight == 1:
-                peer.weight = peer.effective_weight = entry.weight
-        return peer
+        name = inet.sock_ntop(sockaddr)
+        if not spec.service:
+            return Peer(spec, entry.family, sockaddr, name)
+        weight = entry.weight if spec.weight == 1 else spec.weight
+        return Peer(spec, entry.family, sockaddr, name, entry.server, weight)
 
     # -- asking --------------------------------------------------------------------------------
 
     def start(self, loop: Loop) -> None:
-        """Begin to look at the time. source: ngx_stream_upstream_zone_init_worker"""
+        """Begin to look at the time. Source: ngx_stream_upstream_zone_init_worker"""
         self.loop = loop
         self.arm(self.record.cells[DUE])
 
@@ -236,8 +239,9 @@ class Name:
         if not self.claimed:
             self.arm(when)
             return
-        resolver = self.group.conf.resolver.on(loop)
+        resolver = self.group.resolver.on(loop)
         spec = self.spec
+        lookup: Waiter | Service
         if spec.service:
             lookup = resolver.lookup_service(spec.service, spec.resolve, timeout, self.on_answer)
         else:
@@ -246,7 +250,7 @@ class Name:
             self.lookup = lookup
 
     def on_answer(self, answer: Answer) -> None:
-        """Publish what was found. source: ngx_stream_upstream_zone_resolve_handler"""
+        """Publish what was found. Source: ngx_stream_upstream_zone_resolve_handler"""
         self.lookup = None
         spec, now = self.spec, self.loop.now_ms
         retry_ms = max(self.group.conf.resolver_timeout, 1000)
@@ -292,7 +296,7 @@ class Name:
         found = _numbered(self.entries(answer.addresses))
         unknown = {target for target, code in answer.failed if code != dns.NXDOMAIN}
         denied = {target for target, code in answer.failed if code == dns.NXDOMAIN}
-        now, hold_ms = self.loop.now_ms, self.group.conf.resolver.hold_nx_ms
+        now, hold_ms = self.loop.now_ms, self.group.resolver.hold_nx_ms
         left_ms = 0
         after = []
         for key, entry in _numbered(before).items():
@@ -319,7 +323,7 @@ class Name:
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
         """Return the addresses of an answer as they are written down.
 
-        shape: a service's records of the lowest priority are primaries, the others backups
+        A service's records of the lowest priority are primaries, the others backups.
         """
         if not self.spec.service:
             return [Entry(found.family, found.host, 0, 1, False, "", -1) for found in addresses]

@@ -5,128 +5,86 @@ Answers for ngx_stream_upstream_random_module.c.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
+from collections.abc import Sequence
 from random import random
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors
 from ngxstream.stream import round_robin, upstream, upstream_block
 from ngxstream.stream.module import StreamModule
+from ngxstream.stream.round_robin import Shares
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.stream.round_robin import Tier
+    from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer, UpstreamConf
 
-MISSES: Final = 20  # draws that may hit an unusable peer before round robin takes over
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
-class RandomSelection(round_robin.RoundRobinSelection):
-    """Draw by weight, all peers being in the lot; an unusable one means another draw."""
+class RandomSelection(round_robin.DrawSelection):
+    """Draw by weight among all peers. Source: ngx_stream_upstream_get_random_peer"""
 
-    __slots__ = ("misses",)
+    __slots__ = ()
 
-    def __init__(self, s: Session, tier: Tier) -> None:
-        super().__init__(s, tier)
+    def __init__(self, tier: Tier, s: Session) -> None:
+        super().__init__(tier, s)
         self.misses = 0
 
-    def get(self) -> Peer:
-        """Draw a peer and count the session on it. raises: NoLivePeers
-
-        source: ngx_stream_upstream_get_random_peer
-        """
+    def draw(self) -> Sequence[Choice]:
+        """Draw a peer."""
         tier = self.tier
-        if self.misses > MISSES or tier.number < 2:
-            return super().get()
-        now = self.s.loop.now_ms
-        now -= now % 1000
-        bit = self.draw(now)
-        if not bit:
-            return super().get()
-        peer = tier.peers[bit.bit_length() - 1]
-        self.take(peer, bit, now)
-        peer.conns += 1
-        return peer
-
-    def draw(self, now: int) -> int:
-        """Return the bit of a usable peer, 0 once there were too many misses."""
-        tier = self.tier
-        while True:
-            i = bisect_right(tier.aid, random() * tier.total_weight)
-            bit = 1 << i
-            if not self.tried & bit and round_robin.is_eligible(tier.peers[i], now):
-                return bit
-            self.misses += 1
-            if self.misses > MISSES:
-                return 0
+        shares: Shares = tier.aid
+        return shares.groups[bisect_right(shares.sums, random() * tier.total_weight)]
 
 
 class TwoSelection(RandomSelection):
     """Draw until there are two different usable peers, and take the less busy one.
 
-    source: ngx_stream_upstream_get_random2_peer
+    Source: ngx_stream_upstream_get_random2_peer
     """
 
-    __slots__ = ()
+    __slots__ = ("first",)
 
-    def draw(self, now: int) -> int:
-        """Return the bit of the better of two usable peers, 0 once there were too many misses."""
-        tier = self.tier
-        first = first_bit = None
-        while True:
-            i = bisect_right(tier.aid, random() * tier.total_weight)
-            bit = 1 << i
-            peer = tier.peers[i]
-            if (
-                bit != first_bit
-                and not self.tried & bit
-                and round_robin.is_eligible(peer, now)
-            ):
-                if first is None or first_bit is None:
-                    first, first_bit = peer, bit
-                elif peer.conns * first.weight > first.conns * peer.weight:
-                    return first_bit
-                else:
-                    return bit
-                # nginx counts the first of the two as a draw that led to nothing as well
-            self.misses += 1
-            if self.misses > MISSES:
-                return 0
+    weighs = True
 
+    def __init__(self, tier: Tier, s: Session) -> None:
+        super().__init__(tier, s)
+        self.first: Choice | None = None
 
-class LockedRandomSelection(round_robin.Locked, RandomSelection):
-    """random over peers in shared memory."""
-
-    __slots__ = ()
-
-
-class LockedTwoSelection(round_robin.Locked, TwoSelection):
-    """random two over peers in shared memory."""
-
-    __slots__ = ()
+    def settle(self, drawn: Sequence[Choice], now: int) -> Peer | None:
+        """Keep the first one drawn, take the better one with the second."""
+        (choice,) = drawn
+        first = self.first
+        if first is None or first is choice:
+            self.first = choice
+            return None  # nginx counts it as a draw that led to nothing
+        self.first = None
+        _, peer, state = choice
+        if state.conns * first[1].weight > first[2].conns * peer.weight:
+            drawn = (first,)
+        return self.take(drawn, now)
 
 
 class Random(round_robin.RoundRobin):
-    """The balancer. source: ngx_stream_upstream_init_random"""
+    """The balancer. Source: ngx_stream_upstream_init_random"""
 
     __slots__ = ()
 
-    plain: ClassVar[type[Any]] = RandomSelection
-    locked: ClassVar[type[Any]] = LockedRandomSelection
+    plain = RandomSelection
 
     def prepare(self, tier: Tier) -> None:
-        """Find where one peer's share of the lot ends and the next one's begins.
+        """Find where one peer's share ends and the next one's begins.
 
-        source: ngx_stream_upstream_update_random
+        Source: ngx_stream_upstream_update_random
         """
-        tier.aid = tuple(itertools.accumulate(peer.weight for peer in tier.peers[:-1]))
+        tier.aid = Shares(tier)
 
 
 class RandomTwo(Random):
@@ -135,16 +93,15 @@ class RandomTwo(Random):
     __slots__ = ()
 
     plain = TwoSelection
-    locked = LockedTwoSelection
 
 
 def make(conf: UpstreamConf) -> Random:
-    """Make the balancer of a complete upstream. raises: ConfError"""
+    """Make the balancer of a complete upstream. Raises: ConfError"""
     return Random(round_robin.make_tier(conf))
 
 
 def make_two(conf: UpstreamConf) -> RandomTwo:
-    """Make the balancer that draws two. raises: ConfError"""
+    """Make the balancer that draws two. Raises: ConfError"""
     return RandomTwo(round_robin.make_tier(conf))
 
 
@@ -159,7 +116,7 @@ MODULE = StreamModule(
     name="random",
     directives=(
         Directive("random", UPSTREAM, d.TAKE012, _random,
-                  "Balance by lot, weights taken into account; `two` draws two servers and takes "
-                  "the one with fewer sessions.", syntax="[two [least_conn]]"),
+                  "Balance at random, weights taken into account; `two` draws two servers and "
+                  "takes the one with fewer sessions.", syntax="[two [least_conn]]"),
     ),
 )

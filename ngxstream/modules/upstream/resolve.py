@@ -22,13 +22,14 @@ from ngxstream.stream.module import StreamModule
 from ngxstream.stream.round_robin import Tier
 
 if TYPE_CHECKING:
+    from ngxstream.core.log import Log
     from ngxstream.event.loop import Loop
     from ngxstream.event.timers import Timer
+    from ngxstream.modules.upstream.zone import PeerTable
     from ngxstream.stream.core import StreamConf, StreamDraft
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
 
-KEY: Final = "resolve"  # of UpstreamConf.data
 PATIENCE_MS: Final = 5000  # how long after its start a worker has sessions wait for first answers
 LOOK_MS: Final = 20  # how often it is seen whether another worker has one
 KEPT: Final = 8  # configurations after which an unused name is forgotten
@@ -39,6 +40,7 @@ class Group:
 
     __slots__ = (
         "conf",
+        "resolver",
         "inner",  # Balancer of the method
         "names",
         "table",
@@ -52,14 +54,17 @@ class Group:
         "_timer",
     )
 
-    table: Any  # zone.PeerTable
+    table: PeerTable
     static: Tier  # the servers that are addresses
 
     def __init__(self, conf: UpstreamConf) -> None:
-        """shape: conf's balancer stands already"""
+        """Stand before the balancer that conf has."""
+        assert conf.balancer is not None
+        assert conf.resolver is not None
         self.conf = conf
-        self.inner: Any = conf.balancer
-        self.log: Any = None
+        self.resolver = conf.resolver
+        self.inner = conf.balancer
+        self.log: Log | None = None
         count: Counter[tuple[Any, ...]] = Counter()
         self.names = []
         for spec in conf.servers:
@@ -77,15 +82,14 @@ class Group:
     @property
     def tier(self) -> Tier:
         """The servers that are chosen among."""
-        tier: Tier = self.inner.tier
-        return tier
+        return self.inner.tier
 
     def use(self, tier: Tier) -> None:
         """Take the servers that are addresses; the names' join them."""
         self.static = tier
         self.inner.use(tier)
 
-    def share(self, table: Any, former: dict[str, names.Record]) -> None:
+    def share(self, table: PeerTable, former: dict[str, names.Record]) -> None:
         """Take up what the names stood for. Called when the static servers are in the zone."""
         self.table = table
         models = names.by_origin(table.names, former)
@@ -105,15 +109,13 @@ class Group:
             seen += cells[VERSION]
         if seen != self._seen:
             self.refresh()
-        selection: Selection = self.inner.select(s)
-        return selection
+        return self.inner.select(s)
 
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on a peer; None for no such peer."""
         if self._is_outdated():
             self.refresh()
-        found: tuple[Selection, Peer] | None = self.inner.resume(s, name)
-        return found
+        return self.inner.resume(s, name)
 
     def _is_outdated(self) -> bool:
         return sum(cells[VERSION] for cells in self._cells) != self._seen
@@ -121,7 +123,7 @@ class Group:
     def wait(self, loop: Loop, resume: Callable[[], None]) -> Callable[[], None] | None:
         """Resume a session when the names have their first answer; None: there is no use in it.
 
-        returns: what takes the session out again
+        Returns: what takes the session out again
         """
         if self._is_outdated():  # another worker had an answer since this session began to choose
             loop.post(resume)
@@ -176,7 +178,8 @@ class Group:
         static, behind = self.static, self.static.backup
         primaries, backups = list(static.peers), list(behind.peers if behind is not None else ())
         for name, entry in entries:
-            peer = table.peer(name.plain_peer(entry), entry.row)
+            peer = name.plain_peer(entry)
+            peer.state = table.state(peer, entry.row)
             (backups if entry.backup or name.spec.backup else primaries).append(peer)
         lock = table.zone.lock
         backup = Tier(static.name, backups, None, lock) if backups else None
@@ -187,15 +190,15 @@ def finish(draft: StreamDraft) -> None:
     """Put the names in front of the balancers of their upstreams."""
     for conf in draft.upstreams:
         if any(spec.resolve for spec in conf.servers):
-            group = conf.data[KEY] = conf.balancer = Group(conf)
+            group = conf.balancer = Group(conf)
             conf.pending = group.wait
 
 
 def start_worker(stream: StreamConf, loop: Loop) -> None:
     """Begin to ask."""
     for conf in stream.upstreams:
-        group: Group | None = conf.data.get(KEY)
-        if group is not None:
+        group = conf.balancer
+        if isinstance(group, Group):
             group.log = loop.log
             group.until_ms = loop.now_ms + min(PATIENCE_MS, conf.resolver_timeout)
             for name in group.names:
@@ -205,8 +208,8 @@ def start_worker(stream: StreamConf, loop: Loop) -> None:
 def stop_worker(stream: StreamConf, loop: Loop) -> None:
     """Leave the asking to others."""
     for conf in stream.upstreams:
-        group: Group | None = conf.data.get(KEY)
-        if group is not None:
+        group = conf.balancer
+        if isinstance(group, Group):
             for name in group.names:
                 name.stop()
 

@@ -14,37 +14,42 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors, shm, shm_zones
 from ngxstream.core.shm_counts import Tally
-from ngxstream.stream import upstream
+from ngxstream.modules.upstream import resolve
+from ngxstream.stream import peer_state
 from ngxstream.stream.module import StreamModule
+from ngxstream.stream.peer_state import FIELDS, PeerState
 from ngxstream.stream.round_robin import Tier
-from ngxstream.stream.upstream import Peer
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.event.loop import Loop
+    from ngxstream.modules.upstream.names import Record
     from ngxstream.stream.core import StreamDraft
-    from ngxstream.stream.upstream import UpstreamConf
+    from ngxstream.stream.upstream import Peer, UpstreamConf
 
 TAG: Final = "upstream"
 ROW_BYTES: Final = 256  # of a zone's size that a peer is charged with
 
-# Cells of a row.
-EFFECTIVE: Final = 0
-CURRENT: Final = 1
-FAILS: Final = 2
-ACCESSED: Final = 3
-CHECKED: Final = 4
-WEIGHT: Final = 5  # the weight that the effective one belongs to
-STATS: Final = 6  # six cells from here on
-CELLS: Final = 12
+# A row has a cell for every shared field of PeerState that is no count, and one more.
+COUNTS: Final = [field.name for field in FIELDS if field.metadata.get("kind") == peer_state.COUNT]
+BLANK: Final[dict[str, int]] = {  # what a row begins with
+    field.name: getattr(PeerState(), field.name) for field in FIELDS if not field.metadata
+}
+PLACES: Final = {name: place for place, name in enumerate(BLANK)}
+STATUS: Final = PLACES["status"]
+EFFECTIVE: Final = PLACES["effective_weight"]
+CURRENT: Final = PLACES["current_weight"]
+WEIGHT: Final = len(PLACES)  # the weight that the effective one belongs to
+CELLS: Final = WEIGHT + 1
 
 # Cells of a row's entry in the directory.
 KEY_HIGH: Final = 0
@@ -57,7 +62,7 @@ ENTRY: Final = 4
 class PeerTable:
     """The rows of one zone; `zone.data`, and so the same for every configuration that has it."""
 
-    __slots__ = ("zone", "capacity", "conns", "waiting", "names", "_cells", "_entries", "_state")
+    __slots__ = ("zone", "capacity", "tallies", "names", "_cells", "_entries", "_state")
 
     # cells of _state
     _FRESH: Final = 0  # the first row never used
@@ -65,12 +70,11 @@ class PeerTable:
     _ATTACHMENTS: Final = 2
 
     def __init__(self, zone: shm.Zone) -> None:
-        """shape: capacity in peers follows from the zone's size."""
+        """Its size says how many peers have room."""
         self.zone = zone
         self.capacity = zone.size // ROW_BYTES
-        self.conns = Tally(zone, self.capacity)
-        self.waiting = Tally(zone, self.capacity)
-        self.names: dict[str, Any] = {}  # what names stand for: see resolve.py
+        self.tallies = {name: Tally(zone, self.capacity) for name in COUNTS}
+        self.names: dict[str, Record] = {}  # what names stand for
         self._cells = zone.ints(self.capacity * CELLS)
         self._entries = zone.ints(self.capacity * ENTRY)
         self._state = zone.ints(3)
@@ -84,12 +88,13 @@ class PeerTable:
         """How many configurations there were."""
         return self._state[self._CONFIGURATION]
 
-    def attach(self, plain: Peer, key: bytes, pin: bool) -> ZonePeer:
-        """Return a peer whose fate is in the row of this key.
+    def attach(self, peer: Peer, key: bytes, pin: bool) -> ZonePeerState:
+        """Return how a peer fares by the row of this key.
 
-        shape: plain has what the configuration says; pin keeps the row for as long as this
-        configuration is the newest, else it may go when nobody uses it and the zone is full
-        raises: UnplacedError when the zone is full
+        `pin` keeps the row for as long as this configuration is the newest, else it may go when
+        nobody uses it and the zone is full.
+
+        Raises: UnplacedError when the zone is full
         """
         digest = blake2b(key, digest_size=16).digest()
         high = int.from_bytes(digest[:8], "little", signed=True)
@@ -107,18 +112,19 @@ class PeerTable:
                 self._entries[row * ENTRY + KEY_HIGH] = high
                 self._entries[row * ENTRY + KEY_LOW] = low
             cells = self._cells[row * CELLS : (row + 1) * CELLS]
-            if cells[WEIGHT] != plain.weight:
-                cells[WEIGHT] = cells[EFFECTIVE] = plain.weight
+            if cells[WEIGHT] != peer.weight:
+                cells[WEIGHT] = cells[EFFECTIVE] = peer.weight
                 cells[CURRENT] = 0
             state[self._ATTACHMENTS] += 1
             self._entries[row * ENTRY + USED] = state[self._ATTACHMENTS]
             if pin:
                 self._entries[row * ENTRY + PINNED] = state[self._CONFIGURATION]
-        return ZonePeer(plain, self, row, cells)
+        return ZonePeerState(peer, self.tallies, row, cells)
 
-    def peer(self, plain: Peer, row: int) -> ZonePeer:
-        """Return a peer whose fate is in a row that attach() once told."""
-        return ZonePeer(plain, self, row, self._cells[row * CELLS : (row + 1) * CELLS])
+    def state(self, peer: Peer, row: int) -> ZonePeerState:
+        """Return how a peer fares by a row that attach() once told."""
+        cells = self._cells[row * CELLS : (row + 1) * CELLS]
+        return ZonePeerState(peer, self.tallies, row, cells)
 
     def release(self, row: int) -> None:
         """Take the pin out of a row: it may go when nobody uses it and the zone is full."""
@@ -142,96 +148,82 @@ class PeerTable:
             (entries[row * ENTRY + USED], row)
             for row in range(self.capacity)
             if entries[row * ENTRY + PINNED] != state[self._CONFIGURATION]
-            and not self.conns.total(row)
-            and not self.waiting.total(row)
+            and not any(tally.total(row) for tally in self.tallies.values())
         ]
         return min(unused)[1] if unused else -1
 
     def _clear(self, row: int) -> None:
-        for n in range(row * CELLS, (row + 1) * CELLS):
-            self._cells[n] = 0
-        for time in ACCESSED, CHECKED:
-            self._cells[row * CELLS + time] = upstream.NEVER_MS
+        for n, value in enumerate([*BLANK.values(), 0], row * CELLS):
+            self._cells[n] = value
         self._entries[row * ENTRY + PINNED] = 0
 
 
-def _cell(place: int) -> Any:
-    def get(view: Any) -> int:
-        value: int = view.cells[place]
-        return value
+class ZonePeerState(PeerState):
+    """How a peer fares, in shared memory: use it under the zone's lock, but for `hold`.
 
-    def put(view: Any, value: int) -> None:
-        view.cells[place] = value
+    What is declared in PeerState and not written out here gets a property below.
+    """
 
-    return property(get, put)
+    __slots__ = (
+        "cells",
+        "configured",
+        "owed",  # sessions that ended here and are given back by the end of this turn
+        "row",
+        "tallies",
+        "tally",  # of them, that of conns
+        "total",  # its method: hot
+        "weight",
+    )
 
-
-def _total(view: Any) -> int:
-    total: int = view.counts.total(view.row)
-    view.seen = total
-    return total
-
-
-def _change(view: Any, value: int) -> None:
-    view.counts.add_locked(view.row, value - view.seen)
-
-
-# The sum of all workers' counts, changed by += and -= only, under the zone's lock: the change is
-# counted in this worker's name.
-_COUNTER: Final = property(_total, _change)
-
-
-class ZoneStats(upstream.PeerStats):
-    """The averages of a peer, in shared memory."""
-
-    __slots__ = ("cells", "counts", "row", "seen")
-
-    connect_ms = _cell(STATS)
-    first_byte_ms = _cell(STATS + 1)
-    response_ms = _cell(STATS + 2)
-    inflight_ms = _cell(STATS + 3)
-    waited_ms = _cell(STATS + 4)
-    changed_ms = _cell(STATS + 5)
-    waiting = _COUNTER
-
-    def __init__(self, table: PeerTable, row: int, cells: memoryview[int]) -> None:
-        self.counts = table.waiting
-        self.row = row
+    def __init__(
+        self, peer: Peer, tallies: dict[str, Tally], row: int, cells: memoryview[int]
+    ) -> None:
         self.cells = cells
-        self.seen = 0
-
-
-class ZonePeer(Peer):
-    """A peer whose counters are in shared memory; use them under the zone's lock."""
-
-    __slots__ = ("cells", "counts", "row", "seen")
-
-    current_weight = _cell(CURRENT)
-    fails = _cell(FAILS)
-    accessed_ms = _cell(ACCESSED)
-    checked_ms = _cell(CHECKED)
-    conns = _COUNTER
-
-    def __init__(self, plain: Peer, table: PeerTable, row: int, cells: memoryview[int]) -> None:
-        self.counts = table.conns
+        self.configured = peer.state.status & peer_state.CONFIGURED
+        self.owed = 0
         self.row = row
-        self.cells = cells
-        self.seen = 0
-        self.heard_ms = plain.heard_ms
-        self.family = plain.family
-        self.sockaddr = plain.sockaddr
-        self.name = plain.name
-        self.server = plain.server
-        self.weight = plain.weight
-        self.max_conns = plain.max_conns
-        self.max_fails = plain.max_fails
-        self.fail_timeout = plain.fail_timeout
-        self.down = plain.down
-        self.stats = ZoneStats(table, row, cells)
+        self.tallies = tallies
+        self.tally = tallies["conns"]
+        self.total = self.tally.total
+        self.weight = peer.weight
+        self.heard_ms = peer_state.NEVER_MS
 
     def hold(self, sessions: int) -> None:
         """Count sessions of this worker on the peer. Not under the zone's lock: it takes it."""
-        self.counts.add(self.row, sessions)
+        self.tally.add(self.row, sessions)
+
+    def end_later(self, loop: Loop) -> None:
+        """Give a session back when another one begins, or at the end of this turn: 1 lock less."""
+        self.owed += 1
+        if self.owed == 1:
+            loop.post(self.settle)
+
+    def settle(self) -> None:
+        """Give back what is owed."""
+        owed, self.owed = self.owed, 0
+        if owed:
+            self.hold(-owed)
+
+    @property
+    def conns(self) -> int:
+        """The sessions of all workers, but for those that are owed here."""
+        return self.total(self.row) - self.owed
+
+    @conns.setter
+    def conns(self, value: int) -> None:
+        change = value - self.total(self.row)
+        self.owed = 0
+        if change:
+            self.tally.add_locked(self.row, change)
+
+    @property
+    def status(self) -> int:
+        """What speaks against the peer: by this configuration, or for all processes."""
+        return self.configured | self.cells[STATUS]
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self.cells[STATUS] = value & ~peer_state.CONFIGURED
 
     @property
     def effective_weight(self) -> int:
@@ -244,11 +236,40 @@ class ZonePeer(Peer):
         self.cells[EFFECTIVE] = value
 
 
+def _cell(place: int) -> property:
+    def get(state: ZonePeerState) -> int:
+        return state.cells[place]
+
+    def put(state: ZonePeerState, value: int) -> None:
+        state.cells[place] = value
+
+    return property(get, put)
+
+
+def _count(name: str) -> property:
+    """Return the sum of all workers' counts; a change counts in this worker's name."""
+
+    def get(state: ZonePeerState) -> int:
+        return state.tallies[name].total(state.row)
+
+    def put(state: ZonePeerState, value: int) -> None:
+        tally = state.tallies[name]
+        tally.add_locked(state.row, value - tally.total(state.row))
+
+    return property(get, put)
+
+
+for _name in {*PLACES, *COUNTS} - vars(ZonePeerState).keys():
+    _form = _count(_name) if _name in COUNTS else _cell(PLACES[_name])
+    setattr(ZonePeerState, _name, _form)
+
+
 def share(conf: UpstreamConf, table: PeerTable) -> None:
-    """Put the peers of an upstream into a zone. source: ngx_stream_upstream_zone_copy_peers"""
-    balancer: Any = conf.balancer
+    """Put the peers of an upstream into a zone. Source: ngx_stream_upstream_zone_copy_peers"""
+    balancer = conf.balancer
+    assert balancer is not None
     seen: Counter[str] = Counter()
-    tier: Tier = balancer.tier
+    tier = balancer.tier
     backup = None if tier.backup is None else _shared(conf, table, tier.backup, seen, None)
     balancer.use(_shared(conf, table, tier, seen, backup))
 
@@ -256,20 +277,19 @@ def share(conf: UpstreamConf, table: PeerTable) -> None:
 def _shared(
     conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str], backup: Tier | None
 ) -> Tier:
-    peers = []
     for peer in tier.peers:
         name = f"{conf.name.lower()}\0{peer.server}\0{peer.name}"
         key = f"{name}\0{seen[name]}"
         seen[name] += 1
-        peers.append(table.attach(peer, key.encode("utf-8", "surrogateescape"), pin=True))
-    return Tier(tier.name, peers, backup, table.zone.lock)
+        peer.state = table.attach(peer, key.encode("utf-8", "surrogateescape"), pin=True)
+    return Tier(tier.name, tier.peers, backup, table.zone.lock)
 
 
 def _init_zone(
     draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone, fresh: bool
 ) -> None:
-    """Take a zone the cycle has made or adopted. source: ngx_stream_upstream_init_zone"""
-    former: dict[str, Any] = {}
+    """Take a zone the cycle has made or adopted. Source: ngx_stream_upstream_init_zone"""
+    former: dict[str, Record] = {}
     if fresh:
         zone.data = PeerTable(zone)
         if request.former is not None and request.former.tag == TAG:
@@ -279,12 +299,12 @@ def _init_zone(
     for conf in draft.upstreams:
         if conf.zone is request:
             share(conf, table)
-            if "resolve" in conf.data:
-                conf.data["resolve"].share(table, former)
+            if isinstance(conf.balancer, resolve.Group):
+                conf.balancer.share(table, former)
 
 
 def _zone(scope: Scope, module: Module, st: Statement) -> None:
-    """Read the directive. source: ngx_stream_upstream_zone"""
+    """Read the directive. Source: ngx_stream_upstream_zone"""
     conf: UpstreamConf = scope.owner
     builder = scope.builder
     name = st.args[0]
@@ -298,8 +318,8 @@ def _zone(scope: Scope, module: Module, st: Statement) -> None:
             raise errors.ConfError(f'invalid zone size "{st.args[1]}"') from None
         if size < shm.LEAST:
             raise errors.ConfError(f'zone "{name}" is too small')
-    conf.zone = builder.data["zones"].request(name, size, TAG)
-    conf.zone.init = functools.partial(_init_zone, builder.data["stream"], conf.zone)
+    request = conf.zone = builder.data["zones"].request(name, size, TAG)
+    request.init = functools.partial(_init_zone, builder.data["stream"], request)
 
 
 MODULE = StreamModule(

@@ -162,9 +162,6 @@ def test_sockaddr_parts() -> None:
     ]
     assert [5, 5, 0] == [inet.port_of(s) for s in (v4, v6, path)]
     assert [b"\1\2\3\4", bytes(15) + b"\1", b""] == [inet.packed(s) for s in (v4, v6, path)]
-    assert [("1.2.3.4", 6), ("::1", 6, 0, 0), "/x"] == [
-        inet.with_port(s, 6) for s in (v4, v6, path)
-    ]
     assert "unix:" == inet.address_text(None)
 
 

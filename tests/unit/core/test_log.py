@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ngxstream.core import clock, files, inet, log, syslog
+from tests.support.clock import FakeClock
 
 LINE = re.compile(rb"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] (\d+)#(\d+): (.*)\n", re.DOTALL)
 
@@ -184,7 +185,7 @@ def test_a_target_that_cannot_be_written_to_does_not_raise() -> None:
 
 def test_a_full_disk_is_left_alone_for_a_second() -> None:
     """After ENOSPC nothing is tried until the next second."""
-    fake = clock.FakeClock(100.0)
+    fake = FakeClock(100.0)
     fd = os.open("/dev/full", os.O_WRONLY)
     target = log.FileTarget(files.OpenFile("/dev/full", fd), log.ERR, clock.Clock(fake))
     target.write(log.ERR, b"x\n")

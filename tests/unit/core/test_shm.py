@@ -7,7 +7,7 @@ import pytest
 
 from ngxstream.core import shm
 from ngxstream.core.shm_counts import Tally
-from tests.support.forks import Held, in_child
+from tests.support.forks import Held, in_child, own_of
 
 
 def zone(size: int = 32 * 1024) -> shm.Zone:
@@ -54,14 +54,14 @@ def test_the_lock_goes_with_a_killed_holder() -> None:
 def test_cells_are_shared() -> None:
     """What a child stores its parent reads."""
     made = zone()
-    ints, floats = made.ints(3), made.floats(2)
+    ints, others = made.ints(3), made.ints(2)
 
     def store() -> None:
         ints[2] = -7
-        floats[1] = 2.5
+        others[1] = 2
 
     in_child(store)
-    assert ([0, 0, -7], [0.0, 2.5]) == (list(ints), list(floats))
+    assert ([0, 0, -7], [0, 2]) == (list(ints), list(others))
 
 
 def test_locks_of_two_numbers_are_two() -> None:
@@ -128,7 +128,7 @@ def test_a_forked_child_does_not_write_in_its_parent_s_ledger() -> None:
     tally.add(0, 5)
     dead = in_child(lambda: tally.add(0, 2), kill=True)
     made.reclaim(dead)
-    assert (5, 5) == (tally.total(0), tally.own(0))
+    assert (5, 5) == (tally.total(0), own_of(tally))
 
 
 def test_a_zone_that_is_closed_keeps_no_descriptor() -> None:

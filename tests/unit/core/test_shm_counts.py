@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from ngxstream.core import errors, shm, shm_counts
 from ngxstream.core.shm_counts import KeyTable, Tally
 from ngxstream.core.shm_ledger import Entry, Ledger
-from tests.support.forks import Held, die_at, in_child
+from tests.support.forks import Held, die_at, in_child, own_of
 
 
 def zone(size: int = 32 * 1024) -> shm.Zone:
@@ -41,7 +41,7 @@ def test_a_tally_is_the_sum_over_processes() -> None:
     tally.add(1)
     tally.add(2, 4)
     assert [0, 8, 4] == [tally.total(row) for row in range(3)]
-    assert [0, 1, 4] == [tally.own(row) for row in range(3)]
+    assert [0, 1, 4] == [own_of(tally, row) for row in range(3)]
 
 
 def test_a_process_gives_back_no_more_than_it_has() -> None:
@@ -50,9 +50,9 @@ def test_a_process_gives_back_no_more_than_it_has() -> None:
     in_child(lambda: tally.add(0, 5))
     tally.add(0, 2)
     tally.add(0, -3)
-    assert (5, 0) == (tally.total(0), tally.own(0))
+    assert (5, 0) == (tally.total(0), own_of(tally))
     tally.add(0, -1)
-    assert (5, 0) == (tally.total(0), tally.own(0))
+    assert (5, 0) == (tally.total(0), own_of(tally))
 
 
 def test_rows_of_two_tallies_are_not_mixed_up() -> None:
@@ -502,7 +502,7 @@ def test_a_change_of_a_row_that_death_interrupted_is_completed_first() -> None:
     (chunk,) = tally.zone.ledgers.chunks_of(os.getpid())
     ((address, word),) = tally.zone.ledgers.held(chunk)
     tally.give_back(address, word)
-    assert (17, 0) == (tally.total(0), tally.own(0))
+    assert (17, 0) == (tally.total(0), own_of(tally))
 
 
 @pytest.mark.slow

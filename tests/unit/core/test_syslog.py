@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import clock, errors, log, syslog
+from tests.support.clock import FakeClock
 from tests.support.waiting import wait_until
 
 
@@ -96,7 +97,7 @@ def test_what_is_wrong_is_said_in_nginx_s_words(parameters: str, message: str) -
 def test_an_access_message_has_header_and_no_line_feed(server: socket.socket) -> None:
     """Priority, time, host and tag precede the text."""
     conf = syslog.parse(f"server={address(server)},facility=mail,severity=warn,tag=t")
-    watch = clock.Clock(clock.FakeClock(1_000_000_000.0))
+    watch = clock.Clock(FakeClock(1_000_000_000.0))
     peer = syslog.Syslog(conf, clock=watch, hostname="box")
     assert peer.send(b"hello")
     now = time.localtime(1_000_000_000)
@@ -134,7 +135,7 @@ def test_a_unix_socket_takes_messages(tmp_path: Path) -> None:
 def test_a_failure_is_told_once_a_second_and_the_socket_made_anew(tmp_path: Path) -> None:
     """A server that is not there costs one line a second and no exception."""
     path = tmp_path / "log"
-    fake = clock.FakeClock(100.0)
+    fake = FakeClock(100.0)
     kept = Kept()
     complaints = log.Log([kept])
     peer = syslog.Syslog(syslog.parse(f"server=unix:{path}"), clock=clock.Clock(fake))

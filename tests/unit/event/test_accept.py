@@ -16,7 +16,7 @@ class Worker:
     """A loop that accepts on sockets which others accept on too."""
 
     def __init__(self, socks, connections, slots=2, fd=-1, kind="epoll", pause_ms=60_000) -> None:
-        self.loop = Loop(MemoryLog(), poller.POLLERS[kind](), connections)
+        self.loop = Loop(MemoryLog(), poller.POLLERS[kind](512), connections)
         self.taken: list = []
         relay = wakeups.Relay(self.loop, fd) if fd >= 0 else None
         self.gates: list = []

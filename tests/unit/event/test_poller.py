@@ -16,7 +16,7 @@ from ngxstream.event.poller import EDGE, HUP, IN, LEVEL, OUT, READABLE
 @pytest.fixture(params=sorted(poller.POLLERS))
 def each(request: pytest.FixtureRequest) -> Iterator[poller.Poller]:
     """Give each poller."""
-    made = poller.POLLERS[request.param]()
+    made = poller.POLLERS[request.param](512)
     yield made
     made.close()
 

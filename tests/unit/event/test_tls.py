@@ -35,7 +35,7 @@ def make_context(pair: certs.Pair) -> libssl_context.Context:
 @pytest.fixture(params=["epoll", "poll"])
 def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
     """Give a loop on each kind of readiness."""
-    made = PoisoningLoop(Log([]), poller.POLLERS[request.param]())
+    made = PoisoningLoop(Log([]), poller.POLLERS[request.param](512))
     yield made
     for _ in range(3):
         made.turn(wait_ms=0)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import clock, errors, files, log
-from ngxstream.process import cycle, worker
+from ngxstream.process import cycle
+from ngxstream.process import service as services
 from ngxstream.process.options import Options
 from tests.support import ports, work
 
@@ -325,8 +326,8 @@ def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
         old = world.build(addresses(n))
         new = world.reload(old, addresses(n // 2))
         assert new is not None
-        loop = worker.make_loop(new, 0)
-        service = worker.Service(new, loop, 0, former=[old])
+        loop = services.make_loop(new, 0)
+        service = services.Service(new, loop, 0, former=[old])
         assert not service.close_lingering()
         new.release_lingering([])
         service.close_gates()
@@ -340,8 +341,8 @@ def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
 def test_telling_current_addresses_from_former_ones_is_no_walk(world: World) -> None:
     """A worker asks this of every datagram that may be another worker's."""
     old = world.build(HEAD + EVENTS + stream("127.0.0.1 udp"))
-    loop = worker.make_loop(old, 0)
-    service = worker.Service(old, loop, 0)
+    loop = services.make_loop(old, 0)
+    service = services.Service(old, loop, 0)
     (mine,) = old.listenings
     old.listenings = []
     assert service.is_current(mine)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ import sys
 from ngxstream.process import lazy
 def waiting():
     return [n for n, m in sorted(sys.modules.items()) if type(m).__name__ == "_Waiting"]
-lazy.begin()
 """
+
+
+def lazily(code: str) -> str:
+    """Return code that runs where imports wait."""
+    return f"{WAITING}with lazy.waiting():\n{textwrap.indent(code, '    ')}"
 
 
 @pytest.mark.parametrize(
@@ -48,12 +53,12 @@ def test_a_module_waits_until_a_name_in_it_is_asked_for(code: str, expected: lis
     """An import binds the module; its first attribute, a name imported from it, or the order to
     load everything has it executed.
     """
-    assert str(expected) == run(WAITING + code)
+    assert str(expected) == run(lazily(code))
 
 
 def test_a_module_is_executed_once(tmp_path: Path) -> None:
     """Two importers that ask in turn share one module."""
-    code = WAITING + (
+    code = lazily(
         "from ngxstream.core import clock as a\n"
         "from ngxstream.core import clock as b\n"
         "made = a.Clock\n"
@@ -65,7 +70,7 @@ def test_a_module_is_executed_once(tmp_path: Path) -> None:
 def test_what_fails_to_execute_fails_each_time(tmp_path: Path) -> None:
     """The error is the module's own, and comes again for whoever asks next."""
     (tmp_path / "calendar.py").write_text("import nowhere_to_be_found\n")
-    code = WAITING + (
+    code = lazily(
         "sys.path.insert(0, sys.argv[1])\n"
         "import calendar\n"
         "for _ in range(2):\n"
@@ -78,7 +83,7 @@ def test_what_fails_to_execute_fails_each_time(tmp_path: Path) -> None:
 
 def test_nothing_waits_in_a_process_that_serves() -> None:
     """In whatever order they come, all modules of the program can be executed at last."""
-    code = WAITING + (
+    code = lazily(
         "from ngxstream.process import cycle, start\n"
         "start.run, cycle.MODULES\n"
         "print(len(waiting()) > 20); lazy.end(); lazy.load_all()\n"

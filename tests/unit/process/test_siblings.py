@@ -14,7 +14,7 @@ from ngxstream.process.siblings import Siblings
 from tests.support import descriptors, processes
 from tests.support.backends import BackendFactory, Conversation
 from tests.support.clients import TcpClient
-from tests.support.forks import Held, in_child
+from tests.support.forks import Held, in_child, own_of
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -24,7 +24,7 @@ def turn_until_nothing_is_held(loop: Loop, tallies: list[Tally]) -> None:
 
     def is_done() -> bool:
         loop.turn(10)
-        return all(tally.total(0) == tally.own(0) for tally in tallies)
+        return all(tally.total(0) == own_of(tally) for tally in tallies)
 
     wait_until(is_done, PATIENCE, "what the dead held is given back")
 

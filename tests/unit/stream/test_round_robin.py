@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import log
-from ngxstream.stream import upstream as law
+from ngxstream.stream import upstream
 from ngxstream.stream.round_robin import Tier
 from ngxstream.stream.upstream import Peer, ServerSpec
 from tests.support.balancing import (
@@ -118,7 +118,7 @@ def test_a_probe_that_connects_brings_a_tcp_server_back(is_udp: bool, expected: 
     fail_once(balancer, clock)
     clock.now_ms += 11_000
     selection = balancer.select(session(clock, is_udp))
-    selection.notify(selection.get(), law.CONNECT)
+    selection.notify(selection.get(), upstream.CONNECT)
     assert expected == take(balancer.select(session(clock)))
 
 
@@ -134,7 +134,7 @@ def test_a_success_between_failures_forgives_nothing(by_connect: bool) -> None:
         peer = selection.get() if take(balancer.select(session(clock))) else None
         if peer is not None:
             if by_connect:
-                selection.notify(peer, law.CONNECT)
+                selection.notify(peer, upstream.CONNECT)
             selection.free(peer, False)
     assert 0 == take(balancer.select(session(clock)))
 
@@ -153,7 +153,7 @@ def test_a_success_after_the_quarantine_forgives_all(is_udp: bool) -> None:
     assert 1 == take(balancer.select(session(clock)))  # one failure of two
 
 
-@pytest.mark.parametrize("event", [law.CONNECT, law.FIRST_BYTE])
+@pytest.mark.parametrize("event", [upstream.CONNECT, upstream.FIRST_BYTE])
 def test_only_a_connection_brings_a_server_back_before_its_session_ends(event: int) -> None:
     """The first byte of a probe says no more than its connection did."""
     balancer = group("server 127.0.0.1:1; server 127.0.0.1:2 down;")
@@ -162,7 +162,7 @@ def test_only_a_connection_brings_a_server_back_before_its_session_ends(event: i
     clock.now_ms += 11_000
     selection = balancer.select(session(clock))
     selection.notify(selection.get(), event)
-    assert (event == law.CONNECT) == take(balancer.select(session(clock)))
+    assert (event == upstream.CONNECT) == take(balancer.select(session(clock)))
 
 
 def test_the_only_server_is_never_disabled() -> None:
@@ -267,9 +267,9 @@ def test_a_server_that_stays_keeps_its_sessions(method: str) -> None:
     selection = balancer.select(session(Clock()))
     chosen = selection.get()
     balancer.use(Tier("u", [chosen, peer(9)]))
-    assert 1 == chosen.conns
+    assert 1 == chosen.state.conns
     selection.free(chosen, False)
-    assert 0 == chosen.conns
+    assert 0 == chosen.state.conns
 
 
 def test_a_choice_among_some_is_by_turns_and_lets_weights_recover() -> None:
@@ -277,12 +277,11 @@ def test_a_choice_among_some_is_by_turns_and_lets_weights_recover() -> None:
     balancer = group("server 127.0.0.1:1 weight=3; server 127.0.0.1:2 weight=1;")
     clock = Clock()
     peers = balancer.tier.peers
-    peers[0].effective_weight = 1
+    peers[0].state.effective_weight = 1
     found = []
     for _ in range(12):
         selection = balancer.select(session(clock))
-        usable = [(1 << n, peer) for n, peer in enumerate(peers)]
-        peer = selection.take_turn(usable, clock.now_ms)
+        peer = selection.take_turn(balancer.tier.choices, clock.now_ms)
         assert 1 << peers.index(peer) == selection.tried
         found.append(port(peer))
     # effective weights 1 and 1, then 2 and 1, from then on 3 and 1
@@ -296,4 +295,4 @@ def test_a_failure_is_dated_by_the_whole_second_it_came_in() -> None:
     selection = group("server 127.0.0.1:1; server 127.0.0.1:2;").select(session(clock))
     peer = selection.get()
     selection.free(peer, True)
-    assert (1_000_000, 1_000_000) == (peer.accessed_ms, peer.checked_ms)
+    assert (1_000_000, 1_000_000) == (peer.state.accessed_ms, peer.state.checked_ms)

@@ -8,6 +8,7 @@ import pytest
 from ngxstream.core import inet
 from ngxstream.stream import upstream_block
 from ngxstream.stream.upstream import UpstreamConf, UpstreamTable
+from tests.support.balancing import is_down
 from tests.support.hall import build
 from tests.support.nginx_says import NginxSays
 
@@ -154,10 +155,10 @@ def test_server_parameters_reach_the_peers() -> None:
     tier = conf.balancer.tier  # type: ignore[union-attr]
     first, second = tier.peers
     assert (3, 4, 5, 60, False) == (
-        first.weight, first.max_conns, first.max_fails, first.fail_timeout, first.down
+        first.weight, first.max_conns, first.max_fails, first.fail_timeout, is_down(first)
     )
     assert (1, 0, 1, 10, True) == (
-        second.weight, second.max_conns, second.max_fails, second.fail_timeout, second.down
+        second.weight, second.max_conns, second.max_fails, second.fail_timeout, is_down(second)
     )
     assert ["127.0.0.1:3"] == [peer.name for peer in tier.backup.peers]
     assert 2 == tier.tries  # a server that is down is no try

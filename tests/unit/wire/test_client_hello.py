@@ -73,19 +73,19 @@ EXPECTED = client_hello.ClientHello(
 def declined(data: bytes) -> str:
     """Parse what must be declined and return the reason."""
     with pytest.raises(client_hello.NotClientHello) as reason:
-        client_hello.parse(data)
+        client_hello.Parser().feed(data)
     return str(reason.value)
 
 
 def test_a_whole_hello_tells_all_it_offers() -> None:
     """Name, protocols, version and the lists of codes come out of one record."""
-    assert EXPECTED == client_hello.parse(records(FULL) + b"trailing")
+    assert EXPECTED == client_hello.Parser().feed(records(FULL) + b"trailing")
 
 
 @pytest.mark.parametrize("size", [1, 5, 40, 100])
 def test_a_hello_may_span_records(size: int) -> None:
     """Records of any size give the same hello."""
-    assert EXPECTED == client_hello.parse(records(FULL, size))
+    assert EXPECTED == client_hello.Parser().feed(records(FULL, size))
 
 
 @pytest.mark.parametrize("size", [16384, 7])
@@ -106,7 +106,7 @@ def test_a_hello_of_openssl_is_understood() -> None:
     stream = context.wrap_bio(incoming, outgoing, server_hostname="dns.example.net")
     with pytest.raises(ssl.SSLWantReadError):
         stream.do_handshake()
-    hello = client_hello.parse(outgoing.read())
+    hello = client_hello.Parser().feed(outgoing.read())
     assert isinstance(hello, client_hello.ClientHello)
     assert ("TLSv1.3", b"dns.example.net", b"dot,h2") == (
         hello.protocol,
@@ -133,14 +133,14 @@ def test_a_hello_of_openssl_is_understood() -> None:
 )
 def test_the_version_is_named_as_openssl_names_it(version: bytes, protocol: str) -> None:
     """Without extensions the hello's own version counts; an unknown one has no name."""
-    hello = client_hello.parse(records(message(version=version)))
+    hello = client_hello.Parser().feed(records(message(version=version)))
     assert isinstance(hello, client_hello.ClientHello)
     assert (protocol, b"", b"") == (hello.protocol, hello.server_name, hello.alpn)
 
 
 def test_any_supported_versions_extension_means_tls_1_3() -> None:
     """The extension alone decides, even if it lists only older versions."""
-    hello = client_hello.parse(records(message(extension(43, b"\x02\x03\x03"))))
+    hello = client_hello.Parser().feed(records(message(extension(43, b"\x02\x03\x03"))))
     assert client_hello.ClientHello("TLSv1.3", ciphers=(0x1301, 0xC02F)) == hello
 
 
@@ -150,13 +150,13 @@ def test_any_supported_versions_extension_means_tls_1_3() -> None:
 )
 def test_a_version_2_hello_tells_its_version_alone(data: bytes, protocol: str) -> None:
     """An SSLv2 record with a ClientHello is accepted from its first five bytes."""
-    assert client_hello.ClientHello(protocol) == client_hello.parse(data)
+    assert client_hello.ClientHello(protocol) == client_hello.Parser().feed(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"h", b"GET ", b"\x16\x03\x01\x00", b"\x00\x00\x00\x00"])
 def test_fewer_than_five_bytes_are_never_judged(data: bytes) -> None:
     """nginx waits for five bytes even if the first one rules a hello out."""
-    assert client_hello.parse(data) is reader.NEED_MORE
+    assert client_hello.Parser().feed(data) is reader.NEED_MORE
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_refusal_does_not_wait_for_the_rest_of_the_hello() -> None:
 def test_only_the_first_entry_of_a_name_list_counts() -> None:
     """More names in one server_name extension are passed over."""
     listed = b"\x00\x00\x01a" + b"\x00\x00\x01b"
-    hello = client_hello.parse(records(message(extension(0, u16(8) + listed), alpn(b"x"))))
+    hello = client_hello.Parser().feed(records(message(extension(0, u16(8) + listed), alpn(b"x"))))
     assert isinstance(hello, client_hello.ClientHello)
     assert (b"a", b"x") == (hello.server_name, hello.alpn)
 
@@ -215,7 +215,7 @@ def test_only_the_first_entry_of_a_name_list_counts() -> None:
 @pytest.mark.parametrize("body", [b"", b"\x00", b"\x00\x04\x00\x1d", b"\x00\x00\x00"])
 def test_a_list_of_codes_that_does_not_add_up_is_empty(body: bytes) -> None:
     """nginx skips these lists, so a broken one is no reason to decline the hello."""
-    hello = client_hello.parse(records(message(extension(10, body), sni(b"a"))))
+    hello = client_hello.Parser().feed(records(message(extension(10, body), sni(b"a"))))
     assert isinstance(hello, client_hello.ClientHello)
     assert ((), b"a") == (hello.groups, hello.server_name)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ngxstream.wire import dns, reader
+from ngxstream.wire import dns, dns_names, reader
 from tests.support.work import lines_run
 
 QUESTION = dns.Question("www.Example.com.", dns.A)
@@ -38,7 +38,7 @@ WWW = b"\x03www\x07example\x03com\0"
 
 def refusal(data: bytes) -> str:
     """Parse what must be refused and return the words."""
-    with pytest.raises(dns.DnsError) as refused:
+    with pytest.raises(dns_names.DnsError) as refused:
         dns.parse(data)
     return str(refused.value)
 
@@ -65,32 +65,9 @@ def test_every_kind_is_asked_by_its_number(kind: int, code: int) -> None:
 @pytest.mark.parametrize("name", ["", ".", "a..b", ".a", "a" * 64, ".".join(["a" * 49] * 6)])
 def test_a_name_without_a_wire_form_is_refused(name: str) -> None:
     """Labels of 1 to 63 bytes and names up to 255 are all that DNS can carry."""
-    with pytest.raises(dns.DnsError) as refused:
+    with pytest.raises(dns_names.DnsError) as refused:
         dns.build_query(1, dns.Question(name, dns.A))
     assert f'invalid domain name "{name}"' == str(refused.value)
-
-
-def test_the_longest_name_is_written() -> None:
-    """255 bytes on the wire are still a name."""
-    assert 255 == len(dns.name_to_wire(".".join(["a" * 63] * 3 + ["a" * 61])))
-
-
-@pytest.mark.parametrize(
-    ("address", "name"),
-    [
-        ("192.0.2.5", "5.2.0.192.in-addr.arpa"),
-        ("2001:db8::1", "1." + "0." * 23 + "8.b.d.0.1.0.0.2.ip6.arpa"),
-    ],
-)
-def test_an_address_has_a_reverse_name(address: str, name: str) -> None:
-    """PTR questions ask for the address backwards under arpa."""
-    assert name == dns.reverse_name(address)
-
-
-def test_only_an_address_has_a_reverse_name() -> None:
-    """A host name cannot be turned around."""
-    with pytest.raises(dns.DnsError, match='invalid address "localhost"'):
-        dns.reverse_name("localhost")
 
 
 # --- answers --------------------------------------------------------------------------------
@@ -157,13 +134,8 @@ def test_names_that_were_asked_for_are_found_as_text(
 def test_a_label_with_a_dot_inside_has_no_text(label: bytes) -> None:
     """An alias that would be asked for as another name is refused."""
     parsed = dns.parse(response(record(dns.CNAME, label + b"\xc0\x10")))
-    with pytest.raises(dns.DnsError, match="invalid label in DNS response"):
+    with pytest.raises(dns_names.DnsError, match="invalid label in DNS response"):
         dns.follow(parsed)
-
-
-def test_a_label_of_the_size_of_a_dot_has_a_text() -> None:
-    """46 bytes are an ordinary label, though its length byte is that of a dot."""
-    assert "a" * 46 + ".b" == dns.name_from_wire(b"\x2e" + b"a" * 46 + b"\x01b\0")
 
 
 def test_a_label_with_a_dot_inside_is_not_two_labels() -> None:
@@ -197,7 +169,7 @@ def test_an_error_code_is_told(rcode: int) -> None:
 
 def test_a_server_that_could_not_read_the_question_need_not_repeat_it() -> None:
     """Format error without a question is an answer to whatever was asked."""
-    parsed = dns.parse_answer(header(flags=0x8181, questions=0), 7, QUESTION)
+    parsed = dns.parse(header(flags=0x8181, questions=0), 7, QUESTION)
     assert (dns.FORMERR, None) == (parsed.rcode, parsed.asked)
 
 
@@ -302,35 +274,6 @@ def test_a_name_of_255_bytes_is_read_and_one_of_256_is_not(
         assert dns.parse(message).records[-1].owner == b"".join(LABELS) + b"\0"
 
 
-@pytest.mark.parametrize(("size", "is_refused"), [(253, False), (254, True)])
-def test_a_name_of_253_characters_is_asked_for_and_one_of_254_is_not(
-    size: int, is_refused: bool
-) -> None:
-    """On the wire they are 255 and 256; a final dot does not count."""
-    name = ("a" * 49 + ".") * 5
-    name = (name + "b" * (size - len(name))).removesuffix(".")
-    assert size == len(name)
-    if is_refused:
-        with pytest.raises(dns.DnsError, match="invalid domain name"):
-            dns.name_to_wire(name)
-        return
-    assert (255, 255) == (len(dns.name_to_wire(name)), len(dns.name_to_wire(name + ".")))
-    assert name == dns.name_from_wire(dns.name_to_wire(name))
-
-
-@pytest.mark.parametrize(("size", "is_refused"), [(63, False), (64, True)])
-def test_a_label_of_63_bytes_is_asked_for_and_one_of_64_is_not(
-    size: int, is_refused: bool
-) -> None:
-    """The two top bits of a length are for pointers."""
-    name = "a" * size + ".b"
-    if is_refused:
-        with pytest.raises(dns.DnsError, match="invalid domain name"):
-            dns.name_to_wire(name)
-    else:
-        assert bytes((size,)) + b"a" * size + b"\1b\0" == dns.name_to_wire(name)
-
-
 # --- bounds ---------------------------------------------------------------------------------
 
 
@@ -352,7 +295,7 @@ def test_no_more_labels_are_walked_than_allowed() -> None:
     """Names that are not compressed end the reading after so many labels, not the answer."""
     parsed = dns.parse(many(9999, owner=b"\1a" * 127 + b"\0"))
     assert parsed.is_cut
-    assert dns.STEPS // 128 - 1 == len(parsed.records)
+    assert dns_names.STEPS // 128 - 1 == len(parsed.records)
 
 
 def test_of_names_that_were_asked_for_no_more_are_spelled_than_allowed() -> None:
@@ -414,7 +357,7 @@ def test_no_response_takes_long(what: str) -> None:
     def read() -> None:
         try:
             dns.follow(dns.parse(COSTLY[what]))
-        except dns.DnsError:
+        except dns_names.DnsError:
             return
 
     assert lines_run(read) < 100_000
@@ -426,7 +369,7 @@ def test_no_response_takes_long(what: str) -> None:
 def test_an_answer_to_the_question_is_taken_in_any_case() -> None:
     """Names compare without regard to case or to a trailing dot."""
     data = response(record(dns.A, b"\1\2\3\4"), echo=ECHO.replace(b"www", b"wWw"))
-    assert 1 == len(dns.parse_answer(data, 7, QUESTION).records)
+    assert 1 == len(dns.parse(data, 7, QUESTION).records)
 
 
 @pytest.mark.parametrize(
@@ -440,15 +383,7 @@ def test_an_answer_to_the_question_is_taken_in_any_case() -> None:
 def test_an_answer_to_something_else_is_not_ours(ident: int, question: dns.Question) -> None:
     """Another identifier, name or type marks a late or forged response."""
     with pytest.raises(dns.NotOurs):
-        dns.parse_answer(response(record(dns.A, b"\1\2\3\4")), ident, question)
-
-
-def test_the_identifier_can_be_read_alone() -> None:
-    """The caller may look the question up before parsing."""
-    assert 7 == dns.ident_of(header())
-    assert 0x1234 == dns.ident_of(b"\x12\x34" + header()[2:])
-    with pytest.raises(dns.DnsError):
-        dns.ident_of(header()[:11])
+        dns.parse(response(record(dns.A, b"\1\2\3\4")), ident, question)
 
 
 # --- aliases --------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class Preread:
 def test_unix_sockets_stand_on_the_ring() -> None:
     """unix: servers have points of their own, and equal paths equal ones."""
     group_ = group("hash x consistent; server unix:/a; server UNIX:/a weight=2; server unix:/b;")
-    owners = [[bit for bit, _ in members] for members in group_.tier.aid.groups]
+    owners = [[bit for bit, _, _ in members] for members in group_.tier.aid.groups]
     assert 160 == sum(bits == [1] for bits in owners)
     assert 160 == sum(bits == [2] for bits in owners)
     assert 160 == sum(bits == [4] for bits in owners)

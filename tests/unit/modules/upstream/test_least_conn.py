@@ -38,13 +38,13 @@ def test_sessions_that_stay_fill_servers_by_weight(weights: list[int]) -> None:
     clock = Clock()
     for _ in range(sum(weights)):
         take(balancer.select(session(clock)))
-    assert weights == [peer.conns for peer in balancer.tier.peers]
+    assert weights == [peer.state.conns for peer in balancer.tier.peers]
 
 
 def test_the_busy_server_gets_nothing_until_it_is_less_busy() -> None:
     """A server with more sessions is passed over until the others have as many."""
     balancer = group("least_conn; server 127.0.0.1:1; server 127.0.0.1:2;")
-    balancer.tier.peers[0].conns = 3
+    balancer.tier.peers[0].state.conns = 3
     clock = Clock()
     assert [2, 2, 2] == [take(balancer.select(session(clock))) for _ in range(3)]
 
@@ -54,7 +54,7 @@ def test_backups_are_balanced_by_the_same_method() -> None:
     balancer = group(
         "least_conn; server 127.0.0.1:1 down; server 127.0.0.1:2 backup; server 127.0.0.1:3 backup;"
     )
-    balancer.tier.backup.peers[0].conns = 1
+    balancer.tier.backup.peers[0].state.conns = 1
     assert 3 == take(balancer.select(session(Clock())))
 
 

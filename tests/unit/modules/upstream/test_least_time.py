@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ngxstream.modules.upstream import least_time
 from ngxstream.stream import upstream as law
+from ngxstream.stream.peer_state import PeerState
 from ngxstream.stream.upstream import UpstreamState
 from tests.support.balancing import Clock, group, numbered, port, session, take
 from tests.support.hall import build
@@ -52,10 +53,11 @@ def test_expected_time(
 ) -> None:
     """Averages fall into buckets of 20 ms, age by halves, and count once per session and one."""
     mode = least_time.Mode("connect", inflight=True)
-    stats = SimpleNamespace(connect_ms=ms, waiting=waiting, inflight_ms=inflight_ms)
-    peer: Any = SimpleNamespace(
-        stats=stats, conns=conns, fail_timeout=10, checked_ms=1_000_000 - idle_s * 1000
+    state = PeerState(
+        connect_ms=ms, waiting=waiting, inflight_ms=inflight_ms, conns=conns,
+        checked_ms=1_000_000 - idle_s * 1000,
     )
+    peer: Any = SimpleNamespace(state=state, fail_timeout=10)
     assert expected == mode.expected(peer, 1_000_000)
 
 
@@ -82,7 +84,7 @@ def test_failed_attempts_teach_nothing() -> None:
     selection = balancer.select(session(clock))
     peer = selection.get()
     selection.free(peer, True, state(clock, connect=5, first=6, whole=7))
-    assert (0, 0, 0) == (peer.stats.connect_ms, peer.stats.first_byte_ms, peer.stats.response_ms)
+    assert (0, 0, 0) == (peer.state.connect_ms, peer.state.first_byte_ms, peer.state.response_ms)
 
 
 def test_what_did_not_happen_is_not_averaged() -> None:
@@ -92,7 +94,7 @@ def test_what_did_not_happen_is_not_averaged() -> None:
     selection = balancer.select(session(clock))
     peer = selection.get()
     selection.free(peer, False, state(clock, connect=5, whole=70))
-    assert (5, 0, 70) == (peer.stats.connect_ms, peer.stats.first_byte_ms, peer.stats.response_ms)
+    assert (5, 0, 70) == (peer.state.connect_ms, peer.state.first_byte_ms, peer.state.response_ms)
 
 
 @pytest.mark.effect("least_time")
@@ -108,12 +110,12 @@ def test_inflight_learns_when_the_event_comes(mode: str, event: int) -> None:
     record = state(clock, connect=40, first=40)
     s.states = [record]
     clock.now_ms += 40
-    assert 1 == peer.stats.waiting
+    assert 1 == peer.state.waiting
     selection.notify(peer, event)
-    assert 0 == peer.stats.waiting
+    assert 0 == peer.state.waiting
     record.session_ms = 40
     selection.free(peer, False, record)
-    assert 40 == getattr(peer.stats, f"{mode}_ms")
+    assert 40 == getattr(peer.state, f"{mode}_ms")
 
 
 def test_sessions_that_wait_too_long_spoil_a_server() -> None:
@@ -147,7 +149,7 @@ def test_waiting_sessions_are_summed_exactly(ends: list[int], gaps: list[int]) -
         record.session_ms = clock.now_ms - start
         selection.free(peer, False, record)
         expected = sum(clock.now_ms - other for _, _, other in began.values())
-        assert (len(began), expected) == (peer.stats.waiting, peer.stats.waited_ms)
+        assert (len(began), expected) == (peer.state.waiting, peer.state.waited_ms)
 
 
 def test_equal_servers_take_turns_by_weight() -> None:

@@ -63,7 +63,7 @@ def test_two_takes_the_less_busy_of_two() -> None:
     clock = Clock()
     for _ in range(40):
         take(balancer.select(session(clock)))
-    assert [10, 30] == [peer.conns for peer in balancer.tier.peers]
+    assert [10, 30] == [peer.state.conns for peer in balancer.tier.peers]
 
 
 def test_full_servers_are_passed_over() -> None:

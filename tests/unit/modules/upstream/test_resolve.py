@@ -17,7 +17,7 @@ from ngxstream.modules.upstream import names, resolve
 from ngxstream.stream.upstream import UpstreamConf
 from ngxstream.wire import dns
 from tests.support import work
-from tests.support.balancing import Clock, session
+from tests.support.balancing import Clock, is_down, session
 from tests.support.engine import MemoryLog, engine, run_until
 from tests.support.hall import CONF, Built, build
 from tests.support.moving_clock import MovingClock
@@ -254,10 +254,10 @@ def test_servers_have_what_their_line_says(lab: Make) -> None:
     assert ["192.0.2.2:54"] == one.backups()
     peer = one.group.tier.peers[1]
     assert (3, 7, 4, 9, False) == (
-        peer.weight, peer.max_conns, peer.max_fails, peer.fail_timeout, peer.down
+        peer.weight, peer.max_conns, peer.max_fails, peer.fail_timeout, is_down(peer)
     )
     assert "a.test:53" == peer.server
-    assert one.group.tier.peers[2].down
+    assert is_down(one.group.tier.peers[2])
 
 
 def test_a_name_is_asked_again_a_second_after_its_time(lab: Make) -> None:
@@ -297,10 +297,10 @@ def test_what_stays_keeps_its_place_its_row_and_its_sessions(lab: Make) -> None:
     one.know(a("192.0.2.9", 1), a("192.0.2.3", 1), a("192.0.2.1", 1))
     one.ask(2000)
     assert ["192.0.2.1:53", "192.0.2.3:53", "192.0.2.9:53"] == one.servers()
-    assert [1, 1, 0] == [peer.conns for peer in one.group.tier.peers]
+    assert [1, 1, 0] == [peer.state.conns for peer in one.group.tier.peers]
     for selection, peer in held:
         selection.free(peer, False)
-    assert [0, 0, 0] == [peer.conns for peer in one.group.tier.peers]
+    assert [0, 0, 0] == [peer.state.conns for peer in one.group.tier.peers]
 
 
 def test_an_answer_that_says_the_same_changes_nothing(lab: Make) -> None:
@@ -560,7 +560,7 @@ def test_changed_weights_and_priorities_are_taken(lab: Make) -> None:
     one.start()
     one.ask()
     assert ["192.0.2.1:5301"] == one.servers()
-    row = one.group.tier.peers[0].row  # type: ignore[attr-defined]
+    row = one.group.tier.peers[0].state.row  # type: ignore[attr-defined]
     one.know(srv(10, 7, 5301, "a.test"), srv(5, 1, 5302, "a.test"), address)
     one.ask(2000)
     assert ["192.0.2.1:5302"] == one.servers()
@@ -568,7 +568,7 @@ def test_changed_weights_and_priorities_are_taken(lab: Make) -> None:
     backup = one.group.tier.backup
     assert backup is not None
     peer: Any = backup.peers[0]
-    assert (7, 7, row) == (peer.weight, peer.effective_weight, peer.row)
+    assert (7, 7, row) == (peer.weight, peer.state.effective_weight, peer.state.row)
 
 
 def test_a_target_that_cannot_be_looked_up_keeps_its_last_addresses(lab: Make) -> None:
@@ -635,14 +635,14 @@ def test_two_records_of_one_address_are_two_servers(lab: Make) -> None:
     assert ["192.0.2.1:53"] * 3 == one.servers()
     peers: Any = one.group.tier.peers
     assert [1, 2, 3] == sorted(peer.weight for peer in peers)
-    assert 3 == len({peer.row for peer in peers})
-    rows = {peer.row for peer in peers}
+    assert 3 == len({peer.state.row for peer in peers})
+    rows = {peer.state.row for peer in peers}
     one.know(srv(10, 2, 53, "b.test"), srv(10, 4, 53, "a.test"),
              a("192.0.2.1", 1), a("192.0.2.1", 1, "b.test"))
     one.ask(2000)
     after: Any = [one.servers(), one.group.tier.peers]
     assert [2, 4] == sorted(peer.weight for peer in after[1])
-    assert {peer.row for peer in after[1]} < rows
+    assert {peer.state.row for peer in after[1]} < rows
 
 
 # -- several workers, several configurations ---------------------------------------------------
@@ -770,9 +770,9 @@ def test_sessions_are_counted_on_over_a_reload(lab: Make) -> None:
     selection = old.group.select(session(Clock()))
     peer = selection.get()
     new = lab(LINE, old=old)
-    assert [1, 0] == [p.conns for p in (new.servers(), new.group.tier)[1].peers]
+    assert [1, 0] == [p.state.conns for p in (new.servers(), new.group.tier)[1].peers]
     selection.free(peer, False)
-    assert [0, 0] == [p.conns for p in new.group.tier.peers]
+    assert [0, 0] == [p.state.conns for p in new.group.tier.peers]
 
 
 def test_names_that_are_not_configured_any_more_are_forgotten(lab: Make) -> None:
@@ -856,7 +856,7 @@ def test_the_work_of_making_many_names_known_grows_with_them() -> None:
         old, new = build(block), build(block)
         old.zones.build(None)
         new.zones.build(old.zones)
-        assert n == len(new.conf.upstreams[0].data["resolve"].names)  # type: ignore[union-attr]
+        assert n == len(new.conf.upstreams[0].balancer.names)  # type: ignore[union-attr]
         for zone in new.zones.zones():
             zone.close()
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
 from ngxstream.modules.upstream import zone
-from ngxstream.stream.upstream import NEVER_MS, Peer, ServerSpec, UpstreamConf, UpstreamState
+from ngxstream.stream.peer_state import NEVER_MS
+from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
 from tests.support.balancing import (
     SPEC,
     STEP,
@@ -113,7 +114,7 @@ def workers(count: int, conf: UpstreamConf) -> Iterator[list[Worker]]:
             selection, peer = held.pop()
             selection.free(peer, order == "fail", UpstreamState(clock.now_ms))
             return "done"
-        return " ".join(str(peer.conns) for peer in balancer.tier.peers)
+        return " ".join(str(peer.state.conns) for peer in balancer.tier.peers)
 
     made = [Worker(obey) for _ in range(count)]
     try:
@@ -198,7 +199,7 @@ def test_sessions_come_and_go_in_four_workers_without_a_lost_count() -> None:
             children.append(child)
         codes = [os.waitpid(child, 0)[1] for child in children]
         tier = conf.balancer.tier  # type: ignore[union-attr]
-        assert ([0] * 4, [0, 0]) == (codes, [peer.conns for peer in tier.peers])
+        assert ([0] * 4, [0, 0]) == (codes, [peer.state.conns for peer in tier.peers])
 
 
 @pytest.mark.parametrize("lines", ["", SIZE])
@@ -214,7 +215,7 @@ def test_what_begins_and_ends_at_once_is_counted_nowhere(lines: str, servers: st
         peers = balancer.tier.peers
         for _ in range(3):
             assert peers[0] is balancer.select(session(Clock())).get_once()
-            assert 0 == peers[0].conns
+            assert 0 == peers[0].state.conns
         held = balancer.select(session(Clock()))
         held.get()
         once = balancer.select(session(Clock())).get_once
@@ -225,7 +226,7 @@ def test_what_begins_and_ends_at_once_is_counted_nowhere(lines: str, servers: st
                 once()
         else:
             once()
-        assert 1 == peers[0].conns
+        assert 1 == peers[0].state.conns
 
 
 def test_a_session_that_leaves_for_another_worker_is_counted_there_only() -> None:
@@ -236,7 +237,7 @@ def test_a_session_that_leaves_for_another_worker_is_counted_there_only() -> Non
         taken = [selection.get() for selection in selections]
         for selection, peer in zip(selections, taken, strict=True):
             selection.leave(peer)
-        assert [(0, 0), (0, 0)] == [(p.conns, p.stats.waiting) for p in balancer.tier.peers]
+        assert [(0, 0), (0, 0)] == [(p.state.conns, p.state.waiting) for p in balancer.tier.peers]
 
 
 def test_a_row_is_not_given_to_another_server_while_anybody_waits_there() -> None:
@@ -245,13 +246,13 @@ def test_a_row_is_not_given_to_another_server_while_anybody_waits_there() -> Non
     plain = Peer(ServerSpec("a", ()), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
     table.next_configuration()
     rows = [table.attach(plain, b"%d" % n, pin=False).row for n in range(4)]
-    table.conns.add(rows[0])
-    table.waiting.add(rows[1])
+    table.tallies["conns"].add(rows[0])
+    table.tallies["waiting"].add(rows[1])
     others = {table.attach(plain, b"other %d" % n, pin=True).row for n in range(2)}
     assert set(rows[2:]) == others
     with pytest.raises(errors.UnplacedError):
         table.attach(plain, b"another", pin=True)
-    table.waiting.add(rows[1], -1)
+    table.tallies["waiting"].add(rows[1], -1)
     assert rows[1] == table.attach(plain, b"another", pin=True).row
 
 
@@ -269,7 +270,7 @@ def fail(conf: UpstreamConf, times: int = 1) -> None:
 def fails(conf: UpstreamConf) -> dict[str, int]:
     """Return the failures of each peer by name."""
     tier: Any = conf.balancer.tier  # type: ignore[union-attr]
-    return {peer.name: peer.fails for peer in tier.peers}
+    return {peer.name: peer.state.fails for peer in tier.peers}
 
 
 def test_a_reload_keeps_how_the_same_servers_fare() -> None:
@@ -281,7 +282,7 @@ def test_a_reload_keeps_how_the_same_servers_fare() -> None:
         with built(lines, old) as (_, after):
             expected = {"127.0.0.1:3": 0, "127.0.0.1:1": 1, "127.0.0.1:2": 0}
             assert expected == fails(after)
-            conns = [peer.conns for peer in after.balancer.tier.peers]  # type: ignore[union-attr]
+            conns = [peer.state.conns for peer in after.balancer.tier.peers]  # type: ignore[union-attr]
             assert [0, 0, 1] == conns
 
 
@@ -293,7 +294,7 @@ def test_a_new_weight_counts_at_once_though_old_workers_go_on() -> None:
         for _ in range(50):  # old workers let the weight grow back to 9
             take(before.balancer.select(session(Clock(2_000_000))))  # type: ignore[union-attr]
         tier: Any = after.balancer.tier  # type: ignore[union-attr]
-        assert [1, 1] == [peer.effective_weight for peer in tier.peers]
+        assert [1, 1] == [peer.state.effective_weight for peer in tier.peers]
 
 
 def test_without_a_zone_a_reload_begins_anew() -> None:
@@ -325,7 +326,7 @@ def test_rows_of_servers_that_went_are_used_again() -> None:
                 pass
         with built(lines(1), old) as (_, last):
             tier: Any = last.balancer.tier  # type: ignore[union-attr]
-            assert [1, *[0] * 99] == [peer.conns for peer in tier.peers]
+            assert [1, *[0] * 99] == [peer.state.conns for peer in tier.peers]
 
 
 def test_two_upstreams_share_a_zone() -> None:
@@ -346,7 +347,7 @@ def test_the_same_address_twice_is_two_peers() -> None:
     with built(SIZE + "server 127.0.0.1:1; server 127.0.0.1:1;") as (_, conf):
         tier: Any = conf.balancer.tier  # type: ignore[union-attr]
         take(conf.balancer.select(session(Clock())))  # type: ignore[union-attr]
-        assert [1, 0] == [peer.conns for peer in tier.peers]
+        assert [1, 0] == [peer.state.conns for peer in tier.peers]
 
 
 # -- configuration -----------------------------------------------------------------------------
@@ -420,6 +421,71 @@ def test_a_session_that_ends_is_counted_off_once(failed: bool) -> None:
         clock = Clock()
         selections = [balancer.select(session(clock)) for _ in range(3)]
         peers = [selection.get() for selection in selections]
-        assert 3 == peers[0].conns
+        assert 3 == peers[0].state.conns
         selections[0].free(peers[0], failed)
-        assert 2 == peers[1].conns
+        assert 2 == peers[1].state.conns
+
+
+@pytest.mark.parametrize(
+    ("lines", "late"),
+    [
+        (TWO, True),
+        ("hash k;" + TWO, True),
+        ("random;" + TWO, True),
+        ("least_conn;" + TWO, False),
+        ("least_time connect;" + TWO, False),
+        ("random two;" + TWO, False),
+        ("server 127.0.0.1:1 max_conns=9; server 127.0.0.1:2 max_conns=9;", False),
+        ("server 127.0.0.1:1;", False),
+    ],
+)
+def test_other_workers_see_late_what_nobody_chooses_by(lines: str, late: bool) -> None:
+    """Sessions that ended are given back at the end of the turn where the count decides nothing."""
+    with built(SIZE + lines) as (_, conf):
+        balancer: Any = conf.balancer
+        clock = Clock(turns=True)
+        tally = conf.zone.zone.data.tallies["conns"]  # type: ignore[union-attr]
+        ended = [balancer.select(session(clock)) for _ in range(3)]
+        for selection, peer in [(selection, selection.get()) for selection in ended]:
+            selection.free(peer, False)
+        rows = [peer.state.row for peer in balancer.tier.peers]
+        assert [0] * len(rows) == [peer.state.conns for peer in balancer.tier.peers]
+        assert 3 * late == sum(tally.total(row) for row in rows)
+        clock.turn()
+        assert 0 == sum(tally.total(row) for row in rows)
+
+
+def test_a_session_that_begins_takes_the_place_of_one_that_ended() -> None:
+    """Whatever ends and begins within a turn, the count is right at its end, and there already."""
+    with built(SIZE + TWO) as (_, conf):
+        balancer: Any = conf.balancer
+        clock = Clock(turns=True)
+        for _ in range(7):
+            selection = balancer.select(session(clock))
+            selection.free(selection.get(), False)
+        held = [balancer.select(session(clock)) for _ in range(3)]
+        taken = Counter(selection.get().name for selection in held)
+        for _ in range(2):
+            counted = {peer.name: peer.state.conns for peer in balancer.tier.peers}
+            assert taken == counted
+            clock.turn()
+        tally = conf.zone.zone.data.tallies["conns"]  # type: ignore[union-attr]
+        rows = [peer.state.row for peer in balancer.tier.peers]
+        assert 3 == sum(tally.total(row) for row in rows)
+
+
+def test_what_a_killed_worker_owes_is_given_back() -> None:
+    """A worker that dies before the end of the turn in which a session ended leaves no count."""
+    with built(SIZE + TWO) as (made, conf):
+        balancer: Any = conf.balancer
+        pid = os.fork()
+        if pid == 0:
+            clock = Clock(turns=True)
+            selections = [balancer.select(session(clock)) for _ in range(4)]
+            for selection, peer in [(each, each.get()) for each in selections]:
+                selection.free(peer, False)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert [2, 2] == [peer.state.conns for peer in balancer.tier.peers]
+        assert shm.reclaim(made.zones.zones(), pid, lambda text: None)
+        assert [0, 0] == [peer.state.conns for peer in balancer.tier.peers]

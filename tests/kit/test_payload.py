@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ngxstream.conf import files, payload, reader
+from ngxstream.conf import files, reader
+from tests.support import payload
 
 MAIN = "/c/nginx.conf"
 

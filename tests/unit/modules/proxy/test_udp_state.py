@@ -54,11 +54,11 @@ def test_the_server_hears_the_same_port(world: World) -> None:
 def test_a_session_is_counted_once(world: World) -> None:
     """On the peer it talks to, before and after."""
     peer: Any = world.old.only_session().content
-    before = peer.peer.conns
+    before = peer.peer.state.conns
     world.hand_over()
     content: Any = world.new.only_session().content
     name = f"127.0.0.1:{world.backend.getsockname()[1]}"
-    assert (before, name) == (content.peer.conns, content.peer.name)
+    assert (before, name) == (content.peer.state.conns, content.peer.name)
 
 
 @pytest.mark.parametrize("deadline", [1 << 60, 0])

@@ -1,0 +1,227 @@
+"""What serves a cycle on a loop: its listening sockets' gates, its modules' work, its logs.
+
+Beside ngx_event_process_init (src/event/ngx_event.c), which makes a connection of each listening
+socket. A worker has one Service; a process that does everything has one more for each configuration
+that it replaced while sessions of it last.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import loop as loops
+from ngxstream.event import poller, wakeups
+from ngxstream.event.accept import BURST, TcpGate
+from ngxstream.event.udp import UdpGate
+from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.modules.proxy import udp_one_way
+from ngxstream.stream import travel
+
+if TYPE_CHECKING:
+    from ngxstream.event.listening import Listening
+    from ngxstream.event.loop import Loop
+    from ngxstream.process.cycle import Cycle
+    from ngxstream.process.generations import Generations
+    from ngxstream.stream.session import Session
+
+SWEEP_MS: Final = 1000  # how often it is seen whether somebody needs a UDP socket still
+BURST_ALL: Final = 1 << 16  # multi_accept: more than any backlog holds
+
+
+class Service:
+    """What serves a cycle on a loop: its gates, its modules' work, its logs."""
+
+    __slots__ = (
+        "cycle",
+        "loop",
+        "worker",  # its number
+        "tcp_gates",
+        "udp_gates",
+        "places",  # travel.Places: of this and of former configurations
+        "former",  # list[Cycle]: whose sessions may come, or are here
+        "_generations",  # Generations | None
+        "_current",  # frozenset[Listening]: those of the cycle
+        "_gates",  # dict: ListenOptions.key -> UdpGate, one for each address
+    )
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        loop: Loop,
+        worker: int,
+        *,
+        idle: bool = False,
+        former: Sequence[Cycle] = (),
+        generations: Generations | None = None,
+        wakeups_fds: Mapping[int, int] | None = None,
+    ) -> None:
+        """Open the gates of one worker.
+
+        Args: worker: counted from 0; idle: leave the UDP gates unread; former: cycles whose UDP
+        sessions may be handed over, counted in generations; wakeups_fds: what wakeups.make()
+        returned, if there are other workers
+        """
+        self.cycle = cycle
+        self.loop = loop
+        self.worker = worker
+        self.tcp_gates: list[TcpGate] = []
+        self.udp_gates: list[UdpGate] = []
+        self.places = travel.Places()
+        self.former = list(former)
+        self._generations = generations
+        self._current = frozenset(cycle.listenings)
+        self._gates: dict[Any, UdpGate] = {}
+        for known in (cycle, *former):
+            if known.stream is not None:
+                self.places.add(known.generation, known.stream, known.listenings)
+        for listening in cycle.lingering:
+            for gate in self._add_udp(listening, _nobody, idle):
+                gate.accepts = False
+        stream, events = cycle.stream, cycle.events
+        if stream is None:
+            return
+        relays = {slots: wakeups.Relay(loop, fd) for slots, fd in (wakeups_fds or {}).items()}
+        for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
+            if conf.options.is_udp:
+                forward = udp_one_way.forwarder(conf, loop)
+                for gate in self._add_udp(listening, conf.begin, idle, conf.believes):
+                    if forward is not None:
+                        gate.forward_by(forward)
+                continue
+            for sock in listening.for_worker(worker, cycle.workers):
+                exclusive = cycle.workers > 1 and listening.is_shared(sock)
+                self.tcp_gates.append(
+                    TcpGate(
+                        loop,
+                        listening,
+                        sock,
+                        conf.begin,
+                        burst=BURST_ALL if events.multi_accept else BURST,
+                        exclusive=exclusive,
+                        pause_ms=events.accept_mutex_delay,
+                        slots=conf.slots,
+                        relay=relays.get(conf.slots) if exclusive else None,
+                    )
+                )
+        stream.start_worker(loop)
+
+    def _add_udp(
+        self,
+        listening: Listening,
+        begin: Callable[..., Any],
+        idle: bool,
+        believes: Callable[[Any, bytes | None], bool] | None = None,
+    ) -> list[UdpGate]:
+        """Make this worker's gates of one address; they share the table of its clients.
+
+        Args: believes: says whose PROXY headers are taken, None where there are none
+        """
+        table: dict[Any, Any] = {}
+        make: Callable[..., UdpGate] = UdpGate
+        if believes is not None:
+            make = functools.partial(ProxiedUdpGate, believes=believes)
+        added = [
+            make(self.loop, listening, sock, begin, table=table, idle=idle)
+            for sock in listening.for_worker(self.worker, self.cycle.workers)
+        ]
+        self.udp_gates += added
+        if added:
+            self._gates[listening.options.key] = added[0]
+        return added
+
+    def gate_of(self, key: Any) -> UdpGate | None:
+        """Return the gate of an address. Args: key: ListenOptions.key"""
+        return self._gates.get(key)
+
+    def is_current(self, listening: Listening) -> bool:
+        """Tell whether an address is one of the configuration that serves, not of a former one."""
+        return listening in self._current
+
+    def count_adopted(self, s: Session) -> None:
+        """Count a session of a former configuration until it ends or goes on elsewhere."""
+        generation, _ = self.places.place_of(s.address)
+        if generation != self.cycle.generation and self._generations is not None:
+            s.add_cleanup(self._generations.adopt(generation))
+
+    def close_lingering(self) -> bool:
+        """Close the gates of addresses that are gone and have no clients. Returns: if some have"""
+        left = []
+        for gate in self.udp_gates:
+            if self.is_current(gate.listening) or gate.table or gate.is_needed:
+                left.append(gate)
+                continue
+            gate.close()
+            self._gates.pop(gate.listening.options.key, None)
+        self.udp_gates = left
+        used = {gate.sock for gate in left}
+        used |= {session.c.sock for session in self.loop.sessions if session.c.is_udp}
+        lingering = [sock for one in self.cycle.lingering for sock in one.socks]
+        for sock in lingering:
+            if sock not in used:
+                sock.close()
+        return any(sock in used for sock in lingering)
+
+    def count(self) -> int:
+        """Return how many gates there are; each takes a connection slot, as in nginx."""
+        return len(self.tcp_gates) + len(self.udp_gates)
+
+    def close_gates(self, *, udp: bool = True) -> None:
+        """Take no new clients, TCP or at all. The listening sockets stay."""
+        for tcp_gate in self.tcp_gates:
+            tcp_gate.close()
+        if udp:
+            for udp_gate in self.udp_gates:
+                udp_gate.close()
+
+    def close_sockets(self) -> None:
+        """Close this process's copies of the listening sockets that no session needs.
+
+        Call it again later for UDP: a socket stays while clients are answered through it.
+        """
+        needed = {session.c.sock for session in self.loop.sessions if session.c.is_udp}
+        needed |= {gate.sock for gate in self.udp_gates if gate.open or gate.is_needed}
+        for listening in (*self.cycle.listenings, *self.cycle.lingering):
+            for sock in listening.socks:
+                if sock not in needed:
+                    sock.close()
+        self.udp_gates = [gate for gate in self.udp_gates if gate.sock in needed]
+
+    def reopen(self) -> None:
+        """Open all logs anew. Source: ngx_reopen_files"""
+        self.cycle.log.error(log.NOTICE, "reopening logs")
+        for cycle in (self.cycle, *self.former):
+            cycle.reopen(self.cycle.log, None)
+            if cycle.stream is not None:
+                cycle.stream.reopen(self.loop)
+
+    def stop(self) -> None:
+        """Have the modules finish what they do in the background."""
+        for cycle in (self.cycle, *self.former):
+            if cycle.stream is not None:
+                cycle.stream.stop_worker(self.loop)
+
+    def shut_down_sessions(self) -> None:
+        """End every session: worker_shutdown_timeout is over. Source: ngx_shutdown_timer_handler"""
+        for session in list(self.loop.sessions):
+            try:
+                session.log_error(log.INFO, "shutdown timeout")
+                session.finalize(codes.STREAM_OK)
+            except Exception:  # noqa: BLE001 - the others end all the same
+                self.loop.fault(session.content)
+
+
+def _nobody(*_: object) -> None:
+    """Begin no session: the address is gone, and its gate accepts nobody."""
+
+
+def make_loop(cycle: Cycle, worker: int) -> Loop:
+    """Make the loop of a serving process, by what the events block says."""
+    events = cycle.events
+    use = poller.POLLERS[events.use](events.epoll_events)
+    loop = loops.SERVING(cycle.log, use, events.worker_connections)
+    loop.next_number = cycle.serial.next
+    loop.worker = worker
+    return loop

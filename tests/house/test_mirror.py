@@ -1,0 +1,62 @@
+"""tests/unit mirrors the package: one file of tests for each module."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "ngxstream"
+
+# Declarations: nothing in them could be wrong that another module's test would not show.
+DECLARATIONS = {
+    "__main__.py": "two lines that call process/cli.py",
+    "core/codes.py": "numbers of nginx's",
+    "core/geoip_countries.py": "a table, compared with libGeoIP's in test_geoip_db.py",
+    "event/tls_protocols.py": "numbers",
+    "modules/proxy/module.py": "the record of a module",
+    "modules/ssl/module.py": "the record of a module",
+    "stream/module.py": "the record of a module",
+}
+# What is tested together with another module, by its file below tests/.
+ELSEWHERE = {
+    "event/connection.py": "unit/event/test_accept.py",
+    "event/dns_query.py": "unit/event/test_resolver.py",
+    "event/libssl_pem.py": "unit/stream/test_tls_certificates.py",
+    "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
+    "event/listen_socket.py": "unit/event/test_listening.py",
+    "event/splice.py": "unit/event/test_pump.py",
+    "event/udp_answers.py": "unit/event/test_udp.py",
+    "event/udp_clients.py": "unit/event/test_udp_table.py",
+    "event/udp_gro.py": "unit/event/test_udp.py",
+    "event/udp_held.py": "unit/event/test_udp.py",
+    "modules/proxy/conf.py": "differential/test_generated.py",
+    "modules/proxy/dsr.py": "unit/modules/proxy/test_udp_one_way.py",
+    "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
+    "modules/proxy/ssl_conf.py": "unit/stream/test_tls_conf.py",
+    "modules/proxy/tls.py": "wire/test_tls_origination.py",
+    "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
+    "modules/proxy/udp_exchange.py": "unit/modules/proxy/test_udp_to_server.py",
+    "modules/proxy/udp_steps.py": "wire/test_udp_proxy_protocol.py",
+    "modules/proxy/variables.py": "unit/modules/proxy/test_tcp.py",
+    "modules/ssl/conf.py": "wire/test_tls_termination.py",
+    "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
+    "modules/ssl/variables.py": "wire/test_tls_termination.py",
+    "modules/upstream/names.py": "unit/modules/upstream/test_resolve.py",
+}
+
+
+def mirror_of(source: str) -> str:
+    """Return the file that tests a module, below tests/. A keyword's underscore is dropped."""
+    path = Path("unit", source)
+    return str(path.with_name(f"test_{path.stem.rstrip('_')}.py"))
+
+
+def test_every_module_has_its_file_of_tests() -> None:
+    """One of its own, or it stands above, with the reason or the file that tests it."""
+    sources = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")}
+    sources = {source for source in sources if not source.endswith("__init__.py")}
+    bare = {one for one in sources if not (ROOT / "tests" / mirror_of(one)).exists()}
+    assert {*DECLARATIONS, *ELSEWHERE} == bare
+
+
+def test_what_is_tested_elsewhere_is_tested_there() -> None:
+    """The files that are named are there."""
+    assert [] == [file for file in ELSEWHERE.values() if not (ROOT / "tests" / file).exists()]

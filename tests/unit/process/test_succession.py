@@ -1,0 +1,57 @@
+"""The other master during an upgrade, where none of it is there; whole upgrades are in
+test_upgrade.py and tests/continuity.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ngxstream.core.log import Log
+from ngxstream.process import upgrade
+from ngxstream.process.succession import REFUSED, Succession
+from tests.support.hall import LogTarget
+
+
+def master(folder: Path) -> Any:
+    """Return what a master tells of itself."""
+    to = Log([LogTarget()])
+    cycle = SimpleNamespace(main=SimpleNamespace(pid=str(folder / "p.pid")), log=to, generation=1,
+                            listenings=[], lingering=[])
+    return SimpleNamespace(cycle=cycle, old=[], children=[], is_ending=False)
+
+
+def said(made: Any) -> str:
+    """Return what it has logged."""
+    return str(made.cycle.log.targets[0].lines)
+
+
+def test_without_an_upgrade_there_is_no_other_master(tmp_path: Path) -> None:
+    """Whatever is asked of it does nothing."""
+    other = Succession(master(tmp_path), None)
+    other.learn()
+    other.announce(starting=True)
+    other.hand_over()
+    other.look()
+    assert (False, False, 0) == (other.is_alive, other.started, other.pid)
+
+
+def test_a_pid_file_that_cannot_be_renamed_stops_an_upgrade(tmp_path: Path) -> None:
+    """Nothing was started, and it is said why."""
+    made = master(tmp_path)
+    other = Succession(made, None)
+    other.change_binary()
+    assert not other.is_alive
+    path = tmp_path / "p.pid"
+    assert f"rename() {path} to {path}.oldbin failed" in said(made)
+
+
+def test_a_second_upgrade_is_refused_while_one_goes_on(tmp_path: Path) -> None:
+    """The older master's, or one's own."""
+    made = master(tmp_path)
+    link, theirs = upgrade.Link.pair()
+    other = Succession(made, link)
+    assert (True, False, True) == (other.is_alive, other.started, other.is_older)
+    other.change_binary()
+    assert REFUSED in said(made)
+    link.close()
+    theirs.close()
