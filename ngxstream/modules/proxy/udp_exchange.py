@@ -140,14 +140,10 @@ class Exchange(handler.Proxy):
             return False
         if self.queue is not None or (self.rates is not None and self.rates.delayed):
             return False
-        self.end()
-        return True
-
-    def end(self) -> None:
-        """End: all that was expected has come."""
         if self.s.log.level >= log.INFO:
             self.s.log_plain(log.INFO, f"udp done, {self._packets()}")
         self.s.finalize(codes.STREAM_OK)
+        return True
 
     def _packets(self) -> str:
         a, b, c, d = self.counts()

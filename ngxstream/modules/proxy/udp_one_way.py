@@ -90,7 +90,7 @@ def _begin(proxy: UdpProxy) -> None:
         proxy.send_failed(error)
         if s.status or proxy.pc is not pc:
             return
-    proxy.end()
+    proxy.settle()
 
 
 LENDER: Final = Lender(_open, _begin)
