@@ -1,9 +1,9 @@
-"""The judge: walks statements, finds their directive records and lets them gather values.
+"""The builder: walks statements, finds their directive records and lets them gather values.
 
 Answers for ngx_conf_handler (src/core/ngx_conf_file.c). It knows records, never a directive: what
 a block means is the business of its setter, which opens a Scope and walks the block itself.
 
-1. nginx judges while it reads, so a Fault (a syntax error) is raised when the walk reaches it.
+1. nginx applies while it reads, so a Fault (a syntax error) is raised when the walk reaches it.
 2. The first fatal error ends the build: ConfError with nginx's words, file and line.
 3. Warnings go to `warn` at once, in the order of the file.
 """
@@ -21,10 +21,10 @@ from ngxstream.core import errors, files
 
 
 class Scope:
-    """One block while it is judged.
+    """One block while it is applied.
 
-    shape: `context` is one context bit; `given` maps a module's name to the dict of what this
-    block said for it; `statement` is the one being judged; `owner` is what the block is making
+    `context` is one context bit; `given` maps a module's name to the dict of what this
+    block said for it; `statement` is the one being applied; `owner` is what the block is making
     (a draft object of the module that opened it), None in main.
     """
 
@@ -65,7 +65,7 @@ class Scope:
 class Builder:
     """One configuration being read: the directive table and what the whole file shares.
 
-    shape: `warn(level, message)` receives warnings as they are found; `data` is where modules keep
+    `warn(level, message)` receives warnings as they are found; `data` is where modules keep
     what belongs to the whole configuration (zones, open files, the stream block), by module name;
     `conf_prefix` and `prefix` end in a slash.
     """
@@ -96,34 +96,34 @@ class Builder:
                 module.prepare(self)
 
     def build(self, statements: Iterable[reader.Statement], scope: Scope | None = None) -> Scope:
-        """Judge the statements of the main context. raises: ConfError"""
+        """Apply the statements of the main context. Raises: ConfError"""
         scope = scope or Scope(self, d.MAIN)
         self.walk(statements, scope)
         return scope
 
     def walk(self, statements: Iterable[reader.Statement], scope: Scope) -> None:
-        """Judge the statements of one block, includes in place. raises: ConfError"""
+        """Apply the statements of one block, includes in place. Raises: ConfError"""
         for st in statements:
             if isinstance(st, reader.Fault):
                 raise st.error
             scope.statement = st
             self.place = (st.file, st.line)
-            self._judge(st, scope)
+            self._apply(st, scope)
 
     def walk_block(self, st: reader.Statement, scope: Scope) -> None:
-        """Judge the inside of a block statement; messages after it name its closing line."""
+        """Apply the inside of a block statement; messages after it name its closing line."""
         assert st.block is not None
         self.walk(st.block, scope)
         self.place = (st.file, st.end_line)
 
-    def _judge(self, st: reader.Statement, scope: Scope) -> None:
+    def _apply(self, st: reader.Statement, scope: Scope) -> None:
         try:
-            self._judge_unplaced(st, scope)
+            self._apply_unplaced(st, scope)
         except errors.ConfError as error:
             # the place may have moved on: a check at the end of a block names its closing line
             raise error.at(*self.place) from None
 
-    def _judge_unplaced(self, st: reader.Statement, scope: Scope) -> None:
+    def _apply_unplaced(self, st: reader.Statement, scope: Scope) -> None:
         name = st.directive
         known = False
         for module, record in self._table.get(name, ()):

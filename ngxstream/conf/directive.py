@@ -1,18 +1,18 @@
 """Directives as records: name, contexts, arity, setter and one line of prose.
 
 Answers for ngx_command_t and the generic slot setters of src/core/ngx_conf_file.c. A record is
-declared beside the feature that obeys it; the judge (conf/builder.py) knows nothing but records.
+declared beside the feature that obeys it; the builder (conf/builder.py) knows nothing but records.
 
 1. A setter stores into `given`, the dict of what one block said for one module. A name already
    there is nginx's `"…" directive is duplicate`.
-2. A setter raises ConfError without a location; the judge adds file and line.
+2. A setter raises ConfError without a location; the builder adds file and line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.conf import units
 from ngxstream.core import errors, files
@@ -79,8 +79,8 @@ BLOCK12 = Takes(1, 2, block=True)
 class Directive:
     """One directive of the configuration language.
 
-    shape: contexts is an OR of context bits; doc is one line of prose for docs/directives.md.
-    source: ngx_command_t, src/core/ngx_conf_file.h
+    Attributes: contexts: an OR of context bits; doc: one line of prose for docs/directives.md.
+    Source: ngx_command_t, src/core/ngx_conf_file.h
     """
 
     name: str
@@ -94,7 +94,7 @@ class Directive:
     refused: str = ""  # why this build does not serve it ("" when it does)
 
 
-def put(scope: Scope, module: Module, st: Statement, field: str, value: Any) -> None:
+def put(scope: Scope, module: Module, st: Statement, field: str, value: object) -> None:
     """Store one value of the current block; a second one is nginx's duplicate error."""
     given = scope.given_of(module)
     if field in given:
@@ -103,7 +103,7 @@ def put(scope: Scope, module: Module, st: Statement, field: str, value: Any) -> 
 
 
 def _check_duplicate(scope: Scope, module: Module, st: Statement, field: str) -> None:
-    # nginx judges "is duplicate" before it looks at the value
+    # nginx says "is duplicate" before it looks at the value
     if field in scope.given_of(module):
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
 
@@ -115,7 +115,7 @@ def note(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def flag(field: str) -> Setter:
-    """Make the setter of an on/off field (bool). source: ngx_conf_set_flag_slot"""
+    """Make the setter of an on/off field (bool). Source: ngx_conf_set_flag_slot"""
 
     def set_flag(scope: Scope, module: Module, st: Statement) -> None:
         _check_duplicate(scope, module, st, field)
@@ -130,7 +130,7 @@ def flag(field: str) -> Setter:
     return set_flag
 
 
-def _slot(field: str, parse: Callable[[str], Any], complaint: str) -> Setter:
+def _slot(field: str, parse: Callable[[str], object], complaint: str) -> Setter:
     def set_slot(scope: Scope, module: Module, st: Statement) -> None:
         _check_duplicate(scope, module, st, field)
         try:
@@ -143,22 +143,22 @@ def _slot(field: str, parse: Callable[[str], Any], complaint: str) -> Setter:
 
 
 def msec(field: str) -> Setter:
-    """Make the setter of a time in milliseconds. source: ngx_conf_set_msec_slot"""
+    """Make the setter of a time in milliseconds. Source: ngx_conf_set_msec_slot"""
     return _slot(field, units.parse_time_msec, "invalid value")
 
 
 def sec(field: str) -> Setter:
-    """Make the setter of a time in seconds. source: ngx_conf_set_sec_slot"""
+    """Make the setter of a time in seconds. Source: ngx_conf_set_sec_slot"""
     return _slot(field, units.parse_time_sec, "invalid value")
 
 
 def size(field: str) -> Setter:
-    """Make the setter of a size in bytes. source: ngx_conf_set_size_slot"""
+    """Make the setter of a size in bytes. Source: ngx_conf_set_size_slot"""
     return _slot(field, units.parse_size, "invalid value")
 
 
 def offset(field: str) -> Setter:
-    """Make the setter of an offset in bytes (knows `g`). source: ngx_conf_set_off_slot"""
+    """Make the setter of an offset in bytes (knows `g`). Source: ngx_conf_set_off_slot"""
     return _slot(field, units.parse_offset, "invalid value")
 
 
@@ -168,7 +168,7 @@ def num(field: str) -> Setter:
 
 
 def string(field: str) -> Setter:
-    """Make the setter of a word kept as it is. source: ngx_conf_set_str_slot"""
+    """Make the setter of a word kept as it is. Source: ngx_conf_set_str_slot"""
 
     def set_string(scope: Scope, module: Module, st: Statement) -> None:
         put(scope, module, st, field, st.args[0])
@@ -177,7 +177,7 @@ def string(field: str) -> Setter:
 
 
 def strings(field: str) -> Setter:
-    """Make the setter of a repeatable list of words. source: ngx_conf_set_str_array_slot"""
+    """Make the setter of a repeatable list of words. Source: ngx_conf_set_str_array_slot"""
 
     def add_strings(scope: Scope, module: Module, st: Statement) -> None:
         scope.given_of(module).setdefault(field, []).append(st.args[0])
@@ -186,7 +186,7 @@ def strings(field: str) -> Setter:
 
 
 def pairs(field: str) -> Setter:
-    """Make the setter of a repeatable key-value list. source: ngx_conf_set_keyval_slot"""
+    """Make the setter of a repeatable key-value list. Source: ngx_conf_set_keyval_slot"""
 
     def add_pair(scope: Scope, module: Module, st: Statement) -> None:
         scope.given_of(module).setdefault(field, []).append((st.args[0], st.args[1]))
@@ -194,8 +194,8 @@ def pairs(field: str) -> Setter:
     return add_pair
 
 
-def enum(field: str, words: Mapping[str, Any]) -> Setter:
-    """Make the setter of one word out of a few. source: ngx_conf_set_enum_slot"""
+def enum(field: str, words: Mapping[str, object]) -> Setter:
+    """Make the setter of one word out of a few. Source: ngx_conf_set_enum_slot"""
 
     def set_enum(scope: Scope, module: Module, st: Statement) -> None:
         _check_duplicate(scope, module, st, field)
@@ -208,7 +208,7 @@ def enum(field: str, words: Mapping[str, Any]) -> Setter:
 
 
 def bitmask(field: str, words: Mapping[str, int]) -> Setter:
-    """Make the setter of an OR of words; repeats only warn. source: ngx_conf_set_bitmask_slot"""
+    """Make the setter of an OR of words; repeats only warn. Source: ngx_conf_set_bitmask_slot"""
     folded = {word.lower(): bit for word, bit in words.items()}
 
     def set_bits(scope: Scope, module: Module, st: Statement) -> None:

@@ -8,7 +8,7 @@ from ngxstream.conf import reader
 def dump(*sources: reader.Source) -> bytes:
     """Return all files, each once, in the order they were opened, byte for byte.
 
-    shape: the source of -g, if any, comes first; of it only what it includes is a file.
+    The source of -g, if any, comes first; of it only what it includes is a file.
     """
     return b"".join(
         b"# configuration file %s:\n%s\n" % (path.encode("utf-8", "surrogateescape"), raw)

@@ -36,9 +36,9 @@ class Spec:
 
 
 def add(scope: Scope, module: Module, st: Statement) -> None:
-    """Judge one error_log directive and append its Spec to given["error_log"].
+    """Read one error_log directive and append its Spec to given["error_log"].
 
-    raises: ConfError with nginx's words. source: ngx_log.c ngx_log_set_log
+    Raises: ConfError with nginx's words. Source: ngx_log.c ngx_log_set_log
     """
     value = st.args[0]
     path: str | None = None
@@ -67,7 +67,7 @@ def _memory(text: str, file: str) -> int:
 
 
 def _level(words: Iterable[str]) -> int:
-    """Return the threshold that the parameters name. source: ngx_log.c ngx_log_set_levels"""
+    """Return the threshold that the parameters name. Source: ngx_log.c ngx_log_set_levels"""
     level: int | None = None
     classes = False
     for word in words:
@@ -94,7 +94,7 @@ def make_log(
 ) -> log.Log:
     """Make the Log that error_log directives of one block describe.
 
-    shape: its files are asked of `open_files`, which the cycle opens; `main` hears of syslog
+    Its files are asked of `open_files`, which the cycle opens; `main` hears of syslog
     servers that do not take messages (by default the log itself)
     """
     clock = clock or clocks.Clock()
@@ -116,8 +116,8 @@ def make_log(
 def with_default(specs: tuple[Spec, ...], path: str) -> tuple[Spec, ...]:
     """Return the main context's specs, with a file at level error where none of them is a file.
 
-    shape: path is that of -e, "" for standard error
-    source: ngx_log.c ngx_log_open_default
+    Args: path: that of -e, "" for standard error
+    Source: ngx_log.c ngx_log_open_default
     """
     if any(spec.path is not None for spec in specs):
         return specs

@@ -20,7 +20,7 @@ class Files(Protocol):
     """Something files can be read from. Paths are full paths."""
 
     def read(self, path: str) -> bytes:
-        """Return a file's bytes. raises: ReadFileError, another OSError where opening fails."""
+        """Return a file's bytes. Raises: ReadFileError, another OSError where opening fails."""
 
     def names(self, directory: str) -> list[str]:
         """Return the names in a directory, [] where there is none."""
@@ -115,7 +115,7 @@ def glob(files: Files, pattern: str) -> list[str]:
 
 
 def translate(part: str) -> re.Pattern[str]:
-    """Return the regular expression of one name's pattern. source: POSIX fnmatch, FNM_PERIOD"""
+    """Return the regular expression of one name's pattern. Source: POSIX fnmatch, FNM_PERIOD"""
     out = ["(?!\\.)"] if part[:1] in MAGIC else []
     pos = 0
     while pos < len(part):

@@ -20,9 +20,9 @@ def walk(builder: Builder, st: Statement, take: Callable[[Statement], None], *,
          includes: bool = True) -> None:
     """Hand each statement of a block to `take`, what it includes in place.
 
-    shape: `take` raises ConfError without a place; afterwards messages name the closing line of
+    `take` raises ConfError without a place; afterwards messages name the closing line of
     the block. Without `includes` the word is an item like any other.
-    raises: ConfError
+    Raises: ConfError
     """
     assert st.block is not None
     _walk(builder, st.block, take, includes)

@@ -1,6 +1,6 @@
 """The Module record: one feature's directives and the conf they make (ngx_module_t).
 
-A module is data. The judge (conf/builder.py) asks it for its directives and, once a block is
+A module is data. The builder (conf/builder.py) asks it for its directives and, once a block is
 read whole, for a frozen conf made of what the blocks said.
 """
 
@@ -22,7 +22,7 @@ Given = dict[str, Any]
 class Module:
     """One feature: a name, its directives, and the class of its conf.
 
-    shape: `conf` is a frozen dataclass whose field defaults are nginx's merge defaults, or None
+    `conf` is a frozen dataclass whose field defaults are nginx's merge defaults, or None
     for a module that keeps no conf; `merge(outer, inner)` makes one of what the outer block and
     the inner block gave (None: the nearest wins, field by field). Keys of `given` that begin with
     an underscore are scratch of the setters and never reach the conf.
@@ -31,7 +31,7 @@ class Module:
     name: str
     directives: tuple[Directive, ...] = ()
     conf: type | None = None
-    merge: Callable[[Given, Given], Any] | None = None
+    merge: Callable[[Given, Given], object] | None = None
     # called once before anything is read: may prepare builder.data[name]
     prepare: Callable[[Builder], None] | None = None
 

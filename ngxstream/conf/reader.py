@@ -2,7 +2,7 @@
 sense (ngx_conf_file.c ngx_conf_parse, ngx_conf_include).
 
 One pass over the tokens of `crossplane.lex` builds the tree; conf/spelling.py has made sure that
-those are nginx's tokens. The law of the pass:
+those are nginx's tokens. Its rules:
 
 1. A statement is one word or more, then `;` or a block; the line it is reported at is that of its
    `;` or `{`.
@@ -105,11 +105,11 @@ class Source:
 def read(path: str, *, conf_prefix: str, files: conf_files.Files | None = None) -> Source:
     """Read a configuration file and all that it includes.
 
-    shape: path is a full path; conf_prefix is put before the relative paths of includes, so it
-    ends with a slash; files is where they are read from, the file system unless told otherwise
+    Args: path: a full path; conf_prefix: what relative paths of includes begin with; it
+    ends with a slash; files: where they are read from, the file system unless told otherwise
     (files.Memory for a set of files in memory). Faults are in the tree, not raised.
-    raises: ConfError, without location, when the main file cannot be read.
-    source: ngx_conf_file.c ngx_conf_parse
+    Raises: ConfError, without location, when the main file cannot be read.
+    Source: ngx_conf_file.c ngx_conf_parse
     """
     reading = _Reading(conf_prefix, files or conf_files.Disk())
     return Source(reading.file(path, literal=False), list(reading.opened.values()))
@@ -119,7 +119,7 @@ def read_text(text: str, *, conf_prefix: str = "",
               files: conf_files.Files | None = None) -> Source:
     """Read the parameter of -g; faults and statements are `in command line`, without line.
 
-    source: ngx_conf_file.c ngx_conf_param
+    Source: ngx_conf_file.c ngx_conf_param
     """
     reading = _Reading(conf_prefix, files or conf_files.Disk())
     raw = text.encode("utf-8", "surrogateescape")
@@ -153,7 +153,7 @@ class _Reading:
         self.path: list[str] = []              # the files now being read, main file first
 
     def file(self, path: str, literal: bool) -> ConfFile:
-        """Read one file. shape: literal means includes in it are names, not patterns (geo)"""
+        """Read one file. Args: literal: includes in it are names, not patterns (geo)"""
         known = self.read.get((path, literal))
         if known is not None:
             return known
@@ -181,7 +181,7 @@ class _Reading:
             raise errors.ConfError(f'open() "{path}" failed', errno=e) from None
 
     def include(self, st: Statement, literal: bool) -> errors.ConfError | None:
-        """Open what an include names; return what went wrong. source: ngx_conf_include"""
+        """Open what an include names; return what went wrong. Source: ngx_conf_include"""
         st.includes = []
         name = st.args[0].partition("\0")[0]  # open() and glob() see no more
         path = name if name.startswith("/") else self.prefix + name
@@ -281,7 +281,7 @@ class _Parse:
         return True
 
     def _is_literal(self) -> bool:
-        """Whether includes here are names, as in a geo block. source: ngx_stream_geo_include"""
+        """Whether includes here are names, as in a geo block. Source: ngx_stream_geo_include"""
         return self.stack[-1].directive == "geo" if self.stack else self.literal
 
     def _block(self) -> list[Statement]:
@@ -310,7 +310,7 @@ class _Parse:
             line += 1
 
     def _end(self, end: spelling.End) -> None:
-        """Judge how the text ended."""
+        """Tell how the text ended."""
         if end.fault is not None:
             self._fault(end.fault, end.line)
         elif self.stack:

@@ -26,7 +26,7 @@ _PART: Final = re.compile(r"([0-9]*)(ms|[yMwdhms ]|\Z) *")
 
 
 def parse_number(text: str) -> int:
-    """Return a plain decimal number. source: ngx_string.c ngx_atoi"""
+    """Return a plain decimal number. Source: ngx_string.c ngx_atoi"""
     if _DIGITS.fullmatch(text) is None:
         raise ValueError(text)
     value = int(text) if len(text.lstrip("0")) < 20 else INT_MAX + 1
@@ -38,7 +38,7 @@ def parse_number(text: str) -> int:
 def parse_fixed(text: str, point: int) -> int:
     """Return a number with up to `point` decimals, times 10**point; "10.5", 2 gives 1050.
 
-    A lone dot is 0, as in nginx. source: ngx_string.c ngx_atofp
+    A lone dot is 0, as in nginx. Source: ngx_string.c ngx_atofp
     """
     whole, _, rest = text.partition(".")
     if not text or point == 0 or len(rest) > point:
@@ -50,12 +50,12 @@ def parse_fixed(text: str, point: int) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Return bytes: digits, then nothing, k or m. source: ngx_parse.c ngx_parse_size"""
+    """Return bytes: digits, then nothing, k or m. Source: ngx_parse.c ngx_parse_size"""
     return _scaled(text, "km")
 
 
 def parse_offset(text: str) -> int:
-    """Return bytes: digits, then nothing, k, m or g. source: ngx_parse.c ngx_parse_offset"""
+    """Return bytes: digits, then nothing, k, m or g. Source: ngx_parse.c ngx_parse_offset"""
     return _scaled(text, "kmg")
 
 
@@ -72,12 +72,12 @@ def _scaled(text: str, units: str) -> int:
 
 
 def parse_time_msec(text: str) -> int:
-    """Return milliseconds; a bare number is seconds, `y` is no unit. source: ngx_parse_time(, 0)"""
+    """Return milliseconds; a bare number is seconds, `y` is no unit. Source: ngx_parse_time(, 0)"""
     return _time(text, is_sec=False)
 
 
 def parse_time_sec(text: str) -> int:
-    """Return seconds; `ms` is no unit. source: ngx_parse.c ngx_parse_time(, 1)"""
+    """Return seconds; `ms` is no unit. Source: ngx_parse.c ngx_parse_time(, 1)"""
     return _time(text, is_sec=True)
 
 

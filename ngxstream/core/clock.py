@@ -1,8 +1,8 @@
 """The wall clock as logs spell it: each form of the time is made once a second (ngx_times.c).
 
 Formatting a local time costs ten times what the rest of a log line does, so a Clock keeps the
-strings of the current second. It never answers for timeouts: the road's clock is monotonic and
-lives in the loop.
+strings of the current second. It never answers for timeouts: the loop has a monotonic clock
+for those.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Clock:
     )
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
-        """shape: now is replaced in tests only."""
+        """Args: now: replaced in tests only."""
         self.now = now
         self._second = -1
         self._fields = time.struct_time((0,) * 9)
@@ -52,7 +52,7 @@ class Clock:
         return second
 
     def log_time(self) -> str:
-        """Return `2026/11/21 20:15:03`. source: ngx_times.c ngx_cached_err_log_time"""
+        """Return `2026/11/21 20:15:03`. Source: ngx_times.c ngx_cached_err_log_time"""
         self.second()
         if not self._log:
             t = self._fields
@@ -61,7 +61,7 @@ class Clock:
         return self._log
 
     def syslog_time(self) -> str:
-        """Return `Nov  1 20:15:03`, the day padded with a space. source: RFC 3164 §4.1.2"""
+        """Return `Nov  1 20:15:03`, the day padded with a space. Source: RFC 3164 §4.1.2"""
         self.second()
         if not self._syslog:
             t = self._fields
@@ -70,7 +70,7 @@ class Clock:
         return self._syslog
 
     def local_time(self) -> bytes:
-        """Return `21/Nov/2026:20:15:03 +0100`. source: ngx_times.c ngx_cached_http_log_time"""
+        """Return `21/Nov/2026:20:15:03 +0100`. Source: ngx_times.c ngx_cached_http_log_time"""
         self.second()
         if not self._local:
             t = self._fields
@@ -79,7 +79,7 @@ class Clock:
         return self._local
 
     def iso8601_time(self) -> bytes:
-        """Return `2026-11-21T20:15:03+01:00`. source: ngx_times.c ngx_cached_http_log_iso8601"""
+        """Return `2026-11-21T20:15:03+01:00`. Source: ngx_times.c ngx_cached_http_log_iso8601"""
         self.second()
         if not self._iso8601:
             t = self._fields

@@ -49,7 +49,7 @@ def is_json_safe(value: bytes) -> bool:
 def default(value: bytes) -> bytes:
     r"""Write control characters, bytes from 0x7f on, quotes and backslashes as `\xHH`.
 
-    source: ngx_stream_log_escape
+    Source: ngx_stream_log_escape
     """
     return _DEFAULT_BAD.sub(_default_one, value)
 
@@ -57,7 +57,7 @@ def default(value: bytes) -> bytes:
 def json(value: bytes) -> bytes:
     """Escape for the inside of a JSON string; bytes from 0x7f on stay as they are.
 
-    source: ngx_escape_json
+    Source: ngx_escape_json
     """
     return _JSON_BAD.sub(_json_one, value)
 

@@ -45,7 +45,7 @@ def _bytes(path: str) -> bytes:
 def own_descriptor(path: str) -> int | None:
     """Return the number of the descriptor of this process that a path names, None for a file.
 
-    shape: /dev/stdout, /dev/fd/3, /proc/self/fd/1, or a link to one of these
+    /dev/stdout, /dev/fd/3, /proc/self/fd/1, or a link to one of these
     """
     for _ in range(_MAX_LINKS):
         folder, name = os.path.split(path)
@@ -61,7 +61,7 @@ def own_descriptor(path: str) -> int | None:
 
 
 def _open(path: str) -> int:
-    """Open a path for appending, or get another descriptor of what it is here. raises: OSError"""
+    """Open a path for appending, or get another descriptor of what it is here. Raises: OSError"""
     try:
         return os.open(_bytes(path), FLAGS, MODE)
     except OSError as error:
@@ -83,7 +83,7 @@ class OpenFile:
     )
 
     def __init__(self, path: str, fd: int = CLOSED) -> None:
-        """shape: opens nothing yet."""
+        """Know a file; nothing is opened yet."""
         self.path = path
         self.fd = fd
         self.flush: Callable[[], None] | None = None
@@ -91,7 +91,7 @@ class OpenFile:
     def open(self) -> None:
         """Open for appending, made with mode 0644 if it is not there.
 
-        raises: UnplacedError with nginx's words
+        Raises: UnplacedError with nginx's words
         """
         if self.fd != CLOSED:
             return
@@ -109,9 +109,9 @@ class OpenFile:
     def reopen(self, log: Log, owner: int | None = None) -> None:
         """Open the path anew and drop the old descriptor; keep it where that fails.
 
-        shape: owner is the user id the file shall belong to (the master's business), None to
+        Args: owner: the user id the file shall belong to (the master's business), None to
         leave it; what fails is said as emerg
-        source: ngx_cycle.c ngx_reopen_files
+        Source: ngx_cycle.c ngx_reopen_files
         """
         if not self.path:
             return
@@ -151,7 +151,7 @@ class OpenFile:
 
 
 class OpenFiles:
-    """The files of one configuration, by path. source: ngx_cycle.c open_files"""
+    """The files of one configuration, by path. Source: ngx_cycle.c open_files"""
 
     __slots__ = ("_files",)
 
@@ -160,7 +160,7 @@ class OpenFiles:
         self._files: dict[str, OpenFile] = {}
 
     def get(self, path: str) -> OpenFile:
-        """Return the file of a path, the same one for everybody. shape: path is absolute"""
+        """Return the file of a path, the same one for everybody. Args: path: absolute"""
         file = self._files.get(path)
         if file is None:
             file = self._files[path] = OpenFile(c_string(path))
@@ -183,7 +183,7 @@ class OpenFiles:
         return iter(self._files.values())
 
     def open_all(self) -> None:
-        """Open every file. raises: UnplacedError; what was opened by then is closed again"""
+        """Open every file. Raises: UnplacedError; what was opened by then is closed again"""
         opened: list[OpenFile] = []
         try:
             for file in self._files.values():

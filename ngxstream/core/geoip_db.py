@@ -70,9 +70,9 @@ class Database:
     __slots__ = ("_bits", "_data", "_segments", "_size", "edition", "utf8")
 
     def __init__(self, data: bytes, *, utf8: bool = False) -> None:
-        """Find out what the bytes of a file are. shape: utf8 has names answered in UTF-8
+        """Find out what the bytes of a file are. Args: utf8: names are wanted in UTF-8
 
-        raises: DatabaseError
+        Raises: DatabaseError
         """
         self._data = data
         self.utf8 = utf8
@@ -97,7 +97,7 @@ class Database:
     def _seek(self, packed: bytes) -> int:
         """Return the answer for an address: at least the number of segments, 0 in a broken file.
 
-        shape: packed is 4 bytes, or 16 in a database of IPv6
+        Args: packed: 4 bytes, or 16 in a database of IPv6
         """
         data, size, segments = self._data, self._size, self._segments
         address = int.from_bytes(packed, "big")

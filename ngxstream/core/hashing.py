@@ -26,7 +26,7 @@ _CRC32C_TABLE: Final = tuple(_crc32c_row(byte) for byte in range(256))
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """Compute CRC-32C (Castagnoli, RFC 3720 appendix B.4).
 
-    shape: ``crc`` is the finished value over the bytes before ``data``, as zlib.crc32 takes it.
+    Args: crc: the finished value over the bytes before ``data``, as zlib.crc32 takes it.
     """
     table = _CRC32C_TABLE
     crc ^= _MASK
@@ -38,7 +38,7 @@ def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
 def murmur2(data: bytes) -> int:
     """Compute MurmurHash2, 32 bits, seed 0, little-endian words.
 
-    source: core/ngx_murmurhash.c ngx_murmur_hash2; what ``split_clients`` splits by.
+    Source: core/ngx_murmurhash.c ngx_murmur_hash2; what ``split_clients`` splits by.
     """
     size = len(data)
     whole = size & ~3
@@ -61,8 +61,8 @@ def _little_words(data: bytes) -> list[int]:
 def plain_hash(key: bytes, rehash: int) -> int:
     """Compute one step of the plain ``hash`` method: 15 bits to add to the running hash.
 
-    shape: ``rehash`` counts the tries before this one; it is written before the key from the
-    second try on.  source: ngx_stream_upstream_get_hash_peer (Cache::Memcached's arithmetic).
+    ``rehash`` counts the tries before this one; it is written before the key from the
+    second try on.  Source: ngx_stream_upstream_get_hash_peer (Cache::Memcached's arithmetic).
     """
     crc = crc32(key, crc32(b"%d" % rehash)) if rehash else crc32(key)
     return crc >> 16 & 0x7FFF
@@ -71,9 +71,9 @@ def plain_hash(key: bytes, rehash: int) -> int:
 def ketama_points(server: str, weight: int) -> list[int]:
     """Compute the points one peer has on the ``hash … consistent`` ring, in order of making.
 
-    shape: ``server`` is the address text as the configuration writes it; returns
+    ``server`` is the address text as the configuration writes it; returns
     ``weight * 160`` 32-bit integers, the first of a heavier peer being those of a lighter one.
-    source: ngx_stream_upstream_update_chash (Cache::Memcached::Fast's arithmetic).
+    Source: ngx_stream_upstream_update_chash (Cache::Memcached::Fast's arithmetic).
     """
     host, port = split_server(server)
     # nginx keeps the CRC state of host, NUL and port and goes on from it for each point;
@@ -91,9 +91,9 @@ def ketama_points(server: str, weight: int) -> list[int]:
 def split_server(server: str) -> tuple[bytes, bytes]:
     """Split a ``server`` text into the host and port that ketama hashes.
 
-    shape: what follows the last ``:`` is the port if it is all digits (none at all included);
+    What follows the last ``:`` is the port if it is all digits (none at all included);
     ``unix:`` in any case is dropped and the path is the host.
-    source: ngx_stream_upstream_update_chash.
+    Source: ngx_stream_upstream_update_chash.
     """
     text = server.encode("utf-8", "surrogateescape")
     if text[:5].lower() == b"unix:":

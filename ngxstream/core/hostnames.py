@@ -32,10 +32,10 @@ class HostTable(Generic[V]):
         return len(self.exact) + len(self.heads) + len(self.tails)
 
     def add(self, key: bytes, value: V, *, wildcards: bool = True) -> int:
-        """Enter a key. returns: OK, BUSY for one that is there, DECLINED for a bad wildcard.
+        """Enter a key. Returns: OK, BUSY for one that is there, DECLINED for a bad wildcard.
 
-        shape: without `wildcards` a key means nothing but itself.
-        source: ngx_hash_add_key
+        Without `wildcards` a key means nothing but itself.
+        Source: ngx_hash_add_key
         """
         key = key.lower()
         if wildcards:
@@ -65,7 +65,7 @@ class HostTable(Generic[V]):
     def find(self, name: bytes) -> V | None:
         """Return the value of the best key for a lower-cased name, or None.
 
-        source: ngx_hash_find_combined
+        Source: ngx_hash_find_combined
         """
         found = self.exact.get(name)
         if found is not None or not name:

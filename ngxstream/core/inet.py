@@ -18,7 +18,9 @@ AF_INET: Final = ip.AF_INET
 AF_INET6: Final = ip.AF_INET6
 AF_UNIX: Final = int(socket.AF_UNIX)
 
-SockAddr = tuple[str, int] | tuple[str, int, int, int] | str | bytes
+InetAddr = tuple[str, int] | tuple[str, int, int, int]
+SockAddr = InetAddr | str | bytes
+ListenKey = tuple[int, int, SockAddr | None]  # of a listening address: ListenOptions.key
 
 _SUN_PATH: Final = 108  # sizeof(sockaddr_un.sun_path), the final NUL included
 _PORT_MAX: Final = 65535
@@ -43,7 +45,7 @@ class Addr(NamedTuple):
 
 @dataclass(slots=True)
 class Url:
-    """What an address in a configuration says. source: ngx_inet.h ngx_url_t"""
+    """What an address in a configuration says. Source: ngx_inet.h ngx_url_t"""
 
     url: str                   # as written
     host: str = ""             # without port; a v6 literal keeps its brackets; "" for a bare port
@@ -56,7 +58,7 @@ class Url:
     addrs: list[Addr] = field(default_factory=list)  # [] when a name is left unresolved
 
     def add(self, host: str, family: int) -> None:
-        """Add an address, once for each port of the range. source: ngx_inet_add_addr"""
+        """Add an address, once for each port of the range. Source: ngx_inet_add_addr"""
         ports = range(self.port, max(self.last_port, self.port) + 1)
         if family == AF_INET:
             self.addrs += [Addr(family, (host, port), f"{host}:{port}") for port in ports]
@@ -76,7 +78,7 @@ def family_of(sockaddr: SockAddr | None) -> int:
 
 
 def sock_ntop(sockaddr: SockAddr) -> str:
-    """Return 1.2.3.4:53, [::1]:53 or unix:/path. source: ngx_inet.c ngx_sock_ntop, port 1"""
+    """Return 1.2.3.4:53, [::1]:53 or unix:/path. Source: ngx_inet.c ngx_sock_ntop, port 1"""
     if not isinstance(sockaddr, tuple):
         return address_text(sockaddr)
     if len(sockaddr) == 2:
@@ -87,7 +89,7 @@ def sock_ntop(sockaddr: SockAddr) -> str:
 def address_text(sockaddr: SockAddr | None) -> str:
     """Return 1.2.3.4, ::1 or unix:/path; `unix:` where there is no path, as with most clients.
 
-    source: ngx_inet.c ngx_sock_ntop, port 0
+    Source: ngx_inet.c ngx_sock_ntop, port 0
     """
     if isinstance(sockaddr, tuple):
         return sockaddr[0] if len(sockaddr) == 2 else ip.ntop(packed(sockaddr))
@@ -111,20 +113,20 @@ def packed(sockaddr: SockAddr) -> bytes:
 
 
 def port_of(sockaddr: SockAddr) -> int:
-    """Return the port, 0 for a unix socket. source: ngx_inet_get_port"""
+    """Return the port, 0 for a unix socket. Source: ngx_inet_get_port"""
     return sockaddr[1] if isinstance(sockaddr, tuple) else 0
 
 
 def is_wildcard(sockaddr: SockAddr) -> bool:
-    """Whether the address is 0.0.0.0 or ::. source: ngx_inet_wildcard"""
+    """Whether the address is 0.0.0.0 or ::. Source: ngx_inet_wildcard"""
     return isinstance(sockaddr, tuple) and not any(packed(sockaddr))
 
 
 def parse_addr_port(text: str) -> Addr | None:
     """Return the address of a literal with or without port, None when it is none.
 
-    shape: 1.2.3.4, ::1, [::1], 1.2.3.4:53, [::1]:53; without a port the port is 0; name is text.
-    source: ngx_inet.c ngx_parse_addr_port
+    Text is 1.2.3.4, ::1, [::1], 1.2.3.4:53 or [::1]:53; without a port the port is 0.
+    Source: ngx_inet.c ngx_parse_addr_port
     """
     port = 0
     address = ip.parse(text)
@@ -149,10 +151,10 @@ def parse_url(text: str, default_port: int = 0, *, listen: bool = False, no_reso
               uri_part: bool = False) -> Url:
     """Parse an address of the configuration, resolving a host name to all its addresses.
 
-    shape: listen takes bare ports, `*`, and port ranges (an Addr per port); no_resolve leaves a
-    host name without addresses; uri_part lets a path follow.
-    raises: UrlError with nginx's words. Blocks while the system resolves a name.
-    source: ngx_inet.c ngx_parse_url
+    Args: listen: take bare ports, `*`, and port ranges (an Addr per port); no_resolve: leave a
+    host name without addresses; uri_part: a path may follow.
+    Raises: UrlError with nginx's words. Blocks while the system resolves a name.
+    Source: ngx_inet.c ngx_parse_url
     """
     u = Url(text)
     if text[:5].lower() == "unix:":
@@ -167,7 +169,7 @@ def parse_url(text: str, default_port: int = 0, *, listen: bool = False, no_reso
 def resolve_host(host: str) -> list[tuple[str, int]]:
     """Return address and family of everything a name stands for, IPv4 first.
 
-    raises: UrlError. source: ngx_inet.c ngx_inet_resolve_host
+    Raises: UrlError. Source: ngx_inet.c ngx_inet_resolve_host
     """
     try:
         found = socket.getaddrinfo(host.encode("utf-8", "surrogateescape"), None,

@@ -18,7 +18,7 @@ _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 def atoi(text: str) -> int:
-    """Return a decimal number, -1 for anything else. source: ngx_string.c ngx_atoi"""
+    """Return a decimal number, -1 for anything else. Source: ngx_string.c ngx_atoi"""
     if _DIGITS.fullmatch(text) is None or len(text.lstrip("0")) > 18:
         return -1
     return int(text)
@@ -28,7 +28,7 @@ def inet_addr(text: str) -> bytes | None:
     """Return the packed IPv4 address, None when text is none.
 
     nginx takes a missing number for 0 ("1..2.3"), and 255.255.255.255 for its own error mark.
-    source: ngx_inet.c ngx_inet_addr
+    Source: ngx_inet.c ngx_inet_addr
     """
     try:
         packed = socket.inet_aton(text) if _PLAIN_V4.fullmatch(text) else None
@@ -60,7 +60,7 @@ def _inet_addr(text: str) -> bytes | None:
 def inet6_addr(text: str) -> bytes | None:
     """Return the packed IPv6 address, None when text is none.
 
-    One colon too many in front is forgiven, as nginx does. source: ngx_inet.c ngx_inet6_addr
+    One colon too many in front is forgiven, as nginx does. Source: ngx_inet.c ngx_inet6_addr
     """
     words: list[int] = []       # 16-bit words so far
     gap: int | None = None      # index of the word where :: stands
@@ -106,21 +106,21 @@ def inet6_addr(text: str) -> bytes | None:
 def parse(text: str) -> bytes | None:
     """Return the packed address of a literal of either family, None when text is none.
 
-    source: ngx_inet.c ngx_parse_addr
+    Source: ngx_inet.c ngx_parse_addr
     """
     packed = inet_addr(text)
     return inet6_addr(text) if packed is None else packed
 
 
 def ntop(packed: bytes) -> str:
-    """Return the text of a packed address of 4 or 16 bytes. source: ngx_inet.c ngx_inet_ntop"""
+    """Return the text of a packed address of 4 or 16 bytes. Source: ngx_inet.c ngx_inet_ntop"""
     if len(packed) == 4:
         return f"{packed[0]}.{packed[1]}.{packed[2]}.{packed[3]}"
     return _inet6_ntop(packed)
 
 
 def _inet6_ntop(p: bytes) -> str:
-    """The longest run of two zero words or more is ::, the first of equals. source: ngx_inet6_ntop
+    """The longest run of two zero words or more is ::, the first of equals. Source: ngx_inet6_ntop
 
     Unlike inet_ntop(3), low addresses such as ::1234 end in a dotted quad too.
     """
@@ -184,7 +184,7 @@ def _mask(prefix: int, bits: int) -> int:
 def parse_cidr(text: str) -> Cidr:
     """Return the block `address` or `address/prefix` stands for.
 
-    raises: ValueError. source: ngx_inet.c ngx_ptocidr
+    Raises: ValueError. Source: ngx_inet.c ngx_ptocidr
     """
     host, slash, prefix_text = text.partition("/")
     packed = parse(host)

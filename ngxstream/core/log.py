@@ -80,7 +80,7 @@ class Target(Protocol):
         """Whether what is written appears on standard error."""
 
     def write(self, level: int, line: bytes) -> None:
-        """Take one line. shape: with its line feed, at most MAX_LINE bytes; never raises"""
+        """Take one line with its line feed, at most MAX_LINE bytes; never raises."""
 
     def with_level(self, level: int) -> Target:
         """Return the same target with another threshold."""
@@ -97,7 +97,7 @@ class FileTarget:
     )
 
     def __init__(self, file: files.OpenFile, level: int, clock: clocks.Clock) -> None:
-        """shape: the file may be opened later; lines before that are lost."""
+        """The file may be opened later; lines before that are lost."""
         self.file = file
         self.level = level
         self.clock = clock
@@ -129,13 +129,13 @@ class MemoryTarget:
     It begins with `MEMLOG SIZE FILE:LINE`, so that it can be found; the ring behind that line is
     filled with spaces first and written round and round, each line whole but at the seam. The
     memory is shared with the workers, as it is after nginx's fork only until the first write: here
-    one ring holds the lines of all of them. source: ngx_log.c ngx_log_memory_writer
+    one ring holds the lines of all of them. Source: ngx_log.c ngx_log_memory_writer
     """
 
     __slots__ = ("level", "ring", "start", "_pos")
 
     def __init__(self, size: int, place: str, level: int) -> None:
-        """shape: size in bytes, the header included; place is the FILE:LINE of the directive."""
+        """Args: size: bytes, the header included; place: FILE:LINE of the directive"""
         self.level = level
         self.ring = mmap.mmap(-1, size)
         header = encode(f"MEMLOG {size} {place}\n")
@@ -152,15 +152,15 @@ class MemoryTarget:
     @staticmethod
     def least(file: str) -> int:
         """Return the smallest size of a ring that `file` configures, in bytes."""
-        # room for the header with two 20-digit numbers, and for one line
+        # space for the header with two 20-digit numbers, and for one line
         return len("MEMLOG  :\n") + 1 + len(encode(file)) + 20 + 20 + MAX_LINE
 
     def write(self, level: int, line: bytes) -> None:
         """Take one line, over the oldest."""
-        room = len(self.ring) - self.start
-        pos = int.from_bytes(self._pos[:8], "little") % room
-        self._pos[:8] = ((pos + len(line)) % room).to_bytes(8, "little")
-        head = line[:room - pos]
+        space = len(self.ring) - self.start
+        pos = int.from_bytes(self._pos[:8], "little") % space
+        self._pos[:8] = ((pos + len(line)) % space).to_bytes(8, "little")
+        head = line[:space - pos]
         at = self.start + pos
         self.ring[at:at + len(head)] = head
         rest = line[len(head):]
@@ -183,13 +183,13 @@ class MemoryTarget:
 class Console:
     """Standard error while somebody is still watching: start-up, -t, -s.
 
-    It speaks under the program's name. source: ngx_log.c ngx_log_stderr, ngx_use_stderr
+    It speaks under the program's name. Source: ngx_log.c ngx_log_stderr, ngx_use_stderr
     """
 
     __slots__ = ("program", "is_open")
 
     def __init__(self, program: str) -> None:
-        """shape: program is `nginx` or `ngxstream`."""
+        """Args: program: `nginx` or `ngxstream`."""
         self.program = program
         self.is_open = True
 
@@ -222,7 +222,7 @@ class Log:
 
     def __init__(self, targets: Iterable[Target] = (), *, clock: clocks.Clock | None = None,
                  console: Console | None = None) -> None:
-        """shape: without targets nothing is written but what the console says."""
+        """Without targets nothing is written but what the console says."""
         self.clock = clock or clocks.Clock()
         self.console = console
         self.set_targets(targets)
@@ -235,9 +235,9 @@ class Log:
     def write(self, level: int, text: str) -> None:
         """Write one line to every target that wants its level; never raises.
 
-        shape: text without time, level, process and line feed; callers have compared
+        Args: text: without time, level, process and line feed; callers have compared
         `level <= log.level` already, but need not have
-        source: ngx_log.c ngx_log_error_core
+        Source: ngx_log.c ngx_log_error_core
         """
         head = self._head(level)
         whole = _cut(encode(head + text))
@@ -268,7 +268,7 @@ class Log:
         return f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: "
 
     def _leave_room(self, level: int, text: str) -> str:
-        """Cut a text so that an errno fits behind it. source: ngx_log.c ngx_log_errno"""
+        """Cut a text so that an errno fits behind it. Source: ngx_log.c ngx_log_errno"""
         data = encode(text)
         end = MAX_LINE - ERRNO_ROOM - len(self._head(level))
         if len(data) <= end:
@@ -287,7 +287,7 @@ class Log:
     def first_file(self) -> files.OpenFile | None:
         """Return the first file among the targets: standard error is redirected to it.
 
-        source: ngx_log.c ngx_log_redirect_stderr
+        Source: ngx_log.c ngx_log_redirect_stderr
         """
         for target in self.targets:
             if isinstance(target, FileTarget) and not target.on_stderr:

@@ -16,7 +16,7 @@ V = TypeVar("V")
 class PrefixMap(Generic[V]):
     """Values by network, found by the longest network an address lies in.
 
-    shape: networks are (address, prefix length) with the address as an int of ``bits`` bits;
+    Args: networks: (address, prefix length) with the address as an int of ``bits`` bits;
     host bits are ignored; a value is anything but None.
     """
 
@@ -33,8 +33,8 @@ class PrefixMap(Generic[V]):
     def insert(self, network: int, length: int, value: V) -> V | None:
         """Set the value of one network.
 
-        returns: the value it had before, which the caller may report as a duplicate, or None.
-        raises: ValueError if ``length`` is not a prefix length of this family.
+        Returns: the value it had before, which the caller may report as a duplicate, or None.
+        Raises: ValueError if ``length`` is not a prefix length of this family.
         """
         level = self._levels.get(length)
         if level is None:

@@ -15,7 +15,7 @@ V = TypeVar("V")
 class OverlapError(Exception):
     """A range that lies partly inside another one.
 
-    shape: low and high are the ends of the part already there, as addresses
+    ``low`` and ``high`` are the ends of the part already there, as addresses
     """
 
     def __init__(self, low: int, high: int) -> None:
@@ -43,7 +43,7 @@ class _Block(Generic[V]):
 class RangeMap(Generic[V]):
     """Values by range; a later range may lie inside an earlier one, which it then splits.
 
-    shape: addresses are ints below 2**32, both ends of a range belong to it
+    Addresses are ints below 2**32, both ends of a range belong to it.
     """
 
     __slots__ = ("_blocks",)
@@ -52,10 +52,10 @@ class RangeMap(Generic[V]):
         self._blocks: dict[int, _Block[V]] = {}
 
     def add(self, start: int, end: int, value: V, replaced: Callable[[V], None]) -> None:
-        """Set the value of a range. shape: start <= end
+        """Set the value of a range, start <= end.
 
         calls back: replaced(old value), once for each block where exactly this range was known
-        raises: OverlapError
+        Raises: OverlapError
         """
         for number, low, high in _pieces(start, end):
             block = self._blocks.get(number)

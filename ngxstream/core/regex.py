@@ -79,8 +79,8 @@ class Regex:
 def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - as re.compile
     """Compile a pattern of the configuration.
 
-    shape: bytes that are not UTF-8 are surrogates in ``pattern`` (PEP 383); matching is on bytes.
-    raises: RegexError, whose text is nginx's own message.
+    Bytes that are not UTF-8 are surrogates in ``pattern`` (PEP 383); matching is on bytes.
+    Raises: RegexError, whose text is nginx's own message.
     """
     raw = pattern.encode("utf-8", "surrogateescape")
     with _deep_stack():

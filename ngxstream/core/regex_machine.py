@@ -73,9 +73,9 @@ class Machine:
     def search(self, subject: bytes) -> tuple[int, ...] | None:
         """Find the leftmost match.
 
-        returns: start and end of the whole and of each group, -1 for a group that took no part;
+        Returns: start and end of the whole and of each group, -1 for a group that took no part;
         None if there is no match.
-        raises: MatchLimitError after MAX_STEPS instructions.
+        Raises: MatchLimitError after MAX_STEPS instructions.
         """
         tried: set[tuple[int, int]] = set()
         left = MAX_STEPS

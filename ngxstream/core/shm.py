@@ -253,7 +253,7 @@ class Serial:
     """Numbers that no two workers give out: `$connection`.
 
     A process takes BLOCK numbers at a time, so a single worker counts 1, 2, 3 and several workers
-    each count on in their own block. source: ngx_event_accept.c ngx_connection_counter
+    each count on in their own block. Source: ngx_event_accept.c ngx_connection_counter
     """
 
     __slots__ = ("_cell", "_lock", "next")
@@ -261,7 +261,7 @@ class Serial:
     BLOCK: Final = 128
 
     def __init__(self) -> None:
-        """shape: made by the master, which gives out no number itself before it forks."""
+        """Made by the master, which gives out no number itself before it forks."""
         self._cell = memoryview(mmap.mmap(-1, 8)).cast("q")
         self._lock = Lock("connection serial")
         # called: returns a number that was never returned before, in any process; all in C but

@@ -23,7 +23,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core.files import c_string
 
@@ -43,7 +43,7 @@ _OWNERS: Final = 1  # the byte of the lock that is held while a chunk finds an o
 
 # A word of a ledger: in which view and at which index its process writes it, its address in the
 # file, and the list it goes to when it is free.
-Entry = tuple["memoryview[int]", int, int, list[Any]]
+Entry = tuple["memoryview[int]", int, int, list["Entry"]]
 
 
 class Ledgers:

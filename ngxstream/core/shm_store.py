@@ -1,7 +1,7 @@
 """A bounded store of byte strings by key, in memory all workers share.
 
 What the TLS session cache is kept in; nginx has a tree and a queue in a slab there
-(ngx_event_openssl.c, ngx_ssl_session_cache_t). A store must never fail for want of room, only
+(ngx_event_openssl.c, ngx_ssl_session_cache_t). A store must never fail for want of memory, only
 forget the oldest, and a worker may die between any two instructions.
 
 So it is a log that goes round: a record is written behind the latest one, over the oldest. A
@@ -31,7 +31,7 @@ class ByteStore:
     __slots__ = ("zone", "size", "_memory", "_heads", "_mask", "_state")
 
     def __init__(self, zone: shm.Zone) -> None:
-        """shape: as large as the zone; made by the master, used by the workers."""
+        """As large as the zone; made by the master, used by the workers."""
         self.zone = zone
         self.size = zone.size
         self._memory = zone.memory(self.size)

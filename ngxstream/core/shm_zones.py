@@ -17,14 +17,14 @@ Init = Callable[[Zone, bool], None]
 class ZoneRequest:
     """What a configuration asks of one zone name.
 
-    shape: size 0 until somebody has said it; `init(zone, fresh)` is called when the zone is there:
+    ``size`` is 0 until somebody has said it; `init(zone, fresh)` is called when the zone is there:
     fresh tells a new zone (build upon it, keep it in zone.data) from an adopted one
     """
 
     __slots__ = ("name", "size", "tag", "init", "no_reuse", "zone", "former")
 
     def __init__(self, name: str, size: int, tag: str) -> None:
-        """shape: see ZoneTable.request."""
+        """Args: as ZoneTable.request has them"""
         self.name = name
         self.size = size
         self.tag = tag
@@ -35,7 +35,7 @@ class ZoneRequest:
 
 
 class ZoneTable:
-    """The zones of one configuration. source: ngx_cycle.c ngx_shared_memory_add, ngx_init_cycle"""
+    """The zones of one configuration. Source: ngx_cycle.c ngx_shared_memory_add, ngx_init_cycle"""
 
     __slots__ = ("requests",)
 
@@ -46,8 +46,8 @@ class ZoneTable:
     def request(self, name: str, size: int, tag: str) -> ZoneRequest:
         """Ask for a zone, or refer to one (size 0).
 
-        shape: tag is the name of the module whose zone it is
-        raises: ConfError where two requests do not fit together
+        Args: tag: the name of the module whose zone it is
+        Raises: ConfError where two requests do not fit together
         """
         known = self.requests.get(name)
         if known is None:
@@ -69,7 +69,7 @@ class ZoneTable:
     def build(self, old: ZoneTable | None = None) -> None:
         """Make every zone, or adopt the old configuration's of the same name, size and owner.
 
-        raises: UnplacedError; what an `init` raises passes through. Call close(keep=old) then.
+        Raises: UnplacedError; what an `init` raises passes through. Call close(keep=old) then.
         """
         for request in self.requests.values():
             if request.size == 0:

@@ -47,8 +47,8 @@ class SyslogConf:
 def parse(parameters: str) -> SyslogConf:
     """Read what follows `syslog:`. Blocks while the system resolves a name.
 
-    raises: ConfError with nginx's words
-    source: ngx_syslog.c ngx_syslog_parse_args
+    Raises: ConfError with nginx's words
+    Source: ngx_syslog.c ngx_syslog_parse_args
     """
     given: dict[str, inet.Addr | int | str | bool] = {}
     for word in parameters.split(","):
@@ -101,7 +101,7 @@ class Syslog:
 
     def __init__(self, conf: SyslogConf, *, clock: clocks.Clock | None = None,
                  hostname: str | None = None) -> None:
-        """shape: hostname defaults to the machine's; nothing is connected yet."""
+        """Args: hostname: the machine's if empty. Nothing is connected yet."""
         self.conf = conf
         self.clock = clock or clocks.Clock()
         self.hostname = socket.gethostname() if hostname is None else hostname
@@ -111,9 +111,9 @@ class Syslog:
     def send(self, text: bytes, severity: int | None = None, complaints: Log | None = None) -> bool:
         """Send one message; tell whether the kernel took it.
 
-        shape: text without line feed; severity is an index into SEVERITIES, by default that of
+        Args: text: without line feed; severity: an index into SEVERITIES, by default that of
         the configuration; failures are said to `complaints`, once a second
-        source: ngx_syslog.c ngx_syslog_send
+        Source: ngx_syslog.c ngx_syslog_send
         """
         conf = self.conf
         pri = conf.facility * 8 + (conf.severity if severity is None else severity)
@@ -155,13 +155,13 @@ class Syslog:
 class SyslogTarget:
     """A syslog server as a target of an error log; the severity is the line's level.
 
-    source: ngx_syslog.c ngx_syslog_writer
+    Source: ngx_syslog.c ngx_syslog_writer
     """
 
     __slots__ = ("level", "peer", "complaints")
 
     def __init__(self, peer: Syslog, level: int, complaints: Log | None = None) -> None:
-        """shape: complaints is where failures to send are logged, the main log mostly."""
+        """Args: complaints: where failures to send are logged, the main log mostly."""
         self.peer = peer
         self.level = level
         self.complaints = complaints

@@ -9,7 +9,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.inet import InetAddr
+
 
 _TABLES: Final[dict[int, str]] = {
     socket.AF_INET: "/proc/net/udp",
@@ -19,7 +23,7 @@ _ANY: Final = b"\0" * 16
 
 
 class Neighbours:
-    """The UDP sockets that are no strangers, and all that the kernel knows of.
+    """The UDP sockets of ours, and all that the kernel knows of.
 
     The kernel's table is read once, at the first question: with thousands of addresses in the way
     of each other it is long. Sockets of ours that were bound since are known all the same.
@@ -34,15 +38,15 @@ class Neighbours:
         self._table: dict[tuple[int, int], list[tuple[bytes, int]]] | None = None
 
     def add(self, socks: Iterable[socket.socket]) -> None:
-        """Take sockets for ours. shape: they are bound; others than for UDP do no harm"""
+        """Take bound sockets for ours; others than for UDP do no harm."""
         self._own += socks
 
-    def alone_block(self, sockaddr: tuple[Any, ...]) -> bool:
+    def alone_block(self, sockaddr: InetAddr) -> bool:
         """Tell whether all sockets in the way of a UDP address are ours, and any is.
 
         Sockets of the other address family count when none of its own is in the way.
         """
-        port: int = sockaddr[1]
+        port = sockaddr[1]
         self._sort_out()
         own = [_row(sock) for sock in self._ports.get(port, ()) if sock.fileno() >= 0]
         inodes = {inode for _, _, inode in own}

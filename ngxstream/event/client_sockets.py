@@ -17,17 +17,26 @@ import array
 import socket
 import struct
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.event import connect
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import SockAddr
     from ngxstream.event.loop import Loop
 
 SO_ATTACH_FILTER: Final = 26
 KEEP_MS: Final = 30_000  # unused for that long, a socket goes
 SHARE: Final = 4  # one in so many of worker_connections may be one of these
 LEAST: Final = 16
+
+
+@dataclass(slots=True)
+class _Kept:
+    sock: socket.SocketType
+    used_ms: int  # loop ms
 
 
 class ClientSockets:
@@ -37,30 +46,31 @@ class ClientSockets:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        # sockaddr, with the options if there are any -> [socket, loop ms of the last use];
-        # the latest used is the last
-        self._kept: OrderedDict[Any, list[Any]] = OrderedDict()
+        # sockaddr, with the options if there are any ; the latest used is the last
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._is_sweeping = False
         self.limit = max(LEAST, loop.connections // SHARE)
         self.made = 0
 
-    def get(self, family: int, sockaddr: Any, options: connect.PeerOptions) -> Any:
+    def get(
+        self, family: int, sockaddr: SockAddr, options: connect.PeerOptions
+    ) -> socket.SocketType:
         """Return the socket that sends from a client's address, made if there is none.
 
-        raises: BindError, InternalError
+        Raises: BindError, InternalError
         """
         kept = self._kept
         key = sockaddr if options.plain else (sockaddr, options)
         found = kept.get(key)
         if found is not None:
-            found[1] = self._loop.now_ms
+            found.used_ms = self._loop.now_ms
             kept.move_to_end(key)
-            return found[0]
+            return found.sock
         sock = connect.open_bound(family, socket.SOCK_DGRAM, options, sockaddr, transparent=True)
         _receive_nothing(sock)
         if len(kept) >= self.limit:
-            kept.popitem(last=False)[1][0].close()
-        kept[key] = [sock, self._loop.now_ms]
+            kept.popitem(last=False)[1].sock.close()
+        kept[key] = _Kept(sock, self._loop.now_ms)
         self.made += 1
         if not self._is_sweeping:
             self._is_sweeping = True
@@ -69,25 +79,25 @@ class ClientSockets:
 
     def _sweep(self) -> None:
         """Close what was not used for long; come back while there is anything."""
-        kept = self._kept
         latest = self._loop.now_ms - KEEP_MS
-        while kept and next(iter(kept.values()))[1] <= latest:
-            kept.popitem(last=False)[1][0].close()
-        self._is_sweeping = bool(kept)
-        if kept:
-            oldest = next(iter(kept.values()))[1]
-            self._loop.call_later(max(1, oldest - latest), self._sweep, cancelable=True)
+        while self._kept:
+            oldest = next(iter(self._kept.values()))
+            if oldest.used_ms > latest:
+                self._loop.call_later(oldest.used_ms - latest, self._sweep, cancelable=True)
+                return
+            self._kept.popitem(last=False)[1].sock.close()
+        self._is_sweeping = False
 
     def close(self) -> None:
         """Close all."""
         while self._kept:
-            self._kept.popitem()[1][0].close()
+            self._kept.popitem()[1].sock.close()
 
     def __len__(self) -> int:
         return len(self._kept)
 
 
-def _receive_nothing(sock: Any) -> None:
+def _receive_nothing(sock: socket.SocketType) -> None:
     """Have the kernel drop whatever comes for a socket."""
     program = array.array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
     address, _ = program.buffer_info()

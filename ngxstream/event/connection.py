@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ngxstream.core import codes
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import SockAddr
     from ngxstream.event.listening import Listening
+    from ngxstream.event.recycle import SocketPool
+    from ngxstream.event.tls import Transport
     from ngxstream.event.udp_clients import Sink
+
+    Stream: TypeAlias = socket.SocketType | Transport  # connected; what stands for a socket too
 
 
 class Table(Protocol):
     """Where a UDP client is listed, so that its datagrams find their session (event/udp.py)."""
 
     family: int
+    sockets: SocketPool  # towards the servers of its clients
 
     def send_to(self, c: Connection, data: bytes, /) -> int:
         """Send one datagram to the client."""
@@ -73,22 +79,22 @@ class Connection:
 
     def __init__(
         self,
-        sock: Any,
+        sock: Stream,
         fd: int,
         family: int,
-        sockaddr: Any,
+        sockaddr: SockAddr,
         number: int,
         listening: Listening,
         table: Table | None = None,
         key: Any = None,
     ) -> None:
-        """Args: table, key: for a UDP client, behind the listening socket `sock`"""
+        """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
         self.is_udp = table is not None
         self.family = family
         self.sockaddr = sockaddr
-        self.local: Any = None
+        self.local: SockAddr | None = None
         self.number = number
         self.received = 0
         self.sent = 0
@@ -100,7 +106,7 @@ class Connection:
         self.passes = 0
         self.reserved = 0
 
-    def local_sockaddr(self) -> Any:
+    def local_sockaddr(self) -> SockAddr:
         """Return the address the client connected to. Source: ngx_connection_local_sockaddr"""
         local = self.local
         if local is None:
@@ -118,7 +124,7 @@ class Connection:
     def send(self, data: bytes | memoryview) -> int:
         """Send to the client without waiting, for writers off the hot path.
 
-        Returns: bytes sent, codes.AGAIN when there is no room. Raises: OSError
+        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
         """
         try:
             if self.table is not None:
@@ -131,13 +137,6 @@ class Connection:
         return sent
 
 
-_make: Final = socket.SocketType
-
-
-def raw_socket(family: int, kind: int, proto: int = 0, fd: int | None = None) -> Any:
-    """Make a socket of the bare C class: 3 µs less than socket.socket, which wraps enums.
-
-    Args: kind: may carry SOCK_NONBLOCK; fd: the descriptor is taken over, not checked.
-    """
-    return _make(family, kind, proto, fd)
-
+# a socket of the bare C class of (family, kind), or (family, kind, 0, fd) of a descriptor, which
+# is not checked: 3 µs less than socket.socket, which wraps enums
+raw_socket: Final = socket.SocketType

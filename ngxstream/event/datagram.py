@@ -1,8 +1,8 @@
 """Sending datagrams: one, or a burst in one call with generic segmentation offload (GSO).
 
-Linux: UDP_SEGMENT and UDP_GRO, udp(7). A burst is one message the kernel cuts into datagrams of
-`size` bytes; only the last may be shorter. One send of four datagrams costs little more than one
-of one, and peers that read with GRO get them in one piece too.
+Linux: UDP_SEGMENT and UDP_GRO, udp(7). A burst is one message that the kernel divides into
+datagrams of `size` bytes; only the last may be shorter. One send of four datagrams costs little
+more than one of one, and peers that read with GRO get them in one piece too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -33,14 +33,14 @@ _segments = [
 
 
 def segment_control(size: int) -> list[tuple[int, int, bytes]]:
-    """Return the control data that cuts a message into datagrams of `size` bytes."""
+    """Return the control data that divides a message into datagrams of `size` bytes."""
     if size < len(_segments):
         return _segments[size]
     return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
 
 
 def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
-    """Cut a list of datagrams into runs that may be one GSO message each.
+    """Divide a list of datagrams into runs that may be one GSO message each.
 
     Returns: [(first, past the last, size)]; a run is of one size but for a shorter last
     datagram, at most MAX_SEGMENTS long and MAX_PAYLOAD bytes; order and boundaries are kept.
@@ -91,11 +91,11 @@ def facts(ancillary: list[tuple[int, int, bytes]]) -> tuple[bytes | None, int]:
 
 
 def split(view: memoryview, size: int) -> list[memoryview]:
-    """Cut a coalesced message into its datagrams."""
+    """Divide a coalesced message into its datagrams."""
     return [view[at : at + size] for at in range(0, len(view), size)]
 
 
-def has_gro(sock: Any) -> bool:
+def has_gro(sock: socket.SocketType) -> bool:
     """Tell whether a UDP socket coalesces what it receives."""
     try:
         return bool(sock.getsockopt(SOL_UDP, UDP_GRO))
@@ -103,7 +103,7 @@ def has_gro(sock: Any) -> bool:
         return False
 
 
-def set_gro(sock: Any, on: bool) -> bool:
+def set_gro(sock: socket.SocketType, on: bool) -> bool:
     """Switch coalescing of received datagrams. Returns: whether the kernel can do it"""
     try:
         sock.setsockopt(SOL_UDP, UDP_GRO, int(on))

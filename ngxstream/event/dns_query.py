@@ -25,7 +25,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.core import errors, inet, log
 from ngxstream.event import poller
@@ -36,7 +36,7 @@ from ngxstream.wire import dns, dns_names, reader
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
-ROUND_MS: Final = 5000  # a server hears the same question at most this often
+ROUND_MS: Final = 5000  # a server is asked the same question at most this often
 LEAST_MS: Final = 1000  # before the next server is asked in a silent one's place
 STREAM_MS: Final = 5000  # for an answer over TCP
 SHUN_MS: Final = 30_000  # a silent server is asked last for so long
@@ -73,7 +73,7 @@ class Asker:
         "_active",  # int: queries under way
         "_queue",  # dict[Question, Query]: not begun, the first to come first
         "_read",  # int: bytes of responses read in this turn
-        "_told_ms",  # int: when it was last logged that a response was cut
+        "_told_ms",  # int: when it was last logged that a response was truncated
     )
 
     def __init__(self, loop: Loop, servers: Sequence[inet.Addr]) -> None:
@@ -92,7 +92,7 @@ class Asker:
     def ask(self, question: dns.Question, done: Done) -> None:
         """Ask, or wait for the reply to the same question; `done` is never called from here.
 
-        shape: the name is in lower case, without a final dot. raises: DnsError for a name that has
+        Args: name: In lower case, without a final dot. Raises: DnsError for a name that has
         no wire form
         """
         query = self.queries.get(question)
@@ -169,7 +169,7 @@ class Asker:
             )
 
     def log_error(self, text: str, number: int, level: int = log.ERR) -> None:
-        """Write an error_log line about a server. source: ngx_resolver_log_error"""
+        """Write an error_log line about a server. Source: ngx_resolver_log_error"""
         target = self.loop.log
         if level <= target.level:
             target.write(level, f"{text} while resolving, resolver: {self.servers[number].name}")
@@ -249,8 +249,8 @@ class Query:
             self.asked.clear()
         self.send()
 
-    def hear(self, exchange: _Exchange, message: bytes) -> None:
-        """Take a message from a server. source: ngx_resolver_process_response"""
+    def on_message(self, exchange: _Exchange, message: bytes) -> None:
+        """Take a message from a server. Source: ngx_resolver_process_response"""
         self.asker.count(len(message))
         try:
             response = dns.parse(message, exchange.ident, self.question)
@@ -328,11 +328,11 @@ class _Exchange:
         self.query = query
         self.number = number  # of the server
         self.ident = int.from_bytes(os.urandom(2), "big")
-        self.sock: Any = None
+        self.sock: socket.SocketType | None = None
         self.strays = 0
 
     def begin(self) -> None:
-        """Open the socket and send. raises: OSError"""
+        """Open the socket and send. Raises: OSError"""
         raise NotImplementedError
 
     def on_stray(self) -> None:
@@ -347,8 +347,8 @@ class _Exchange:
         """Return the query's bytes."""
         return dns.build_query(self.ident, self.query.question)
 
-    def open(self, kind: int) -> Any:
-        """Make the socket. returns: (socket, the server's sockaddr)"""
+    def open(self, kind: int) -> tuple[socket.SocketType, inet.SockAddr]:
+        """Make the socket. Returns: (socket, the server's sockaddr)"""
         server = self.query.asker.servers[self.number]
         self.sock = raw_socket(server.family, kind | socket.SOCK_NONBLOCK)
         return self.sock, server.sockaddr
@@ -388,7 +388,7 @@ class _Datagram(_Exchange):
                 self.query.asker.count(0)
                 self.on_stray()
             else:
-                self.query.hear(self, data)
+                self.query.on_message(self, data)
 
     def on_stray(self) -> None:
         """Count; too many are an attack."""
@@ -415,12 +415,15 @@ class _Stream(_Exchange):
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
         loop = self.query.asker.loop
-        loop.register(sock.fileno(), self.on_room, poller.IN | poller.OUT)
+        loop.register(sock.fileno(), self.on_writable, poller.IN | poller.OUT)
 
-    def on_room(self, mask: int) -> None:
-        """Send the query, or hear why it cannot be sent."""
+    def on_writable(self, mask: int) -> None:
+        """Send the query, or learn why it cannot be sent."""
+        sock = self.sock
+        if sock is None:
+            return
         try:
-            self.unsent = self.unsent[self.sock.send(self.unsent) :]
+            self.unsent = self.unsent[sock.send(self.unsent) :]
         except BlockingIOError:
             return
         except OSError as error:
@@ -428,12 +431,12 @@ class _Stream(_Exchange):
             return
         if not self.unsent:
             loop = self.query.asker.loop
-            loop.unregister(self.sock.fileno())
-            loop.register(self.sock.fileno(), self.on_readable, poller.LEVEL)
+            loop.unregister(sock.fileno())
+            loop.register(sock.fileno(), self.on_readable, poller.LEVEL)
 
     def on_readable(self, mask: int) -> None:
         """Collect the response, up to the 64 KB that its length can say."""
-        if not self.query.asker.may_read():
+        if self.sock is None or not self.query.asker.may_read():
             return  # readiness is a level: we are told again
         try:
             data = self.sock.recv(65536)
@@ -448,7 +451,7 @@ class _Stream(_Exchange):
         self.received += data
         message = dns.unframe(self.received)
         if message is not reader.NEED_MORE:
-            self.query.hear(self, message)
+            self.query.on_message(self, message)
 
     def on_stray(self) -> None:
         """Whoever holds the connection does not speak our protocol."""

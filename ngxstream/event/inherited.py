@@ -12,11 +12,12 @@ import re
 import socket
 import stat
 from collections.abc import Collection, Iterable, MutableMapping
-from typing import Any, Final
+from typing import Final
 
 from ngxstream.core import inet, ip
 from ngxstream.core import log as logs
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
 
 VARIABLE: Final = "NGINX"
 LENT_ON: Final = "NGXSTREAM_LENT"  # which of those in VARIABLE a service manager has lent
@@ -28,7 +29,7 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 def numbers(value: str, log: logs.Log) -> list[int]:
     """Return the descriptors that the variable names, up to the first bad one.
 
-    shape: value is decimal numbers, each followed by `;` or `:`
+    Args: value: Decimal numbers, each followed by `;` or `:`
     """
     log.error(logs.NOTICE, f'using inherited sockets from "{value}"')
     found: list[int] = []
@@ -56,7 +57,7 @@ def lent(environ: MutableMapping[str, str], log: logs.Log) -> list[int]:
     """Return the descriptors that a service manager has opened for this process.
 
     The variables are taken away: whatever this process executes is not meant.
-    source: sd_listen_fds(3)
+    Source: sd_listen_fds(3)
     """
     pid, count, _ = (environ.pop(name, "") for name in LENT)
     if ip.atoi(pid) != os.getpid():
@@ -86,10 +87,10 @@ def value_of(listenings: Iterable[Listening]) -> str:
 def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[Listening]:
     """Make a Listening of every address; sockets of one address are its group, in order.
 
-    What is no listening socket of ours to have is said and left alone. shape: lent says that a
-    service manager listens with them when we are gone
+    What is no listening socket of ours to have is said and left alone. Args: lent:
+    Whether a service manager listens with them when we are gone
     """
-    found: dict[Any, Listening] = {}
+    found: dict[tuple[int, int, inet.SockAddr], Listening] = {}
     for fd in fds:
         try:
             os.set_inheritable(fd, False)

@@ -53,18 +53,7 @@ _INFO_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
 
 # what a read or write on a connection may fail with
-_CONNECTION_ERRNOS: Final = frozenset(
-    (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-    )
-)
+_CONNECTION_ERRNOS: Final = errors.REMOTE_FAULTS - {errno.ENOTCONN}
 
 _TYPES: Final = {
     "v": None,
@@ -246,7 +235,7 @@ class Library:
     """The functions of the table above as attributes, and what is said of failures."""
 
     def __init__(self, path: str | None) -> None:
-        """Bind every function. raises: OSError, AttributeError"""
+        """Bind every function. Raises: OSError, AttributeError"""
         self._dll = ctypes.PyDLL(path, use_errno=True)
         for line in _FUNCTIONS.split("\n"):
             if line:
@@ -257,8 +246,8 @@ class Library:
                 names, shape = line.split()
                 self._bind(names, shape, optional=True)
         self._reasons: dict[str, int] = {}
-        self._told = 0, ""  # SSL*, and why a call of the ssl module on it is about to raise
-        self._on_info = _INFO_CB(self._hear)
+        self._recorded = 0, ""  # SSL*, and why a call of the ssl module on it is about to raise
+        self._on_info = _INFO_CB(self._record)
         self._errno_at: Any = getattr(ctypes.PyDLL(None), "__errno_location", None)
         if self._errno_at is not None:
             self._errno_at.restype = ctypes.POINTER(ctypes.c_int)
@@ -288,7 +277,7 @@ class Library:
     def reasons(self) -> str:
         """Empty the error queue into ` (SSL: error:… error:…)`, "" where it is empty.
 
-        source: ngx_event_openssl.c ngx_ssl_error
+        Source: ngx_event_openssl.c ngx_ssl_error
         """
         said = bytearray()
         data = ctypes.c_char_p()
@@ -315,25 +304,25 @@ class Library:
         """Make the error of a call that just failed."""
         return SslError(message + self.reasons())
 
-    def hear_failures(self, connection: int) -> None:
-        """Keep what the library says of failures of this connection for take_told().
+    def record_failures(self, connection: int) -> None:
+        """Keep what the library says of failures of this connection for take_recorded().
 
         The ssl module empties the queue and passes on the last entry alone. Since OpenSSL 3.2 that
         is "record layer failure" for whatever is wrong with a record; the cause is another entry.
         """
         self.SSL_set_info_callback(connection, self._on_info)
 
-    def _hear(self, connection: int, where: int, number: int) -> None:
+    def _record(self, connection: int, where: int, number: int) -> None:
         """Take the queue when it is complete: the peer is told of the failure, by a fatal alert."""
         if where & _CB_WRITE_ALERT == _CB_WRITE_ALERT and number >> 8 == _ALERT_FATAL:
-            self._told = connection, self.reasons()
+            self._recorded = connection, self.reasons()
 
-    def take_told(self, connection: int) -> str:
+    def take_recorded(self, connection: int) -> str:
         """Return, once, the queue as it was when a connection's peer was told of a failure.
 
         Empty where it was not. The ssl module finds the queue empty and raises what says little.
         """
-        (whose, told), self._told = self._told, (0, "")
+        (whose, told), self._recorded = self._recorded, (0, "")
         return told if whose == connection else ""
 
     def reason_of(self, error: ssl.SSLError) -> str:
@@ -385,7 +374,7 @@ class Library:
         """Return the SSL_CTX* of a context; it lives as long as the context."""
         return ctypes.c_void_p.from_address(id(context) + CTX_OFFSET).value or 0
 
-    def connection_pointer(self, connection: Any) -> int:
+    def connection_pointer(self, connection: object) -> int:
         """Return the SSL* of what wrap() returned; it lives as long as that object."""
         return ctypes.c_void_p.from_address(id(connection) + SSL_OFFSET).value or 0
 
@@ -396,7 +385,7 @@ class WrappedSocket(socket.SocketType):
     __slots__ = ("__weakref__",)
 
     @classmethod
-    def take(cls, sock: Any) -> WrappedSocket:
+    def take(cls, sock: socket.SocketType) -> WrappedSocket:
         """Make one of a non-blocking socket, which loses its descriptor unless it is one."""
         if type(sock) is cls:
             return sock
@@ -408,7 +397,7 @@ def wrapper(context: ssl.SSLContext) -> Any:
     """Return what wraps a bare socket: (sock, server_side, server_hostname) -> connection.
 
     The method behind SSLContext.wrap_socket, which would make a Python object of 40 methods about
-    each connection and ask the kernel for the peer's name. shape: sock is a WrappedSocket; of the
+    each connection and ask the kernel for the peer's name. Args: sock: A WrappedSocket; of the
     connection: read(size, buffer), write(data), session
     """
     return context._wrap_socket  # type: ignore[attr-defined]  # noqa: SLF001
@@ -416,7 +405,7 @@ def wrapper(context: ssl.SSLContext) -> Any:
 
 @functools.cache
 def load() -> Library:
-    """Return the library behind the ssl module, probed. raises: Unavailable"""
+    """Return the library behind the ssl module, probed. Raises: Unavailable"""
     path = getattr(ssl._ssl, "__file__", None)  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         library = Library(path)
@@ -427,7 +416,7 @@ def load() -> Library:
 
 
 def _probe(library: Library) -> None:
-    """Compare what Python and the library say of the same objects. raises: Unavailable"""
+    """Compare what Python and the library say of the same objects. Raises: Unavailable"""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     pointer = library.context_pointer(context)
     method = library.TLS_server_method()

@@ -11,12 +11,14 @@ import ctypes
 import hashlib
 import os
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Final, TypeVar
 
 from ngxstream.core.log import encode
 from ngxstream.event import libssl, libssl_pem
 from ngxstream.event.tls_protocols import SSLV3, TLSV1, TLSV1_1, TLSV1_2, TLSV1_3
+
+T = TypeVar("T")
 
 _NO_PROTOCOL: Final = (
     (SSLV3, ssl.OP_NO_SSLv3),
@@ -128,7 +130,7 @@ class Context:
     )
 
     def __init__(self, protocols: int, *, server_side: bool) -> None:
-        """Make one. shape: protocols is an OR of the bits above. source: ngx_ssl_create"""
+        """Make one. Args: protocols: An OR of the bits above. Source: ngx_ssl_create"""
         lib = self.lib = libssl.load()
         side = ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
         python = self.python = ssl.SSLContext(side)
@@ -140,10 +142,10 @@ class Context:
         self.server_side = server_side
         self.id_context = b""
         self.leaves: list[libssl_pem.Stack] = []
-        self.sessions: dict[Any, Any] = {}
+        self.sessions: dict[Hashable, object] = {}
         self.owner: Any = None
         self.cache: Any = None
-        self._kept: list[Any] = []
+        self._kept: list[object] = []
         self._ca_names: list[bytes] = []
         options = int(_OPTIONS) | (NO_RENEGOTIATION if server_side else 0)
         for bit, refused in _NO_PROTOCOL:
@@ -166,11 +168,11 @@ class Context:
     # -- both sides ----------------------------------------------------------------------------
 
     def set_options(self, options: int) -> None:
-        """Add options. source: SSL_CTX_set_options"""
+        """Add options. Source: SSL_CTX_set_options"""
         self.lib.SSL_CTX_set_options(self.pointer, options)
 
     def set_ciphers(self, ciphers: str, prefer_server: bool = False) -> None:
-        """Choose the ciphers of TLS 1.2 and below. source: ngx_ssl_ciphers"""
+        """Choose the ciphers of TLS 1.2 and below. Source: ngx_ssl_ciphers"""
         if not self.lib.SSL_CTX_set_cipher_list(self.pointer, encode(ciphers)):
             raise self.lib.error(f'SSL_CTX_set_cipher_list("{ciphers}") failed')
         if prefer_server:
@@ -181,7 +183,7 @@ class Context:
     ) -> None:
         """Use a certificate with its chain and key; one of each kind of key may be used.
 
-        source: ngx_ssl_certificate
+        Source: ngx_ssl_certificate
         """
         lib, pointer = self.lib, self.pointer
         stack = libssl_pem.read_certificates(lib, name)
@@ -197,7 +199,7 @@ class Context:
     def verify_peer(self, depth: int, *, ask: bool) -> None:
         """Have peers' certificates checked, to be asked about when a handshake is over.
 
-        shape: ask makes a server request one. source: ngx_ssl_trusted_certificate
+        Args: ask: A server requests one. Source: ngx_ssl_trusted_certificate
         """
         lib, pointer = self.lib, self.pointer
         mode = VERIFY_PEER if ask else lib.SSL_CTX_get_verify_mode(pointer)
@@ -207,7 +209,7 @@ class Context:
     def trust(self, name: str, *, announce: bool = False) -> libssl_pem.Stack:
         """Trust the authorities of a file; announce them to clients too.
 
-        source: ngx_ssl_client_certificate, ngx_ssl_trusted_certificate
+        Source: ngx_ssl_client_certificate, ngx_ssl_trusted_certificate
         """
         lib = self.lib
         stack = libssl_pem.read_certificates(lib, name)
@@ -233,7 +235,7 @@ class Context:
         lib.SSL_CTX_set_client_CA_list(self.pointer, names)
 
     def add_crl(self, name: str) -> None:
-        """Check every certificate of a chain against revocation lists. source: ngx_ssl_crl"""
+        """Check every certificate of a chain against revocation lists. Source: ngx_ssl_crl"""
         lib = self.lib
         stack = libssl_pem.read_crls(lib, name)
         store = lib.SSL_CTX_get_cert_store(self.pointer)
@@ -243,9 +245,9 @@ class Context:
         lib.X509_STORE_set_flags(store, _CRL_CHECK)
 
     def run_commands(self, commands: Iterable[tuple[str, str]], prefix: str) -> None:
-        """Run SSL_CONF commands. shape: prefix is put before relative file names
+        """Run SSL_CONF commands. Args: prefix: Put before relative file names
 
-        source: ngx_ssl_conf_commands
+        Source: ngx_ssl_conf_commands
         """
         lib = self.lib
         conf = lib.SSL_CONF_CTX_new()
@@ -263,7 +265,7 @@ class Context:
         finally:
             lib.SSL_CONF_CTX_free(conf)
 
-    def keep(self, thing: Any) -> Any:
+    def keep(self, thing: T) -> T:
         """Keep what the SSL_CTX points at alive as long as this context."""
         self._kept.append(thing)
         return thing
@@ -271,7 +273,7 @@ class Context:
     # -- the server's side ---------------------------------------------------------------------
 
     def set_dhparam(self, name: str) -> None:
-        """Take parameters for ephemeral Diffie-Hellman from a file. source: ngx_ssl_dhparam"""
+        """Take parameters for ephemeral Diffie-Hellman from a file. Source: ngx_ssl_dhparam"""
         lib = self.lib
         lib.ERR_clear_error()
         bio = lib.BIO_new_file(encode(name), b"r")
@@ -300,7 +302,7 @@ class Context:
     def set_curves(self, names: str) -> None:
         """Choose the groups of the key exchange; `auto` leaves the library's.
 
-        source: ngx_ssl_ecdh_curve
+        Source: ngx_ssl_ecdh_curve
         """
         if names == "auto":
             return
@@ -310,7 +312,7 @@ class Context:
     def set_alpn(self, protocols: bytes) -> None:
         """Choose among the client's protocols; a client with none of ours is refused.
 
-        shape: protocols each after a byte of its length. source: ngx_stream_ssl_alpn_select
+        Args: protocols: Each after a byte of its length. Source: ngx_stream_ssl_alpn_select
         """
         lib = self.lib
         ours = self.keep(ctypes.create_string_buffer(protocols, len(protocols)))
@@ -323,10 +325,10 @@ class Context:
         lib.SSL_CTX_set_alpn_select_cb(self.pointer, self.keep(_ALPN_CB(select)), None)
 
     def on_client_hello(self, handler: HelloHandler) -> None:
-        """Hear of each ClientHello before anything about it is decided.
+        """Call back for each ClientHello before anything about it is decided.
 
         calls back: handler(SSL*, server name or None) -> 0, or the alert to refuse it with
-        source: ngx_ssl_client_hello_callback
+        Source: ngx_ssl_client_hello_callback
         """
         lib = self.lib
 
@@ -342,7 +344,7 @@ class Context:
     def on_certificate(self, handler: CertificateHandler) -> None:
         """Have the certificate of each connection chosen. calls back: handler(SSL*) -> whether
 
-        source: SSL_CTX_set_cert_cb
+        Source: SSL_CTX_set_cert_cb
         """
 
         def choose(connection: int, arg: int) -> int:
@@ -351,7 +353,7 @@ class Context:
         self.lib.SSL_CTX_set_cert_cb(self.pointer, self.keep(_CERT_CB(choose)), None)
 
     def set_session_cache(self, mode: int, size: int | None, timeout_s: int) -> None:
-        """Set how sessions are kept. source: ngx_ssl_session_cache"""
+        """Set how sessions are kept. Source: ngx_ssl_session_cache"""
         lib, pointer = self.lib, self.pointer
         lib.SSL_CTX_set_timeout(pointer, timeout_s)
         lib.SSL_CTX_ctrl(pointer, _CTRL_SET_SESS_CACHE_MODE, mode, None)
@@ -361,8 +363,8 @@ class Context:
     def set_session_id_context(self, label: bytes, names: Iterable[str]) -> None:
         """Bind sessions to the certificates and authorities of this context.
 
-        shape: names are the certificates' where they are chosen per connection. The same
-        configuration gives the same context in every process. source: ngx_ssl_session_id_context
+        Args: names: The certificates' where they are chosen per connection. The same
+        configuration gives the same context in every process. Source: ngx_ssl_session_id_context
         """
         digest = hashlib.sha1(label, usedforsecurity=False)
         for stack in self.leaves:
@@ -379,7 +381,7 @@ class Context:
     def staple(self, name: str) -> None:
         """Send the OCSP response of a file to clients that ask for one.
 
-        source: ngx_event_openssl_stapling.c ngx_ssl_stapling_file
+        Source: ngx_event_openssl_stapling.c ngx_ssl_stapling_file
         """
         lib = self.lib
         lib.ERR_clear_error()
@@ -443,9 +445,9 @@ def use_certificate(
     key_name: str,
     key: libssl_pem.Key,
 ) -> None:
-    """Use a certificate on one connection. raises: SslError
+    """Use a certificate on one connection. Raises: SslError
 
-    source: ngx_ssl_connection_certificate
+    Source: ngx_ssl_connection_certificate
     """
     if not lib.SSL_use_certificate(connection, stack.pointers[0]):
         raise lib.error(f'SSL_use_certificate("{name}") failed')
@@ -456,7 +458,7 @@ def use_certificate(
 
 
 def switch(lib: libssl.Library, connection: int, context: Context) -> None:
-    """Go on with a handshake under another context. source: ngx_stream_ssl_servername"""
+    """Go on with a handshake under another context. Source: ngx_stream_ssl_servername"""
     pointer = context.pointer
     lib.SSL_set_SSL_CTX(connection, pointer)
     # that call takes over the certificates only

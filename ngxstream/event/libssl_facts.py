@@ -151,7 +151,7 @@ def verify_result(lib: libssl.Library, connection: int) -> tuple[int, str]:
 
 
 def peer_matches(lib: libssl.Library, connection: int, name: bytes) -> bool:
-    """Tell whether the peer's certificate is for a name. source: ngx_ssl_check_host"""
+    """Tell whether the peer's certificate is for a name. Source: ngx_ssl_check_host"""
     with _peer(lib, connection) as x509:
         if not x509 or not name:
             return False
@@ -200,7 +200,7 @@ _UNESCAPED: Final = frozenset(
 
 
 def escaped_certificate(lib: libssl.Library, connection: int) -> bytes:
-    """Return the certificate in PEM, URL-encoded. source: NGX_ESCAPE_URI_COMPONENT"""
+    """Return the certificate in PEM, URL-encoded. Source: NGX_ESCAPE_URI_COMPONENT"""
     pem = raw_certificate(lib, connection)
     return b"".join(b"%c" % byte if byte in _UNESCAPED else b"%%%02X" % byte for byte in pem)
 
@@ -271,7 +271,7 @@ def seconds_of(moment: bytes) -> int | None:
     """Read a moment as OpenSSL prints it; None for what is none.
 
     ssl.cert_time_to_seconds() imports two modules when it is called, and a worker's user may have
-    no way to where they are. source: ngx_ssl_parse_time
+    no way to where they are. Source: ngx_ssl_parse_time
     """
     words = moment.split()
     try:

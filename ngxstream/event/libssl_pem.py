@@ -8,7 +8,8 @@ keeps what it got (stream/tls_certificates.py).
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from ngxstream.core.log import encode
 from ngxstream.event import libssl
@@ -21,7 +22,7 @@ class Stack:
 
     __slots__ = ("pointers", "_free")
 
-    def __init__(self, pointers: list[int], free: Any) -> None:
+    def __init__(self, pointers: list[int], free: Callable[[int], object]) -> None:
         self.pointers = pointers
         self._free = free
 
@@ -35,7 +36,7 @@ class Key:
 
     __slots__ = ("pointer", "_free")
 
-    def __init__(self, pointer: int, free: Any) -> None:
+    def __init__(self, pointer: int, free: Callable[[int], object]) -> None:
         self.pointer = pointer
         self._free = free
 
@@ -44,9 +45,9 @@ class Key:
 
 
 def read_certificates(lib: libssl.Library, name: str) -> Stack:
-    """Read a certificate and its chain. shape: name is a full path or `data:PEM`
+    """Read a certificate and its chain. Args: name: A full path or `data:PEM`
 
-    raises: SslError `cannot load certificate "…": …`. source: ngx_ssl_cache_cert_create
+    Raises: SslError `cannot load certificate "…": …`. Source: ngx_ssl_cache_cert_create
     """
     bio, _raw = _open(lib, name, "certificate")
     free = lib.X509_free
@@ -66,9 +67,9 @@ def read_certificates(lib: libssl.Library, name: str) -> Stack:
 
 
 def read_crls(lib: libssl.Library, name: str) -> Stack:
-    """Read a file of revocation lists. raises: SslError `cannot load CRL "…": …`
+    """Read a file of revocation lists. Raises: SslError `cannot load CRL "…": …`
 
-    source: ngx_ssl_cache_crl_create
+    Source: ngx_ssl_cache_crl_create
     """
     bio, _raw = _open(lib, name, "CRL")
     stack = Stack([], lib.X509_CRL_free)
@@ -85,9 +86,9 @@ def read_crls(lib: libssl.Library, name: str) -> Stack:
 def read_key(lib: libssl.Library, name: str, passwords: tuple[bytes, ...] | None) -> Key:
     """Read a private key, trying each password.
 
-    shape: name is a full path or `data:PEM`; passwords None lets the library ask at the terminal,
-    an empty tuple does not. raises: SslError `cannot load certificate key "…": …`
-    source: ngx_ssl_cache_pkey_create
+    Args: name: A full path or `data:PEM`; passwords: None lets the library ask at the terminal,
+    an empty tuple does not. Raises: SslError `cannot load certificate key "…": …`
+    Source: ngx_ssl_cache_pkey_create
     """
     for scheme in ("engine:", "store:"):
         if name.startswith(scheme):
@@ -122,7 +123,7 @@ def name_der(lib: libssl.Library, name: int) -> bytes:
     return _der(lib.i2d_X509_NAME, name)
 
 
-def _der(i2d: Any, pointer: int) -> bytes:
+def _der(i2d: Callable[..., int], pointer: int) -> bytes:
     size = i2d(pointer, None)
     if size <= 0:
         return b""
@@ -133,9 +134,9 @@ def _der(i2d: Any, pointer: int) -> bytes:
 
 
 def _open(lib: libssl.Library, name: str, what: str) -> tuple[int, bytes]:
-    """Open what a name stands for. source: ngx_ssl_cache_create_bio
+    """Open what a name stands for. Source: ngx_ssl_cache_create_bio
 
-    returns: the BIO and the bytes it reads from, which must outlive it
+    Returns: the BIO and the bytes it reads from, which must outlive it
     """
     lib.ERR_clear_error()
     if name.startswith("data:") and what != "CRL":

@@ -58,7 +58,7 @@ _RETURN_USE_RENEW: Final = 4
 
 
 class TicketKey(NamedTuple):
-    """One key of session tickets. shape: name 16 bytes; aes and hmac 16 or 32 bytes each"""
+    """One key of session tickets. Attributes: name 16 bytes; aes and hmac 16 or 32 bytes each"""
 
     name: bytes
     aes: bytes
@@ -66,7 +66,7 @@ class TicketKey(NamedTuple):
 
     @classmethod
     def parse(cls, raw: bytes) -> TicketKey:
-        """Read the 48 or 80 bytes of a key file. source: ngx_ssl_session_ticket_keys"""
+        """Read the 48 or 80 bytes of a key file. Source: ngx_ssl_session_ticket_keys"""
         if len(raw) == 48:
             return cls(raw[:16], raw[16:32], raw[32:48])
         return cls(raw[:16], raw[48:80], raw[16:48])
@@ -91,7 +91,7 @@ class Store(Protocol):
 def use_ticket_keys(context: libssl_context.Context, keys: Keys) -> None:
     """Seal tickets with the first of the keys, open them with any.
 
-    calls back: keys() at every ticket, the current key first. source: ngx_ssl_ticket_key_callback
+    calls back: keys() at every ticket, the current key first. Source: ngx_ssl_ticket_key_callback
     """
     lib = context.lib
     ciphers = {16: lib.EVP_aes_128_cbc(), 32: lib.EVP_aes_256_cbc()}
@@ -131,7 +131,7 @@ def limit_lifetime(context: libssl_context.Context) -> None:
 
     The library starts a TLS 1.3 session's time anew with every resumption; a client could so go
     on for ever with a certificate that has expired or been revoked.
-    source: ngx_ssl_info_callback
+    Source: ngx_ssl_info_callback
     """
     lib = context.lib
     pointer = context.pointer
@@ -166,7 +166,7 @@ def _age(lib: libssl.Library, session: int, most_s: int) -> bool:
 def use_store(context: libssl_context.Context, store: Store) -> None:
     """Keep sessions (of TLS 1.2 without tickets, of TLS 1.3 without them too) in a store.
 
-    source: ngx_ssl_new_session, ngx_ssl_get_cached_session, ngx_ssl_remove_session
+    Source: ngx_ssl_new_session, ngx_ssl_get_cached_session, ngx_ssl_remove_session
     """
     lib = context.lib
     pointer = context.pointer
@@ -209,7 +209,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
 def forget(context: libssl_context.Context, connection: int) -> None:
     """Forget the session of a connection whose client turned out not to be welcome.
 
-    source: ngx_ssl_remove_cached_session
+    Source: ngx_ssl_remove_cached_session
     """
     lib = context.lib
     session = lib.SSL_get_session(connection)

@@ -10,14 +10,14 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, inet
 from ngxstream.core import log as logs
 from ngxstream.event import bound, steering
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
 
 IPPROTO_MPTCP: Final = 262
 IP_PKTINFO: Final = 8
@@ -34,7 +34,7 @@ def _failed(what: str, options: ListenOptions, error: OSError) -> errors.ListenE
 
 
 def make(options: ListenOptions) -> socket.socket:
-    """Make an unbound socket. raises: ListenError"""
+    """Make an unbound socket. Raises: ListenError"""
     protocol = IPPROTO_MPTCP if options.multipath else 0
     try:
         sock = socket.socket(options.family, options.socktype | socket.SOCK_NONBLOCK, protocol)
@@ -54,9 +54,9 @@ def bind(
 ) -> None:
     """Bind by the rules of the address's kind.
 
-    shape: first is the socket of the group that is joined, None where there is none; own knows
-    the sockets that are no strangers; replaces tells that a socket of another protocol is at the
-    address still. raises: InUseError, ListenError
+    Args: first: The socket of the group that is joined, None where there is none; own knows
+    the sockets that are ours; replaces tells that a socket of another protocol is at the
+    address still. Raises: InUseError, ListenError
     """
     sockaddr = options.sockaddr if first is None else first.getsockname()
     exclusive = options.is_udp and first is None
@@ -76,7 +76,9 @@ def bind(
     try:
         _bind_to(sock, options, sockaddr)
     except InUseError:
-        if test or not exclusive or not options.is_group or not own.alone_block(sockaddr):
+        if test or not exclusive or not isinstance(sockaddr, tuple):
+            raise
+        if not own.alone_block(sockaddr):
             raise
         # nobody but ourselves is in the way: a wildcard and an address of one port
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
@@ -87,7 +89,7 @@ def bind(
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
 
 
-def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: Any) -> None:
+def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: inet.SockAddr) -> None:
     try:
         sock.bind(sockaddr)
     except OSError as error:
@@ -98,7 +100,7 @@ def _bind_to(sock: socket.socket, options: ListenOptions, sockaddr: Any) -> None
 
 def _open_path(options: ListenOptions, test: bool) -> None:
     """Let everybody connect to a Unix socket; a test leaves none behind."""
-    path = options.sockaddr
+    path = options.path
     if is_abstract(path):
         return
     try:
@@ -118,7 +120,7 @@ def is_abstract(path: str | bytes) -> bool:
 
 
 def listen(sock: socket.socket, options: ListenOptions) -> None:
-    """Begin to queue connections. raises: ListenError"""
+    """Begin to queue connections. Raises: ListenError"""
     try:
         sock.listen(options.backlog)
     except OSError as error:
@@ -168,8 +170,8 @@ def tune(
 ) -> None:
     """Set the options of an open socket; what fails is an [alert] and is lived with.
 
-    shape: before is what an adopted socket was opened with, None for a new one
-    source: ngx_configure_listening_sockets, whose order this is
+    Args: before: What an adopted socket was opened with, None for a new one
+    Source: ngx_configure_listening_sockets, whose order this is
     """
 
     def attempt(level: int, name: int, value: int, what: str) -> None:

@@ -28,14 +28,13 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, inet
 from ngxstream.core import log as logs
 from ngxstream.event import bound, listen_socket, steering
+from ngxstream.event.listen_options import ListenOptions
 
-BACKLOG: Final = 511  # NGX_LISTEN_BACKLOG on Linux
 TRIES: Final = 5
 RETRY_S: Final = 0.5
 SO_RCVBUFFORCE: Final = 33  # the socket module has no name for it
@@ -43,65 +42,10 @@ WIDE: Final = 4 << 20  # bytes, of the kernel's own counting
 JOINING: Final = 4  # one of so many descriptors may be for a further socket of a UDP group
 
 
-@dataclass(frozen=True, slots=True)
-class ListenOptions:
-    """What a `listen` directive says of one address.
-
-    shape: sockaddr as the socket module takes it for the family (a path for AF_UNIX); text as
-    nginx prints it; sizes in bytes, None for what is left to the system; keepalive is "on", "off"
-    or (idle s, interval s, count) with 0 for the system's; `set` tells that an option was given
-    that one address may have once, `bind` that the address has a socket of its own.
-    source: ngx_stream_listen_t
-    """
-
-    family: int
-    socktype: int
-    sockaddr: Any
-    text: str
-    wildcard: bool = False
-    set: bool = False
-    bind: bool = False
-    default_server: bool = False
-    ssl: bool = False
-    proxy_protocol: bool = False
-    proxy_protocol_first: bool = False  # UDP: only the first datagram of a session has the header
-    backlog: int = BACKLOG
-    rcvbuf: int | None = None
-    sndbuf: int | None = None
-    fastopen: int | None = None
-    deferred: bool = False
-    ipv6only: bool | None = None
-    reuseport: bool = False
-    multipath: bool = False
-    keepalive: str | tuple[int, int, int] | None = None
-    nodelay: bool = False  # accepted sockets have TCP_NODELAY from the listening one
-
-    @property
-    def key(self) -> tuple[int, int, Any]:
-        """What makes two addresses the same."""
-        return self.socktype, self.family, self.sockaddr
-
-    @property
-    def port_key(self) -> tuple[int, int, int]:
-        """What addresses have in common that one wildcard socket can serve."""
-        port = self.sockaddr[1] if self.family != socket.AF_UNIX else 0
-        return self.socktype, self.family, port
-
-    @property
-    def is_udp(self) -> bool:
-        """Tell whether it is for datagrams."""
-        return self.socktype == socket.SOCK_DGRAM
-
-    @property
-    def is_group(self) -> bool:
-        """Tell whether every worker has a socket of its own."""
-        return self.family != socket.AF_UNIX and (self.is_udp or self.reuseport)
-
-
 class Listening:
     """An open listening address of one cycle. The sockets are shared with cycles before and after.
 
-    source: ngx_listening_t
+    Source: ngx_listening_t
     """
 
     __slots__ = (
@@ -127,7 +71,7 @@ class Listening:
     def for_worker(self, worker: int, workers: int) -> list[socket.socket]:
         """Return the sockets that one of the workers reads, its own first.
 
-        shape: worker is 0 <= worker < workers
+        Args: worker: 0 <= worker < workers
         """
         options = self.options
         if options.is_group:
@@ -148,13 +92,12 @@ class Listening:
         return min(workers, len(self.socks)) if self.is_fixed or self.most else workers
 
     def reader_of(self, number: int, workers: int) -> int:
-        """Return the worker that reads one of the sockets of a group. shape: 0 <= number"""
+        """Return the worker that reads one of the sockets of a group. Args: number: 0 or more"""
         return (number + self._first(workers)) % workers
 
     def _first(self, workers: int) -> int:
         """Return the worker that reads the first socket of the group."""
-        port: int = self.options.sockaddr[1]
-        return port % workers if self.most else 0
+        return inet.port_of(self.options.sockaddr) % workers if self.most else 0
 
     def steer(self, workers: int, log: logs.Log) -> None:
         """Have the kernel hand every UDP client to its worker from now on."""
@@ -186,10 +129,10 @@ def open_all(
 ) -> list[Listening]:
     """Open what is wanted, adopting what an old set (or an inherited one) has already.
 
-    shape: workers counts the processes that will serve (1 without a master); with test (-t) an
+    Args: workers: Counts the processes that will serve (1 without a master); with test (-t) an
     address in use is passed over, and nothing listens when this returns but Unix sockets are gone
-    raises: ListenError; everything opened so far is closed again
-    source: ngx_open_listening_sockets
+    Raises: ListenError; everything opened so far is closed again
+    Source: ngx_open_listening_sockets
     """
     adoptable = {listening.options.key: listening for listening in old}
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
@@ -242,7 +185,7 @@ def _open(
     log: logs.Log,
     test: bool,
 ) -> bool:
-    """Open the sockets one address still lacks. returns: False when it is in use, to be retried"""
+    """Open the sockets one address still lacks. Returns: False when it is in use, to be retried"""
     options = listening.options
     replaced = _protocol_change(listening)
     wanted = min(workers, listening.most or workers) if options.is_group and not test else 1
@@ -303,7 +246,7 @@ def configure(
     What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
     another number of workers stays so until they have handed their clients over. Until settle()
     it can be undone: restore() and abandon() do it.
-    source: ngx_configure_listening_sockets
+    Source: ngx_configure_listening_sockets
     """
     for listening in listenings:
         before = None if listening.previous is None else listening.previous.options
@@ -333,7 +276,7 @@ def restore(listenings: Iterable[Listening], *, log: logs.Log) -> None:
 
 
 def widen(listenings: Iterable[Listening]) -> None:
-    """Make room in UDP sockets that are about to be unread for some milliseconds.
+    """Enlarge the buffers of UDP sockets that are about to be unread for some milliseconds.
 
     The kernel's default holds 256 small datagrams: 43 ms at 6000 a second. A size that was
     configured stays.
@@ -350,7 +293,7 @@ def widen(listenings: Iterable[Listening]) -> None:
                 except PermissionError:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE)  # to rmem_max
             except OSError:
-                continue  # room or not: nothing depends on it
+                continue  # larger or not: nothing depends on it
 
 
 def abandon(listenings: Iterable[Listening]) -> None:
@@ -370,7 +313,7 @@ def abandon(listenings: Iterable[Listening]) -> None:
 
 
 def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log) -> None:
-    """Close what only the old set has, Unix sockets with their paths. source: ngx_init_cycle"""
+    """Close what only the old set has, Unix sockets with their paths. Source: ngx_init_cycle"""
     kept = {id(sock) for listening in new for sock in listening.socks}
     for listening in old:
         paths = []
@@ -378,7 +321,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
             if id(sock) in kept or sock.fileno() < 0:
                 continue
             if listening.options.family == socket.AF_UNIX and not listening.is_lent:
-                paths.append(listening.options.sockaddr)
+                paths.append(listening.options.path)
             sock.close()
         if listening.is_lent and listening.socks and id(listening.socks[0]) not in kept:
             text = listening.options.text
@@ -386,33 +329,28 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
         for path in paths:
             if not listen_socket.is_abstract(path):
                 log.error(logs.WARN, f"deleting socket {os.fsdecode(path)}")
-                error = _unlink(path)
-                if error is not None:
-                    log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
+                _unlink(path, log)
 
 
 def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -> None:
-    """Close all sockets of this process. shape: unlink says whether Unix paths go as well
+    """Close all sockets of this process. Args: unlink: Unix paths go as well
 
-    source: ngx_close_listening_sockets
+    Source: ngx_close_listening_sockets
     """
     for listening in listenings:
         is_open = any(sock.fileno() >= 0 for sock in listening.socks)
         for sock in listening.socks:
             sock.close()
-        path = listening.options.sockaddr
         if listening.is_lent:
             continue
         if unlink and is_open and listening.options.family == socket.AF_UNIX:
-            error = None if listen_socket.is_abstract(path) else _unlink(path)
-            if error is not None:
-                log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)
+            _unlink(listening.options.path, log)
 
 
-def _unlink(path: str | bytes) -> OSError | None:
+def _unlink(path: str | bytes, log: logs.Log | None = None) -> None:
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
+        if not listen_socket.is_abstract(path) and stat.S_ISSOCK(os.stat(path).st_mode):
             os.unlink(path)
     except OSError as error:
-        return error
-    return None
+        if log is not None:
+            log.error(logs.EMERG, f"unlink() {os.fsdecode(path)} failed", error)

@@ -2,7 +2,7 @@
 
 Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
 
-1. `now_ms` is read once per turn and is the only clock on the road.
+1. `now_ms` is read once per turn and is the only clock of the data path.
 2. Sockets are closed at the end of a turn, so an fd number means one thing within it.
 3. An unexpected exception is an [alert] and ends what it came from: one session, one handler,
    never the loop nor what else happens in the turn. Whoever goes through objects of several
@@ -21,16 +21,18 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ngxstream.core import codes
 from ngxstream.core.log import ALERT, CRIT, unexpected
-from ngxstream.event import client_sockets, recycle, room, splice, timers, turn_budget
+from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
-    from ngxstream.event.connection import Connection
+    from ngxstream.event.connection import Connection, Stream
+
+T = TypeVar("T")
 
 POISON: Final = "NGXSTREAM_POISON"  # environment variable: serve by a PoisoningLoop
 BUFFER_SIZE: Final = 65536  # any datagram fits; the copy path moves this much a turn
@@ -57,11 +59,11 @@ class Loop:
         self.turns = 0  # those whose poll told of all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
-        self.doomed: list[Any] = []  # sockets to close at the end of the turn
+        self.closing: list[Stream] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
         self.free_connections = connections  # slots left
-        self.resolvers: dict[Any, Any] = {}  # by what the configuration says of them
-        self.claims: dict[Any, Any] = {}  # (client's socket, server) -> who bound to it, UDP
+        self.waiting: set[Callable[[], None]] = set()  # called once when a client's slot is free
+        self._services: dict[Callable[[Loop], Any], Any] = {}
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout
         self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
         self.next_number = (numbers or itertools.count(1)).__next__
@@ -74,16 +76,20 @@ class Loop:
         # one copy buffer and one set of datagram slots for all sessions: nothing is held idle
         # (an anonymous mapping: only pages that were written to are resident)
         space = memoryview(mmap.mmap(-1, (SLOTS + 1) * STRIDE))
-        cuts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
-        self.view, *self.slots = (space[cut : cut + BUFFER_SIZE] for cut in cuts)
-        self.pipes = splice.PipePool()
-        self.udp_sockets = recycle.SocketPool(self)
-        self.client_sockets = client_sockets.ClientSockets(self)
-        self.room = room.Room(self)
-        self.budget = turn_budget.TurnBudget(self)  # of work that clients' bytes make expensive
-        self.one_way: dict[Any, Any] = {}  # (sockaddr, options) -> connected UDP socket, never read
+        starts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
+        self.view, *self.slots = (space[start : start + BUFFER_SIZE] for start in starts)
         self.register = self.poller.add
         self.unregister = self.poller.remove
+
+    def get(self, make: Callable[[Loop], T]) -> T:
+        """Return what a worker has one of: what make(loop) returned when it was first asked for.
+
+        Who is asked for by many sessions or datagrams is fetched once and kept.
+        """
+        found: T | None = self._services.get(make)
+        if found is None:
+            found = self._services[make] = make(self)
+        return found
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -109,15 +115,15 @@ class Loop:
 
     # -- sockets -------------------------------------------------------------------------------
 
-    def close_later(self, sock: Any) -> None:
+    def close_later(self, sock: Stream) -> None:
         """Forget a socket's events now and close it at the end of the turn."""
         self.poller.forget(sock.fileno())
-        self.doomed.append(sock)
+        self.closing.append(sock)
 
     def close_connection(self, c: Connection) -> None:
         """Close a client's connection: its slot is free, its fd goes at the end of the turn.
 
-        source: ngx_close_connection
+        Source: ngx_close_connection
         """
         if c.closed:
             return
@@ -125,15 +131,16 @@ class Loop:
         self.free_connections += 1 + c.reserved
         c.reserved = 0
         self.live -= 1
-        if self.room.waiting:
-            self.room.wake()
+        if self.waiting:
+            self.posted.extend(self.waiting)  # a slot towards the server may be free only then
+            self.waiting.clear()
         table = c.table
         if table is not None:
             table.forget(c)
             c.table = None
         else:
             self.poller.forget(c.fd)
-            self.doomed.append(c.sock)
+            self.closing.append(c.sock)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -148,7 +155,7 @@ class Loop:
         self.stopped = True
 
     def turn(self, wait_ms: int | None = None) -> None:
-        """Run one turn. shape: wait_ms overrides how long the poll may wait (tests)"""
+        """Run one turn. Args: wait_ms: Overrides how long the poll may wait (tests)"""
         wheel = self.timers
         if wait_ms is None:
             wait_ms = wheel.next_ms - self.now_ms
@@ -173,16 +180,16 @@ class Loop:
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
             self.call_all(posted)
-        doomed = self.doomed
-        if doomed:
-            for sock in doomed:
+        closing = self.closing
+        if closing:
+            for sock in closing:
                 try:
                     sock.close()
                 except OSError:
                     pass
                 except Exception:
                     self.fault(None)
-            doomed.clear()
+            closing.clear()
         if self.exiting and self.live <= 0 and self.on_idle is not None:
             self.on_idle()
 
@@ -190,12 +197,8 @@ class Loop:
         """Log an unexpected exception and end the owner of the method it came out of."""
         self.fault(timers.owner_of(handler))
 
-    def fault(self, owner: Any) -> None:
-        """Log the exception being handled and end what it came from. It is our bug: [alert].
-
-        Args:
-            owner: has on_fault() if there is something to end.
-        """
+    def fault(self, owner: object) -> None:
+        """Log the exception being handled, a bug of ours; end its owner, if it has on_fault()."""
         self._tell_fault()
         on_fault = getattr(owner, "on_fault", None)
         if on_fault is not None:

@@ -43,7 +43,7 @@ class Route(NamedTuple):
 
 
 def rules(family: int) -> list[Rule]:
-    """Return the rules with a mark, in their order. raises: OSError"""
+    """Return the rules with a mark, in their order. Raises: OSError"""
     found = []
     for body, attributes in _dump(_GETRULE, family, 12):
         if _FWMARK in attributes:
@@ -53,7 +53,7 @@ def rules(family: int) -> list[Rule]:
 
 
 def routes(family: int) -> list[Route]:
-    """Return all routes of a family, of every table but `local`. raises: OSError"""
+    """Return all routes of a family, of every table but `local`. Raises: OSError"""
     return [
         Route(table, body[7], body[1])
         for body, attributes in _dump(_GETROUTE, family, 12)
@@ -62,7 +62,7 @@ def routes(family: int) -> list[Route]:
 
 
 def addresses(family: int) -> list[str]:
-    """Return this host's addresses of global scope, as the interfaces have them. raises: OSError"""
+    """Return this host's addresses of global scope, as the interfaces have them. Raises: OSError"""
     found = []
     for body, attributes in _dump(_GETADDR, family, 8):
         packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)

@@ -16,12 +16,12 @@ Some facts about readiness, and what we made of them
 * poll and select know levels only. They keep the same bargain with the owner's help: an owner
   that leaves data unread because its sink is full says `hold_read`, one with output waiting says
   `want_write`. Under epoll's edges both say nothing new and are methods that do nothing.
-* Every packet that comes in is an edge, also while its owner waits for room elsewhere: a bulky flow
+* Every packet that comes in is an edge, also while its owner waits to write elsewhere: a bulky flow
   woke the worker sixteen times for nothing at every stall. The owner of such a flow says
   `mute_read`, which is worth the two calls of epoll_ctl().
 * An fd number closed and opened again within one batch of events would get the old one's event.
   The loop closes sockets at the end of a turn, so a number cannot come back within one.
-* select(2) has no room for descriptors of FD_SETSIZE (1024) and above: registering one is an
+* select(2) cannot watch descriptors of FD_SETSIZE (1024) and above: registering one is an
   error that says so.
 """
 
@@ -78,7 +78,7 @@ class _Base(selectors.BaseSelector):
         self.remove(fd)
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
-        """Wait for events. shape: timeout_ms -1 for ever; returns [(fd, mask)]"""
+        """Wait for events. Args: timeout_ms: -1 for ever. Returns: [(fd, mask)]"""
         raise NotImplementedError
 
     def hold_read(self, fd: int) -> None:
@@ -96,7 +96,7 @@ class _Base(selectors.BaseSelector):
         self.release_read(fd)
 
     def want_write(self, fd: int) -> None:
-        """Say that output waits for room."""
+        """Say that output waits for buffer space."""
 
     def no_write(self, fd: int) -> None:
         """Say that no output waits any more."""
@@ -190,7 +190,7 @@ class EpollPoller(_Base):
             self._epoll.modify(fd, EDGE)
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
-        """Wait for events. shape: timeout_ms -1 for ever; returns [(fd, mask)]"""
+        """Wait for events. Args: timeout_ms: -1 for ever. Returns: [(fd, mask)]"""
         timeout = timeout_ms / 1000 if timeout_ms > 0 else timeout_ms
         return self._epoll.poll(timeout, self.max_events)
 
@@ -219,7 +219,7 @@ class _LevelPoller(_Base):
             self._masks[fd] = mask
             if mask & IN:
                 self._reads.add(fd)
-            # an edge-triggered registration tells once that there is room: say so until heard
+            # an edge-triggered registration tells once that there is space: say so until it is used
             if mask & OUT:
                 self._writes.add(fd)
             self._change(fd)
@@ -245,7 +245,7 @@ class _LevelPoller(_Base):
             self._change(fd)
 
     def want_write(self, fd: int) -> None:
-        """Say that output waits for room."""
+        """Say that output waits for buffer space."""
         if fd in self.handlers:
             self._writes.add(fd)
             self._change(fd)
@@ -260,7 +260,7 @@ class _LevelPoller(_Base):
             self.no_write(fd)
 
     def _check(self, fd: int) -> None:
-        """Refuse an fd this poller cannot watch. raises: LimitError"""
+        """Refuse an fd this poller cannot watch. Raises: LimitError"""
 
     def _change(self, fd: int) -> None:
         """Pass a changed interest on to the kernel's set."""
@@ -306,7 +306,7 @@ class SelectPoller(_LevelPoller):
     name = "select"
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
-        """Wait for events. shape: as every poller's"""
+        """Wait for events, as every poller does."""
         timeout = timeout_ms / 1000 if timeout_ms >= 0 else None
         reads, writes, _ = select.select(list(self._reads), list(self._writes), [], timeout)
         masks = dict.fromkeys(reads, IN)

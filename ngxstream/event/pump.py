@@ -17,18 +17,20 @@ dictionary look-up and one call:
    (ngx_stream_proxy_process_connection); the owner is told and decides.
 4. A source that has ended is read to its end with MSG_MORE, so that the sink's peer gets the last
    bytes and the FIN in one segment: a packet, its ACK and a wake-up less for every connection.
-5. Which road a direction takes is which bound method stands in the table: copy, rated copy,
+5. How a direction is moved is which bound method stands in the table: copy, rated copy,
    splice (event/splice.py). None of them asks what the others would have done.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.event.poller import CLOSING, IN, OUT, READABLE
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
 
 FAIR_SHARE: Final = 16
@@ -60,7 +62,7 @@ class Owner(Protocol):
         """Writing failed; the half is not used again."""
 
     def on_bulky(self, half: Half) -> bool:
-        """A flow proved bulky: returns True when it took the half to another road."""
+        """A flow proved bulky: returns True when another kind of half goes on."""
 
     def on_fault(self) -> None:
         """An unexpected exception came out of a half."""
@@ -91,9 +93,9 @@ class Half:
         self,
         owner: Owner,
         loop: Loop,
-        source: Any,
+        source: Stream,
         source_fd: int,
-        sink: Any,
+        sink: Stream,
         sink_fd: int,
     ) -> None:
         self.owner: Owner | None = owner
@@ -102,18 +104,18 @@ class Half:
         self.source_fd = source_fd
         self.sink_fd = sink_fd
         self.recv_into = source.recv_into
-        self.send = sink.send
+        self.send: Callable[..., int] = sink.send
         self.view = loop.view
         self.pending: memoryview | bytes | None = None
         self.eof = False
         self.more = False
         self.received = 0
         self.sent = 0
-        self.limiter: Any = None
+        self.limiter: RateLimiter | None = None
         self.closing = CLOSING
 
     def on_event(self, mask: int) -> None:
-        """Handle an event of the source's fd: room for the twin's bytes, bytes for ours.
+        """Handle an event of the source's fd: space for the twin's bytes, bytes for ours.
 
         # hot: one turn of a request or an answer is this function, once
         """
@@ -259,33 +261,39 @@ class Half:
         assert owner is not None
         if self.pending is not None:
             self.pending = memoryview(bytes(self.pending) + data)
-            return
+        else:
+            self.give(owner, memoryview(data))
+
+    def give(self, owner: Owner, view: memoryview) -> int:
+        """Send to the sink and keep what it does not take. Returns: how much; -1: failed"""
         try:
-            sent = self.send(data)
+            sent = self.send(view)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             owner.on_write_error(self, error)
-            return
+            return -1
         self.sent += sent
-        if sent != len(data):
-            self.block(memoryview(data)[sent:])
+        if sent != len(view):
+            self.block(view[sent:])
+        return len(view) - sent
 
     def on_event_rated(self, mask: int) -> None:
         """Handle an event of a source that may give only so many bytes a second.
 
-        source: ngx_stream_proxy_process (the limit_rate branch)
+        Source: ngx_stream_proxy_process (the limit_rate branch)
         """
         if mask & OUT and self.twin.pending is not None:
             self.twin.flush()
         owner = self.owner
         if owner is None or not mask & READABLE:
             return
-        if self.pending is not None or self.eof or self.limiter.paused:
+        limiter = self.limiter
+        assert limiter is not None
+        if self.pending is not None or self.eof or limiter.paused:
             self.more = True
             self.loop.poller.hold_read(self.source_fd)
             return
-        limiter = self.limiter
         for _ in range(FAIR_SHARE):
             allowance = limiter.allowance(self.loop.now_ms, self.received)
             if allowance <= 0:
@@ -304,21 +312,14 @@ class Half:
                 owner.on_end(self)
                 return
             self.received += n
-            try:
-                sent = self.send(view[:n])
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                owner.on_write_error(self, error)
+            kept = self.give(owner, view[:n])
+            if kept < 0:
                 return
-            self.sent += sent
-            if sent != n:
-                self.block(view[sent:n])
             delay = limiter.delay_ms(n)
             if delay > 0:
                 self._pause(delay)
                 return
-            if sent != n:
+            if kept:
                 break
         else:
             self.loop.post(self.resume)
@@ -329,12 +330,14 @@ class Half:
         owner = self.owner
         if owner is not None:
             owner.deadline = self.loop.now_ms + delay_ms + owner.timeout
+        assert self.limiter is not None
         self.limiter.paused = True
         self.more = True
         self.loop.poller.hold_read(self.source_fd)
         self.loop.call_later(delay_ms, self._unpause, cancelable=True)
 
     def _unpause(self) -> None:
+        assert self.limiter is not None
         self.limiter.paused = False
         if self.owner is not None and self.pending is None:
             self.more = False
@@ -354,7 +357,7 @@ class Half:
 class RateLimiter:
     """Bytes a second, nginx's arithmetic: whole seconds since the start of proxying.
 
-    source: ngx_stream_proxy_process
+    Source: ngx_stream_proxy_process
     """
 
     __slots__ = ("rate", "start_s", "paused")

@@ -14,7 +14,7 @@ Why no answer can reach another client
 3. What was queued before is read and thrown away before the socket is used again. A resting
    socket stays in the poller's set, level-triggered: what it holds is told by the next poll and
    thrown away in that turn. One that has rested through a whole turn is empty, and is not asked;
-   one that has not is read until it is dry.
+   one that has not is read until it is dry, where there are no descriptors for a new one.
 4. The next connect() binds a port that the kernel draws as it does for a new socket. An answer to
    an old port reaches a new session only if the kernel draws that very port again, which is as
    likely as with a socket closed and opened: nothing can tell the difference.
@@ -29,7 +29,7 @@ import ctypes
 import functools
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -48,29 +48,35 @@ class SocketPool:
 
     def __init__(self, loop: Loop, limit: int = IDLE_LIMIT) -> None:
         self._loop = loop
-        self._idle: dict[int, deque[tuple[Any, int, int]]] = {  # socket, fd, Loop.turns
-            socket.AF_INET: deque(),
+        self._idle: dict[int, deque[tuple[socket.SocketType, int, int]]] = {
+            socket.AF_INET: deque(),  # socket, fd, Loop.turns
             socket.AF_INET6: deque(),
         }
         self._count = 0
         self.limit = limit
 
-    def take(self, family: int) -> Any:
-        """Return an unconnected, empty socket that rested, or None.
+    def take(self, family: int, *, rested: bool = False) -> socket.SocketType | None:
+        """Return an unconnected, empty socket, or None where there is none.
 
         Its fd is watched still (level-triggered): registering it replaces the handler.
+
+        Args: rested: Only one that need not be asked whether it is empty. # hot: asking costs 1.5
+        of the 27 µs of a session, so a new socket is cheaper after its first few uses (2026-11)
         """
         idle = self._idle.get(family)
         if not idle:
             return None
-        sock, _, turn = idle.popleft()
+        is_fresh = idle[0][2] + 2 > self._loop.turns
+        if is_fresh and rested:
+            return None
+        sock, _, _ = idle.popleft()
         self._count -= 1
-        if turn + 2 > self._loop.turns:
+        if is_fresh:
             self._drain(sock)
         return sock
 
-    def give(self, sock: Any, fd: int, family: int) -> bool:
-        """Take a session's socket for a rest. returns: False when it is to be closed instead"""
+    def give(self, sock: socket.SocketType, fd: int, family: int) -> bool:
+        """Take a session's socket for a rest. Returns: False when it is to be closed instead"""
         if self._count >= self.limit or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0:
             return False
         loop = self._loop
@@ -80,7 +86,7 @@ class SocketPool:
         return True
 
     def drop(self) -> bool:
-        """Close a resting socket at the end of the turn. returns: whether there was one"""
+        """Close a resting socket at the end of the turn. Returns: whether there was one"""
         for idle in self._idle.values():
             if idle:
                 sock, _, _ = idle.popleft()
@@ -89,7 +95,7 @@ class SocketPool:
                 return True
         return False
 
-    def _drain(self, sock: Any, mask: int = 0) -> None:
+    def _drain(self, sock: socket.SocketType, mask: int = 0) -> None:
         """Throw away what a former session left in its socket."""
         receive, slot = sock.recv_into, self._loop.view
         while True:

@@ -9,7 +9,7 @@ followed, A and AAAA joined, services looked up, and answers kept.
    time allows.
 3. Found addresses are kept for their TTL, or for `valid=`. That a name was not found is kept for
    the rest of the second. Names nobody asked for lately are forgotten, and there are never more
-   than KEPT of them or KEPT_BYTES in all; the ones used longest ago make room.
+   than KEPT of them or KEPT_BYTES in all; the ones used longest ago are dropped.
 4. Of one response dns.RECORDS are read, so a name has no more addresses than that in a family. A
    service has no more than ADDRESSES.
 5. Those who wait for answers are called DELIVERED a turn.
@@ -57,8 +57,8 @@ class Address(NamedTuple):
 class Answer(NamedTuple):
     """What came of a lookup.
 
-    shape: code is 0, a response code, or dns.TIMEDOUT; valid_ms is the loop's time until which it
-    holds; failed are (target, code) of a service's targets that were not found
+    Attributes: code: 0, a response code, or dns.TIMEDOUT; valid_ms: the loop's time until which
+    it holds; failed: (target, code) of a service's targets that were not found
     """
 
     code: int
@@ -148,7 +148,7 @@ class Resolver:
         ipv4: bool = True,
         ipv6: bool = True,
     ) -> None:
-        """shape: at least one server, at least one of ipv4 and ipv6; valid_s replaces TTLs"""
+        """Args: servers: One at least, as one of ipv4 and ipv6; valid_s: Replaces TTLs"""
         self.loop = loop
         self.asker = Asker(loop, servers)
         self.valid_s = valid_s
@@ -162,8 +162,8 @@ class Resolver:
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
         """Find the addresses of a name; an answer at hand is given at once.
 
-        shape: name as a configuration or a client has it
-        source: ngx_resolve_start, ngx_resolve_name
+        Args: name: As a configuration or a client has it
+        Source: ngx_resolve_start, ngx_resolve_name
         """
         literal = ip.inet_addr(name)
         if literal is not None:
@@ -192,9 +192,9 @@ class Resolver:
     def lookup_service(self, service: str, name: str, timeout_ms: int, done: Done) -> Service:
         """Find the servers of a service by its SRV records, and their addresses.
 
-        shape: service `http` of example.com is asked for as _http._tcp.example.com; one with a dot
+        Args: service: `http` of example.com is asked for as _http._tcp.example.com; one with a dot
         as it is. Addresses are in the order of the records.
-        source: ngx_resolver_resolve_srv_names, ngx_resolver_report_srv
+        Source: ngx_resolver_resolve_srv_names, ngx_resolver_report_srv
         """
         prefix = service if "." in service else f"_{service}._tcp"
         return Service(self, canonical(f"{prefix}.{name}"), timeout_ms, done)
@@ -280,7 +280,7 @@ class _Chain:
         self.asking = False
 
     def step(self) -> None:
-        """Ask for the name reached so far. source: ngx_resolve_name_locked"""
+        """Ask for the name reached so far. Source: ngx_resolve_name_locked"""
         try:
             self.asker.ask(dns.Question(self.name, self.kind), self.on_reply)
             self.asking = True
@@ -504,7 +504,7 @@ def canonical(name: str) -> str:
 
 
 def rotated(answer: Answer) -> Answer:
-    """Return a kept answer begun anywhere in its addresses. source: ngx_resolver_export"""
+    """Return a kept answer begun anywhere in its addresses. Source: ngx_resolver_export"""
     addresses = answer.addresses
     if len(addresses) < 2:
         return answer

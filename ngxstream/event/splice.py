@@ -12,7 +12,7 @@ Why it is so
   they are pooled, at most POOL_LIMIT a worker, and a half holds one only while bytes are in it
   or its flow is in full run: at every lull the pipe goes back.
 * With no pipe to be had a half copies for that turn: the same bytes, the same rules.
-* A turn moves at most SHARE pipes full, as much as the copy road's share and about half a
+* A turn moves at most SHARE pipes full, as much as a copying half's share and about half a
   millisecond: the small flows beside a bulky one wait no longer for it than that.
 * Short exchanges never come here: a half is promoted once, when it has filled the copy buffer
   several times in one turn (pump.BULKY).
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.event import pump
 from ngxstream.event.poller import OUT, READABLE
@@ -61,7 +61,7 @@ class PipePool:
 
     __slots__ = ("_idle", "_made", "limit")
 
-    def __init__(self, limit: int = POOL_LIMIT) -> None:
+    def __init__(self, _: object = None, limit: int = POOL_LIMIT) -> None:
         self._idle: list[Pipe] = []
         self._made = 0
         self.limit = limit
@@ -88,7 +88,7 @@ class PipePool:
             self._idle.append(pipe)
 
     def drop(self) -> bool:
-        """Close one idle pipe. returns: whether there was one"""
+        """Close one idle pipe. Returns: whether there was one"""
         if not self._idle:
             return False
         self._idle.pop().close()
@@ -130,7 +130,7 @@ class SpliceHalf(pump.Half):
             self.more = True
             loop.poller.hold_read(self.source_fd)
             return
-        pipe = loop.pipes.take()
+        pipe = loop.get(PipePool).take()
         if pipe is None:
             super().on_event(mask & ~OUT)
             return
@@ -177,7 +177,7 @@ class SpliceHalf(pump.Half):
         pipe = self.pipe
         if pipe is not None:
             self.pipe = None
-            loop.pipes.give(pipe)
+            loop.get(PipePool).give(pipe)
 
     def _hold(self) -> None:
         self.pending = _IN_PIPE
@@ -189,7 +189,7 @@ class SpliceHalf(pump.Half):
     def flush(self) -> None:
         """Give the sink what the pipe holds; with all of it gone, read on."""
         pipe = self.pipe
-        if pipe is None:  # a turn without a pipe left bytes of the copy road
+        if pipe is None:  # a turn without a pipe left bytes that were copied
             super().flush()
             return
         owner = self.owner
@@ -222,4 +222,4 @@ class SpliceHalf(pump.Half):
         super().close()
 
 
-_IN_PIPE: Final[Any] = memoryview(b"in the pipe")
+_IN_PIPE: Final = memoryview(b"in the pipe")

@@ -4,7 +4,7 @@ nginx has no counterpart: without it the datagrams of one client reach any worke
 ngx_event_udp.c live in one process), and with `reuseport` a hash nobody else can compute.
 
 A classic BPF program on a SO_REUSEPORT group names the receiving socket of every datagram;
-owner_of() is the same function. The law of both:
+owner_of() is the same function. Both compute:
 
 1. word = the IPv4 source address, or the four words of the IPv6 source address XORed; a v4-mapped
    address counts as the IPv4 address it maps.
@@ -20,7 +20,11 @@ from __future__ import annotations
 import array
 import socket
 import struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.inet import InetAddr
+
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51  # asm-generic/socket.h; the socket module has no name for it
 
@@ -50,13 +54,12 @@ _RETURN_A: Final = 0x16
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 
-def owner_of(family: int, sockaddr: tuple[Any, ...], workers: int) -> int:
+def owner_of(family: int, sockaddr: InetAddr, workers: int) -> int:
     """Tell which of `workers` workers the client at a socket address belongs to.
 
-    shape: family is AF_INET or AF_INET6, sockaddr begins with (host, port), host numeric
+    Args: family: AF_INET or AF_INET6; sockaddr: With a numeric host
     """
-    host: str = sockaddr[0]
-    port: int = sockaddr[1]
+    host, port = sockaddr[:2]
     if family == socket.AF_INET:
         word = int.from_bytes(socket.inet_aton(host), "big")
     else:
@@ -104,7 +107,7 @@ def attach(sock: socket.socket, workers: int) -> None:
     """Steer the whole group of a socket to its first `workers` sockets, from now on.
 
     A program that was attached before is replaced at once for all; what is queued stays where it
-    is. raises: OSError, EINVAL for a socket that never had a group
+    is. Raises: OSError, EINVAL for a socket that never had a group
     """
     code = array.array("B", b"".join(struct.pack("HBBI", *step) for step in program(workers)))
     fprog = struct.pack("HP", len(code) // 8, code.buffer_info()[0])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import heapq
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 TICK_MS: Final = 10
 NEVER_MS: Final = 1 << 62
@@ -138,14 +138,14 @@ class Timer:
             self._done(self)
 
 
-def owner_of(callback: Any) -> Any:
+def owner_of(callback: object) -> object:
     """Return the object whose method a callback is, None for a function."""
     while isinstance(callback, functools.partial):
         callback = callback.func
     return getattr(callback, "__self__", None)
 
 
-def end_owner(callback: Any) -> None:
+def end_owner(callback: object) -> None:
     """End what a callback belongs to, after an exception that nobody expected."""
     on_fault = getattr(owner_of(callback), "on_fault", None)
     if on_fault is not None:

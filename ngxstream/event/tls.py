@@ -5,11 +5,11 @@ src/event/ngx_event_openssl.c. It knows no directive: contexts come ready made
 (event/libssl_context.py).
 
 1. A Transport stands where the socket stood (`c.sock`, `proxy.pc`) and speaks its language:
-   recv_into and send raise BlockingIOError when the kernel has nothing or no room, whichever way
-   the library wanted to go.
+   recv_into and send raise BlockingIOError when the kernel has no bytes or no
+   buffer space, whichever way the library wanted to go.
 2. Readiness: an edge tells of bytes in the kernel, never of those the library holds. Who reads a
    Transport reads until BlockingIOError, and looks again after every event of its descriptor: a
-   write may have waited for a read and a read for room.
+   write may have waited for a read and a read for space.
 3. What was given to send() and not taken is given again, the same bytes first.
 4. A peer's end of stream ends ours, said or not (close_notify): truncation is an end, as in nginx.
 5. Who closes first says so. A client is then given LINGER_MS to say the same; an upstream is not.
@@ -20,27 +20,28 @@ from __future__ import annotations
 import ctypes
 import errno
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core.codes import AGAIN, ERROR, OK
-from ngxstream.event import libssl, pump
+from ngxstream.event import libssl
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.libssl_context import Context
     from ngxstream.event.loop import Loop
 
 LINGER_MS: Final = 3000
 _RECEIVED_SHUTDOWN: Final = 2
-_WANTS: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+WANTS: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 MAX_SESSIONS: Final = 1024  # of peers a client side remembers
 
 
 class Failure(OSError):
     """A read or write that TLS or the kernel failed.
 
-    shape: `message` is nginx's text; `code` is the errno that follows it, None for TLS's own fault
+    Attributes: message: nginx's text; code: the errno behind it, None for TLS's own fault
     """
 
     def __init__(self, message: str, code: int | None) -> None:
@@ -61,33 +62,34 @@ class Transport:
         "pointer",  # int: SSL*
         "fd",
         "read",  # (buffer) -> bytes read; raises what the ssl module raises
-        "wants_write",  # bool: the handshake waits for room, not for bytes
+        "wants_write",  # bool: the handshake waits to write, not to read
         "is_done",  # bool: the handshake is over, and well
         "waits",  # bool: the peer is given time to end too
         "quiet",  # bool: nothing is said at the end
         "session_key",  # what a client side remembers the session by, None for not at all
         "asked_name",  # bytes | None: name in the ClientHello, where somebody looked
         "failure",  # (message, errno | None) of a handshake that failed
-        "complain",  # (message): hears what is wrong with the end, None where nobody does
+        "complain",  # (message): called with what is wrong with the end, None where nobody does
         "deadline",  # ms, of the lingering
         "tick",
     )
 
-    def __init__(self, loop: Loop, context: Context, sock: Any) -> None:
+    def __init__(self, loop: Loop, context: Context, sock: Stream) -> None:
         """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
 
-        raises: SslError. source: ngx_ssl_create_connection
+        Raises: SslError. Source: ngx_ssl_create_connection
         """
         lib = self.lib = context.lib
         self.loop = loop
         self.context = context
+        assert not isinstance(sock, Transport)
         self.sock = libssl.WrappedSocket.take(sock)
         self.fd = self.sock.fileno()
         self.wants_write = False
         self.is_done = False
         self.waits = context.server_side
         self.quiet = False
-        self.session_key: Any = None
+        self.session_key: Hashable = None
         self.asked_name: bytes | None = None
         self.failure: tuple[str, int | None] = ("", None)
         self.complain: Callable[[str], None] | None = None
@@ -104,20 +106,20 @@ class Transport:
             lib.SSL_set_session_id_context(
                 self.pointer, context.id_context, len(context.id_context)
             )
-        self.read: Callable[[Any], int] = partial(connection.read, 0)
+        self.read: Callable[[memoryview | bytearray], int] = partial(connection.read, 0)
 
     # -- the handshake -------------------------------------------------------------------------
 
     def handshake(self) -> int:
-        """Go on with the handshake. returns: OK, AGAIN (after the next event), ERROR
+        """Go on with the handshake. Returns: OK, AGAIN (after the next event), ERROR
 
-        After ERROR `failure` says why. source: ngx_ssl_handshake
+        After ERROR `failure` says why. Source: ngx_ssl_handshake
         """
         lib, pointer = self.lib, self.pointer
         code = lib.SSL_do_handshake(pointer)
         if code == 1:
             self.is_done = True
-            lib.hear_failures(pointer)
+            lib.record_failures(pointer)
             return OK
         error = lib.SSL_get_error(pointer, code)
         if error == libssl.ERROR_WANT_READ:
@@ -137,11 +139,11 @@ class Transport:
 
     # -- in the place of a socket --------------------------------------------------------------
 
-    def recv_into(self, buffer: Any) -> int:
-        """Read into a buffer; 0 at the end. raises: BlockingIOError, Failure"""
+    def recv_into(self, buffer: memoryview | bytearray) -> int:
+        """Read into a buffer; 0 at the end. Raises: BlockingIOError, Failure"""
         try:
             return self.read(buffer)
-        except _WANTS:
+        except WANTS:
             raise BlockingIOError from None
         except ssl.SSLZeroReturnError:
             return 0
@@ -149,20 +151,20 @@ class Transport:
             raise self.failed("SSL_read() failed", error) from None
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Read at most so many bytes; none at the end. raises: BlockingIOError, Failure
+        """Read at most so many bytes; none at the end. Raises: BlockingIOError, Failure
 
-        shape: with flags (MSG_PEEK) they are the bytes of the records, as nginx looks at them
+        Args: flags: With MSG_PEEK they are the bytes of the records, as nginx looks at them
         """
         if flags:
             return self.sock.recv(size, flags)
         buffer = bytearray(size)
         return bytes(buffer[: self.recv_into(buffer)])
 
-    def send(self, data: Any) -> int:
-        """Write all of it. raises: BlockingIOError (none of it counts as sent), Failure"""
+    def send(self, data: bytes | memoryview) -> int:
+        """Write all of it. Raises: BlockingIOError (none of it counts as sent), Failure"""
         try:
             sent: int = self.connection.write(data)
-        except _WANTS:
+        except WANTS:
             raise BlockingIOError from None
         except OSError as error:
             raise self.failed("SSL_write() failed", error) from None
@@ -172,7 +174,7 @@ class Transport:
         """Make a Failure of what the ssl module raised; the connection ends without a word."""
         self.quiet = True
         lib = self.lib
-        if told := lib.take_told(self.pointer):
+        if told := lib.take_recorded(self.pointer):
             return Failure(message + told, None)
         if not isinstance(error, ssl.SSLError):
             return Failure(message, error.errno)
@@ -196,13 +198,13 @@ class Transport:
         """Return the peer's address."""
         return self.sock.getpeername()
 
-    def setsockopt(self, *args: Any) -> None:
+    def setsockopt(self, level: int, option: int, value: int) -> None:
         """Set an option of the socket."""
-        self.sock.setsockopt(*args)
+        self.sock.setsockopt(level, option, value)
 
-    def getsockopt(self, *args: Any) -> Any:
+    def getsockopt(self, level: int, option: int) -> int:
         """Return an option of the socket."""
-        return self.sock.getsockopt(*args)
+        return self.sock.getsockopt(level, option)
 
     def shutdown(self, how: int) -> None:
         """Shut the socket down below TLS, as nginx's half close does."""
@@ -213,7 +215,7 @@ class Transport:
     def close(self) -> None:
         """Say the end and close; the peer may be given time to say the same. Idempotent.
 
-        source: ngx_ssl_shutdown
+        Source: ngx_ssl_shutdown
         """
         if self.connection is None or self.deadline:
             return
@@ -226,7 +228,7 @@ class Transport:
         self.sock.close()
 
     def _say_end(self) -> int:
-        """Send close_notify; look for the peer's if it is waited for. returns: OK or AGAIN"""
+        """Send close_notify; look for the peer's if it is waited for. Returns: OK or AGAIN"""
         lib, pointer = self.lib, self.pointer
         if lib.SSL_get_shutdown(pointer) & _RECEIVED_SHUTDOWN:
             return OK  # who ended first does not wait for an answer
@@ -243,7 +245,7 @@ class Transport:
             if self.complain is not None and lib.ERR_peek_error():
                 self.complain(f"SSL_shutdown() failed{lib.reasons()}")
             lib.ERR_clear_error()
-            lib.take_told(pointer)
+            lib.take_recorded(pointer)
         return OK
 
     def _linger(self) -> None:
@@ -279,7 +281,7 @@ class Transport:
         loop.free_connections += 1
         loop.live -= 1
         loop.poller.forget(self.fd)
-        loop.doomed.append(self.sock)
+        loop.closing.append(self.sock)
         self._release()
 
     def _remember(self) -> None:
@@ -297,105 +299,9 @@ class Transport:
         self.connection = None
         self.complain = None
         self.pointer = 0
-        self.read = _released
+        self.read = released
 
 
-def _released(_: Any) -> int:
+def released(_: object) -> int:
+    """Stand for read() once a connection is closed."""
     raise BlockingIOError
-
-
-class TlsHalf(pump.Half):
-    """One direction of a proxied TCP connection whose source is under TLS.
-
-    Records are small (16 KiB at most) and sends are dear: the buffer is filled with all there is
-    before the sink is given any of it. A direction whose sink alone is under TLS is a plain Half.
-    """
-
-    __slots__ = ("read", "source")
-
-    def __init__(
-        self,
-        owner: pump.Owner,
-        loop: Loop,
-        source: Transport,
-        source_fd: int,
-        sink: Any,
-        sink_fd: int,
-    ) -> None:
-        super().__init__(owner, loop, source, source_fd, sink, sink_fd)
-        self.source: Transport | None = source
-        self.read = source.read
-
-    def on_event(self, mask: int) -> None:
-        """Handle any event of the source's fd; see the second rule above.
-
-        # hot: one turn of a request or an answer is this function, once
-        """
-        twin = self.twin
-        if twin is not None and twin.pending is not None:
-            twin.flush()
-        owner = self.owner
-        if owner is None:
-            return
-        if self.pending is not None or self.eof:
-            self.more = True
-            self.loop.poller.hold_read(self.source_fd)
-            return
-        read, send, view = self.read, self.send, self.view
-        size = len(view)
-        for _ in range(pump.FAIR_SHARE):
-            filled = 0
-            dry = False
-            try:
-                while filled < size:
-                    n = read(view[filled:])
-                    if not n:
-                        self.eof = True
-                        break
-                    filled += n
-            except _WANTS:
-                dry = True
-            except ssl.SSLZeroReturnError:
-                self.eof = True
-            except OSError as error:
-                self.eof = True
-                assert self.source is not None
-                owner.on_read_error(self, self.source.failed("SSL_read() failed", error))
-            if filled:
-                self.received += filled
-                try:
-                    sent = send(view[:filled])
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    owner.on_write_error(self, error)
-                    return
-                self.sent += sent
-                if sent != filled:
-                    self.block(view[sent:filled])
-                    break
-            if self.eof:
-                owner.on_end(self)
-                return
-            if dry:
-                break
-        else:
-            self.loop.post(self.resume)
-        owner.deadline = self.loop.now_ms + owner.timeout
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self.read = _released
-        self.source = None
-        super().close()
-
-
-def half(
-    owner: pump.Owner, loop: Loop, source: Any, source_fd: int, sink: Any, sink_fd: int
-) -> pump.Half:
-    """Make the half of a direction that a Transport is at one end of."""
-    kind = TlsHalf if type(source) is Transport else pump.Half
-    made = kind(owner, loop, source, source_fd, sink, sink_fd)
-    if type(sink) is Transport:
-        made.closing = 0
-    return made

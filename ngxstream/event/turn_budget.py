@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from time import thread_time_ns
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -27,6 +28,8 @@ MOST_NS: Final = TURN_NS + 4_000_000
 LET_IN: Final = 32  # calls that were put off and are made in one turn
 
 Call = Callable[[], None]
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class TurnBudget:
@@ -69,6 +72,14 @@ class TurnBudget:
         if self._spent >= TURN_NS:
             self.is_busy = self.is_spent = True
         self._post()
+
+    def measure(self, work: Callable[[A], R], argument: A) -> R:
+        """Charge the time that a call takes, to the owner who asked last, and return its result."""
+        begun = thread_time_ns()
+        try:
+            return work(argument)
+        finally:
+            self.charge(thread_time_ns() - begun)
 
     def put_off(self, owner: Hashable, call: Call) -> None:
         """Have a call made in one of the next turns; once, however often an owner is put off."""

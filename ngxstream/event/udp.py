@@ -34,7 +34,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.event import (
     datagram,
+    overflow,
     poller,
+    recycle,
+    turn_budget,
     udp_answers,
     udp_clients,
     udp_gro,
@@ -65,6 +68,8 @@ class UdpGate:
 
     __slots__ = (
         "loop",
+        "budget",
+        "sockets",  # SocketPool: towards the servers of its clients
         "listening",
         "sock",
         "fd",
@@ -87,6 +92,7 @@ class UdpGate:
         # True says that the datagram was passed on to the client's owner
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
+        "_look",  # Overflow.look, called where a drain leaves something in the socket
         "held",  # Held: while sessions change hands
         "keep",  # its
         "new",  # NewClients: whose sessions have yet to begin
@@ -106,6 +112,8 @@ class UdpGate:
     ) -> None:
         """Args: table: shared by the listeners of one address; idle: read nothing before start()"""
         self.loop = loop
+        self.budget = loop.get(turn_budget.TurnBudget)
+        self.sockets = loop.get(recycle.SocketPool)
         self.listening = listening
         self.sock = sock
         self.fd = sock.fileno()
@@ -125,6 +133,7 @@ class UdpGate:
         self.open = False
         self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
         self.forward: Callable[[list[memoryview]], int] | None = None
+        self._look = overflow.Overflow(loop, sock, listening.options.text).look
         self.held = udp_held.Held(self)
         self.keep = self.held.keep
         self.new = udp_new.NewClients(self)
@@ -199,6 +208,7 @@ class UdpGate:
                 return
             self._filled += 1
             if self._filled > self._patience:
+                self._look()
                 self._limit = 2
                 self._filled = 0
             sink = self.table.get(key)
@@ -243,6 +253,7 @@ class UdpGate:
         except OSError as error:
             self.on_error(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -292,6 +303,7 @@ class UdpGate:
         except OSError as error:
             self.on_error(error)
         else:
+            self._look()
             self._filled += 1
             if self._filled > 3 or limit >= 4 or gro.idle > udp_gro.IDLE:
                 self._limit = min(len(self.loop.slots), limit * 2)
@@ -319,6 +331,7 @@ class UdpGate:
         except OSError as error:
             self.on_error(error)
         else:
+            self._look()
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None

@@ -20,7 +20,8 @@ import socket
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import udp_clients
+from ngxstream.core import inet
+from ngxstream.event import eviction, udp_clients
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class NewClients:
 
         # hot: a session of one question and one answer is met here
         """
-        admit, waiting, turn = self.admit, self.waiting, self._loop.budget
+        admit, waiting, turn = self.admit, self.waiting, self._listener.budget
         table = self._listener.table
         for key, view in fresh:
             if budget <= 0 or turn.is_spent or waiting or key in table:
@@ -83,7 +84,7 @@ class NewClients:
         self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
     ) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
-        listener, waiting, turn = self._listener, self.waiting, self._loop.budget
+        listener, waiting, turn = self._listener, self.waiting, self._listener.budget
         stray = listener.stray
         for key, views in new:
             if turn.is_spent:  # what clients send makes their sessions expensive
@@ -107,7 +108,7 @@ class NewClients:
         Returns:
             What is left of the budget of new sessions, and of the datagrams when it is used up.
         """
-        listener, turn = self._listener, self._loop.budget
+        listener, turn = self._listener, self._listener.budget
         lookup = listener.table.get
         former = None
         while views:
@@ -155,7 +156,11 @@ class NewClients:
             return
         loop = self._loop
         # two slots: the client's, and one towards a server
-        if loop.free_connections < 2 and not loop.room.make() and loop.free_connections <= 0:
+        if (
+            loop.free_connections < 2
+            and not loop.get(eviction.Eviction).make()
+            and loop.free_connections <= 0
+        ):
             self._exhausted()
             return
         loop.free_connections -= 1
@@ -166,7 +171,7 @@ class NewClients:
             listener, key,
         )
         if local is not None:
-            port = listening.options.sockaddr[1]
+            port = inet.port_of(listening.options.sockaddr)
             host = socket.inet_ntop(
                 socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
             )
@@ -183,7 +188,7 @@ class NewClients:
     def _exhausted(self) -> None:
         loop = self._loop
         self._listener.dropped += 1
-        if loop.room.may_complain() and loop.log.level >= ALERT:
+        if loop.get(eviction.Eviction).may_log() and loop.log.level >= ALERT:
             loop.log.write(
                 ALERT,
                 f"{loop.connections} worker_connections are not enough "

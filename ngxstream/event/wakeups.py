@@ -2,14 +2,14 @@
 
 With EPOLLEXCLUSIVE the kernel wakes one of the workers that wait, for each client that comes
 (epoll_ctl(2)); nginx's worker accepts the client then, and resets it when it has no connection for
-it (ngx_event_accept, ngx_get_connection). Here a worker without room leaves the client in the
-backlog, and must see to it that another one hears of it:
+it (ngx_event_accept, ngx_get_connection). Here a worker without free slots leaves the client in the
+backlog, and must see to it that another one is woken:
 
-1. A listener without room is watched no more, so that no further wake-up comes to it.
+1. A listener without free slots is watched no more, so that no further wake-up comes to it.
 2. The wake-up that it has had is passed on: the workers share an eventfd, watched exclusively by
-   those in which no listener is without room. Who reads it looks at all its listeners. Listeners
+   those in which every listener has free slots. Who reads it looks at all its listeners. Listeners
    whose sessions take another number of slots have another one: where two are too many for a
-   worker, it may hear still of a client who takes one.
+   worker, it may still be woken for a client who takes one.
 3. What nobody has read by the next look (accept_mutex_delay) tells that all workers are full.
 """
 
@@ -21,21 +21,17 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.event import poller
 
 if TYPE_CHECKING:
-    from ngxstream.event.accept import TcpGate
+    from ngxstream.event.accept import TcpListener
     from ngxstream.event.loop import Loop
 
 SLOTS: Final = (1, 2)  # a session may take (stream/core.py)
-HEARD_MS: Final = 50  # a waiting worker reads within this, whatever else it has to do
+READ_MS: Final = 50  # a waiting worker reads within this, whatever else it has to do
 
 
 def make() -> dict[int, int]:
     """Make what the workers of a configuration share, before they are forked.
 
-    Returns:
-        A descriptor for the listeners whose sessions take so many slots.
-
-    Raises:
-        OSError: There is no descriptor left.
+    Returns: slots of a session -> descriptor for its listeners. Raises: OSError
     """
     made: dict[int, int] = {}
     try:
@@ -61,18 +57,18 @@ class Relay:
     def __init__(self, loop: Loop, fd: int) -> None:
         self._loop = loop
         self._fd = fd
-        self._listeners: set[TcpGate] = set()
-        self._full: set[TcpGate] = set()
+        self._listeners: set[TcpListener] = set()
+        self._full: set[TcpListener] = set()
         self._passed_ms = -1  # when it passed one on, until it was asked what became of it
         self._watched = False
 
-    def join(self, listener: TcpGate) -> None:
-        """Look at a listener, which has room, whenever a wake-up is passed on."""
+    def join(self, listener: TcpListener) -> None:
+        """Look at a listener, which has free slots, whenever a wake-up is passed on."""
         self._listeners.add(listener)
         self._full.discard(listener)
         self._watch()
 
-    def leave(self, listener: TcpGate, *, full: bool = False) -> None:
+    def leave(self, listener: TcpListener, *, full: bool = False) -> None:
         """Look at it no more: it is closed, or full and comes back."""
         self._listeners.discard(listener)
         self._full.discard(listener)
@@ -86,10 +82,10 @@ class Relay:
             self._passed_ms = self._loop.now_ms
         os.eventfd_write(self._fd, 1)
 
-    def is_unheard(self) -> bool:
-        """Tell whether no worker had room for what was passed on; it is taken back then."""
+    def is_unread(self) -> bool:
+        """Tell whether no worker had slots for what was passed on; it is taken back then."""
         passed_ms = self._passed_ms
-        if passed_ms < 0 or self._loop.now_ms - passed_ms < HEARD_MS:
+        if passed_ms < 0 or self._loop.now_ms - passed_ms < READ_MS:
             return False
         self._passed_ms = -1
         return self._take()

@@ -10,11 +10,11 @@ import struct
 from typing import Any, Final
 
 from ngxstream.core import inet
+from ngxstream.core.inet import ListenKey as Listen
 from ngxstream.core.inet import SockAddr
 from ngxstream.ipc.codec import CodecError, Repeated
 
 Key = SockAddr | tuple[SockAddr | None, bytes] | None
-Listen = tuple[int, int, SockAddr | None]
 
 _PORT: Final = struct.Struct("<H")
 _PORT6: Final = struct.Struct("<HII")  # port, flow label, scope

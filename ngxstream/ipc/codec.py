@@ -365,7 +365,7 @@ class Plain:
             return b"t" + List(self, self._most).encode(value)
         raise TypeError(f"{type(value).__name__} is no plain value")
 
-    def decode(self, data: bytes) -> Any:
+    def decode(self, data: bytes) -> object:
         """Return a plain value; what was a list is a tuple. Raises: CodecError"""
         if len(data) > self._most:
             raise CodecError(f"a value of {len(data)} bytes where {self._most} are the most")

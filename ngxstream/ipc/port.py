@@ -34,7 +34,7 @@ from ngxstream.ipc.codec import CodecError
 MAGIC: Final = 0xB7
 MAX_FDS: Final = 250  # of a packet, but for its memfd; SCM_MAX_FD is 253
 INLINE: Final = 65_536  # the longest payload that stands in its packet
-SEND_S: Final = 2.0  # how long the later packets of one message may wait for room
+SEND_S: Final = 2.0  # how long the later packets of one message may wait
 MORE: Final = 1  # descriptors of the same message follow
 SEALED: Final = 2  # the first descriptor is a memfd with the payload
 
@@ -103,8 +103,9 @@ class Packet:
         self._data = _HEAD.pack(MAGIC, codec.VERSION, kind, flags, size) + payload
 
     def send(self, sock: socket.socket) -> None:
-        """Send it whole. Raises: BlockingIOError for no room, OSError, after which it may be tried
-        again
+        """Send it whole.
+
+        Raises: BlockingIOError where the other end does not read, OSError; it may be tried again
         """
         if self._payload:  # a memfd takes a descriptor: not before it is the packet's turn
             self._sealed = seal(self._payload)
@@ -167,7 +168,7 @@ class Port:
         return True
 
     def _send(self, packet: Packet, end: float) -> None:
-        """Send one packet, waiting for room until `end`. Raises: OSError"""
+        """Send one packet, waiting until `end`. Raises: OSError"""
         try:
             while True:
                 try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import thread_time_ns
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core.codes import AGAIN, DECLINED, OK
+from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.stream import phases, servers
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import Getter, Variable
@@ -52,7 +52,7 @@ class Look:
 
 
 def handle(s: Session) -> int:
-    """Parse what has come. source: ngx_stream_ssl_preread_handler"""
+    """Parse what has come. Source: ngx_stream_ssl_preread_handler"""
     if not s.server.ssl_preread.ssl_preread or s.c.is_udp:
         return DECLINED
     if not s.preread:
@@ -65,7 +65,12 @@ def handle(s: Session) -> int:
     if parser is None:
         return OK
     try:
-        hello = parser.feed(s.preread) if len(s.preread) <= QUICK else _measured(s, parser)
+        if len(s.preread) <= QUICK:
+            hello = parser.feed(s.preread)
+        else:
+            budget = s.loop.get(TurnBudget)
+            budget.has_share(s)
+            hello = budget.measure(parser.feed, s.preread)
     except client_hello.NotClientHello:
         s.set_module_ctx(KEY, None)
         return DECLINED
@@ -77,19 +82,6 @@ def handle(s: Session) -> int:
         servers.select(s, hello.server_name)
         return servers.recheck(s)
     return OK
-
-
-def _measured(
-    s: Session, parser: client_hello.Parser
-) -> client_hello.ClientHello | reader.NeedMore:
-    """Parse, and charge the time it takes. raises: NotClientHello"""
-    budget = s.loop.budget
-    budget.has_share(s)
-    begun = thread_time_ns()
-    try:
-        return parser.feed(s.preread)
-    finally:
-        budget.charge(thread_time_ns() - begun)
 
 
 def _with_host(hello: client_hello.ClientHello) -> client_hello.ClientHello:

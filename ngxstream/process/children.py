@@ -22,7 +22,7 @@ from ngxstream.process import system
 from ngxstream.process.handover import START_MS
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.reload import MAX_REASON
-from ngxstream.process.worker import Family, Worker
+from ngxstream.process.worker import Worker, WorkerContext
 
 if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
@@ -176,13 +176,13 @@ class Children:
                 shared.close()
                 cycle.forget(before)
             cycle.redirect_stderr()
-            family = Family(
+            context = WorkerContext(
                 master.generations, boxes, master.old,
                 patience_ms=0 if master.other.is_alive else START_MS,
                 wakeups_fds=self.shared.wakeups,
             )
             worker = Worker(
-                cycle, number, theirs, master.title, family,
+                cycle, number, theirs, master.title, context,
                 daemonized=master.daemonized, idle=idle,
             )
             code = worker.run()

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
@@ -33,6 +33,7 @@ from ngxstream.event.inherited import merge
 from ngxstream.process import directives, elsewhere, events, pidfile, system
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey
     from ngxstream.event.listening import Listening
     from ngxstream.process.options import Options
     from ngxstream.stream.core import StreamConf
@@ -43,7 +44,7 @@ MODULES: Final = (*directives.MODULES, *modules.ALL)
 class Reading:
     """A configuration that was read and judged, nothing of it opened: enough for -s and -T.
 
-    raises: ConfError with nginx's words
+    Raises: ConfError with nginx's words
     """
 
     __slots__ = (
@@ -59,41 +60,41 @@ class Reading:
     def __init__(
         self, options: Options, to: log.Log, texts: Mapping[str, bytes] | None = None
     ) -> None:
-        """shape: warnings go to the log at once; texts stand for the files, if given"""
+        """Args: texts: stand for the files. Warnings go to the log at once."""
         where = None if texts is None else conf_files.Memory(texts)
 
         def warn(level: str, message: str) -> None:
             to.error(log.LEVELS[level], message)
 
-        judge = builder.Builder(
+        building = builder.Builder(
             MODULES,
             prefix=options.prefix,
             conf_prefix=options.conf_prefix,
             warn=warn,
             elsewhere=elsewhere.NAMES,
         )
-        self.zones = judge.data["zones"] = shm_zones.ZoneTable()
-        self.files = judge.data["files"] = files.OpenFiles()
+        self.zones = building.data["zones"] = shm_zones.ZoneTable()
+        self.files = building.data["files"] = files.OpenFiles()
         self.sources: list[reader.Source] = []
-        scope = builder.Scope(judge, directive.MAIN)
+        scope = builder.Scope(building, directive.MAIN)
         if options.directives:
             given = reader.read_text(
                 options.directives, conf_prefix=options.conf_prefix, files=where
             )
             self.sources.append(given)
-            judge.build(given.main.statements, scope)
+            building.build(given.main.statements, scope)
         source = reader.read(
             options.conf_file, conf_prefix=options.conf_prefix, files=where
         )
         self.sources.append(source)
-        judge.build(source.main.statements, scope)
+        building.build(source.main.statements, scope)
         if options.test and not options.quiet and to.console is not None:
             to.console.say(f"the configuration file {options.conf_file} syntax is ok")
         self.main = directives.main_conf(scope)
-        self.stream: StreamConf | None = judge.data.get("stream_conf")
+        self.stream: StreamConf | None = building.data.get("stream_conf")
         listenings = self.stream.listenings if self.stream is not None else ()
-        self.events = events.events_conf(judge, len(listenings))
-        self.capabilities = frozenset(judge.data.get("capabilities", ()))
+        self.events = events.events_conf(building, len(listenings))
+        self.capabilities = frozenset(building.data.get("capabilities", ()))
 
 
 class Cycle:
@@ -129,9 +130,9 @@ class Cycle:
     ) -> None:
         """Build a cycle beside `old` (or out of nothing) in the order of ngx_init_cycle.
 
-        shape: `to` hears of warnings and of bind(); `inherited` are sockets that came with the
-        process, orphaned(cycle) finds those of workers whose master died
-        raises: ConfError, ListenError; nothing is left of the new cycle then
+        Args: to: hears of warnings and of bind(); inherited: sockets that came with the
+        process; orphaned: orphaned(cycle) finds those of workers whose master died
+        Raises: ConfError, ListenError; nothing is left of the new cycle then
         """
         self.generation: int = old.generation + 1 + old.refused if old is not None else 1
         self.refused: int = 0
@@ -175,12 +176,12 @@ class Cycle:
         beside: Cycle,
         generation: int,
         texts: Mapping[str, bytes],
-        steered: Mapping[Any, int],
+        steered: Mapping[ListenKey, int],
     ) -> Cycle:
         """Make a cycle that was another master's, for the sake of its UDP sessions.
 
-        shape: beside is the cycle that serves, whose sockets it has; texts are its files, steered
-        the workers of each address. raises: NgxError
+        Args: beside: the cycle that serves, whose sockets it has; texts: its files, steered
+        the workers of each address. Raises: NgxError
         """
         self = cls.__new__(cls)
         self.generation = generation
@@ -219,16 +220,16 @@ class Cycle:
         main = error_log.make_log(specs, self.files, clock=clock, console=console)
         if self.stream is not None:
 
-            def make(own: tuple[Any, ...]) -> log.Log:
+            def make(own: tuple[error_log.Spec, ...]) -> log.Log:
                 return error_log.make_log(own, self.files, clock=clock, console=console, main=main)
 
             self.stream.use_main_log(main, make)
         return main
 
     def _make_pid_file(self, old: Cycle | None) -> None:
-        """Create the pid file where -t and a reload that renames it do. raises: UnplacedError
+        """Create the pid file where -t and a reload that renames it do. Raises: UnplacedError
 
-        source: ngx_create_pidfile
+        Source: ngx_create_pidfile
         """
         path = self.main.pid
         if self.options.test:
@@ -238,16 +239,16 @@ class Cycle:
             pidfile.create(path, os.getpid())
             self._new_pid = path
 
-    def commit(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
+    def commit(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
         """Make this the cycle that serves; what only the old one listened at is closed.
 
-        shape: lingering are keys of inherited UDP addresses that sessions of others live by
+        Args: lingering: keys of inherited UDP addresses that sessions of others live by
         """
         self.prepare(old, lingering)
         self.settle(old)
 
-    def prepare(self, old: Cycle | None, lingering: Iterable[Any] = ()) -> None:
-        """Make everything ready for workers; those of the old cycle go on. shape: as commit"""
+    def prepare(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
+        """Make everything ready for workers; those of the old cycle go on. Args: as commit"""
         handed_over = (
             self.is_heir or bool(lingering) or (old is not None and old.main.master_process)
         )
@@ -307,7 +308,7 @@ class Cycle:
         listening.release(gone, self.listenings, log=self.log)
 
     def check(self) -> None:
-        """Do what is left for -t once the build succeeded. source: ngx_event_module_init"""
+        """Do what is left for -t once the build succeeded. Source: ngx_event_module_init"""
         self._check_limit()
 
     def abandon(self, old: Cycle | None) -> None:
@@ -322,7 +323,7 @@ class Cycle:
     def retire(self, others: Iterable[Cycle]) -> None:
         """Let go of logs and zones: no worker of this cycle is left.
 
-        shape: others are all cycles that still have workers
+        Args: others: all cycles that still have workers
         """
         kept = {id(zone) for other in others for zone in other.zones.zones()}
         for zone in self.zones.zones():
@@ -331,7 +332,7 @@ class Cycle:
         self.files.close_all()
 
     def reopen(self, to: log.Log, owner: int | None) -> None:
-        """Open all logs anew. shape: owner is the uid they are given to, if any"""
+        """Open all logs anew. Args: owner: the uid they are given to, if any"""
         self.files.reopen_all(to, owner)
         self.redirect_stderr()
 
@@ -340,7 +341,7 @@ class Cycle:
         self._check_limit()
 
     def _check_limit(self) -> None:
-        """Warn of more connections than there may be descriptors. source: ngx_event_module_init"""
+        """Warn of more connections than there may be descriptors. Source: ngx_event_module_init"""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         connections = self.events.worker_connections
         own = self.main.worker_rlimit_nofile
@@ -369,7 +370,7 @@ class Cycle:
 def rebuild(old: Cycle, to: log.Log | None = None) -> Cycle | None:
     """Build the next cycle, to be committed; None when the old one has to go on.
 
-    A refusal is in the old cycle's log, in nginx's words and at its level. shape: `to` writes there
+    A refusal is in the old cycle's log, in nginx's words and at its level. Args: to: writes there
     """
     if to is None:
         to = old.log

@@ -171,10 +171,6 @@ def _env(scope: Scope, module: Module, st: Statement) -> None:
     scope.given_of(module).setdefault("env", []).append(st.args[0])
 
 
-def _error_log(scope: Scope, module: Module, st: Statement) -> None:
-    error_log.add(scope, module, st)
-
-
 def _load_module(scope: Scope, module: Module, st: Statement) -> None:
     if any(name in scope.builder.data for name in BLOCKS):
         raise errors.ConfError('"load_module" directive is specified too late')
@@ -239,7 +235,7 @@ MAIN_DIRECTIVES: Final = (
               "env NAME[=VALUE];", "TZ"),
     Directive("load_module", MAIN, d.TAKE1, _load_module,
               "Accepted; all modules are built in."),
-    Directive("error_log", MAIN, d.ONE_MORE, _error_log,
+    Directive("error_log", MAIN, d.ONE_MORE, error_log.add,
               "Where errors are logged: a file, stderr, syslog: or memory:, and from which level.",
               "error_log FILE [LEVEL];", "/var/log/nginx/error.log error"),
     Directive("pcre_jit", MAIN, d.FLAG, d.flag("_pcre_jit"),

@@ -37,7 +37,8 @@ from ngxstream.process.mailbox import Mail, Outbox
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import Listening, ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
+    from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
     from ngxstream.event.udp import UdpGate
     from ngxstream.process.service import Service

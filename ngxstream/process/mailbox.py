@@ -158,7 +158,7 @@ class Outbox:
                 self.gone = True
             queue.popleft()
             packet.close()
-            self._loop.doomed.extend(socks)
+            self._loop.closing.extend(socks)
         return True
 
     def _watch(self, on: bool) -> None:

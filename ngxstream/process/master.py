@@ -27,10 +27,10 @@ from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
+from ngxstream.process.other_master import OtherMaster
 from ngxstream.process.reload import Beginning, Reload
 from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
-from ngxstream.process.succession import Succession
 
 if TYPE_CHECKING:
     from ngxstream.process.upgrade import Link
@@ -58,7 +58,7 @@ class Master:
         "_retiring",  # bool: a look at old cycles is due
         "verdicts",  # verdict.Server: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
-        "other",  # Succession: another master, during an upgrade
+        "other",  # OtherMaster: another master, during an upgrade
     )
 
     def __init__(
@@ -89,7 +89,7 @@ class Master:
         self._retiring = False
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
-        self.other = Succession(self, link)
+        self.other = OtherMaster(self, link)
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. Source: ngx_master_process_cycle"""

@@ -14,13 +14,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import inet
 from ngxstream.event import netlink
 
 if TYPE_CHECKING:
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
+    from ngxstream.modules.proxy.bind import Bind
+    from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.stream.core import ServerConf, StreamConf
 
 MARK: Final = 1
@@ -37,17 +39,14 @@ _FORWARDING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One listening address and one server behind it, of one family.
-
-    shape: front and back are (host, port); place is FILE:LINE of the server block
-    """
+    """One listening address and one server behind it, of one family."""
 
     protocol: str  # "tcp" or "udp"
     family: int
-    front: tuple[str, int]
+    front: tuple[str, int]  # host, port
     back: tuple[str, int]
     direct: bool
-    place: str
+    place: str  # FILE:LINE of the server block
 
     @property
     def wildcard(self) -> bool:
@@ -70,7 +69,7 @@ def needs(stream: StreamConf | None) -> Needs:
     unknown: list[str] = []
     mismatches: dict[str, None] = {}
     for server in stream.servers if stream is not None else ():
-        proxy: Any = server.proxy
+        proxy: ProxyConf = server.proxy
         if not proxy.bind.transparent or (proxy.upstream is None and proxy.target is None):
             continue
         place = f"{server.file}:{server.line}"
@@ -79,13 +78,13 @@ def needs(stream: StreamConf | None) -> Needs:
             unknown.append(place)
         for draft in server.listens:
             options = draft.options
-            if options.family == inet.AF_UNIX:
+            if not isinstance(options.sockaddr, tuple):
                 continue
             sources = _sources(proxy.bind, options)
             protocol = "udp" if options.is_udp else "tcp"
             direct = options.is_udp and not proxy.responses
-            for family, sockaddr in backs:
-                front, back = options.sockaddr[:2], sockaddr[:2]
+            for family, back in backs:
+                front = options.sockaddr[:2]
                 if family in sources:
                     found[Flow(protocol, family, front, back, direct, place)] = None
                 else:
@@ -96,30 +95,30 @@ def needs(stream: StreamConf | None) -> Needs:
     return Needs(list(found), unknown, list(mismatches))
 
 
-def _sources(bind: Any, options: ListenOptions) -> set[int]:
+def _sources(bind: Bind, options: ListenOptions) -> set[int]:
     """Return the families of what a server's connections may be bound to."""
     both = {inet.AF_INET, inet.AF_INET6}
     if bind.sockaddr is not None:
         return {inet.family_of(bind.sockaddr)}
-    if "remote_addr" not in bind.value.text or options.proxy_protocol:
+    if bind.value is None or "remote_addr" not in bind.value.text or options.proxy_protocol:
         return both
     if options.wildcard and options.ipv6only is False:
         return both  # IPv4 clients have a mapped address there
     return {options.family}
 
 
-def _who(bind: Any, options: ListenOptions) -> str:
+def _who(bind: Bind, options: ListenOptions) -> str:
     if bind.sockaddr is not None:
         return inet.address_text(bind.sockaddr)
     return f"{NAMES[options.family]} clients of {inet.sock_ntop(options.sockaddr)}"
 
 
-def _backends(server: ServerConf) -> list[tuple[int, Any]]:
+def _backends(server: ServerConf) -> list[tuple[int, tuple[str, int]]]:
     upstream = server.proxy.upstream
     if upstream is None:
         return []
     return [
-        (int(family), sockaddr)
+        (int(family), sockaddr[:2])
         for spec in upstream.servers
         for family, sockaddr, _ in spec.addrs
         if family != inet.AF_UNIX

@@ -31,7 +31,7 @@ class Notifier:
     __slots__ = ("_address",)
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """shape: NOTIFY_SOCKET is a path, or `@` and an abstract name"""
+        """Read NOTIFY_SOCKET: a path, or `@` and an abstract name."""
         name = environ.get(VARIABLE, "")
         self._address = ""
         if name[:1] in ("/", "@") and len(name) > 1:

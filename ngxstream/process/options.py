@@ -65,7 +65,7 @@ class Options:
     )
 
     def __init__(self, argv: Sequence[str]) -> None:
-        """shape: argv is sys.argv. raises: OptionError"""
+        """Args: argv: sys.argv. Raises: OptionError"""
         self.argv = list(argv)
         self.program = program_name(argv[0] if argv else "")
         self.show_version = False
@@ -94,7 +94,7 @@ class Options:
         self._resolve()
 
     def _word(self, letters: str, words: Iterator[str]) -> None:
-        """Read one word of options. shape: words is what follows it"""
+        """Read one word of options. Args: words: what follows it"""
         for at, letter in enumerate(letters):
             if letter in _WANTS:
                 value = letters[at + 1:] or next(words, None)
@@ -137,7 +137,7 @@ class Options:
             self.signal = value
 
     def _resolve(self) -> None:
-        """Put the prefix before relative paths. source: nginx.c ngx_process_options"""
+        """Put the prefix before relative paths. Source: nginx.c ngx_process_options"""
         self.conf_file = os.path.join(self.prefix, self.conf_file)
         self.conf_prefix = self.conf_file[:self.conf_file.rfind("/") + 1]
         if self.error_log:

@@ -38,7 +38,7 @@ class SignalError(errors.NgxError):
 def create(path: str, pid: int | None) -> None:
     """Write a pid file, or for a test (pid None) only see that it could be written.
 
-    raises: UnplacedError. source: ngx_cycle.c ngx_create_pidfile
+    Raises: UnplacedError. Source: ngx_cycle.c ngx_create_pidfile
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if pid is None else os.O_TRUNC)
     try:
@@ -57,7 +57,7 @@ def create(path: str, pid: int | None) -> None:
 def check(path: str) -> None:
     """See that a start would not take another program's pid file.
 
-    raises: UnplacedError that says whose it is
+    Raises: UnplacedError that says whose it is
     """
     try:
         pid = _parse(_read(path))
@@ -72,7 +72,7 @@ def check(path: str) -> None:
 
 
 def find(path: str) -> int:
-    """Return the master's pid from the pid file. raises: SignalError"""
+    """Return the master's pid from the pid file. Raises: SignalError"""
     try:
         text = _read(path)
     except OSError as error:
@@ -90,7 +90,7 @@ def find(path: str) -> int:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal. raises: SignalError. source: ngx_process.c ngx_os_signal_process"""
+    """Send a signal. Raises: SignalError. Source: ngx_process.c ngx_os_signal_process"""
     try:
         os.kill(pid, number)
     except (OSError, OverflowError) as error:
@@ -200,7 +200,7 @@ def _read(path: str) -> str:
 
 
 def _parse(text: str) -> int:
-    """Return the number; line feeds behind it do not matter. raises: ValueError"""
+    """Return the number; line feeds behind it do not matter. Raises: ValueError"""
     text = text.rstrip("\r\n")
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise ValueError(text)

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import dump
 from ngxstream.core import log as logs
-from ngxstream.event import inherited, poller
+from ngxstream.event import eviction, inherited, poller
 from ngxstream.ipc import codec, port
 from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.process import channel as channels
@@ -121,7 +121,7 @@ class Orphan:
                 sock = port.accept(self._sock)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._make_room()
+                    self._make_descriptor()
                 return
             if port.peer_of(sock)[1] in (0, self._owner):
                 self.close()
@@ -129,10 +129,11 @@ class Orphan:
                 return
             sock.close()
 
-    def _make_room(self) -> None:
+    def _make_descriptor(self) -> None:
         """Have a descriptor for who waits: it may be a master. Do not spin without one."""
         loop = self._loop
-        if not (loop.room.make_descriptor() or loop.room.give_spare()):
+        evict = loop.get(eviction.Eviction)
+        if not (evict.make_descriptor() or evict.give_spare()):
             loop.unregister(self._sock.fileno())
             self._pause = loop.call_later(PAUSE_MS, self._look, cancelable=True)
 

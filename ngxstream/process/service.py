@@ -1,4 +1,4 @@
-"""What serves a cycle on a loop: its listening sockets' gates, its modules' work, its logs.
+"""What serves a cycle on a loop: its listeners, the work of its modules, its logs.
 
 Beside ngx_event_process_init (src/event/ngx_event.c), which makes a connection of each listening
 socket. A worker has one Service; a process that does everything has one more for each configuration
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import codes, log
 from ngxstream.event import loop as loops
 from ngxstream.event import poller, wakeups
-from ngxstream.event.accept import BURST, TcpGate
+from ngxstream.event.accept import BURST, TcpListener
 from ngxstream.event.udp import UdpGate
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.stream import travel
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey, SockAddr
+    from ngxstream.event.connection import Connection
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
@@ -32,7 +34,7 @@ BURST_ALL: Final = 1 << 16  # multi_accept: more than any backlog holds
 
 
 class Service:
-    """What serves a cycle on a loop: its gates, its modules' work, its logs."""
+    """What serves a cycle on a loop: its listeners, the work of its modules, its logs."""
 
     __slots__ = (
         "cycle",
@@ -58,22 +60,22 @@ class Service:
         generations: Generations | None = None,
         wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
-        """Open the gates of one worker.
+        """Make the listeners of one worker.
 
-        Args: worker: counted from 0; idle: leave the UDP gates unread; former: cycles whose UDP
+        Args: worker: counted from 0; idle: leave UDP sockets unread; former: cycles whose UDP
         sessions may be handed over, counted in generations; wakeups_fds: what wakeups.make()
         returned, if there are other workers
         """
         self.cycle = cycle
         self.loop = loop
         self.worker = worker
-        self.tcp_gates: list[TcpGate] = []
+        self.tcp_gates: list[TcpListener] = []
         self.udp_gates: list[UdpGate] = []
         self.places = travel.Places()
         self.former = list(former)
         self._generations = generations
         self._current = frozenset(cycle.listenings)
-        self._gates: dict[Any, UdpGate] = {}
+        self._gates: dict[ListenKey, UdpGate] = {}
         for known in (cycle, *former):
             if known.stream is not None:
                 self.places.add(known.generation, known.stream, known.listenings)
@@ -94,7 +96,7 @@ class Service:
             for sock in listening.for_worker(worker, cycle.workers):
                 exclusive = cycle.workers > 1 and listening.is_shared(sock)
                 self.tcp_gates.append(
-                    TcpGate(
+                    TcpListener(
                         loop,
                         listening,
                         sock,
@@ -111,11 +113,11 @@ class Service:
     def _add_udp(
         self,
         listening: Listening,
-        begin: Callable[..., Any],
+        begin: Callable[[Connection, Loop], object],
         idle: bool,
-        believes: Callable[[Any, bytes | None], bool] | None = None,
+        believes: Callable[[SockAddr, bytes | None], bool] | None = None,
     ) -> list[UdpGate]:
-        """Make this worker's gates of one address; they share the table of its clients.
+        """Make the listeners of one address; they share the table of its clients.
 
         Args: believes: says whose PROXY headers are taken, None where there are none
         """
@@ -132,8 +134,8 @@ class Service:
             self._gates[listening.options.key] = added[0]
         return added
 
-    def gate_of(self, key: Any) -> UdpGate | None:
-        """Return the gate of an address. Args: key: ListenOptions.key"""
+    def gate_of(self, key: ListenKey) -> UdpGate | None:
+        """Return the listener of an address. Args: key: ListenOptions.key"""
         return self._gates.get(key)
 
     def is_current(self, listening: Listening) -> bool:
@@ -147,7 +149,7 @@ class Service:
             s.add_cleanup(self._generations.adopt(generation))
 
     def close_lingering(self) -> bool:
-        """Close the gates of addresses that are gone and have no clients. Returns: if some have"""
+        """Close listeners of gone addresses that have no clients. Returns: whether others have"""
         left = []
         for gate in self.udp_gates:
             if self.is_current(gate.listening) or gate.table or gate.is_needed:
@@ -165,7 +167,7 @@ class Service:
         return any(sock in used for sock in lingering)
 
     def count(self) -> int:
-        """Return how many gates there are; each takes a connection slot, as in nginx."""
+        """Return how many listeners there are; each takes a connection slot, as in nginx."""
         return len(self.tcp_gates) + len(self.udp_gates)
 
     def close_gates(self, *, udp: bool = True) -> None:
@@ -214,7 +216,7 @@ class Service:
 
 
 def _nobody(*_: object) -> None:
-    """Begin no session: the address is gone, and its gate accepts nobody."""
+    """Begin no session: the address is gone, and its listener accepts nobody."""
 
 
 def make_loop(cycle: Cycle, worker: int) -> Loop:

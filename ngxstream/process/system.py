@@ -59,8 +59,8 @@ def daemonize() -> int:
 
     nginx's parent leaves at once, before there is a pid file, which who started it may miss.
     Standard error stays: see redirect_stderr.
-    shape: returns the descriptor that detach() takes
-    raises: OSError. source: ngx_daemon.c ngx_daemon
+    Returns: the descriptor that detach() takes
+    Raises: OSError. Source: ngx_daemon.c ngx_daemon
     """
     waiting, detaching = os.pipe()
     if os.fork() != 0:
@@ -87,7 +87,7 @@ def detach(detaching: int) -> None:
 def redirect_stderr(main_log: Log, opened: files.OpenFiles) -> None:
     """Have standard error lead into the error log, unless somebody logs to standard error.
 
-    source: ngx_log.c ngx_log_redirect_stderr
+    Source: ngx_log.c ngx_log_redirect_stderr
     """
     file = main_log.first_file()
     if opened.uses_stderr or file is None:
@@ -105,13 +105,13 @@ class Title:
     """The command line that ps shows, written over the process's own.
 
     The kernel keeps arguments and environment side by side; a longer title runs on into the
-    environment, whose strings are moved away first. source: ngx_setproctitle.c
+    environment, whose strings are moved away first. Source: ngx_setproctitle.c
     """
 
     __slots__ = ("program", "_start", "_size")
 
     def __init__(self, program: str) -> None:
-        """shape: program precedes every title, `nginx: worker process`. Make it before a fork."""
+        """Be made before a fork. Args: program: what every title begins with"""
         self.program = program
         self._start, self._size = _title_area()
         for name, value in os.environb.items():
@@ -144,7 +144,7 @@ def _title_area() -> tuple[int, int]:
 
 
 def _prctl(option: int, argument: int | bytes) -> None:
-    """Call prctl(2). raises: OSError"""
+    """Call prctl(2). Raises: OSError"""
     libc = ctypes.CDLL(None, use_errno=True)
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     if libc.prctl(ctypes.c_int(option), value, *(ctypes.c_ulong(0) for _ in range(3))) != 0:
@@ -170,7 +170,7 @@ def trim_memory() -> None:
 def environment(wanted: Iterable[str], inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the environment that `env` directives leave: TZ, and what they name or set.
 
-    shape: wanted is NAME or NAME=value as written. source: nginx.c ngx_set_environment
+    Args: wanted: NAME or NAME=value as written. Source: nginx.c ngx_set_environment
     """
     kept: dict[str, str] = {}
     words = list(wanted)
@@ -206,10 +206,10 @@ def init_worker(
 ) -> None:
     """Turn a forked child into a worker: environment, priority, limits, user, CPUs, directory.
 
-    shape: number counts workers from 0, negative for none that is bound to CPUs;
+    Args: number: counts workers from 0, negative for none that is bound to CPUs;
     capabilities are left to a worker that loses root (transparent proxying)
-    raises: WorkerInitError
-    source: ngx_process_cycle.c ngx_worker_process_init
+    Raises: WorkerInitError
+    Source: ngx_process_cycle.c ngx_worker_process_init
     """
     set_environment(conf.env)
     if conf.worker_priority and number >= 0:
@@ -281,7 +281,7 @@ def _become(user: User, main_log: Log, capabilities: Collection[str]) -> None:
 def _keep(capabilities: Collection[str]) -> list[str]:
     """Have these, and nothing else, permitted and effective, as far as they are held now.
 
-    returns: those that are not, in a container that was started without. raises: OSError
+    Returns: those that are not, in a container that was started without. Raises: OSError
     """
     held = held_capabilities("CapPrm")
     missing = sorted(name for name in capabilities if name not in held)
@@ -296,9 +296,9 @@ def _keep(capabilities: Collection[str]) -> list[str]:
 
 
 def held_capabilities(which: str = "CapEff") -> frozenset[str]:
-    """Return those of CAPABILITIES in a set of this process. shape: CapEff, CapPrm, CapBnd
+    """Return those of CAPABILITIES in a set of this process: CapEff, CapPrm, CapBnd.
 
-    source: proc_pid_status(5). Where /proc is not mounted all are taken to be held.
+    Source: proc_pid_status(5). Where /proc is not mounted all are taken to be held.
     """
     try:
         with open("/proc/self/status") as file:
@@ -323,7 +323,7 @@ def _set_affinity(affinity: Affinity, number: int, main_log: Log) -> None:
 
 
 def os_status(main_log: Log, version: str) -> None:
-    """Say at start what runs on what. source: ngx_posix_init.c ngx_os_status"""
+    """Say at start what runs on what. Source: ngx_posix_init.c ngx_os_status"""
     if main_log.level < log.NOTICE:
         return
     main_log.write(log.NOTICE, version)

@@ -24,7 +24,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ngxstream.event import inherited
 from ngxstream.event import loop as loops
@@ -35,6 +35,7 @@ from ngxstream.ipc.port import Port, Speaker
 from ngxstream.process import channel as channels
 
 if TYPE_CHECKING:
+    from ngxstream.core.inet import ListenKey
     from ngxstream.process.cycle import Cycle
 
 VARIABLE: Final = "NGXSTREAM_UPGRADE"
@@ -53,7 +54,7 @@ class Record(NamedTuple):
 
     generation: int
     texts: Mapping[str, bytes]
-    steered: Mapping[Any, int]
+    steered: Mapping[ListenKey, int]
 
 
 class Announcement(NamedTuple):
@@ -61,7 +62,7 @@ class Announcement(NamedTuple):
 
     pid: int
     records: tuple[Record, ...]
-    keys: tuple[Any, ...]
+    keys: tuple[ListenKey, ...]
     writers: list[socket.socket]
 
 
@@ -133,7 +134,7 @@ class Link:
         self._port.speaker = self._port.speaker._replace(pid=pid)
 
     def tell(
-        self, cycles: Iterable[Cycle], keys: Iterable[Any], writers: Sequence[socket.socket]
+        self, cycles: Iterable[Cycle], keys: Iterable[ListenKey], writers: Sequence[socket.socket]
     ) -> None:
         """Say what there is. A master that is gone, or speaks otherwise, does not hear it."""
         if self._is_strange:

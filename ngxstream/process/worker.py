@@ -1,11 +1,11 @@
-"""The worker: the process that serves. It takes up rights and loop after the fork, opens its
-gates, and leaves at once or in grace.
+"""The worker: the process that serves. It drops its rights after the fork, opens its
+listeners, and leaves at once or in grace.
 
 Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_process_exit
 (src/os/unix/ngx_process_cycle.c).
 
 1. A signal is a byte in a socket pair that the loop reads: nothing happens inside a handler.
-2. Told to leave in grace, a worker closes its gates and TCP listening sockets at once, and each
+2. Told to leave in grace, a worker closes its TCP listening sockets at once, and each
    UDP listening socket when the last client that is answered through it has gone. Where others
    take its place, its UDP clients go to them first (handover.py).
 3. The master's death closes the channel. A worker notes it and serves on, until a new master asks
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ngxstream.process.mailbox import Mailbox
 
 
-class Family:
+class WorkerContext:
     """What the workers of one master share, besides the configuration they serve by."""
 
     __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fds")
@@ -71,7 +71,7 @@ class Worker:
         "loop",
         "service",
         "code",
-        "family",  # Family: what it shares with the other workers of its master
+        "context",  # WorkerContext: what it shares with the other workers of its master
         "arrival",  # handover.Arrival
         "handing_over",  # bool: it was told to
         "siblings",  # Siblings | None: once the master is gone
@@ -84,7 +84,7 @@ class Worker:
         number: int,
         channel: Channel,
         title: system.Title,
-        family: Family,
+        context: WorkerContext,
         *,
         daemonized: bool,
         idle: bool = False,
@@ -94,7 +94,7 @@ class Worker:
         Args: number: its place, 0 <= number < cycle.workers; idle: former workers will hand their
         UDP clients over
         """
-        self.family = family
+        self.context = context
         self._idle = idle
         self.handing_over = False
         self.siblings: Siblings | None = None
@@ -130,7 +130,7 @@ class Worker:
         return self.code
 
     def _begin(self) -> None:
-        """Become what the configuration says, and open the gates. Raises: as run"""
+        """Become what the configuration says, and listen. Raises: as run"""
         cycle = self.cycle
         system.init_worker(
             cycle.main, self.number, cycle.log, capabilities=cycle.reading.capabilities
@@ -139,25 +139,25 @@ class Worker:
         heard = signals.Receiver(signals.HEARD, self._obey)
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
-        family = self.family
-        family.generations.zone.claim()
-        for known in (cycle, *family.former):
+        context = self.context
+        context.generations.zone.claim()
+        for known in (cycle, *context.former):
             known.zones.claim()  # while there are descriptors
         self.service = Service(
             cycle, loop, self.number,
-            idle=self._idle, former=family.former, generations=family.generations,
-            wakeups_fds=family.wakeups_fds,
+            idle=self._idle, former=context.former, generations=context.generations,
+            wakeups_fds=context.wakeups_fds,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
         self.arrival = handover.Arrival(
             loop,
             self.service,
-            family.mailboxes[self.number].reader,
-            [box.writer for box in family.mailboxes],
+            context.mailboxes[self.number].reader,
+            [box.writer for box in context.mailboxes],
             idle=self._idle,
-            patience_ms=family.patience_ms,
+            patience_ms=context.patience_ms,
             users=[
-                known.main.user.uid for known in (cycle, *family.former) if known.main.user
+                known.main.user.uid for known in (cycle, *context.former) if known.main.user
             ],
         )
         self.arrival.when_settled(self._settle)
@@ -192,13 +192,13 @@ class Worker:
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
             if self.siblings is None:  # nobody else gives back what they held
-                cycles = (self.cycle, *self.family.former)
+                cycles = (self.cycle, *self.context.former)
                 zones = [zone for cycle in cycles for zone in cycle.zones.zones()]
-                self.siblings = Siblings(self.loop, [self.family.generations.zone, *zones])
+                self.siblings = Siblings(self.loop, [self.context.generations.zone, *zones])
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
-        path, owner = self.cycle.main.pid, self.family.owner
+        path, owner = self.cycle.main.pid, self.context.owner
         try:
             rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:
@@ -253,7 +253,7 @@ class Worker:
 
     def _settle(self) -> None:
         """All that former workers had is here."""
-        self.family.generations.settle(self.cycle.generation)
+        self.context.generations.settle(self.cycle.generation)
         self._sweep_lingering()
 
     def _sweep_lingering(self) -> None:

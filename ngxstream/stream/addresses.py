@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.core.inet import SockAddr
     from ngxstream.event.connection import Connection
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.session import Session

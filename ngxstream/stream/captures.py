@@ -6,11 +6,11 @@ language itself is core/regex.py's.
 
 from __future__ import annotations
 
-from time import thread_time_ns
 from typing import TYPE_CHECKING
 
 from ngxstream.core import errors, regex
 from ngxstream.core.log import ERR
+from ngxstream.event.turn_budget import TurnBudget
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """One regular expression. shape: `groups` counts its captures, named ones included"""
+    """One regular expression. Attributes: groups: counts its captures, named ones included"""
 
     __slots__ = ("text", "groups", "_search", "_quick", "_named")
 
     def __init__(self, text: str, caseless: bool, table: VariableTable) -> None:
-        """Compile, and define a variable for each named capture. raises: ConfError"""
+        """Compile, and define a variable for each named capture. Raises: ConfError"""
         try:
             compiled = regex.compile(text, caseless=caseless)
         except regex.RegexError as error:
@@ -63,12 +63,8 @@ class Pattern:
         return True
 
     def _measured(self, s: Session, subject: bytes) -> regex.Captures | None:
-        """Search, and charge the time it takes. raises: MatchLimitError"""
-        budget = s.loop.budget
+        """Search, and charge the time it takes. Raises: MatchLimitError"""
+        budget = s.loop.get(TurnBudget)
         if not budget.has_share(s):
             raise regex.MatchLimitError("pcre2_match() failed: -47")
-        begun = thread_time_ns()
-        try:
-            return self._search(subject)
-        finally:
-            budget.charge(thread_time_ns() - begun)
+        return budget.measure(self._search, subject)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder, Scope
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.core.inet import SockAddr
+    from ngxstream.core.inet import ListenKey, SockAddr
     from ngxstream.core.log import Log
-    from ngxstream.event.listening import ListenOptions
+    from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
@@ -87,7 +87,7 @@ class StreamDraft:
         builtin = [variable for module in modules for variable in module.variables]
         self.variables = variables.VariableTable(builtin)
         self.servers: list[ServerConf] = []
-        self._addresses: dict[tuple[int, int, Any], AddressDraft] = {}
+        self._addresses: dict[ListenKey, AddressDraft] = {}
         self.upstreams = UpstreamTable()
         self.given: dict[str, Given] = {}  # by the block itself, once it is read
         self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
@@ -120,7 +120,7 @@ class StreamDraft:
                 continue
             name = module.name
             outer = scope.given.get(name, {})
-            of_all: Any = None  # what servers have in common that say nothing of a module
+            of_all: object = None  # what servers have in common that say nothing of a module
             for server in self.servers:
                 inner = server.given.get(name)
                 if inner:
@@ -231,10 +231,6 @@ def _server_name(scope: Scope, module: Module, st: Statement) -> None:
     servers.add_names(scope, st)
 
 
-def _error_log(scope: Scope, module: Module, st: Statement) -> None:
-    error_log.add(scope, module, st)
-
-
 def _resolver(scope: Scope, module: Module, st: Statement) -> None:
     d.put(scope, module, st, "resolver", None)  # a second one is refused before it is looked at
     scope.given_of(module)["resolver"] = resolver_conf.parse(scope, st)
@@ -249,7 +245,7 @@ DIRECTIVES = (
               "An address, port, port range or unix: path to accept clients at."),
     Directive("server_name", SERVER, d.ONE_MORE, _server_name,
               "Names by which SNI selects this server."),
-    Directive("error_log", BOTH, d.ONE_MORE, _error_log, "Where sessions log their errors."),
+    Directive("error_log", BOTH, d.ONE_MORE, error_log.add, "Where sessions log their errors."),
     Directive("resolver", BOTH, d.ONE_MORE, _resolver, "DNS servers for names at run time.",
               syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off] [hold_nx=time]"),
     Directive("resolver_timeout", BOTH, d.TAKE1, d.msec("resolver_timeout"),
@@ -262,15 +258,11 @@ DIRECTIVES = (
               "How much may be read from a client before it is proxied.", default="16k"),
     Directive("preread_timeout", BOTH, d.TAKE1, d.msec("preread_timeout"),
               "How long the preread phase may take.", default="30s"),
-    Directive("variables_hash_max_size", STREAM, d.TAKE1, d.num("_variables_hash_max_size"),
-              "Accepted; hashes need no tuning here.", default="1024"),
-    Directive("variables_hash_bucket_size", STREAM, d.TAKE1, d.num("_variables_hash_bucket_size"),
-              "Accepted; hashes need no tuning here.", default="64"),
-    Directive("server_names_hash_max_size", STREAM, d.TAKE1, d.num("_server_names_hash_max_size"),
-              "Accepted; hashes need no tuning here.", default="512"),
-    Directive("server_names_hash_bucket_size", STREAM, d.TAKE1,
-              d.num("_server_names_hash_bucket_size"),
-              "Accepted; hashes need no tuning here.", default="64"),
+    *(Directive(name, STREAM, d.TAKE1, d.num(f"_{name}"), "Accepted; hashes need no tuning here.",
+                default=default)
+      for name, default in (
+          ("variables_hash_max_size", "1024"), ("variables_hash_bucket_size", "64"),
+          ("server_names_hash_max_size", "512"), ("server_names_hash_bucket_size", "64"))),
 )
 
 MODULE = StreamModule(

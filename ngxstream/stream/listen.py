@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import units
 from ngxstream.core import errors, inet
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope

@@ -27,6 +27,7 @@ from ngxstream.core.codes import (
     OK,
 )
 from ngxstream.core.log import ERR
+from ngxstream.event.turn_budget import TurnBudget
 
 if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf
@@ -86,11 +87,12 @@ def log_handlers(
 
 def run(s: Session) -> None:
     """Run a session on from where it stopped, until it waits or ends; now or in a turn to come."""
-    budget = s.loop.budget
-    if budget.is_busy and not s.c.is_udp:
-        budget.put_off(s, _PutOff(s).go_on)
-    else:
-        _run(s)
+    if not s.c.is_udp:
+        budget = s.loop.get(TurnBudget)
+        if budget.is_busy:
+            budget.put_off(s, _PutOff(s).go_on)
+            return
+    _run(s)
 
 
 class _PutOff:
@@ -104,7 +106,7 @@ class _PutOff:
     def go_on(self) -> None:
         """Run the session, if it has not ended meanwhile."""
         s = self.s
-        if not s.status and s.loop.budget.let_in(s, self.go_on):
+        if not s.status and s.loop.get(TurnBudget).let_in(s, self.go_on):
             _run(s)
 
     def on_fault(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ResolverConf:
     """DNS servers and how to ask them.
 
-    shape: `valid_s` replaces the TTLs of answers
+    Attributes: valid_s: replaces the TTLs of answers
     where it is not None; `ipv4` and `ipv6` say which addresses are looked for; `hold_nx_ms` is for
     how long an upstream keeps the addresses of a name that does not exist any more.
     """
@@ -32,18 +32,22 @@ class ResolverConf:
 
     def on(self, loop: Loop) -> resolver.Resolver:
         """Return the resolver that a worker has for this; equal directives share one."""
-        found: resolver.Resolver | None = loop.resolvers.get(self)
-        if found is None:
-            found = loop.resolvers[self] = resolver.Resolver(
+        resolvers = loop.get(_resolvers)
+        if self not in resolvers:
+            resolvers[self] = resolver.Resolver(
                 loop, self.servers, self.valid_s, self.ipv4, self.ipv6
             )
-        return found
+        return resolvers[self]
+
+
+def _resolvers(_: Loop) -> dict[ResolverConf, resolver.Resolver]:
+    return {}
 
 
 def parse(scope: Scope, st: Statement) -> ResolverConf:
-    """Read the arguments of a resolver directive. raises: ConfError
+    """Read the arguments of a resolver directive. Raises: ConfError
 
-    source: ngx_resolver_create
+    Source: ngx_resolver_create
     """
     servers: list[inet.Addr] = []
     valid_s = None

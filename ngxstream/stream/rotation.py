@@ -23,7 +23,7 @@ from ngxstream.stream.peer_state import BARRED
 
 if TYPE_CHECKING:
     from ngxstream.stream.round_robin import Choice, Tier
-    from ngxstream.stream.upstream import Peer, UpstreamConf
+    from ngxstream.stream.upstream import Peer
 
 LONGEST: Final = 4096  # turns that are worth writing down
 
@@ -150,18 +150,10 @@ class RotatingRoundRobin(round_robin.RoundRobin):
 
     def selections(self, tier: Tier) -> type[round_robin.RoundRobinSelection]:
         """Return a class that rotates if any of the tiers has a period."""
-        level: Tier | None = tier
-        while level is not None:
-            if level.aid.period:
-                return super().selections(tier)
-            level = level.backup
-        return round_robin.RoundRobin.plain if tier.lock is round_robin.NO_LOCK else self.locked
+        rotates = any(level is not None and level.aid.period for level in (tier, tier.backup))
+        chosen = super().selections(tier)
+        return chosen if rotates or chosen is self.locked else round_robin.RoundRobinSelection
 
     def prepare(self, tier: Tier) -> None:
         """Begin with an empty row."""
         tier.aid = Rotation(tier)
-
-
-def make(conf: UpstreamConf) -> RotatingRoundRobin:
-    """Make the balancer of a complete upstream. Raises: ConfError"""
-    return RotatingRoundRobin(round_robin.make_tier(conf))

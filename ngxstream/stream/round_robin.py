@@ -14,7 +14,6 @@ Answers for ngx_stream_upstream_round_robin.c.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -26,12 +25,11 @@ from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Selection, UpstreamState
+    from ngxstream.stream.upstream import Balancer, Selection, UpstreamState
 
 Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, how it fares
 
 FORGIVEN_MS: Final = 1 << 62  # when all failures are long past
-MISSES: Final = 20  # unusable peers that a method may point at before round robin takes over
 NO_LOCK: Final = nullcontext()
 
 
@@ -305,49 +303,6 @@ class RoundRobinSelection:
             peer.state.succeed()
 
 
-class Shares:
-    """Where one peer's share of the weights ends and the next one's begins."""
-
-    __slots__ = ("sums", "groups")
-
-    def __init__(self, tier: Tier) -> None:
-        self.sums = tuple(itertools.accumulate(peer.weight for peer in tier.peers[:-1]))
-        self.groups = [(choice,) for choice in tier.choices]
-
-
-class DrawSelection(RoundRobinSelection):
-    """Methods that point at a peer, and at another one when it is not usable.
-
-    After too many misses round robin takes over.
-    """
-
-    __slots__ = ("misses",)
-
-    misses: int
-    least: ClassVar[int] = 2  # peers that there must be for that
-
-    def get(self) -> Peer:
-        """Choose a peer and count the session on it. Raises: NoLivePeers"""
-        if self.tier.number >= self.least:
-            now = self.s.loop.now_ms
-            now -= now % 1000
-            while self.misses <= MISSES:
-                drawn = usable(self.draw(), self.tried, now)
-                peer = self.settle(drawn, now) if drawn else None
-                if peer is not None:
-                    peer.state.conns += 1
-                    return peer
-                self.misses += 1
-        return super().get()
-
-    def draw(self) -> Sequence[Choice]:
-        """Return the next peers that the method points at: one, as a rule."""
-        raise NotImplementedError
-
-    # chooses among those drawn that are usable; None: draw again, which counts as a miss
-    settle: Callable[..., Peer | None] = RoundRobinSelection.take
-
-
 class Locked(RoundRobinSelection):
     """What a selection over peers in shared memory adds: its steps hold the zone's lock.
 
@@ -447,6 +402,11 @@ class RoundRobin:
 
     def __init__(self, tier: Tier) -> None:
         self.use(tier)
+
+    @classmethod
+    def make(cls, conf: UpstreamConf) -> Balancer:
+        """Make the balancer of a complete upstream. Raises: ConfError"""
+        return cls(make_tier(conf))
 
     def use(self, tier: Tier) -> None:
         """Balance over these peers from now on; sessions under way go on with theirs.

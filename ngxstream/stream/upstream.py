@@ -118,9 +118,6 @@ class Selection(Protocol):
     def get(self) -> Peer:
         """Choose the next peer and count the session on it. Raises: errors.NoLivePeers"""
 
-    def get_once(self) -> Peer:
-        """Choose a peer for what begins and ends well at once. Raises: errors.NoLivePeers"""
-
     def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give a peer back: `failed` counts against it, without a record if need be."""
 

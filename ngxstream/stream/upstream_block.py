@@ -18,8 +18,9 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import STREAM, UPSTREAM, Directive
 from ngxstream.core import errors, inet
-from ngxstream.stream import resolver_conf, rotation, upstream
+from ngxstream.stream import resolver_conf, upstream
 from ngxstream.stream.module import StreamModule
+from ngxstream.stream.rotation import RotatingRoundRobin
 from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf, UpstreamTable
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ def make_balancers(draft: StreamDraft) -> None:
         if not conf.explicit and not conf.servers:
             _resolve(conf)
         _check_resolving(conf, draft)
-        make = conf.method or rotation.make
+        make = conf.method or RotatingRoundRobin.make
         conf.balancer = make(conf)
 
 
 def set_method(
-    scope: Scope, may: int, make: Callable[[UpstreamConf], Balancer] = rotation.make
+    scope: Scope, may: int, make: Callable[[UpstreamConf], Balancer] = RotatingRoundRobin.make
 ) -> UpstreamConf:
     """Give the upstream being read a balancing method; the last one named wins.
 

@@ -55,7 +55,7 @@ class ClientHello:
 class Parser:
     """Parses one stream's ClientHello, looking at each record once however often it is fed.
 
-    source: ngx_stream_ssl_preread_handler.
+    Source: ngx_stream_ssl_preread_handler.
     """
 
     __slots__ = ("_alpn", "_at", "_body", "_hello", "_next_record", "_server_name", "_version")
@@ -73,9 +73,9 @@ class Parser:
     def feed(self, data: reader.Buffer) -> ClientHello | reader.NeedMore:
         """Go on with all the bytes received so far, from the first one of the stream.
 
-        shape: ``data`` may be a view of a peek; nothing of it is kept.  An answer is final.
-        returns: the hello or NEED_MORE (nginx cannot judge fewer than five bytes either).
-        raises: NotClientHello.
+        ``data`` may be a view of a peek; nothing of it is kept.  An answer is final.
+        Returns: the hello or NEED_MORE (nginx cannot judge fewer than five bytes either).
+        Raises: NotClientHello.
         """
         at = self._next_record
         while len(data) - at >= _RECORD_HEADER:
@@ -117,7 +117,7 @@ class Parser:
     def _read_hello(self) -> Generator[None, None, ClientHello]:
         """Read the handshake message, suspended wherever its bytes have not come yet.
 
-        source: ngx_stream_ssl_preread_parse_record, as it stands since the lengths of extensions
+        Source: ngx_stream_ssl_preread_parse_record, as it stands since the lengths of extensions
         are checked against each other (CVE-2026-123640): a hello in which two readers could find
         two different names is declined.
         """

@@ -119,11 +119,11 @@ def parse(
 ) -> ProxyHeader | reader.NeedMore:
     """Parse the header at the beginning of ``data``, all the bytes received so far.
 
-    shape: ``transports`` are the version 2 transports whose addresses are believed; nginx knows
+    ``transports`` are the version 2 transports whose addresses are believed; nginx knows
     STREAM alone.  Bytes past the header are not looked at.
-    returns: the header (``length`` says how much of ``data`` it took) or NEED_MORE.
-    raises: BrokenHeader as soon as no continuation of ``data`` is a header.
-    source: ngx_proxy_protocol.c ngx_proxy_protocol_read.
+    Returns: the header (``length`` says how much of ``data`` it took) or NEED_MORE.
+    Raises: BrokenHeader as soon as no continuation of ``data`` is a header.
+    Source: ngx_proxy_protocol.c ngx_proxy_protocol_read.
     """
     head = bytes(data[:MAX_V1])
     if head[:12] == SIGNATURE:
@@ -138,7 +138,7 @@ def parse_datagram(
 ) -> ProxyHeader:
     """Parse the header at the beginning of one datagram, which must hold all of it.
 
-    raises: BrokenHeader where ``parse`` does, and for a header cut short.
+    Raises: BrokenHeader where ``parse`` does, and for a header cut short.
     """
     header = parse(data, transports)
     if isinstance(header, reader.NeedMore):
@@ -230,10 +230,10 @@ def _parse_v2(data: reader.Buffer, transports: tuple[int, ...]) -> ProxyHeader |
 def find_tlv(tlvs: bytes, name: str) -> bytes | None:
     """Look up the value behind ``$proxy_protocol_tlv_NAME``; None where there is none.
 
-    shape: ``name`` is the part after ``tlv_``, lower case; the first TLV of a type wins.
-    raises: UnknownTlv for a name that means nothing (nginx logs it at error and goes on);
+    ``name`` is the part after ``tlv_``, lower case; the first TLV of a type wins.
+    Raises: UnknownTlv for a name that means nothing (nginx logs it at error and goes on);
     TlvError where nginx fails the variable, ShortTlv where it does so without a word.
-    source: ngx_proxy_protocol.c ngx_proxy_protocol_get_tlv.
+    Source: ngx_proxy_protocol.c ngx_proxy_protocol_get_tlv.
     """
     rest, names = name, _TLV_NAMES
     if name.startswith("ssl_"):
@@ -292,7 +292,7 @@ def verify_crc32c(header: reader.Buffer) -> bool | None:
 def build_v1(src: SocketAddress, dst: SocketAddress) -> bytes:
     """Write the version 1 line from ``src`` to ``dst``; ``UNKNOWN`` for a unix client.
 
-    source: ngx_proxy_protocol.c ngx_proxy_protocol_write: the client's family names the line.
+    Source: ngx_proxy_protocol.c ngx_proxy_protocol_write: the client's family names the line.
     """
     if not isinstance(src, tuple) or not isinstance(dst, tuple):
         return b"PROXY UNKNOWN\r\n"
@@ -306,11 +306,11 @@ def build_v2(
 ) -> bytes:
     """Write the version 2 header from ``src`` to ``dst``, ended by its CRC32C TLV.
 
-    shape: one IPv4 and one IPv6 address are both written as IPv6; two v4-mapped ones as IPv4;
+    One IPv4 and one IPv6 address are both written as IPv6; two v4-mapped ones as IPv4;
     anything but IP on either side is LOCAL and UNSPEC.  ``tlvs`` are ready-made (``build_tlv``,
     ``build_ssl_tlv``) and go before the checksum.
-    raises: ValueError if the header would pass MAX_HEADER.
-    source: ngx_proxy_protocol.c ngx_proxy_protocol_v2_write.
+    Raises: ValueError if the header would pass MAX_HEADER.
+    Source: ngx_proxy_protocol.c ngx_proxy_protocol_v2_write.
     """
     kind, addresses = 0x2000, b""
     if isinstance(src, tuple) and isinstance(dst, tuple):

@@ -39,9 +39,9 @@ NEED_MORE: Final = NeedMore.NEED_MORE
 class Cursor:
     """A reading position in a buffer it does not own: big-endian integers and slices.
 
-    shape: ``position`` is the offset of the next byte, ``end`` the offset one past the last
-    byte it may read; slices are views into the caller's buffer and valid as long as it is.
-    raises: Short where a read would pass ``end``; the position stays where it was.
+    ``position`` is the offset of the next byte, ``end`` the offset one past the last
+    byte it may read; slices: views into the caller's buffer and valid as long as it is.
+    Raises: Short where a read would pass ``end``; the position stays where it was.
     """
 
     __slots__ = ("end", "position", "view")

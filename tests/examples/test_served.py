@@ -164,3 +164,29 @@ def test_names_at_run_time_follow_a_name_that_moves(
         assert b"green:x" == asked("green")
         dns.update({"blue.example.com": [green.address[0]], "green.example.com": ["127.0.0.2"]})
         wait_until(lambda: asked("blue") == b"green:", what="the name has moved")
+
+
+def test_a_syslog_relay_shares_out_what_hosts_send(
+    proxy: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Each collector gets every other message, and each message is a line of the access log."""
+    one, two = (backends.udp(scripts.udp_silent) for _ in range(2))
+    running = proxy(
+        example(
+            "syslog",
+            **{
+                "worker_processes auto": "worker_processes 1",
+                "listen          514": "listen 127.0.0.1:@in@",
+                "192.0.2.14:514": one.text,
+                "198.51.100.14:514": two.text,
+            },
+        )
+    )
+    messages = [b"<34>Oct 11 22:14:15 host su: %d" % n for n in range(100)]
+    with clients.UdpClient(running.address("in")) as host:
+        for message in messages:
+            host.send(message)
+    assert messages[::2] == one.wait_seen(50)
+    assert messages[1::2] == two.wait_seen(50)
+    lines = running.wait_log(r" 127\.0\.0\.1 \d\d ", name="logs/syslog.log", count=100)
+    assert 100 == len(lines)

@@ -1,6 +1,7 @@
 """The one law of the house: imports walk down. Read from the source, nothing is imported."""
 
 import ast
+import graphlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,6 +108,25 @@ def test_rooms_do_not_open_onto_rooms(path: Path) -> None:
         if words[:1] == ["modules"] and words[1:2] != own[1:2]:
             crossed.append(f"line {found.line}: {'.'.join(words)}")
     assert [] == crossed
+
+
+def is_for_checkers(node: ast.stmt) -> bool:
+    """Tell whether a statement is the block that only type checkers read."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def test_no_modules_import_each_other() -> None:
+    """Nor does a longer chain of imports lead back: each module can be read before its users."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in SOURCES}
+    graph = {}
+    for name, path in names.items():
+        body = [node for node in tree_of(path).body if not is_for_checkers(node)]
+        found = imports_of(ast.Module(body, []))
+        graph[name] = {full_name(each) for each in found} & names.keys()
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @every_source

@@ -17,28 +17,21 @@ DECLARATIONS = {
 }
 # What is tested together with another module, by its file below tests/.
 ELSEWHERE = {
-    "event/connection.py": "unit/event/test_accept.py",
     "event/dns_query.py": "unit/event/test_resolver.py",
-    "event/libssl_pem.py": "unit/stream/test_tls_certificates.py",
     "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
-    "event/listen_socket.py": "unit/event/test_listening.py",
+    "event/listen_options.py": "unit/event/test_listening.py",
     "event/splice.py": "unit/event/test_pump.py",
+    "event/tls_pump.py": "unit/event/test_tls.py",
     "event/udp_answers.py": "unit/event/test_udp.py",
-    "event/udp_clients.py": "unit/event/test_udp_table.py",
     "event/udp_gro.py": "unit/event/test_udp.py",
     "event/udp_held.py": "unit/event/test_udp.py",
-    "modules/proxy/conf.py": "differential/test_generated.py",
-    "modules/proxy/dsr.py": "unit/modules/proxy/test_udp_one_way.py",
     "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
-    "modules/proxy/ssl_conf.py": "unit/stream/test_tls_conf.py",
     "modules/proxy/tls.py": "wire/test_tls_origination.py",
+    "stream/drawing.py": "unit/modules/upstream/test_hash.py",
     "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/proxy/udp_exchange.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/proxy/udp_steps.py": "wire/test_udp_proxy_protocol.py",
-    "modules/proxy/variables.py": "unit/modules/proxy/test_tcp.py",
-    "modules/ssl/conf.py": "wire/test_tls_termination.py",
     "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
-    "modules/ssl/variables.py": "wire/test_tls_termination.py",
     "modules/upstream/names.py": "unit/modules/upstream/test_resolve.py",
 }
 

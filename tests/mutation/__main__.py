@@ -95,7 +95,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "event/pump": ("tests/wire/test_first_bytes.py",),
     "event/recycle": (),
     "event/resolver": (),
-    "event/room": ("tests/unit/event/test_accept.py",),
+    "event/eviction": ("tests/unit/event/test_accept.py",),
     "event/timers": (),
     "event/turn_budget": (
         "tests/unit/stream/test_phases.py",
@@ -115,6 +115,14 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "stream/phases": (),
     "stream/preread": ("tests/wire/test_first_bytes.py",),
     "stream/proxy_protocol": ("tests/wire/test_udp_proxy_protocol.py",),
+    "stream/drawing": (
+        "tests/unit/modules/upstream/test_hash.py",
+        "tests/unit/modules/upstream/test_random.py",
+    ),
+    "stream/peer_state": (
+        "tests/unit/stream/test_round_robin.py",
+        "tests/unit/modules/upstream/test_zone.py",
+    ),
     "stream/round_robin": (
         "tests/unit/modules/upstream/test_least_conn.py",
         "tests/unit/modules/upstream/test_hash.py",

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ngxstream.event import accept, poller, udp, udp_answers
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop, PoisoningLoop
+from ngxstream.event.splice import PipePool
 
 DEADLINE_S = 20
 
@@ -46,7 +47,7 @@ class Gate:
         self.sock = sock
         if kind == socket.SOCK_STREAM:
             sock.listen(128)
-            self.gate: Any = accept.TcpGate(loop, self, sock, begin, **options)
+            self.gate: Any = accept.TcpListener(loop, self, sock, begin, **options)
         else:
             if wildcard:
                 sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
@@ -60,7 +61,7 @@ def engine(name: str = "epoll", connections: int = 512) -> Iterator[Loop]:
     try:
         yield loop
     finally:
-        loop.pipes.close()
+        loop.get(PipePool).close()
         loop.poller.close()
 
 

@@ -341,6 +341,8 @@ class Maker:
             chosen = d.choices(kinds, weights, k=d.choice((1, 1, 2, 3)))
             answers = max(UDP_ANSWERS[kind] for kind in chosen)
             body += self.proxied(index, "udp", [chosen])
+            if "least_conn" in self.top[-1] or "max_conns" in self.top[-1]:
+                answers = 0  # how many sessions there are when a datagram comes: a matter of luck
             body += f"proxy_responses {responses}; " if responses >= 0 else ""
             body += "proxy_timeout %T; " + self.maybe(0.2, "proxy_protocol on;")
             body += self.maybe(0.1, "proxy_bind 127.0.0.9;")

@@ -114,7 +114,7 @@ class Hall:
             sock.setblocking(False)
             self.socks.append(sock)
             opened = listening.Listening(options)
-            accept.TcpGate(self.loop, opened, sock, self._beginner(conf.begin))
+            accept.TcpListener(self.loop, opened, sock, self._beginner(conf.begin))
 
     def _beginner(self, begin: Callable[..., Session]) -> Callable[..., Session]:
         def begin_and_note(c: Any, loop: Loop) -> Session:

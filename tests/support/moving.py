@@ -18,6 +18,7 @@ from typing import Any, Self
 import pytest
 
 from ngxstream.core import clock, files, log
+from ngxstream.event.recycle import SocketPool
 from ngxstream.ipc.codec import Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
@@ -88,7 +89,7 @@ class Place:
         for session in list(self.loop.sessions):
             session.finalize(200)
         self.loop.turn(0)
-        self.loop.udp_sockets.close()
+        self.loop.get(SocketPool).close()
         self.loop.turn(0)
         self.box.close()
         self.loop.poller.close()

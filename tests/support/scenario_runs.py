@@ -98,13 +98,13 @@ class Backend:
                 sock.connect_ex(deaf.address)
             self.address = deaf.address
         else:
-            self.tcp = self._stack.enter_context(b.TcpBackend(getattr(self, f"_{kind}")))
+            self.tcp = self._stack.enter_context(b.TcpBackend(self._serve))
             self.address = self.tcp.address
         self.clear()
 
     def clear(self) -> None:
         """Forget what came."""
-        self.got: list[dict[str, Any]] = []  # of each TCP connection
+        self.done = 0  # TCP connections that are over
         if self.tcp:
             self.tcp.conversations.clear()
         if self.udp:
@@ -120,9 +120,7 @@ class Backend:
         if self.udp:
             return sorted((masked(data), source[0]) for data, source in self.udp.seen)
         if self.tcp:
-            return [
-                (masked(bytes(c.received)), c.peer[0]) for c in list(self.tcp.conversations)
-            ]
+            return [(masked(bytes(c.received)), c.peer[0]) for c in self.tcp.conversations]
         return None
 
     def close(self) -> None:
@@ -130,6 +128,12 @@ class Backend:
         self._stack.close()
 
     # What kinds of TCP backends do.
+
+    def _serve(self, c: b.Conversation) -> None:
+        try:
+            getattr(self, f"_{self.kind.removeprefix('banner ')}")(c)
+        finally:
+            self.done += 1
 
     def _line(self, c: b.Conversation) -> bytes:
         """Read what a client has to say; b"" at the end of the stream."""
@@ -287,6 +291,7 @@ class Telling:
             for talker in self._talkers.values():
                 talker.sock.close()
             wait_until(self._all_ended, PATIENCE, "every session has ended")
+            wait_until(self._all_heard, PATIENCE, "backends have read to the end")
         except (AssertionError, TimeoutError) as error:
             self.stuck = f"{step}: {error!r}"
             for talker in self._talkers.values():
@@ -311,6 +316,16 @@ class Telling:
     def _all_ended(self) -> bool:
         begun = self._count(rb"\bclient \S+ connected to .*\n", f"e{self._stage.number}.log")
         return begun == sum(map(self._lines, range(len(self._scenario.servers))))
+
+    def _all_heard(self) -> bool:
+        """Tell whether each backend has accepted what was connected to it, and done with it."""
+        name = f"e{self._stage.number}.log"
+        return all(
+            backend.done == backend.seen
+            and backend.done >= self._count(rb" connected to \S+:%d\n" % backend.address[1], name)
+            for backend in self._stage.backends
+            if backend.tcp
+        )
 
     def _seen(self) -> int:
         return sum(backend.seen for backend in self._stage.backends)
@@ -398,6 +413,11 @@ class Telling:
         finally:
             sock.settimeout(PATIENCE)
 
+    def _leave(self, number: int) -> Talker:
+        """Return a client that is about to end; nobody waits for it any more."""
+        self._stage.released.set()
+        return self._talkers[number]
+
     def _settle(self, number: int) -> None:
         """Close a client whose stream has ended, and wait for the line of its session."""
         talker = self._talkers[number]
@@ -413,14 +433,14 @@ class Telling:
         wait_until(lambda: self._lines(server) >= count, PATIENCE, f"{count} sessions logged")
 
     def _close(self, step: generated.Step) -> None:
-        talker = self._talkers[step.client]
+        talker = self._leave(step.client)
         if not talker.is_over:
             talker.sock.close()
             talker.is_over = True
             self._logged(step.client)
 
     def _reset(self, step: generated.Step) -> None:
-        talker = self._talkers[step.client]
+        talker = self._leave(step.client)
         if not talker.is_over:
             talker.sock.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
@@ -428,14 +448,14 @@ class Telling:
             self._close(step)
 
     def _half(self, step: generated.Step) -> None:
-        talker = self._talkers[step.client]
+        talker = self._leave(step.client)
         if not talker.is_over:
             with contextlib.suppress(OSError):  # a TLS socket's own would go on without TLS
                 socket.socket.shutdown(talker.sock, socket.SHUT_WR)
             self._wait(step)
 
     def _wait(self, step: generated.Step) -> None:
-        talker = self._talkers[step.client]
+        talker = self._leave(step.client)
         if not talker.is_over:
             talker.until_end(of_line=False)
             self._settle(step.client)
@@ -487,8 +507,7 @@ class Telling:
             },
             "backends": [backend.account() for backend in self._stage.backends],
             "access": [
-                (list if server.proto == "tcp" else sorted)(map(self._level, self._log(place)))
-                for place, server in enumerate(scenario.servers)
+                sorted(map(self._level, self._log(place))) for place in range(len(scenario.servers))
             ],
             "errors": sorted(self._errors()),
         }
@@ -506,7 +525,7 @@ class Telling:
         for pattern, words, _ in KNOWN:
             text = pattern.sub(words, text)
         for place, backend in enumerate(self._stage.backends):
-            text = re.sub(rf"\b{backend.address[1]}\b", f"B{place}", text)
+            text = re.sub(rf"(?<=127\.0\.0\.1:){backend.address[1]}\b", f"B{place}", text)
         for place in range(len(self._scenario.servers)):
             text = re.sub(rf"\b{self._address(place)[1]}\b", f"S{place}", text)
         return re.sub(r"(?<![\d.])\d+\.\d{3}(?![\d.])", "T", levelled(text))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ngxstream.core.clock import Clock
 from ngxstream.core.log import DEBUG, Log
-from ngxstream.event.turn_budget import TurnBudget
+from ngxstream.event.loop import Loop
 from tests.support.clock import FakeClock
 from tests.support.hall import LogTarget
 
@@ -40,7 +40,9 @@ class FakeLoop:
         self.hostname = b"host.example"
         self.posted: list[Any] = []
         self.post = self.posted.append
-        self.budget = TurnBudget(self)  # type: ignore[arg-type]
+        self._services: dict[Any, Any] = {}
+
+    get = Loop.get
 
 
 @dataclass

@@ -5,9 +5,12 @@ from typing import Any, Self
 
 from ngxstream.core import log
 from ngxstream.event import datagram, listening, udp, udp_answers
+from ngxstream.event.client_sockets import ClientSockets
 from ngxstream.event.loop import PoisoningLoop
+from ngxstream.event.recycle import SocketPool
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.modules.proxy import udp_one_way
+from ngxstream.modules.proxy.udp_one_way import shared_sockets
 from tests.support import hall
 
 
@@ -63,9 +66,9 @@ class UdpHall:
         self.loop.turn(wait_ms=0)
         for gate in self.gates:
             gate.sock.close()
-        self.loop.udp_sockets.close()
-        self.loop.client_sockets.close()
-        for sock in self.loop.one_way.values():
+        self.loop.get(SocketPool).close()
+        self.loop.get(ClientSockets).close()
+        for sock in self.loop.get(shared_sockets).values():
             sock.close()
         self.loop.poller.close()
         self.built.zones.close()

@@ -62,14 +62,14 @@ def test_a_refused_burst_takes_nothing_to_another_client(
     running = ngxstream(conf, log_level="alert")
     (worker,) = running.worker_pids()
     with contextlib.ExitStack() as stack:
-        doomed = [stack.enter_context(client_from("127.0.0.2", running)) for _ in range(DOOMED)]
+        closing = [stack.enter_context(client_from("127.0.0.2", running)) for _ in range(DOOMED)]
         served = [stack.enter_context(client_from("127.0.0.1", running)) for _ in range(SERVED)]
         wrong: list[tuple[int, object]] = []
         missing: list[tuple[int, int]] = []
         for turn in range(ROUNDS):
             with processes.stopped(worker):
                 for n in range(turn * EACH, (turn + 1) * EACH):
-                    for who, sock in enumerate(doomed):
+                    for who, sock in enumerate(closing):
                         with contextlib.suppress(ConnectionRefusedError):
                             sock.send(owned.datagram(100 + who, n))
                     for who, sock in enumerate(served):

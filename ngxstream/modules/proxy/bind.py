@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.core.inet import SockAddr
+    from ngxstream.event.loop import Loop
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
     from ngxstream.stream.values import ComplexValue
@@ -37,7 +38,7 @@ NET_BIND_SERVICE: Final = "CAP_NET_BIND_SERVICE"
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """What proxy_bind says. shape: `value` gives address[:port] as text; None is `off`"""
+    """What proxy_bind says. Attributes: value: gives address[:port] as text; None is `off`"""
 
     value: ComplexValue | None = None
     sockaddr: SockAddr | None = None  # the address itself when no variable is in it
@@ -55,8 +56,8 @@ class Bind:
     def local(self, s: Session, peer: Peer) -> SockAddr | None:
         """Return the address to bind a session's connection to a peer to; None for any.
 
-        raises: BindError for one that cannot be the source of this connection
-        source: ngx_stream_proxy_set_local
+        Raises: BindError for one that cannot be the source of this connection
+        Source: ngx_stream_proxy_set_local
         """
         found = self.sockaddr
         if self.whole and isinstance(s.c.sockaddr, tuple):
@@ -115,7 +116,7 @@ _ADDRESSES: Final = ("remote_addr", "realip_remote_addr", "proxy_protocol_addr",
 
 
 def _for_family(found: SockAddr, family: int) -> SockAddr:
-    """Return an IPv4-mapped address as the IPv4 one that it is. raises: BindError"""
+    """Return an IPv4-mapped address as the IPv4 one that it is. Raises: BindError"""
     packed = ip.unmapped(inet.packed(found))
     if family == inet.AF_INET and len(packed) == 4:
         return ip.ntop(packed), inet.port_of(found)
@@ -129,30 +130,35 @@ def _text(sockaddr: SockAddr) -> str:
     return inet.sock_ntop(sockaddr) if port else inet.address_text(sockaddr)
 
 
-def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
-    """Note that answers from a server to a client's socket are a session's. raises: BindError
+def claims(_: Loop) -> dict[tuple[SockAddr, SockAddr], tuple[object, int]]:
+    """Make a worker's table: (client's socket, server) -> (whose it is, its sessions)."""
+    return {}
 
-    shape: one who asks at one address may have several sessions, which share the answers. Since a
+
+def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
+    """Note that answers from a server to a client's socket are a session's. Raises: BindError
+
+    Who asks at one address may have several sessions, which share the answers. Since a
     client has one worker, this worker's table knows all of them.
     """
-    claims = s.loop.claims
+    held = s.loop.get(claims)
     key = (local, remote)
     owner = (s.c.local_sockaddr(), s.c.key)
-    held = claims.get(key)
-    if held is None:
-        held = claims[key] = [owner, 0]
-    elif held[0] != owner:
+    holder, sessions = held.get(key, (owner, 0))
+    if holder != owner:
         raise connect.BindError(
             f"bind({_text(local)}) failed: answers of {inet.sock_ntop(remote)} to it belong to a "
             "session of another listening address",
             errno=errno.EADDRINUSE,
         )
-    held[1] += 1
+    held[key] = owner, sessions + 1
 
     def release() -> None:
-        held[1] -= 1
-        if not held[1] and claims.get(key) is held:
-            del claims[key]
+        left = held[key][1] - 1
+        if left:
+            held[key] = owner, left
+        else:
+            del held[key]
 
     s.add_cleanup(release)
 
@@ -179,7 +185,7 @@ def is_ported(text: str) -> bool:
 
 
 def set_bind(scope: Scope, module: Module, st: Statement) -> None:
-    """Read proxy_bind. source: ngx_stream_proxy_bind"""
+    """Read proxy_bind. Source: ngx_stream_proxy_bind"""
     given = scope.given_of(module)
     if "bind" in given:
         raise errors.ConfError('"proxy_bind" directive is duplicate')

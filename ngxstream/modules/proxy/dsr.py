@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
 from ngxstream.event import connect
+from ngxstream.event.client_sockets import ClientSockets
 from ngxstream.modules.proxy.conf import Lender
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
     """
     if local is None or not local[1]:  # a port for each session: nothing worth to be kept
         return None
-    sock = proxy.loop.client_sockets.get(peer.family, local, proxy.conf.options)
+    sock = proxy.loop.get(ClientSockets).get(peer.family, local, proxy.conf.options)
     data = proxy.first
     if proxy.conf.proxy_protocol:
         data = proxy.proxy_header() + data

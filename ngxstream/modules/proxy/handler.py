@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.event import connect, pump
+from ngxstream.event import connect, eviction, pump
 from ngxstream.stream.upstream import UpstreamState
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Proxy:
                     return
                 self.peer_name = peer.name
             if loop.free_connections <= 0 and not self.c.reserved:
-                if not self.c.is_udp or loop.room.may_complain():
+                if not self.c.is_udp or loop.get(eviction.Eviction).may_log():
                     s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
                 s.finalize(codes.INTERNAL_SERVER_ERROR)
                 return
@@ -159,18 +159,16 @@ class Proxy:
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Open a socket towards a peer. See connect.connect_peer"""
+        options, drawn = self.conf.options, self.loop.get(connect.ephemeral_ports)
+        family, sockaddr, name = peer.family, peer.sockaddr, peer.name
         return connect.connect_peer(
-            peer.family, self.kind, peer.sockaddr, peer.name, self.conf.options, local, transparent
+            family, self.kind, sockaddr, name, options, local, transparent, drawn
         )
 
     def _await_descriptor(self) -> bool:
-        """Suspend a TCP session until something that idles has given its descriptor up.
-
-        Returns:
-            Whether it waits; where nothing idles it does not.
-        """
-        room = self.loop.room
-        if self.c.is_udp or not (room.give_spare() or room.make_descriptor()):
+        """Suspend a TCP session until something that idles, if any, has given its descriptor up."""
+        evict = self.loop.get(eviction.Eviction)
+        if self.c.is_udp or not (evict.give_spare() or evict.make_descriptor()):
             return False
         self.loop.post(self._in_the_next_turn)
         return True

@@ -19,7 +19,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import connect, pump, splice
+from ngxstream.event import connect, pump, splice, tls_pump
 from ngxstream.event import tls as event_tls
 from ngxstream.event.poller import OUT, READABLE
 from ngxstream.modules.proxy import handler, tls
@@ -116,7 +116,7 @@ class TcpProxy(handler.Proxy):
         s, loop, c, conf = self.s, self.loop, self.c, self.conf
         pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
-        half = event_tls.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
+        half = tls_pump.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
         up = self.up = half(self, loop, c.sock, c.fd, pc, pc_fd)
         down = self.down = half(self, loop, pc, pc_fd, c.sock, c.fd)
         up.twin = down
@@ -194,7 +194,7 @@ class TcpProxy(handler.Proxy):
         self.loop.register(self.pc_fd, go_on)
 
     def on_bulky(self, half: pump.Half) -> bool:
-        """Move a flow that proved bulky to the splice road, if both ends are plain sockets."""
+        """Move a flow that proved bulky to splice, if both ends are plain sockets."""
         if isinstance(half, splice.SpliceHalf) or not self._can_splice():
             return False
         loop = self.loop

@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import connect, poller
+from ngxstream.event import connect, eviction, poller
 from ngxstream.modules.proxy.udp_to_server import ToServer
 from ngxstream.stream.upstream import CONNECT
 
@@ -48,7 +48,7 @@ class UdpProxy(ToServer):
                 return lent, True
         if local is None and conf.options.plain and peer.family != socket.AF_UNIX:
             self.family = peer.family
-            sock = self.loop.udp_sockets.take(peer.family)
+            sock = self.c.table.sockets.take(peer.family, rested=True)  # type: ignore[union-attr]
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
@@ -61,13 +61,15 @@ class UdpProxy(ToServer):
         except errors.InternalError as error:
             if error.errno not in _NO_DESCRIPTORS:
                 raise
-            room = self.loop.room
-            if self.family and room.make():
-                sock = self.loop.udp_sockets.take(peer.family)  # of the session that gave way
-                if sock is not None and not sock.connect_ex(peer.sockaddr):
-                    self._see_that_it_is_another(sock, peer)
-                    return sock, True
-            if not room.may_complain():
+            evict = self.loop.get(eviction.Eviction)
+            sockets = self.c.table.sockets  # type: ignore[union-attr]
+            sock = sockets.take(self.family)
+            if sock is None and self.family and evict.make():
+                sock = sockets.take(self.family)  # that of the session that ended
+            if sock is not None and not sock.connect_ex(peer.sockaddr):
+                self._see_that_it_is_another(sock, peer)
+                return sock, True
+            if not evict.may_log():
                 error.level = "info"
             raise
 

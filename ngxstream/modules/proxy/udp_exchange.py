@@ -225,7 +225,8 @@ class Exchange(handler.Proxy):
             and self.family
             and not self.gro
             and self.queue is None
-            and loop.udp_sockets.give(pc, self.pc_fd, self.family)
+            and self.c.table.sockets.give(  # type: ignore[union-attr]
+                pc, self.pc_fd, self.family)
         ):
             self.pc = None
             loop.free_connections += 1

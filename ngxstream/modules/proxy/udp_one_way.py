@@ -19,12 +19,13 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import errors, log
+from ngxstream.core import errors, inet, log
 from ngxstream.event import connect, datagram
 from ngxstream.modules.proxy.conf import Lender
 from ngxstream.stream import rotation, round_robin
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
     from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.modules.proxy.udp import UdpProxy
@@ -48,9 +49,14 @@ def is_one_way(conf: ProxyConf) -> bool:
     )
 
 
+def shared_sockets(_: Loop) -> dict[tuple[inet.SockAddr, connect.PeerOptions], Stream]:
+    """Make the table of a worker's connected sockets, by address; they are never read."""
+    return {}
+
+
 def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
     """Return the socket that everything goes to a server by. Raises: PeerError, InternalError"""
-    shared = loop.one_way
+    shared = loop.get(shared_sockets)
     key = (peer.sockaddr, options)
     sock = shared.get(key)
     if sock is None:
@@ -59,7 +65,7 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
         )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
         if len(shared) >= SHARED:
-            loop.doomed.extend(shared.values())
+            loop.closing.extend(shared.values())
             shared.clear()
         shared[key] = sock
     return sock

@@ -146,11 +146,12 @@ class ToClient(Exchange):
 
     def answer(self, view: memoryview) -> None:
         """Send one datagram to the client. # hot"""
+        sock: Any = self.c.sock
         try:
             if self.control is None:
-                self.c.sock.sendto(view, self.client)
+                sock.sendto(view, self.client)
             else:
-                self.c.sock.sendmsg((view,), self.control, 0, self.client)
+                sock.sendmsg((view,), self.control, 0, self.client)
         except BlockingIOError:
             self._answer_later((view,))
             return
@@ -165,7 +166,8 @@ class ToClient(Exchange):
             self._answer_each(views)
             return
         control = self.control or []
-        send = self.c.sock.sendmsg
+        sock: Any = self.c.sock
+        send = sock.sendmsg
         for first, end, size in datagram.runs(views):
             if end - first == 1:
                 self.answer(views[first])
@@ -192,8 +194,9 @@ class ToClient(Exchange):
         if not self.client_gso:
             self.answer_many(datagram.split(view, size))
             return
+        sock: Any = self.c.sock
         try:
-            self.c.sent += self.c.sock.sendmsg(
+            self.c.sent += sock.sendmsg(
                 (view,), (self.control or []) + datagram.segment_control(size), 0, self.client
             )
         except BlockingIOError:

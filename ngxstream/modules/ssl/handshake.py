@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.core import codes, log
 from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
 from ngxstream.event.poller import READABLE
+from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
 from ngxstream.stream import phases, servers
 
@@ -33,7 +34,7 @@ _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
 def handle(s: Session) -> int:
-    """Shake hands, then look at the client's certificate. source: ngx_stream_ssl_handler"""
+    """Shake hands, then look at the client's certificate. Source: ngx_stream_ssl_handler"""
     if not s.address.ssl:
         return codes.OK
     if type(s.c.sock) is not tls.Transport:
@@ -54,7 +55,7 @@ class Handshake:
     __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
 
     def __init__(self, s: Session, context: libssl_context.Context) -> None:
-        """Put the client's socket under TLS. raises: SslError"""
+        """Put the client's socket under TLS. Raises: SslError"""
         self.s = s
         self.is_rejected = False
         self.deadline = 0
@@ -71,7 +72,7 @@ class Handshake:
         underway[transport.pointer] = self
 
     def start(self) -> int:
-        """Begin. returns: what a phase handler says"""
+        """Begin. Returns: what a phase handler says"""
         s, transport = self.s, self.transport
         assert transport is not None
         loop, fd = s.loop, s.c.fd
@@ -97,7 +98,7 @@ class Handshake:
         transport = self.transport
         if transport is None or not (mask & READABLE or transport.wants_write):
             return
-        budget = self.s.loop.budget
+        budget = self.s.loop.get(TurnBudget)
         if budget.is_busy:  # a name may be expensive to look up
             budget.put_off(self.s, self.go_on)
         else:
@@ -106,7 +107,7 @@ class Handshake:
     def go_on(self) -> None:
         """Go on shaking hands in a turn to come: others had used up the one before."""
         transport = self.transport
-        if transport is not None and self.s.loop.budget.let_in(self.s, self.go_on):
+        if transport is not None and self.s.loop.get(TurnBudget).let_in(self.s, self.go_on):
             self._shake(transport)
 
     def _shake(self, transport: tls.Transport) -> None:
@@ -155,7 +156,7 @@ Pending = dict[int, Handshake]
 
 
 def _admit(s: Session, transport: tls.Transport) -> int:
-    """Look at a client whose handshake is done. returns: OK, or how the session ends"""
+    """Look at a client whose handshake is done. Returns: OK, or how the session ends"""
     if s.log.level >= log.INFO:
         transport.complain = partial(s.log_error, log.INFO)
     code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
@@ -163,7 +164,7 @@ def _admit(s: Session, transport: tls.Transport) -> int:
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:
-    """Look at what became of the client's certificate. returns: OK or ERROR"""
+    """Look at what became of the client's certificate. Returns: OK or ERROR"""
     lib, connection = transport.lib, transport.pointer
     mode = s.server.ssl.verify
     code, text = libssl_facts.verify_result(lib, connection)

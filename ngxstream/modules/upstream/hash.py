@@ -5,7 +5,6 @@ Answers for ngx_stream_upstream_hash_module.c.
 
 from __future__ import annotations
 
-import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -14,7 +13,7 @@ from zlib import crc32
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors, hashing
-from ngxstream.stream import round_robin, upstream, upstream_block, values
+from ngxstream.stream import drawing, round_robin, upstream, upstream_block, values
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import UpstreamConf
     from ngxstream.stream.values import ComplexValue
 
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
-class Weights(round_robin.Shares):
+class Weights(drawing.Shares):
     """What the plain hash knows of a tier."""
 
     __slots__ = ("key",)
@@ -63,7 +61,7 @@ class Ring:
         self.groups = [owners[point] for point in self.points]
 
 
-class HashSelection(round_robin.DrawSelection):
+class HashSelection(drawing.DrawSelection):
     """Hash the key; when the peer it points at is not usable, hash it again with a count.
 
     Source: ngx_stream_upstream_get_hash_peer
@@ -74,7 +72,7 @@ class HashSelection(round_robin.DrawSelection):
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.key: bytes = tier.aid.key.get(s)
-        self.misses = 0 if self.key else round_robin.MISSES + 1
+        self.misses = 0 if self.key else drawing.MISSES + 1
         self.hash = 0
         self.rehash = 0
 
@@ -87,7 +85,7 @@ class HashSelection(round_robin.DrawSelection):
         return weights.groups[bisect_right(weights.sums, self.hash % tier.total_weight)]
 
 
-class ConsistentSelection(round_robin.DrawSelection):
+class ConsistentSelection(drawing.DrawSelection):
     """Find the key's place on the ring, and go on from point to point until a peer is usable.
 
     Source: ngx_stream_upstream_get_chash_peer
@@ -103,7 +101,7 @@ class ConsistentSelection(round_robin.DrawSelection):
         ring: Ring = tier.aid
         key = ring.key.get(s)
         self.place = bisect_left(ring.points, crc32(key))
-        self.misses = 0 if key else round_robin.MISSES + 1
+        self.misses = 0 if key else drawing.MISSES + 1
 
     def draw(self) -> Sequence[Choice]:
         """Return the peers of the key's point, or of as many points further on as were misses."""
@@ -139,20 +137,10 @@ class ConsistentHash(Hash):
         tier.aid = Ring(self.key, tier)
 
 
-def make(key: ComplexValue, conf: UpstreamConf) -> Hash:
-    """Make the balancer of a complete upstream. Raises: ConfError"""
-    return Hash(key, round_robin.make_tier(conf))
-
-
-def make_consistent(key: ComplexValue, conf: UpstreamConf) -> ConsistentHash:
-    """Make the consistent balancer of a complete upstream. Raises: ConfError"""
-    return ConsistentHash(key, round_robin.make_tier(conf))
-
-
 def _hash(scope: Scope, module: Module, st: Statement) -> None:
     key = values.compile_value(st.args[0], scope.builder.data["stream"].variables)
-    method = make if len(st.args) == 1 else make_consistent
-    upstream_block.set_method(scope, MAY, functools.partial(method, key))
+    method = Hash if len(st.args) == 1 else ConsistentHash
+    upstream_block.set_method(scope, MAY, lambda conf: method(key, round_robin.make_tier(conf)))
     if len(st.args) == 2 and st.args[1] != "consistent":
         raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
 

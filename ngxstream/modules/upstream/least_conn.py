@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice
-    from ngxstream.stream.upstream import Peer, UpstreamConf
+    from ngxstream.stream.upstream import Peer
 
 
 class LeastConnSelection(round_robin.RoundRobinSelection):
@@ -42,13 +42,8 @@ class LeastConn(round_robin.RoundRobin):
     plain = LeastConnSelection
 
 
-def make(conf: UpstreamConf) -> LeastConn:
-    """Make the balancer of a complete upstream. Raises: ConfError"""
-    return LeastConn(round_robin.make_tier(conf))
-
-
 def _least_conn(scope: Scope, module: Module, st: Statement) -> None:
-    upstream_block.set_method(scope, upstream.MAY_ALL, make)
+    upstream_block.set_method(scope, upstream.MAY_ALL, LeastConn.make)
 
 
 MODULE = StreamModule(

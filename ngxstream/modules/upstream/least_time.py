@@ -9,7 +9,6 @@ Answers for ngx_stream_upstream_least_time_module.c.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -25,9 +24,13 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Peer, UpstreamConf, UpstreamState
+    from ngxstream.stream.upstream import Peer, UpstreamState
 
-MODES: Final = {"connect": "connect_ms", "first_byte": "first_byte_ms", "last_byte": "response_ms"}
+MODES: Final = {
+    "connect": ("connect_ms", upstream.CONNECT),
+    "first_byte": ("first_byte_ms", upstream.FIRST_BYTE),
+    "last_byte": ("response_ms", 0),
+}
 
 WORST_MS: Final = 5000  # all peers slower than this are equally bad
 BUCKET_MS: Final = 20  # averages this close take turns
@@ -147,17 +150,13 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
         super().leave(peer)
 
 
-EVENTS: Final = {"connect": upstream.CONNECT, "first_byte": upstream.FIRST_BYTE, "last_byte": 0}
-
-
 class Mode:
     """What is measured: field is one of PeerState; event is notified of, or 0."""
 
     __slots__ = ("field", "event", "inflight")
 
     def __init__(self, name: str, inflight: bool) -> None:
-        self.field = MODES[name]
-        self.event = EVENTS[name]
+        self.field, self.event = MODES[name]
         self.inflight = inflight
 
     def expected(self, peer: Peer, now: int) -> int:
@@ -194,11 +193,6 @@ class LeastTime(round_robin.RoundRobin):
         tier.aid = self.mode
 
 
-def make(mode: Mode, conf: UpstreamConf) -> LeastTime:
-    """Make the balancer of a complete upstream. Raises: ConfError"""
-    return LeastTime(mode, round_robin.make_tier(conf))
-
-
 _set_mode = d.enum("mode", {name: name for name in MODES})
 
 
@@ -210,7 +204,8 @@ def _least_time(scope: Scope, module: Module, st: Statement) -> None:
             raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
         given["inflight"] = True
     _set_mode(scope, module, st)
-    conf.method = functools.partial(make, Mode(given["mode"], given.get("inflight", False)))
+    mode = Mode(given["mode"], given.get("inflight", False))
+    conf.method = lambda conf: LeastTime(mode, round_robin.make_tier(conf))
 
 
 MODULE = StreamModule(

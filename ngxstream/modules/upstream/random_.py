@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors
-from ngxstream.stream import round_robin, upstream, upstream_block
+from ngxstream.stream import drawing, round_robin, upstream, upstream_block
 from ngxstream.stream.module import StreamModule
-from ngxstream.stream.round_robin import Shares
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Peer, UpstreamConf
+    from ngxstream.stream.upstream import Peer
 
 MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
-class RandomSelection(round_robin.DrawSelection):
+class RandomSelection(drawing.DrawSelection):
     """Draw by weight among all peers. Source: ngx_stream_upstream_get_random_peer"""
 
     __slots__ = ()
@@ -40,7 +39,7 @@ class RandomSelection(round_robin.DrawSelection):
     def draw(self) -> Sequence[Choice]:
         """Draw a peer."""
         tier = self.tier
-        shares: Shares = tier.aid
+        shares: drawing.Shares = tier.aid
         return shares.groups[bisect_right(shares.sums, random() * tier.total_weight)]
 
 
@@ -80,11 +79,8 @@ class Random(round_robin.RoundRobin):
     plain = RandomSelection
 
     def prepare(self, tier: Tier) -> None:
-        """Find where one peer's share ends and the next one's begins.
-
-        Source: ngx_stream_upstream_update_random
-        """
-        tier.aid = Shares(tier)
+        """Find the peers' shares. Source: ngx_stream_upstream_update_random"""
+        tier.aid = drawing.Shares(tier)
 
 
 class RandomTwo(Random):
@@ -95,18 +91,8 @@ class RandomTwo(Random):
     plain = TwoSelection
 
 
-def make(conf: UpstreamConf) -> Random:
-    """Make the balancer of a complete upstream. Raises: ConfError"""
-    return Random(round_robin.make_tier(conf))
-
-
-def make_two(conf: UpstreamConf) -> RandomTwo:
-    """Make the balancer that draws two. Raises: ConfError"""
-    return RandomTwo(round_robin.make_tier(conf))
-
-
 def _random(scope: Scope, module: Module, st: Statement) -> None:
-    upstream_block.set_method(scope, MAY, make_two if "two" in st.args[:1] else make)
+    upstream_block.set_method(scope, MAY, (RandomTwo if "two" in st.args[:1] else Random).make)
     for arg, known in zip(st.args, ("two", "least_conn"), strict=False):
         if arg != known:
             raise errors.ConfError(f'invalid parameter "{arg}"')

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ngxstream.event import accept, poller, wakeups
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop
 from tests.support.engine import MemoryLog, engine, run_until
 
@@ -26,7 +26,7 @@ class Worker:
     def add(self, sock, slots, relay, pause_ms=60_000) -> None:
         """Accept on one more socket."""
         self.gates.append(
-            accept.TcpGate(
+            accept.TcpListener(
                 self.loop, self.listening(sock), sock, lambda c, loop: self.taken.append(c),
                 exclusive=relay is not None, slots=slots, relay=relay, pause_ms=pause_ms,
             )
@@ -145,7 +145,7 @@ def test_pauses_without_end_keep_nothing(listeners, clients) -> None:
     run_until(worker.loop, lambda: len(worker.loop.log.lines) > 0)
     for _ in range(20):
         worker.loop.turn(2)
-    assert len(worker.loop.room.waiting) <= 1
+    assert len(worker.loop.waiting) <= 1
     assert 1 == len(worker.loop.log.lines)  # once a second
     worker.close()
 
@@ -325,7 +325,7 @@ def test_exceptions_of_a_session_do_not_stop_the_others(clients) -> None:
         sock.bind(("127.0.0.1", 0))
         sock.listen(8)
         sock.setblocking(False)
-        gate = accept.TcpGate(loop, Worker.listening(sock), sock, begin)
+        gate = accept.TcpListener(loop, Worker.listening(sock), sock, begin)
         free = loop.free_connections
         clients(sock, 3)
         loop.turn(0)

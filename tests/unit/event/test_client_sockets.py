@@ -23,7 +23,7 @@ def loop() -> Any:
     tools.require_root()
     with engine(connections=100) as made:
         yield made
-        made.client_sockets.close()
+        made.get(ClientSockets).close()
 
 
 def client(n: int) -> tuple[str, int]:
@@ -33,7 +33,7 @@ def client(n: int) -> tuple[str, int]:
 
 def test_a_client_has_one_socket(loop: Any) -> None:
     """The same address gets the same socket, another one its own; each is bound to its client."""
-    sockets = loop.client_sockets
+    sockets = loop.get(ClientSockets)
     one = sockets.get(socket.AF_INET, client(1), PLAIN)
     two = sockets.get(socket.AF_INET, client(2), PLAIN)
     assert one is sockets.get(socket.AF_INET, client(1), PLAIN)
@@ -45,12 +45,12 @@ def test_ipv6_clients_have_theirs(loop: Any) -> None:
     """IPv6 addresses are bound as well."""
     tools.require_ipv6()
     address = ("2001:db8::1", 1001, 0, 0)
-    assert address == loop.client_sockets.get(socket.AF_INET6, address, PLAIN).getsockname()
+    assert address == loop.get(ClientSockets).get(socket.AF_INET6, address, PLAIN).getsockname()
 
 
 def test_the_one_unused_longest_gives_way(loop: Any) -> None:
     """At the bound, the least recently used socket is closed."""
-    sockets = loop.client_sockets
+    sockets = loop.get(ClientSockets)
     assert 25 == sockets.limit
     made = [sockets.get(socket.AF_INET, client(n), PLAIN) for n in range(25)]
     sockets.get(socket.AF_INET, client(0), PLAIN)
@@ -61,7 +61,7 @@ def test_the_one_unused_longest_gives_way(loop: Any) -> None:
 
 def test_sockets_age(loop: Any) -> None:
     """Unused for a while, a socket is closed; one that was used since stays its time."""
-    sockets = loop.client_sockets
+    sockets = loop.get(ClientSockets)
     start = loop.now_ms
     old, new = (sockets.get(socket.AF_INET, client(n), PLAIN) for n in (1, 2))
     loop.now_ms = start + client_sockets.KEEP_MS // 2
@@ -77,7 +77,7 @@ def test_sockets_age(loop: Any) -> None:
 
 def test_nothing_is_received(loop: Any) -> None:
     """What comes for such a socket is dropped by the kernel."""
-    sock = loop.client_sockets.get(socket.AF_INET, ("127.0.0.1", 0), PLAIN)
+    sock = loop.get(ClientSockets).get(socket.AF_INET, ("127.0.0.1", 0), PLAIN)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         for _ in range(10):
             other.sendto(b"x", sock.getsockname())

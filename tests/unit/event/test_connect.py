@@ -7,6 +7,7 @@ import pytest
 
 from ngxstream.event import connect
 from tests.support import ports
+from tests.support.netns import Namespaces, in_netns
 
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -28,6 +29,44 @@ def test_who_is_connected_to_himself_is_refused(family: int, kind: int) -> None:
     assert (errno.ECONNREFUSED, "error") == (caught.value.errno, caught.value.level)
     with socket.socket(family, kind) as server:
         server.bind(address)  # nobody holds the port
+
+
+@pytest.mark.parametrize("kind", [STREAM, DGRAM])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_who_drew_the_server_s_port_is_refused(host: str, kind: int) -> None:
+    """Where the kernel has a single port to draw, no session is had with oneself at that port."""
+
+    def call() -> tuple[range, list[type[Exception]]]:
+        drawn = connect.ephemeral_ports(None)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found: list[type[Exception]] = []
+        for port in drawn:
+            address = (host, port) if family == socket.AF_INET else (host, port, 0, 0)
+            try:
+                sock, _ = connect.connect_peer(family, kind, address, "itself", drawn=drawn)
+            except connect.ConnectError as error:
+                found.append(type(error))
+            else:
+                sock.close()
+        return drawn, found
+
+    with Namespaces() as net:
+        name = net.add("host")
+        net.sysctl("host", "net.ipv4.ip_local_port_range", "40001 40001")
+        assert (range(40001, 40002), [connect.ConnectError]) == in_netns(name, call)
+
+
+def test_a_port_that_is_not_drawn_is_another_s() -> None:
+    """So the kernel is not asked who is connected."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = server.getsockname()
+        sock, _ = connect.connect_peer(
+            socket.AF_INET, STREAM, address, "a server", drawn=range(address[1] + 1, 65536)
+        )
+        assert sock.getpeername() == address
+        sock.close()
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ngxstream.core import log
 from ngxstream.event import inherited, listening
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
 
 
 class Lines:

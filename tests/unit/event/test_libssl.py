@@ -137,18 +137,18 @@ def test_the_failure_of_one_connection_is_not_another_s() -> None:
             bare = libssl.WrappedSocket.take(ours)
             connection = context.wrap(bare, True, None)
             pointer = lib.connection_pointer(connection)
-            lib.hear_failures(pointer)
+            lib.record_failures(pointer)
             theirs.sendall(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")  # a hello of one byte
             assert lib.SSL_do_handshake(pointer) < 0
             bare.close()
         return connection, pointer
 
     first, failing = fail()
-    told = lib.take_told(failing)
+    told = lib.take_recorded(failing)
     assert told.startswith(" (SSL: error:0A")
-    assert "" == lib.take_told(failing)
+    assert "" == lib.take_recorded(failing)
     second, failing_too = fail()
-    assert "" == lib.take_told(failing)
+    assert "" == lib.take_recorded(failing)
     assert first is not second
     assert failing != failing_too
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ngxstream.core import errors, log
 from ngxstream.event import listen_socket, listening, steering
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from tests.support import descriptors, ports, work
 
 TIMEOUT_S = 10

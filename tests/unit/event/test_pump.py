@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.event import poller, pump, splice
+from ngxstream.event.splice import PipePool
 from tests.support.engine import engine, run_until
 
 POLLERS = ("epoll", "poll", "select")
@@ -37,7 +38,7 @@ class Relay:
         self.down = pump.Half(self, loop, far, far.fileno(), near, near.fileno())
         self.up.twin, self.down.twin = self.down, self.up
         if road == "no pipes":
-            loop.pipes.limit = 0
+            loop.get(PipePool).limit = 0
         loop.register(near.fileno(), self.up.on_event)
         loop.register(far.fileno(), self.down.on_event)
 
@@ -202,7 +203,7 @@ def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
 def test_what_a_session_left_behind_never_reaches_another(road: str, cut: str) -> None:
     """A session ends with bytes on their way; the next one over the same pipes gets its own."""
     with ExitStack() as stack, engine() as loop:
-        loop.pipes.limit = 1
+        loop.get(PipePool).limit = 1
         first = Relay(loop, stack, road)
         block = b"first" * 200_000
         for _ in range(400):

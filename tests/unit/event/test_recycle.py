@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
+from ngxstream.event.recycle import SocketPool
 from tests.support.engine import engine
 
 UDP = socket.SOCK_DGRAM
@@ -15,7 +16,7 @@ def test_a_recycled_socket_has_a_new_port_and_an_empty_queue() -> None:
     with ExitStack() as stack, engine() as loop:
         server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         server.bind(("127.0.0.1", 0))
-        pool = loop.udp_sockets
+        pool = loop.get(SocketPool)
         stack.callback(pool.close)
         sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
         stack.callback(sock.close)
@@ -46,7 +47,7 @@ def test_a_pending_icmp_error_does_not_reach_the_next_session() -> None:
         closed.bind(("127.0.0.1", 0))
         address = closed.getsockname()
         closed.close()
-        pool = loop.udp_sockets
+        pool = loop.get(SocketPool)
         stack.callback(pool.close)
         sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
         stack.callback(sock.close)
@@ -63,7 +64,7 @@ def test_a_resting_socket_is_emptied_by_the_turn_and_keeps_no_poll_awake() -> No
     with ExitStack() as stack, engine() as loop:
         server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         server.bind(("127.0.0.1", 0))
-        pool = loop.udp_sockets
+        pool = loop.get(SocketPool)
         stack.callback(pool.close)
         sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
         stack.callback(sock.close)
@@ -86,7 +87,7 @@ def test_a_resting_socket_is_emptied_by_the_turn_and_keeps_no_poll_awake() -> No
 def test_no_more_rest_than_the_limit() -> None:
     """A pool that is full leaves the closing to its caller."""
     with engine() as loop:
-        pool = loop.udp_sockets
+        pool = loop.get(SocketPool)
         pool.limit = 1
         socks = [raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK) for _ in range(2)]
         for sock in socks:
@@ -100,7 +101,7 @@ def test_no_more_rest_than_the_limit() -> None:
 def test_what_rests_is_counted_and_may_be_closed_instead() -> None:
     """Who takes or drops a socket makes a place for another; a dropped one is closed."""
     with engine() as loop:
-        pool = loop.udp_sockets
+        pool = loop.get(SocketPool)
         socks = [raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK) for _ in range(2)]
         for sock in socks:
             loop.register(sock.fileno(), lambda mask: None)

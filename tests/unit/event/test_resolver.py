@@ -577,7 +577,7 @@ def test_a_forged_response_is_dismissed_by_its_head(lab: Make) -> None:
     query = one.servers[0].queries[0]
     under_way = next(iter(one.resolver.asker.queries.values()))
     forged = respond(query, many(200, "evil.test"), name="evil.test")
-    assert lines_run(lambda: under_way.hear(under_way.exchanges[0], forged)) < 150
+    assert lines_run(lambda: under_way.on_message(under_way.exchanges[0], forged)) < 150
 
 
 # -- bounds ------------------------------------------------------------------------------------

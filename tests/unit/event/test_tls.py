@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import codes
 from ngxstream.core.log import Log
-from ngxstream.event import libssl_context, poller, pump, tls, tls_protocols
+from ngxstream.event import libssl_context, poller, pump, tls, tls_protocols, tls_pump
 from ngxstream.event.loop import Loop, PoisoningLoop
 from tests.support import certs
 from tests.support.waiting import PATIENCE, wait_until
@@ -118,7 +118,7 @@ class Owner:
         self.errors.append(error)
 
     def on_bulky(self, half: pump.Half) -> bool:
-        """Never change roads."""
+        """Never change to splicing."""
         return False
 
     def on_fault(self) -> None:
@@ -138,10 +138,10 @@ class Relay:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         self.peer = peer
         owner = self.owner = Owner()
-        up = self.up = tls.half(
+        up = self.up = tls_pump.half(
             owner, loop, self.transport, self.transport.fd, peer, peer.fileno()
         )
-        down = self.down = tls.half(
+        down = self.down = tls_pump.half(
             owner, loop, peer, peer.fileno(), self.transport, self.transport.fd
         )
         up.twin, down.twin = down, up

@@ -36,7 +36,7 @@ class Turns:
 def test_an_owner_has_its_share_until_it_is_used_up() -> None:
     """Each turn it has a new one."""
     with engine() as loop:
-        budget = loop.budget
+        budget = loop.get(TurnBudget)
         assert budget.has_share("a")
         budget.charge(OWNER_NS - 1)
         assert budget.has_share("a")
@@ -50,7 +50,7 @@ def test_an_owner_has_its_share_until_it_is_used_up() -> None:
 def test_nobody_has_a_share_when_those_who_cannot_be_put_off_have_taken_the_most() -> None:
     """Owners without end, each within its share, are held to one bound until the turn is over."""
     with engine() as loop:
-        budget = loop.budget
+        budget = loop.get(TurnBudget)
         spent, owner = 0, 0
         while budget.has_share(owner):
             budget.charge(OWNER_NS // 2)
@@ -67,7 +67,7 @@ def test_nobody_has_a_share_when_those_who_cannot_be_put_off_have_taken_the_most
 def test_who_comes_when_the_turn_is_used_up_goes_on_in_the_next() -> None:
     """Nobody is turned away."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("a", TURN_NS)
         turns.come("b", 1)
         assert ["a"] == turns.done
@@ -76,14 +76,14 @@ def test_who_comes_when_the_turn_is_used_up_goes_on_in_the_next() -> None:
         loop.turn(0)
         assert ["a", "b"] == turns.done
         loop.turn(0)
-        assert not loop.budget.is_busy
+        assert not loop.get(TurnBudget).is_busy
         assert [] == loop.posted
 
 
 def test_those_who_were_put_off_go_first_in_the_order_they_came() -> None:
     """Whoever comes while they wait queues behind them, so nobody starves."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)
         for n in range(6):
             turns.come(n, TURN_NS // 2)
@@ -100,7 +100,7 @@ def test_those_who_were_put_off_go_first_in_the_order_they_came() -> None:
 def test_a_turn_does_no_more_than_its_budget() -> None:
     """Of many who wait, each turn serves as many as fit."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)
         for n in range(40):
             turns.come(n, TURN_NS // 2)
@@ -116,7 +116,7 @@ def test_a_turn_does_no_more_than_its_budget() -> None:
 def test_no_more_than_some_are_let_in_at_a_time() -> None:
     """Also of those who are cheap."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)
         for n in range(3 * LET_IN):
             turns.come(n, 0)
@@ -131,7 +131,7 @@ def test_no_more_than_some_are_let_in_at_a_time() -> None:
 def test_one_owner_waits_once() -> None:
     """Two events of one session make one call."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)
         turns.come("a", 1)
         turns.come("a", 1)
@@ -143,12 +143,12 @@ def test_one_owner_waits_once() -> None:
 def test_a_call_that_raises_keeps_nobody_else_waiting() -> None:
     """The loop logs it, and the others are served."""
     with engine() as loop:
-        turns = Turns(loop.budget)
+        turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)
         broken: Callable[[], None] = lambda: turns.done[99]  # type: ignore[assignment, return-value] # noqa: E731
-        loop.budget.put_off("broken", broken)
+        loop.get(TurnBudget).put_off("broken", broken)
         turns.come("a", 1)
         for _ in range(4):
             loop.turn(0)
         assert ["first", "a"] == turns.done
-        assert not loop.budget.is_busy
+        assert not loop.get(TurnBudget).is_busy

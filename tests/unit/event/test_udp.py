@@ -314,8 +314,8 @@ def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
         begin = room.gate.begin
 
         def take_long(c, loop, first, header) -> None:
-            loop.budget.has_share(c)
-            loop.budget.charge(turn_budget.TURN_NS)
+            loop.get(turn_budget.TurnBudget).has_share(c)
+            loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
             begin(c, loop, first, header)
 
         room.gate.begin = take_long
@@ -372,8 +372,8 @@ def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: R
 
     def take_long(c, loop, first, header) -> None:
         begun.append(first)
-        loop.budget.has_share(c)
-        loop.budget.charge(turn_budget.TURN_NS)
+        loop.get(turn_budget.TurnBudget).has_share(c)
+        loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
         room.gate.release(c)
         loop.close_connection(c)
 

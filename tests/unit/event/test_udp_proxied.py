@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ngxstream.event import udp_answers, udp_proxied
 from ngxstream.event.connection import Connection
-from ngxstream.event.listening import ListenOptions
+from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop
 from ngxstream.event.udp_proxied import ProxiedUdpGate
 from ngxstream.wire import proxy_protocol as pp

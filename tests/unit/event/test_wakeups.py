@@ -56,24 +56,24 @@ def test_who_passed_nothing_on_takes_no_other_worker_s(fd: int) -> None:
     """A wake-up that is under way between others is left to them."""
     one, two = Worker(fd), Worker(fd)
     one.relay.pass_on()
-    two.now_ms += 10 * wakeups.HEARD_MS
-    assert not two.relay.is_unheard()
-    one.now_ms += wakeups.HEARD_MS
-    assert one.relay.is_unheard()
+    two.now_ms += 10 * wakeups.READ_MS
+    assert not two.relay.is_unread()
+    one.now_ms += wakeups.READ_MS
+    assert one.relay.is_unread()
 
 
-def test_a_wake_up_is_unheard_after_its_time_and_once(fd: int) -> None:
+def test_a_wake_up_is_unread_after_its_time_and_once(fd: int) -> None:
     """Before, others may still come; then it is taken back; the next one has its own time."""
     one = Worker(fd)
     one.relay.pass_on()
-    one.now_ms += wakeups.HEARD_MS - 1
-    assert not one.relay.is_unheard()
+    one.now_ms += wakeups.READ_MS - 1
+    assert not one.relay.is_unread()
     one.now_ms += 1
-    assert [True, False] == [one.relay.is_unheard(), one.relay.is_unheard()]
+    assert [True, False] == [one.relay.is_unread(), one.relay.is_unread()]
     one.relay.pass_on()
-    assert not one.relay.is_unheard()
-    one.now_ms += wakeups.HEARD_MS
-    assert one.relay.is_unheard()
+    assert not one.relay.is_unread()
+    one.now_ms += wakeups.READ_MS
+    assert one.relay.is_unread()
 
 
 def test_a_wake_up_that_another_took_was_heard(fd: int) -> None:
@@ -87,8 +87,8 @@ def test_a_wake_up_that_another_took_was_heard(fd: int) -> None:
     assert {first.look, second.look} == set(two.posted)
     two.relay.on_readable(0)  # nothing is there any more
     assert 2 == len(two.posted)
-    one.now_ms += wakeups.HEARD_MS
-    assert not one.relay.is_unheard()
+    one.now_ms += wakeups.READ_MS
+    assert not one.relay.is_unread()
 
 
 def test_wake_ups_are_watched_while_there_are_listeners_and_none_is_full(fd: int) -> None:

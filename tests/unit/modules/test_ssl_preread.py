@@ -151,16 +151,16 @@ def test_a_session_that_ends_while_it_is_put_off_does_not_go_on() -> None:
         client = hall.connect()
         hall.turn_until(lambda: hall.sessions, "the session")
         client.send(made_hello(b"a"))
-        hall.loop.budget.has_share("somebody")
-        hall.loop.budget.charge(turn_budget.TURN_NS)
+        hall.loop.get(turn_budget.TurnBudget).has_share("somebody")
+        hall.loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
         (session,) = hall.loop.sessions
         hall.loop.turn(wait_ms=1000)  # the hello comes, and the session is put off
-        assert hall.loop.budget.is_busy
+        assert hall.loop.get(turn_budget.TurnBudget).is_busy
         session.finalize(500)
         for _ in range(4):
             hall.loop.turn(wait_ms=1)
         assert not hall.loop.sessions
-        assert not hall.loop.budget.is_busy
+        assert not hall.loop.get(turn_budget.TurnBudget).is_busy
         assert b"" == hall.read(client)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import clock, errors, files, log
+from ngxstream.event.splice import PipePool
 from ngxstream.process import cycle
 from ngxstream.process import service as services
 from ngxstream.process.options import Options
@@ -332,7 +333,7 @@ def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
         new.release_lingering([])
         service.close_gates()
         service.close_sockets()
-        loop.pipes.close()
+        loop.get(PipePool).close()
         loop.poller.close()
 
     assert work.growth(serve, 50) < work.LINEAR
@@ -348,7 +349,7 @@ def test_telling_current_addresses_from_former_ones_is_no_walk(world: World) -> 
     assert service.is_current(mine)
     old.listenings = [mine]
     service.close_gates()
-    loop.pipes.close()
+    loop.get(PipePool).close()
     loop.poller.close()
 
 

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import codes
-from ngxstream.event.listening import Listening, ListenOptions
+from ngxstream.event.listen_options import ListenOptions
+from ngxstream.event.listening import Listening
+from ngxstream.event.recycle import SocketPool
 from ngxstream.event.udp import UdpGate
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy.udp import UdpProxy
@@ -218,7 +220,7 @@ def test_its_socket_is_nobody_else_s_later(world: World) -> None:
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
     sock.close()
     world.new.only_session().finalize(200)
-    assert 0 == len(world.new.loop.udp_sockets)
+    assert 0 == len(world.new.loop.get(SocketPool))
 
 
 def test_it_speaks_for_itself_alone(world: World) -> None:

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.event.eviction import Eviction
 from ngxstream.event.loop import Loop
 from ngxstream.ipc import port
 from ngxstream.process import channel as channels
@@ -528,12 +529,12 @@ def test_an_orphan_without_descriptors_does_not_spin(waiting: Waiting) -> None:
 
 def test_an_orphan_has_a_descriptor_for_its_master(waiting: Waiting) -> None:
     """With all others in use it takes the one that is kept for such a case."""
-    room = waiting.loop.room
-    assert room.has_descriptors(1)
+    reserve = waiting.loop.get(Eviction)
+    assert reserve.has_descriptors(1)
     master = port.connect(waiting.name)
     with descriptors.none_left():
         run_until(waiting.loop, lambda: waiting.adopted)
-        assert not room.give_spare()
+        assert not reserve.give_spare()
     master.close()
 
 

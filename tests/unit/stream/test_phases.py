@@ -43,7 +43,7 @@ class Story:
         self.server = SimpleNamespace(handler=lambda s: self.asked.append("content"))
         self.phase = self.status = 0
         self.c = SimpleNamespace(is_udp=False)
-        self.loop = SimpleNamespace(budget=Budget())
+        self.loop = SimpleNamespace(budget=(budget := Budget()), get=lambda _: budget)
 
     def _module(self, phase: int, name: str, answer: int, *, wanted: bool) -> Any:
         def run(s: Any) -> int:

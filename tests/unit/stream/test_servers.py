@@ -220,8 +220,8 @@ def test_a_name_that_takes_too_long_is_looked_up_no_further() -> None:
     name = b"a" * 200 + b"!"
     text, s = selected(built, name)
     assert "later" == text
-    s.loop.budget.has_share(s)
-    s.loop.budget.charge(turn_budget.OWNER_NS)
+    s.loop.get(turn_budget.TurnBudget).has_share(s)
+    s.loop.get(turn_budget.TurnBudget).charge(turn_budget.OWNER_NS)
     servers.select(s, name)  # type: ignore[arg-type]
     s.server = s.address.default_server
     servers.select(s, name)  # type: ignore[arg-type]

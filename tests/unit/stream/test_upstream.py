@@ -23,7 +23,7 @@ def test_upstreams_are_found_by_name_and_port() -> None:
 
 
 def test_a_peer_begins_as_its_line_says() -> None:
-    """With nothing held against it, and never used."""
+    """With nothing held against it but what the configuration says."""
     spec = ServerSpec("a.test:53", [])
     spec.weight, spec.max_conns, spec.down = 3, 7, True
     peer = Peer(spec, 2, ("192.0.2.1", 53), "192.0.2.1:53")
@@ -42,6 +42,12 @@ def test_sessions_held_are_given_back() -> None:
     peer.state.hold(3)
     peer.state.hold(-2)
     assert 1 == peer.state.conns
+
+
+def test_a_service_may_say_otherwise_than_its_line() -> None:
+    """An SRV record names its own server, and has a weight of its own."""
+    peer = Peer(ServerSpec("a.test", []), 2, ("192.0.2.1", 53), "x", server="b.test", weight=9)
+    assert ("b.test", 9, 0) == (peer.server, peer.weight, peer.state.status)
 
 
 def test_all_parameters_are_those_there_are() -> None:

@@ -24,7 +24,8 @@ def session(sockaddr: Any, *, listening: Any = ("192.0.2.53", 53)) -> Any:
     made.c = SimpleNamespace(
         sockaddr=sockaddr, is_udp=True, key=sockaddr, local_sockaddr=lambda: listening
     )
-    made.loop = SimpleNamespace(claims={})
+    claims: dict[Any, Any] = {}
+    made.loop = SimpleNamespace(get=lambda _: claims)
     made.server = SimpleNamespace(proxy=SimpleNamespace(responses=1))
     made.log_error = lambda level, message, err=None: made.said.append(message)
     made.add_cleanup = made.cleanups.append
@@ -125,7 +126,7 @@ def test_answers_belong_to_one_listening_address() -> None:
     for s in (one, same):
         for cleanup in s.cleanups:
             cleanup()
-    assert {} == one.loop.claims
+    assert {} == one.loop.get(bind.claims)
     assert ALICE == local(*arguments, s=other)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import socket
 from contextlib import ExitStack
 
+from ngxstream.modules.proxy.udp_one_way import shared_sockets
 from tests.support import owned, ports
 from tests.support.udp_hall import UdpHall
 
@@ -34,10 +35,11 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
             client.send(owned.datagram(1, n))
         hall.loop.turn(0)
         hall.loop.turn(0)
-        for key, sock in list(hall.loop.one_way.items()):
+        for key, sock in list(hall.loop.get(shared_sockets).items()):
             if key[0] == servers[0].getsockname():
                 stack.callback(sock.close)
-                hall.loop.one_way[key] = stack.enter_context(contextlib.closing(Broken()))
+                broken = stack.enter_context(contextlib.closing(Broken()))
+                hall.loop.get(shared_sockets)[key] = broken
         gate._limit = 64
         for n in range(2, 12):
             client.send(owned.datagram(1, n))

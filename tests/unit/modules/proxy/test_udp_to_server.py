@@ -12,6 +12,7 @@ import pytest
 
 from ngxstream.event import poller
 from ngxstream.event.poller import LEVEL
+from ngxstream.event.recycle import SocketPool
 from ngxstream.modules.proxy import udp_to_server
 from tests.support import owned, ports
 from tests.support.udp_hall import UdpHall
@@ -222,7 +223,9 @@ def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket
             rested.setblocking(False)
             rested.bind(("127.0.0.1", dead))
             hall.loop.register(rested.fileno(), lambda mask: None, LEVEL)
-            assert hall.loop.udp_sockets.give(rested, rested.fileno(), socket.AF_INET)
+            assert hall.loop.get(SocketPool).give(rested, rested.fileno(), socket.AF_INET)
+            for _ in range(2):
+                hall.loop.turn(0)  # it rests
             client.connect(hall.address())
             client.setblocking(False)
             for n in range(3):

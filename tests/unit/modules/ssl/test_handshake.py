@@ -20,7 +20,7 @@ class Waiting:
             put_off=lambda s, call: self.put_off.append(call),
             let_in=lambda s, call: let_in,
         )
-        self.s = SimpleNamespace(loop=SimpleNamespace(budget=budget))
+        self.s = SimpleNamespace(loop=SimpleNamespace(get=lambda _: budget))
         self.transport: Any = SimpleNamespace(wants_write=writing)
         self.go_on = lambda: Handshake.go_on(self)  # type: ignore[arg-type]
 

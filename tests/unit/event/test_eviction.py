@@ -1,11 +1,11 @@
-"""Who gives way to a new client when there is no room."""
+"""Who gives way to a new client when there is no eviction."""
 
 from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxstream.event.room import Room
+from ngxstream.event.eviction import Eviction
 
 
 class Content:
@@ -36,58 +36,58 @@ def world(plan, connections=512, now_ms=100_000):
 def test_the_idle_longest_stranger_goes_first(plan, wanted) -> None:
     """Against a model: strangers by idleness, then friends if strangers are few; nobody of late."""
     loop = world(plan)
-    room = Room(loop)
+    eviction = Eviction(loop)
     strangers = sorted((i for i, talks in plan if not talks and i >= 1000), reverse=True)
     young = sum(1 for i, talks in plan if not talks and i < 1000)
     friends = sorted((i for i, talks in plan if talks and i >= 1000), reverse=True)
     expected = strangers if strangers or young * 16 >= loop.connections else friends
-    made = [room.make() for _ in range(wanted)]
-    assert min(wanted, len(expected)) == sum(made) == room.given
+    made = [eviction.make() for _ in range(wanted)]
+    assert min(wanted, len(expected)) == sum(made) == eviction.evicted
     assert expected[: len(loop.gone)] == [loop.now_ms - c.active_ms for c in loop.gone]
 
 
 def test_who_talked_since_it_was_seen_stays() -> None:
     """A session found idle by a look is asked again before it goes."""
     loop = world([(3000, True), (2000, True), (1500, True)])
-    room = Room(loop)
-    assert room.make()
+    eviction = Eviction(loop)
+    assert eviction.make()
     assert [3000] == [loop.now_ms - c.active_ms for c in loop.gone]
     waker = loop.sessions[0].content
     waker.active_ms = loop.now_ms
-    assert room.make()
+    assert eviction.make()
     assert waker not in loop.gone
-    assert not room.make()
+    assert not eviction.make()
 
 
 def test_a_flood_competes_with_itself() -> None:
     """While strangers of late hold an eighth of the slots, conversations are left alone."""
     loop = world([(10, False)] * 40 + [(60_000, True)] * 5, connections=512)
-    assert not Room(loop).make()
+    assert not Eviction(loop).make()
     loop = world([(10, False)] * 4 + [(60_000, True)] * 5, connections=512)
-    assert Room(loop).make()
+    assert Eviction(loop).make()
 
 
 def test_all_sessions_are_looked_at_ten_times_a_second_at_most() -> None:
     """Without anybody idle, the next look comes after 100 ms."""
     loop = world([])
-    room = Room(loop)
-    assert not room.make()
+    eviction = Eviction(loop)
+    assert not eviction.make()
     late = Content(loop, 0, False)
     late.session = SimpleNamespace(content=late)
     loop.sessions.append(late.session)
     loop.now_ms += 99
-    assert not room.make()
+    assert not eviction.make()
     loop.now_ms += 1
-    assert room.make()
+    assert eviction.make()
 
 
 def test_complaints_come_once_a_second() -> None:
     """What is said in between is not said."""
     loop = world([])
-    room = Room(loop)
+    eviction = Eviction(loop)
     said = []
     for _ in range(30):
-        said.append(room.may_complain())
+        said.append(eviction.may_log())
         loop.now_ms += 100
     assert 3 == sum(said)
 
@@ -95,7 +95,7 @@ def test_complaints_come_once_a_second() -> None:
 def test_conversations_give_way_until_strangers_hold_an_eighth() -> None:
     """A stranger of late counts two slots: 31 of them leave 512 to others, 32 do not."""
     made = [
-        Room(world([(10, False)] * count + [(60_000, True)] * 5, connections=512)).make()
+        Eviction(world([(10, False)] * count + [(60_000, True)] * 5, connections=512)).make()
         for count in (31, 32)
     ]
     assert [True, False] == made
@@ -103,9 +103,9 @@ def test_conversations_give_way_until_strangers_hold_an_eighth() -> None:
 
 def test_the_spare_descriptor_is_given_once() -> None:
     """Who gives it up has it no more until there is another one."""
-    room = Room(world([]))
-    assert not room.give_spare()
-    assert room.has_descriptors(0)
-    assert [True, False] == [room.give_spare(), room.give_spare()]
-    assert room.has_descriptors(0)
-    assert room.give_spare()
+    eviction = Eviction(world([]))
+    assert not eviction.give_spare()
+    assert eviction.has_descriptors(0)
+    assert [True, False] == [eviction.give_spare(), eviction.give_spare()]
+    assert eviction.has_descriptors(0)
+    assert eviction.give_spare()

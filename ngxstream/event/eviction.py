@@ -1,10 +1,9 @@
-"""Room for new clients when slots or descriptors run out: which UDP session gives way, and which
-listeners wait until a client leaves.
+"""Which idle UDP session ends for a new client where slots or descriptors run out.
 
 nginx drops the new client's datagram, or resets the new TCP client, and goes on doing so while old
 sessions idle along.
 
-1. A session with traffic in the last second never gives way.
+1. A session with traffic in the last second is never ended.
 2. Sessions that are no conversation (one datagram from the client, or no answer) go first, the one
    idle longest before the others: forged sources are among these.
 3. Sessions in conversation go, the one idle longest first, only while the others hold less than
@@ -19,8 +18,9 @@ from __future__ import annotations
 import heapq
 import os
 import select
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ngxstream.event import recycle, splice
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
@@ -31,31 +31,40 @@ BATCH: Final = 512  # sessions found by one look
 SHARE: Final = 8  # of all slots
 
 
-class Room:
-    """Who gives way in one worker."""
+class Content(Protocol):
+    """The content of a session that may end for a new client."""
 
-    __slots__ = ("_complained_ms", "_idle", "_looked_ms", "_loop", "_spare", "given", "waiting")
+    active_ms: int  # when something moved last, of the loop
+    conversing: bool  # both sides have spoken more than once
+
+    def give_way(self) -> None:
+        """End the session."""
+
+
+class Eviction:
+    """The idle sessions of one worker, and a spare descriptor."""
+
+    __slots__ = ("_idle", "_logged_ms", "_looked_ms", "_loop", "_spare", "evicted")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._idle: list[tuple[int, Any]] = []  # (active_ms when seen, content), idle longest last
+        self._idle: list[tuple[int, Content]] = []  # (active_ms when seen, content), oldest last
         self._looked_ms = -LOOK_MS
-        self._complained_ms = -1000
+        self._logged_ms = -1000
         # a descriptor for the server of a client who was accepted with the last one: an epoll
         # object, as that is closed with the loop
         self._spare: select.epoll | None = None
-        self.given = 0  # int: sessions that gave way so far
-        self.waiting: set[Callable[[], None]] = set()  # called once when a client has left
+        self.evicted = 0  # int: sessions ended so far
 
     def make(self) -> bool:
-        """Have one session give way. returns: whether there was one that may"""
+        """End one session for its slots. Returns: whether there was one that may end"""
         idle = self._idle
         latest = self._loop.now_ms - IDLE_MS
         while True:
             while idle:
                 seen_ms, content = idle.pop()
                 if content.active_ms == seen_ms <= latest:
-                    self.given += 1
+                    self.evicted += 1
                     content.give_way()
                     return True
             if self._loop.now_ms - self._looked_ms < LOOK_MS:
@@ -63,17 +72,13 @@ class Room:
             self._look(latest)
 
     def make_descriptor(self) -> bool:
-        """Have a descriptor be free in the next turn: one that idles, or a session gives way.
-
-        Returns:
-            Whether there will be one.
-        """
-        loop = self._loop
-        if loop.udp_sockets.drop() or loop.pipes.drop():
+        """Close what idles, or end a session. Returns: whether a descriptor is free next turn"""
+        sockets = self._loop.get(recycle.SocketPool)
+        if sockets.drop() or self._loop.get(splice.PipePool).drop():
             return True
         if not self.make():
             return False
-        loop.udp_sockets.drop()  # where the session's socket went, if it was not closed
+        sockets.drop()  # where the session's socket went, if it was not closed
         return True
 
     def has_descriptors(self, wanted: int) -> bool:
@@ -99,17 +104,11 @@ class Room:
         spare.close()
         return True
 
-    def wake(self) -> None:
-        """Tell those who wait for room that a client has left."""
-        waiting, self.waiting = self.waiting, set()
-        for callback in waiting:
-            self._loop.post(callback)  # the slot towards the server may be free only then
-
     def _look(self, latest: int) -> None:
         """Find the sessions idle longest."""
         self._looked_ms = self._loop.now_ms
-        strangers: list[tuple[int, int, Any]] = []
-        friends: list[tuple[int, int, Any]] = []
+        one_sided: list[tuple[int, int, Content]] = []
+        conversing: list[tuple[int, int, Content]] = []
         young = 0
         for n, s in enumerate(self._loop.sessions):
             content = s.content
@@ -118,22 +117,22 @@ class Room:
                 continue
             if content.conversing:
                 if active_ms <= latest:
-                    friends.append((active_ms, n, content))
+                    conversing.append((active_ms, n, content))
             elif active_ms <= latest:
-                strangers.append((active_ms, n, content))
+                one_sided.append((active_ms, n, content))
             else:
                 young += 1
-        found = strangers
+        found = one_sided
         # a proxied session has two slots
-        if not strangers and young * 2 * SHARE < self._loop.connections:
-            found = friends
+        if not one_sided and young * 2 * SHARE < self._loop.connections:
+            found = conversing
         oldest = heapq.nsmallest(BATCH, found)
         self._idle.extend((active_ms, content) for active_ms, _, content in reversed(oldest))
 
-    def may_complain(self) -> bool:
-        """Tell whether it may be said that there is no room: once a second."""
+    def may_log(self) -> bool:
+        """Tell whether a lack of slots or descriptors may be logged: once a second."""
         now_ms = self._loop.now_ms
-        if now_ms - self._complained_ms < 1000:
+        if now_ms - self._logged_ms < 1000:
             return False
-        self._complained_ms = now_ms
+        self._logged_ms = now_ms
         return True

@@ -27,13 +27,13 @@ REFUSED: Final = (
 )
 
 
-class Succession:
+class OtherMaster:
     """The other master as this one knows it."""
 
     __slots__ = ("_link", "_master", "is_older", "pid")
 
     def __init__(self, master: Master, link: Link | None) -> None:
-        """shape: link is that of the environment: the other one is the older then"""
+        """Args: link: that of the environment; the other one is the older then"""
         self._master = master
         self._link = link
         self.is_older = link is not None
@@ -52,7 +52,7 @@ class Succession:
     # -- the older master's side ---------------------------------------------------------------
 
     def change_binary(self) -> None:
-        """Start the new binary beside this one. source: ngx_exec_new_binary"""
+        """Start the new binary beside this one. Source: ngx_exec_new_binary"""
         master = self._master
         cycle, to = master.cycle, master.cycle.log
         if self.is_alive:
@@ -93,7 +93,7 @@ class Succession:
         self.is_older = False
 
     def ended(self) -> None:
-        """The new binary's master is gone: this one is alone again. source: ngx_reap_children"""
+        """The new binary's master is gone: this one is alone again. Source: ngx_reap_children"""
         master = self._master
         self.learn()  # its sessions may be on their way
         self._forget()

@@ -8,7 +8,7 @@ from typing import Any
 
 from ngxstream.core.log import Log
 from ngxstream.process import upgrade
-from ngxstream.process.succession import REFUSED, Succession
+from ngxstream.process.other_master import REFUSED, OtherMaster
 from tests.support.hall import LogTarget
 
 
@@ -27,7 +27,7 @@ def said(made: Any) -> str:
 
 def test_without_an_upgrade_there_is_no_other_master(tmp_path: Path) -> None:
     """Whatever is asked of it does nothing."""
-    other = Succession(master(tmp_path), None)
+    other = OtherMaster(master(tmp_path), None)
     other.learn()
     other.announce(starting=True)
     other.hand_over()
@@ -38,7 +38,7 @@ def test_without_an_upgrade_there_is_no_other_master(tmp_path: Path) -> None:
 def test_a_pid_file_that_cannot_be_renamed_stops_an_upgrade(tmp_path: Path) -> None:
     """Nothing was started, and it is said why."""
     made = master(tmp_path)
-    other = Succession(made, None)
+    other = OtherMaster(made, None)
     other.change_binary()
     assert not other.is_alive
     path = tmp_path / "p.pid"
@@ -49,7 +49,7 @@ def test_a_second_upgrade_is_refused_while_one_goes_on(tmp_path: Path) -> None:
     """The older master's, or one's own."""
     made = master(tmp_path)
     link, theirs = upgrade.Link.pair()
-    other = Succession(made, link)
+    other = OtherMaster(made, link)
     assert (True, False, True) == (other.is_alive, other.started, other.is_older)
     other.change_binary()
     assert REFUSED in said(made)
