@@ -39,9 +39,6 @@ class Table(Protocol):
     def enlist(self, c: Connection, sink: Sink) -> None:
         """Send a client's datagrams to a sink from now on."""
 
-    def release(self, c: Connection) -> None:
-        """Begin anew with a client's next datagram: its session wants no more than the first."""
-
     def go_on(self, c: Connection, run: Callable[[], None]) -> None:
         """Run a session on that took its client's datagrams until now; it lists itself anew."""
 
@@ -71,7 +68,7 @@ class Connection:
         "listening",  # Listening it came in by
         "table",  # Table | None: of a UDP client while it is listed or can be answered
         "key",  # what the table knows it by
-        "placed",  # bool: UDP: its session has said whose its further datagrams are
+        "placed",  # bool: UDP: its session is listed, or wants no more than its first datagram
         "closed",  # bool: owned by Loop.close_connection
         "passes",  # int: how often `pass` has handed it on
         "reserved",  # int: slots it holds for what its session will connect to

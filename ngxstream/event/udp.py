@@ -411,10 +411,6 @@ class UdpGate:
         if c.key:  # an unnamed unix client cannot be told from another
             self.table[c.key] = sink
 
-    def release(self, c: Connection) -> None:
-        """Begin anew with a client's next datagram: its session wants no more than the first."""
-        c.placed = True
-
     def kept_for(self, c: Connection) -> list[bytes]:
         """Return what came from a client while its session was not ready."""
         waiting = self.table.get(c.key)

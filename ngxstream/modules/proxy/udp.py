@@ -115,7 +115,7 @@ class UdpProxy(ToServer):
         if s.status or ((conf.requests or not self.expected) and self.settle()):
             return
         if conf.requests == 1:
-            self.c.table.release(self.c)  # type: ignore[union-attr]
+            self.c.placed = True  # the client's next datagram begins anew
         else:
             self.enlist()
 

@@ -91,7 +91,7 @@ class TableMachine(RuleBasedStateMachine):
         if self.beginning == "list":
             c.table.enlist(c, real)
         elif self.beginning == "single":
-            c.table.release(c)
+            c.placed = True
         elif self.beginning == "end":
             loop.close_connection(c)
 
