@@ -63,7 +63,7 @@ PATIENCE: Final = (3, 255)  # single datagrams after which a drain looks for a s
 Drained = dict[Any, list[memoryview]]
 
 
-class UdpGate:
+class UdpListener:
     """One listening UDP socket in one worker, and the table of its clients."""
 
     __slots__ = (
@@ -131,7 +131,7 @@ class UdpGate:
         self.control_for = self.answers.control_for
         self.dropped = 0
         self.open = False
-        self.stray: Callable[[UdpGate, Any, Any, bytes | memoryview], bool] | None = None
+        self.stray: Callable[[UdpListener, Any, Any, bytes | memoryview], bool] | None = None
         self.forward: Callable[[list[memoryview]], int] | None = None
         self._look = overflow.Overflow(loop, sock, listening.options.text).look
         self.held = udp_held.Held(self)
@@ -435,7 +435,7 @@ class UdpGate:
         if sink is not None and sink.c is not c:
             self.table[c.key] = sink
 
-    def take_over(self, former: UdpGate) -> None:
+    def take_over(self, former: UdpListener) -> None:
         """Have the clients of a listener of the same socket, in the same process."""
         for sink in former.table.values():
             sink.c.table = self

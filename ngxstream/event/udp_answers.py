@@ -11,7 +11,7 @@ from ngxstream.event import poller, udp_clients
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
 
 IP_PKTINFO: Final = 8  # socket has no name for it
 QUEUED: Final = 256  # datagrams waiting for room in the socket, for all clients of a listener
@@ -24,7 +24,7 @@ class Answers:
 
     __slots__ = ("_listener", "queue")
 
-    def __init__(self, listener: UdpGate) -> None:
+    def __init__(self, listener: UdpListener) -> None:
         self._listener = listener
         self.queue: deque[tuple[Connection, bytes]] = deque()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.event import datagram
 
 if TYPE_CHECKING:
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
 
 DATAGRAMS: Final = 65_536
 BYTES: Final = 64 << 20
@@ -27,7 +27,7 @@ class Held:
 
     __slots__ = ("_listener", "_size", "datagrams")
 
-    def __init__(self, listener: UdpGate) -> None:
+    def __init__(self, listener: UdpListener) -> None:
         self._listener = listener
         self._size = 0
         self.datagrams: deque[OneHeld] = deque()

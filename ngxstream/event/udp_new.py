@@ -26,7 +26,7 @@ from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 ALERT: Final = 2
@@ -51,7 +51,7 @@ class NewClients:
         "waiting",  # OrderedDict: key -> deque of datagrams
     )
 
-    def __init__(self, listener: UdpGate) -> None:
+    def __init__(self, listener: UdpListener) -> None:
         self._listener = listener
         self._loop: Loop = listener.loop
         self._is_posted = False

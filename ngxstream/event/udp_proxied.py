@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event import datagram
-from ngxstream.event.udp import Drained, UdpGate
+from ngxstream.event.udp import Drained, UdpListener
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def header_of(tag: bytes) -> ProxyHeader:
     return proxy_protocol.parse_datagram(start + tag[1:], (proxy_protocol.DGRAM,))
 
 
-class ProxiedUdpGate(UdpGate):
+class ProxiedUdpListener(UdpListener):
     """One listening UDP socket whose peers say by headers who their clients are.
 
     The table's keys are (peer, length of local + local + tag): see event.udp_clients
@@ -117,7 +117,7 @@ class ProxiedUdpGate(UdpGate):
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
     ) -> None:
-        """Args: believes: says whose headers are taken; the rest as of UdpGate"""
+        """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
         self.refused = dict.fromkeys(REASONS, 0)
@@ -276,7 +276,7 @@ class ProxiedUdpGate(UdpGate):
             )
 
     def enlist(self, c: Connection, sink: Sink) -> None:
-        """Send a client's datagrams to a sink from now on; see UdpGate."""
+        """Send a client's datagrams to a sink from now on; see UdpListener."""
         if self.first and is_tagged(c.key):  # it may come from another worker
             peer, data = c.key
             self._sole[peer, data[1 : 1 + data[0]] or None] = c.key

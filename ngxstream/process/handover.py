@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.process.service import Service
     from ngxstream.stream.session import Session
 
@@ -158,11 +158,11 @@ class Departure:
         timeout = service.cycle.main.worker_shutdown_timeout
         self._until_ms = loop.now_ms + timeout if timeout else 0
         self.sent = 0
-        for gate in service.udp_gates:
-            gate.close()
-        for gate in service.udp_gates:  # before STOPPED: what is read after that is younger
-            for held in gate.take_held():
-                self._put(gate, *held)
+        for listener in service.udp_listeners:
+            listener.close()
+        for listener in service.udp_listeners:  # before STOPPED: what is read after that is younger
+            for held in listener.take_held():
+                self._put(listener, *held)
         pid = loop.pid
         for box in self._boxes:
             box.put(mailbox.STOPPED, pid, plan.pids)
@@ -179,13 +179,13 @@ class Departure:
         self._by_owner[n].append(s)
         self._boxes[n].pump()
 
-    def pass_on(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> None:
+    def pass_on(self, listener: UdpListener, key: Any, peer: Any, local: Any, data: bytes) -> None:
         """Send one datagram to the owner of its client."""
-        self._boxes[self._put(gate, key, peer, local, data)].pump()
+        self._boxes[self._put(listener, key, peer, local, data)].pump()
 
-    def _put(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> int:
+    def _put(self, listener: UdpListener, key: Any, peer: Any, local: Any, data: bytes) -> int:
         """Have one datagram sent to the owner of its client. returns: whose box it is in"""
-        listening = gate.listening
+        listening = listener.listening
         n = self._owner_of(listening, peer)
         self._boxes[n].put(mailbox.DATAGRAMS, listening.options.key, key, peer, local, [data])
         return n
@@ -262,9 +262,9 @@ class Departure:
     def _begin_anew(self, box: Outbox, s: Session) -> None:
         """Send the datagrams of a session that has no server yet: it begins at its new owner."""
         c = s.c
-        gate: Any = c.table
+        listener: Any = c.table
         kept = [s.preread or getattr(s.content, "first", b"")]
-        sink = gate.table.get(c.key) if gate is not None else None
+        sink = listener.table.get(c.key) if listener is not None else None
         if sink is not None and sink.c is c:
             kept += getattr(sink, "kept", [])
         peer = udp_clients.peer_of(c.key)
@@ -362,8 +362,8 @@ class Arrival:
         self.holding = False
         self.received = 0
         loop.register(reader.fileno(), self.on_mail, poller.LEVEL)
-        for gate in service.udp_gates:
-            gate.stray = self.stray
+        for listener in service.udp_listeners:
+            listener.stray = self.stray
         if idle:
             loop.live += 1
             loop.call_later(LOOK_MS, self._look, cancelable=True)
@@ -446,8 +446,8 @@ class Arrival:
         if mail.kind == mailbox.SESSIONS:
             return True  # looked at one by one
         where, key = values[:2]
-        gate = self._service.gate_of(where)
-        is_known = gate is not None and key in gate.table
+        listener = self._service.listener_of(where)
+        is_known = listener is not None and key in listener.table
         if mail.kind == mailbox.DATAGRAMS and not is_known:
             return True
         return self._given.get((where, key)) == mail.pid
@@ -480,16 +480,17 @@ class Arrival:
         fd = mail.fds.pop(0)
         try:
             where, session, proxied = ENVELOPE.decode(data)
-            gate = service.gate_of(where)
-            if gate is None:
+            listener = service.listener_of(where)
+            if listener is None:
                 raise CodecError("nobody listens at their address")
             proxy = udp_state.Parcel(proxied, fd, is_shared=self._is_foreign(mail))
             parcel = travel.Parcel(session, service.places)
             if not udp_state.can_restore(parcel.server):
                 raise CodecError("their server proxies nothing")
-            self._check_client(gate, parcel.key, mail, proxy)
+            self._check_client(listener, parcel.key, mail, proxy)
             known = parcel.listening.options.key == where  # else it was passed on
-            s = parcel.unpack(loop, gate.sock, parcel.listening if known else gate.listening)
+            listening = parcel.listening if known else listener.listening
+            s = parcel.unpack(loop, listener.sock, listening)
         except (KeyError, CodecError) as error:
             os.close(fd)
             if isinstance(error, KeyError):
@@ -499,7 +500,7 @@ class Arrival:
         loop.free_connections -= 1
         self.received += 1
         service.count_adopted(s)
-        proxy.restore(s, gate, service.cycle.stream)
+        proxy.restore(s, listener, service.cycle.stream)
         if self._is_foreign(mail):
             self._given[where, parcel.key] = mail.pid
         if self._departure is not None:
@@ -513,13 +514,13 @@ class Arrival:
         return ""
 
     def _check_client(
-        self, gate: UdpGate, key: Any, mail: Mail, proxy: udp_state.Parcel
+        self, listener: UdpListener, key: Any, mail: Mail, proxy: udp_state.Parcel
     ) -> None:
         """See that a session's client can be one of an address. Raises: CodecError"""
-        if not fits(gate.listening.options, key):
+        if not fits(listener.listening.options, key):
             raise CodecError("their clients cannot be such of their address")
         if self._is_foreign(mail):
-            if proxy.listed and key in gate.table:
+            if proxy.listed and key in listener.table:
                 raise CodecError(f"user {mail.uid} gives sessions of clients that are ours")
             if self._loop.free_connections < 2:
                 raise CodecError(f"user {mail.uid} gives more sessions than there is room for")
@@ -533,27 +534,27 @@ class Arrival:
 
     def _take(self, where: Key, key: Any, peer: Any, local: Any, datagrams: list[bytes]) -> None:
         """Take datagrams of a client of ours that somebody else has read."""
-        gate = self._service.gate_of(where)
-        if gate is None:
+        listener = self._service.listener_of(where)
+        if listener is None:
             return
-        if not fits(gate.listening.options, key) or udp_clients.peer_of(key) != (
+        if not fits(listener.listening.options, key) or udp_clients.peer_of(key) != (
             udp_clients.NOBODY if peer is None else peer
         ):
             raise CodecError("datagrams of a client that cannot be one of their address")
         for data in datagrams:
             if self._departure is not None:
-                self._departure.pass_on(gate, key, peer, local, data)
+                self._departure.pass_on(listener, key, peer, local, data)
             elif not self.settled:
-                gate.keep(key, peer, local, data)
+                listener.keep(key, peer, local, data)
             else:
-                stray, gate.stray = gate.stray, None  # whoever sent it knows that it is ours
-                gate.deliver(key, peer, local, data)
-                gate.stray = stray
+                stray, listener.stray = listener.stray, None  # whoever sent it knows it is ours
+                listener.deliver(key, peer, local, data)
+                listener.stray = stray
 
     def _take_waiting(self, where: Key, key: Any, datagrams: list[bytes]) -> None:
         """Send on what a session had yet to send to its server."""
-        gate = self._service.gate_of(where)
-        sink: Any = None if gate is None else gate.table.get(key)
+        listener = self._service.listener_of(where)
+        sink: Any = None if listener is None else listener.table.get(key)
         for data in datagrams:
             udp_state.send_waiting(sink, data)
 
@@ -583,7 +584,7 @@ class Arrival:
 
     def _look(self) -> None:
         if not self.settled:
-            # before it is said who is late: thousands of gates may have kept this loop for seconds
+            # before it is said who is late: thousands of listeners may have kept the loop busy
             self.on_mail(0)
             self._check()
         if not self.settled:
@@ -622,13 +623,13 @@ class Arrival:
         if service.worker == 0:
             for listening in service.cycle.listenings:
                 listening.steer(service.cycle.workers, self._log)
-        for gate in service.udp_gates:
-            gate.hold()
+        for listener in service.udp_listeners:
+            listener.hold()
 
     def _open(self) -> None:
         self.holding = False
-        for gate in self._service.udp_gates:
-            gate.start()
+        for listener in self._service.udp_listeners:
+            listener.start()
         self._loop.live -= 1
         self._end_of_strays()
         self._tell_settled()
@@ -640,10 +641,10 @@ class Arrival:
 
     # -- strays --------------------------------------------------------------------------------
 
-    def stray(self, gate: UdpGate, key: Any, peer: Any, data: bytes | memoryview) -> bool:
+    def stray(self, listener: UdpListener, key: Any, peer: Any, data: bytes | memoryview) -> bool:
         """Pass a datagram on if its client is another worker's. returns: whether it is"""
         service = self._service
-        listening = gate.listening
+        listening = listener.listening
         n = owner_of(
             listening, peer, service.cycle.workers, current=service.is_current(listening)
         )
@@ -656,13 +657,13 @@ class Arrival:
             box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])
             box.pump()
         else:
-            gate.dropped += 1
+            listener.dropped += 1
         return True
 
     def _end_of_strays(self) -> None:
         self._loop.call_later(STRAY_MS, self._no_more_strays, cancelable=True)
 
     def _no_more_strays(self) -> None:
-        for gate in self._service.udp_gates:
-            if gate.listening.is_steered:
-                gate.stray = None
+        for listener in self._service.udp_listeners:
+            if listener.listening.is_steered:
+                listener.stray = None

@@ -28,8 +28,8 @@ class MemoryLog:
         self.lines.append((level, text))
 
 
-class Gate:
-    """A listening socket and its gate in a loop."""
+class Listener:
+    """A listening socket and its listener in a loop."""
 
     def __init__(self, loop: Loop, begin: Callable[..., Any], kind: int, host: str = "127.0.0.1",
                  **options: Any) -> None:
@@ -47,11 +47,11 @@ class Gate:
         self.sock = sock
         if kind == socket.SOCK_STREAM:
             sock.listen(128)
-            self.gate: Any = accept.TcpListener(loop, self, sock, begin, **options)
+            self.listener: Any = accept.TcpListener(loop, self, sock, begin, **options)
         else:
             if wildcard:
                 sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
-            self.gate = udp.UdpGate(loop, self, sock, begin)
+            self.listener = udp.UdpListener(loop, self, sock, begin)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ DEADLINE, REUSED, LISTED, PEER = 4, 13, 15, 17
 
 
 class Place:
-    """One worker: a loop, its gates, its mailbox."""
+    """One worker: a loop, its listeners, its mailbox."""
 
     def __init__(self, made: cycle.Cycle, *, idle: bool) -> None:
         self.loop = services.make_loop(made, 0)

@@ -123,14 +123,14 @@ class Parcel:
         _check_socket(fd, family, None if peer is None else peer[2])
 
     def restore(
-        self, s: Session, gate: Any, current: StreamConf | None
+        self, s: Session, listener: Any, current: StreamConf | None
     ) -> UdpProxy:
         """Take the session up where it was left; its socket is owned from now on.
 
-        Args: gate: the one its client is answered through; current: the stream block this process
-        serves by, if it has one
+        Args: listener: the one its client is answered through; current: the stream block this
+        process serves by, if it has one
         """
-        return _restore(s, self._numbers, self._rest, self._fd, gate, current)
+        return _restore(s, self._numbers, self._rest, self._fd, listener, current)
 
 
 def can_restore(server: ServerConf) -> bool:
@@ -192,14 +192,14 @@ def _restore(
     numbers: tuple[int, ...],
     rest: Sequence[Any],
     fd: int,
-    gate: Any,
+    listener: Any,
     current: StreamConf | None,
 ) -> UdpProxy:
     (port, index, tries, started_ms, deadline, requests, responses, failed, gso, client_gso, gro,
      gro_hints, dropped, family, sock_family, listed) = numbers
     name, peer, peer_name, first, rates = rest
     loop = s.loop
-    s.c.table = gate
+    s.c.table = listener
     s.preread = first
     proxy: UdpProxy = UdpProxy(s)
     s.content = proxy

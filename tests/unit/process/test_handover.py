@@ -17,7 +17,7 @@ from ngxstream.core import codes
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
 from ngxstream.event.recycle import SocketPool
-from ngxstream.event.udp import UdpGate
+from ngxstream.event.udp import UdpListener
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.process import handover, mailbox
@@ -64,11 +64,11 @@ class Newcomer:
             )
         )
         listening.socks.append(self.sock)
-        self.gate = UdpGate(loop, listening, self.sock, self.begin, idle=True)
+        self.listener = UdpListener(loop, listening, self.sock, self.begin, idle=True)
         cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1)
         service = SimpleNamespace(
-            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate,
-            is_current=lambda one: one is listening,
+            cycle=cycle, worker=0, udp_listeners=[self.listener],
+            listener_of=lambda key: self.listener, is_current=lambda one: one is listening,
         )
         self.box = mailbox.Mailbox()
         stack.callback(self.box.close)
@@ -163,8 +163,8 @@ def test_its_sessions_go_on(world: World) -> None:
     sock.close()
     world.say(mailbox.DONE, os.getpid())
     world.turn(lambda: world.new.arrival.settled)
-    for gate in world.old.service.udp_gates:
-        gate.close()
+    for listener in world.old.service.udp_listeners:
+        listener.close()
     assert before == world.exchange(b"three")
     assert [] == world.warnings()
 
@@ -365,7 +365,7 @@ def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
 
 
 def test_nobody_listens_where_it_says(world: World) -> None:
-    """An address of no gate of ours; its datagrams are dropped, too."""
+    """An address of no listener of ours; its datagrams are dropped, too."""
     values, proxied, sock = world.parcel()
     where = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
     world.post(values, proxied, sock.fileno(), uid=NOBODY, where=where)
@@ -528,7 +528,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     listening = Listening(options)
     listening.socks = [None, None]  # type: ignore[list-item]
     listening.is_steered = True
-    gate: Any = SimpleNamespace(listening=listening, dropped=0)
+    listener: Any = SimpleNamespace(listening=listening, dropped=0)
     put: list[Any] = []
     box = SimpleNamespace(waiting=0, put=lambda *words: put.append(words), pump=lambda: None)
     results = []
@@ -539,7 +539,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
         arrival: Any = SimpleNamespace(_service=service, _boxes=[box, box])
         for n in range(8):
             peer = (f"127.0.0.{n + 1}", 9)
-            results.append(handover.Arrival.stray(arrival, gate, peer, peer, b"%d" % n))
+            results.append(handover.Arrival.stray(arrival, listener, peer, peer, b"%d" % n))
     assert 8 == sum(results) == len(put)
     peers = {words[3] for words in put}
     assert 8 == len(peers)
@@ -549,8 +549,8 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     peer = next(iter(peers))
     for worker in (0, 1):
         arrival._service.worker = worker
-        handover.Arrival.stray(arrival, gate, peer, peer, b"x")
-    assert (8, 1) == (len(put), gate.dropped)
+        handover.Arrival.stray(arrival, listener, peer, peer, b"x")
+    assert (8, 1) == (len(put), listener.dropped)
 
 
 def test_go_takes_the_mail_first() -> None:
@@ -605,7 +605,8 @@ def test_a_session_that_prereads_begins_anew_at_its_new_owner(tmp_path: Path) ->
             world.client.sendto(data, world.address)
             world.turn(lambda data=data: shown and shown[-1][1][-1] == data)
         world.hand_over()
-        assert (0, 0) == (len(world.old.loop.sessions), len(world.old.service.udp_gates[0].table))
+        assert not world.old.loop.sessions
+        assert not world.old.service.udp_listeners[0].table
         world.client.sendto(b"three", world.address)
         world.turn(lambda: len(shown) == 5)
         assert (world.new.loop, [b"one", b"two", b"three"]) == shown[-1]

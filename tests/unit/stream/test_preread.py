@@ -303,7 +303,7 @@ class Datagrams:
         address.log_handlers = (lambda s: self.ended.append((s.status, s.c.received)) or OK,)
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.client.connect(self.hall.address())
-        self.listener = self.hall.gates[0]
+        self.listener = self.hall.listeners[0]
         self.number = 0
 
     def send(self, *batches: int, size: int = 100) -> list[bytes]:

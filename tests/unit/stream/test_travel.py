@@ -117,9 +117,9 @@ def test_a_module_refuses_what_is_no_part_of_its(world: World) -> None:
     """And nothing of the session is left."""
     data = place(world, moving.OWN, [("realip", "nonsense")])
     parcel = travel.Parcel(data, world.new.service.places)
-    gate = world.new.service.udp_gates[0]
+    listener = world.new.service.udp_listeners[0]
     with pytest.raises(CodecError):
-        parcel.unpack(world.new.loop, gate.sock, gate.listening)
+        parcel.unpack(world.new.loop, listener.sock, listener.listening)
     assert not world.new.loop.sessions
 
 

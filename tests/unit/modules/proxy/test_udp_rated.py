@@ -33,7 +33,7 @@ class Rated:
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.client.connect(self.hall.address())
         self.client.setblocking(False)
-        self.hall.gates[0]._limit = 64
+        self.hall.listeners[0]._limit = 64
 
     @property
     def sessions(self) -> int:

@@ -156,11 +156,11 @@ def test_no_more_servers_are_tried_than_were_left(
 
 def test_what_was_held_for_a_session_goes_on_with_it(world: World) -> None:
     """A worker that leaves while it holds datagrams of a former hand-over gives those too."""
-    (gate, *_) = [one for one in world.old.service.udp_gates if one.table]
+    (listener, *_) = [one for one in world.old.service.udp_listeners if one.table]
     peer = world.client.getsockname()
-    gate.close()
-    gate.hold()
-    gate.keep(peer, peer, None, b"held")
+    listener.close()
+    listener.hold()
+    listener.keep(peer, peer, None, b"held")
     world.hand_over()
     world.turn(lambda: has_datagram(world.backend))
     assert b"held" == world.backend.recv(100)

@@ -33,7 +33,7 @@ class Answered:
         self.client.settimeout(20)
         self.client.connect(self.hall.address())
         self.client.send(b"?")
-        self.turn(self.hall.gates[0].sock)
+        self.turn(self.hall.listeners[0].sock)
         _, self.proxy = self.server.recvfrom(100)
         (s,) = self.hall.loop.sessions
         self.content: Any = s.content
