@@ -17,9 +17,9 @@ An entry of a ledger is one word: place << 32 | count. A place is the number of 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from fcntl import LOCK_EX, LOCK_UN, lockf
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Literal
 
 from ngxstream.core import errors
@@ -189,7 +189,7 @@ class KeyTable(Counts):
         Source: ngx_stream_limit_conn_module.c ngx_stream_limit_conn_handler
         """
         length = len(key)
-        kept = key if length <= INLINE else blake2b(key, digest_size=INLINE).digest()
+        kept = key if length <= INLINE else hashlib.blake2b(key, digest_size=INLINE).digest()
         size = len(kept)
         head = _DATA + (hash(kept) & self._mask)  # every process is a fork of one: all hash alike
         zone = self.zone
@@ -302,7 +302,7 @@ class KeyTable(Counts):
 
     def total(self, key: bytes) -> int:
         """Return how many there are of a key, in all processes. Raises: BusyError."""
-        kept = key if len(key) <= INLINE else blake2b(key, digest_size=INLINE).digest()
+        kept = key if len(key) <= INLINE else hashlib.blake2b(key, digest_size=INLINE).digest()
         words = self.words
         with self.zone.lock.soon():
             if words[0]:

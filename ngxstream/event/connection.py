@@ -45,9 +45,6 @@ class Table(Protocol):
     def forget(self, c: Connection) -> None:
         """Take the client out."""
 
-    def is_listed(self, c: Connection) -> bool:
-        """Tell whether the client's datagrams are its session's."""
-
     def kept_for(self, c: Connection) -> list[bytes]:
         """Return what came from a client while its session was not ready."""
 

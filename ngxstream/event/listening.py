@@ -32,7 +32,7 @@ from typing import Final
 
 from ngxstream.core import errors, inet
 from ngxstream.core import log as logs
-from ngxstream.event import bound, listen_socket, steering
+from ngxstream.event import bound, listen_socket, stale, steering
 from ngxstream.event.listen_options import ListenOptions
 
 TRIES: Final = 5
@@ -211,6 +211,10 @@ def _open(
             sock.close()
             if test:
                 return True
+            if options.family == socket.AF_UNIX and stale.remove(options.path):
+                text = f"{options.text} of a program that is gone, is removed"
+                log.error(logs.NOTICE, text)
+                continue
             log.error(logs.EMERG, f"bind() to {options.text} failed", error)
             return False
         except errors.ListenError:

@@ -416,11 +416,6 @@ class UdpListener:
         waiting = self.table.get(c.key)
         return waiting.kept if isinstance(waiting, udp_clients.Waiting) and waiting.c is c else []
 
-    def is_listed(self, c: Connection) -> bool:
-        """Tell whether the client's datagrams are its session's."""
-        sink = self.table.get(c.key)
-        return sink is not None and sink.c is c
-
     def go_on(self, c: Connection, run: Callable[[], None]) -> None:
         """Run a session on that took its client's datagrams until now; it lists itself anew."""
         self.forget(c)

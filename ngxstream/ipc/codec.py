@@ -27,7 +27,7 @@ from ngxstream.core import errors
 
 T = TypeVar("T")
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _FIELD: Final = struct.Struct("<BI")  # tag, length
 _LENGTH: Final = struct.Struct("<I")

@@ -18,6 +18,7 @@ from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import codes, errors, log, shm, shm_counts
 from ngxstream.stream import phases, values
+from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import NOCACHEABLE, Variable
 
@@ -51,7 +52,7 @@ class LimitZone:
         self.table: shm_counts.KeyTable | None = None  # until the cycle has made the zone
 
     def attach(self, zone: shm.Zone, fresh: bool) -> None:
-        """Take a zone the cycle has made or adopted. source: ngx_stream_limit_conn_init_zone"""
+        """Take a zone the cycle has made or adopted. Source: ngx_stream_limit_conn_init_zone"""
         assert self.key is not None
         key = self.key.text
         if fresh:
@@ -97,7 +98,7 @@ class _Taken:
 
 
 def handle(s: Session) -> int:
-    """Count a session, or refuse it. source: ngx_stream_limit_conn_handler"""
+    """Count a session, or refuse it. Source: ngx_stream_limit_conn_handler"""
     conf: LimitConnConf = s.server.limit_conn
     taken = _Taken()
     for zone, most in conf.limits:
@@ -188,7 +189,7 @@ def _zone(scope: Scope, name: str) -> LimitZone:
 
 
 def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_limit_conn_zone"""
+    """Source: ngx_stream_limit_conn_zone"""
     builder = scope.builder
     key = values.compile_value(st.args[0], builder.data["stream"].variables)
     word = st.args[1]
@@ -214,7 +215,7 @@ def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _limit_conn(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_limit_conn"""
+    """Source: ngx_stream_limit_conn"""
     name, text = st.args
     scope.builder.data["zones"].request(name, 0, NAME)
     given = scope.given_of(module)
@@ -256,6 +257,5 @@ MODULE = StreamModule(
                  "`PASSED`, `REJECTED` or `REJECTED_DRY_RUN`."),
     ),
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
-    pack=_pack,
-    unpack=_unpack,
+    keeps=(Kept(NAME, _pack, _unpack),),
 )

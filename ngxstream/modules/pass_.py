@@ -45,7 +45,7 @@ class Targets:
         self.listenings = conf.listenings
 
     def find(self, addr: inet.Addr) -> ListeningConf | None:
-        """Return the first TCP socket an address leads to. source: ngx_stream_pass_match"""
+        """Return the first TCP socket an address leads to. Source: ngx_stream_pass_match"""
         for listening in self.listenings:
             options = listening.options
             if options.socktype == socket.SOCK_DGRAM or options.family != addr.family:
@@ -60,7 +60,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class PassConf:
-    """Where to pass connections. shape: one of `addr` and `value` is set"""
+    """Where to pass connections. Args: addr, value: one of them is set"""
 
     targets: Targets | None = None
     addr: inet.Addr | None = None
@@ -68,7 +68,7 @@ class PassConf:
 
 
 def handle(s: Session) -> None:
-    """Pass the connection on: the content handler. source: ngx_stream_pass_handler"""
+    """Pass the connection on: the content handler. Source: ngx_stream_pass_handler"""
     s.action = "passing connection to port"
     conf: PassConf = s.server.pass_
     try:

@@ -17,6 +17,7 @@ from ngxstream.core.codes import DECLINED
 from ngxstream.core.log import encode
 from ngxstream.ipc import addresses
 from ngxstream.stream import phases
+from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import PURE, Variable
 
@@ -34,13 +35,13 @@ KEY = "realip"
 
 @dataclass(frozen=True, slots=True)
 class RealipConf:
-    """Who is believed. shape: `networks` match packed addresses, v4-mapped ones as IPv4"""
+    """Who is believed. Args: networks: of packed addresses, v4-mapped ones as IPv4"""
 
     networks: tuple[ip.Cidr, ...] = ()
     unix: bool = False
 
     def trusts(self, sockaddr: SockAddr) -> bool:
-        """Tell whether a peer's word is taken. source: ngx_cidr_match"""
+        """Tell whether a peer's word is taken. Source: ngx_cidr_match"""
         packed = inet.packed(sockaddr)
         if not packed:
             return self.unix
@@ -58,7 +59,7 @@ class Original(NamedTuple):
 def handle(s: Session) -> int:
     """Put the address of a trusted header in the place of the peer's.
 
-    source: ngx_stream_realip_handler
+    Source: ngx_stream_realip_handler
     """
     header = s.proxy_protocol
     if header is None or not header.src_addr:
@@ -180,8 +181,7 @@ MODULE = StreamModule(
     conf=RealipConf,
     merge=_merge,
     finish=_finish,
-    pack=_pack,
-    unpack=_unpack,
+    keeps=(Kept(KEY, _pack, _unpack),),
     variables=(
         Variable("realip_remote_addr", _realip_remote_addr, PURE,
                  "Address the connection came from, before it was replaced."),

@@ -10,6 +10,7 @@ from ngxstream.conf.directive import SERVER, TAKE1, Directive
 from ngxstream.core.codes import AGAIN, INTERNAL_SERVER_ERROR, STREAM_OK
 from ngxstream.core.log import INFO
 from ngxstream.stream import values
+from ngxstream.stream.content import Content, ContentKind
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class ReturnConf:
 
 
 def handle(s: Session) -> None:
-    """Begin to return the text: the content handler. source: ngx_stream_return_handler"""
+    """Begin to return the text: the content handler. Source: ngx_stream_return_handler"""
     s.action = "returning text"
     text = s.server.return_.text.get(s)
     if not text:
@@ -42,7 +43,7 @@ def handle(s: Session) -> None:
     content.write()
 
 
-class Returning:
+class Returning(Content):
     """One text on its way to the client."""
 
     __slots__ = ("s", "rest", "timer", "retry", "is_waiting")
@@ -55,7 +56,7 @@ class Returning:
         self.is_waiting = False
 
     def write(self) -> None:
-        """Send what there is room for. source: ngx_stream_return_write_handler"""
+        """Send what there is room for. Source: ngx_stream_return_write_handler"""
         s = self.s
         while self.rest:
             try:
@@ -81,20 +82,12 @@ class Returning:
         self.s.log_error(INFO, "connection timed out", errno.ETIMEDOUT)
         self.s.finalize(STREAM_OK)
 
-    def on_fault(self) -> None:
-        """End the session after an exception nobody expected."""
-        self.s.finalize(INTERNAL_SERVER_ERROR)
-
     def close(self) -> None:
         """Let go of the timers."""
         self.is_waiting = False
         self._stop()
         if self.retry is not None:
             self.retry.cancel()
-
-    def log_suffix(self) -> str:
-        """Return nothing: there is no upstream."""
-        return ""
 
     def _wait(self) -> None:
         s = self.s
@@ -126,4 +119,5 @@ MODULE = StreamModule(
                   syntax="return text"),
     ),
     conf=ReturnConf,
+    contents=(ContentKind("returned text", Returning, stays="it ends within TIMEOUT_MS"),),
 )

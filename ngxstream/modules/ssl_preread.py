@@ -15,6 +15,7 @@ from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core.codes import AGAIN, DECLINED, OK
 from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.stream import phases, servers
+from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import Getter, Variable
 from ngxstream.wire import client_hello, reader
@@ -123,4 +124,5 @@ MODULE = StreamModule(
                  "Protocols the client offers (ALPN), joined by commas."),
     ),
     handlers=(PhaseHandler(phases.PREREAD, handle, _is_wanted),),
+    keeps=(Kept(KEY, stays="UDP sessions have no ClientHello"),),
 )

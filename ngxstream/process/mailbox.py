@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
 STOPPED: Final = 1  # (pid, pids): I read my listening sockets no more; so will all of these
-SESSIONS: Final = 2  # ([packed session]), a descriptor each
-WAITING: Final = 3  # (address, key, [datagram]): what a session sent before has yet to send
+SESSIONS: Final = 2  # ([packed session], a byte for each: how many descriptors it has)
+WAITING: Final = 3  # (number, [datagram]): what the session of a $connection has yet to send
 DATAGRAMS: Final = 4  # (address, key, peer, local, [datagram]) of a client of yours
 DONE: Final = 5  # (pid): that was all
 
@@ -47,12 +47,13 @@ _SCHEMAS: Final = {
         Field(1, "pid", codec.PID),
         Field(2, "pids", List(codec.PID, 65_536), []),
     ),
-    SESSIONS: Record("SESSIONS", Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS))),
+    SESSIONS: Record(
+        "SESSIONS",
+        Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS)),
+        Field(2, "sockets", codec.Bytes(MAX_FDS)),
+    ),
     WAITING: Record(
-        "WAITING",
-        Field(1, "where", addresses.LISTEN_KEY),
-        Field(2, "key", addresses.CLIENT_KEY),
-        Field(3, "datagrams", _DATAGRAMS),
+        "WAITING", Field(1, "number", codec.UINT), Field(2, "datagrams", _DATAGRAMS)
     ),
     DATAGRAMS: Record(
         "DATAGRAMS",
@@ -228,7 +229,12 @@ class Inbox:
             if schema is None:
                 raise codec.CodecError(f"a message of the unknown kind {message.kind}")
             values = schema.decode(message.payload)
-            wanted = len(values[0]) if message.kind == SESSIONS else 0
+            wanted = 0
+            if message.kind == SESSIONS:
+                sessions, sockets = values
+                if len(sessions) != len(sockets):
+                    raise codec.CodecError(f"{len(sessions)} sessions, sockets of {len(sockets)}")
+                wanted = sum(sockets)
             if len(message.fds) != wanted:
                 raise codec.CodecError(f"{len(message.fds)} descriptors where {wanted} belong")
         except codec.CodecError:

@@ -21,7 +21,7 @@ from ngxstream.core import log
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system, upgrade, verdict
+from ngxstream.process import pidfile, signals, system, verdict
 from ngxstream.process.children import Child, Children
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
@@ -29,7 +29,7 @@ from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
 from ngxstream.process.other_master import OtherMaster
 from ngxstream.process.reload import Beginning, Reload
-from ngxstream.process.rendezvous import Survivor, Survivors
+from ngxstream.process.rendezvous import Survivor, Survivors, place_of
 from ngxstream.process.single import SingleProcess
 
 if TYPE_CHECKING:
@@ -107,9 +107,19 @@ class Master:
             self.later(LATE_MS, self._succeed_late)
         if not self.other.is_alive:
             self.manager.ready(self._status())
-        while self.children or not self.is_ending:
+        while self.children or self._has_orphans or not self.is_ending:
             self._wait()
         return self._exit()
+
+    @property
+    def _has_orphans(self) -> bool:
+        """Whether workers of a dead master finish their sessions, with no other master for them."""
+        left = self.quitting and not (self.terminating or self.other.is_alive)
+        return left and self.survivors.are_left
+
+    def _await_orphans(self) -> None:
+        if self._has_orphans:
+            self.later(RETIRE_MS, self._await_orphans)
 
     def _succeed(self) -> None:
         """Have the workers of a dead master leave, their UDP clients in our hands."""
@@ -127,7 +137,7 @@ class Master:
 
     def _succeed_late(self) -> None:
         """The same for one that was slow to see its master die."""
-        if self.survivors.meet(self.cycle.main.pid):
+        if self.survivors.meet(place_of(self.cycle.main, self.cycle.options)):
             self._succeed()
 
     def inherit(self) -> None:
@@ -158,7 +168,7 @@ class Master:
         self.verdicts.close()
         path = self.cycle.main.pid
         if self.other.started:
-            path += upgrade.OLDBIN
+            path = pidfile.oldbin(path)
         error = pidfile.remove(path)
         if error is not None:
             self.cycle.log.error(log.ALERT, f'unlink() "{path}" failed', error)
@@ -294,13 +304,14 @@ class Master:
         self.children.quit(self.children)
         self._meet_last()
         self.survivors.tell(channels.QUIT)
+        self._await_orphans()
         self._close_listening()
 
     def _meet_last(self) -> None:
         """Know all whose master has died before all is to end: nobody will look for them after."""
         self.other.look()
         if not self.other.is_alive:
-            self.survivors.meet(self.cycle.main.pid)
+            self.survivors.meet(place_of(self.cycle.main, self.cycle.options))
 
     def stop_accepting(self) -> None:
         """Have the workers leave, and start no others."""
@@ -331,12 +342,12 @@ class Master:
         collector = verdict.Collector(self.cycle.log)
         if self._reload(collector):
             self.manager.ready(self._status())
-            self.verdicts.accept()
+            self.verdicts.accept(collector.warnings)
             if self.cycle.main.pid != pid_path:
                 self.verdicts.move(self.cycle.main.pid)
         else:
             self.manager.ready(f"{self._status()}; the last reload was refused: {collector.text}")
-            self.verdicts.refuse(collector.text)
+            self.verdicts.refuse(f"{collector.warnings}\n{collector.text}")
         self.verdicts.restore()
 
     def _reload(self, to: log.Log) -> bool:

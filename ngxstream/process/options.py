@@ -58,6 +58,7 @@ class Options:
         "network",         # bool: -N
         "signal",          # str: of -s, "" for none
         "directives",      # str: of -g
+        "ignored",         # list[str]: of every -g before the last
         "prefix",          # str
         "conf_prefix",     # str
         "conf_file",       # str
@@ -77,6 +78,7 @@ class Options:
         self.network = False
         self.signal = ""
         self.directives = ""
+        self.ignored: list[str] = []
         self.prefix = PREFIX
         self.conf_prefix = ""
         self.conf_file = CONF_PATH
@@ -130,6 +132,8 @@ class Options:
         elif letter == "c":
             self.conf_file = value
         elif letter == "g":
+            if self.directives:
+                self.ignored.append(self.directives)
             self.directives = value
         elif value not in SIGNALS:
             raise OptionError(f'invalid option: "-s {value}"')

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, log
 from ngxstream.event import listening
-from ngxstream.process import signals, system, upgrade
+from ngxstream.process import pidfile, signals, system, upgrade
 from ngxstream.process.cycle import Cycle
 from ngxstream.process.handover import Plan
 
@@ -58,14 +58,14 @@ class OtherMaster:
         if self.is_alive:
             to.error(log.CRIT, REFUSED)
             return
-        path = cycle.main.pid
+        path, old = cycle.main.pid, pidfile.oldbin(cycle.main.pid)
         words = [sys.executable, *sys.orig_argv[1:]]
         try:
-            os.rename(path, path + upgrade.OLDBIN)
+            os.rename(path, old)
         except OSError as error:
             to.error(
                 log.ALERT,
-                f"rename() {path} to {path}{upgrade.OLDBIN} failed "
+                f"rename() {path} to {old} failed "
                 f'before executing new binary process "{words[0]}"',
                 error,
             )
@@ -105,12 +105,13 @@ class OtherMaster:
     def _rename_back(self) -> None:
         master = self._master
         path = master.cycle.main.pid
+        old = pidfile.oldbin(path)
         try:
-            os.rename(path + upgrade.OLDBIN, path)
+            os.rename(old, path)
         except OSError as error:
             master.cycle.log.error(
                 log.ALERT,
-                f"rename() {path}{upgrade.OLDBIN} back to {path} failed "
+                f"rename() {old} back to {path} failed "
                 "after the new binary process exited",
                 error,
             )

@@ -7,8 +7,8 @@ beside us, with the same default path, that would take its pid file or stop it. 
 1. A start never writes over a file that names a living process which is not ours. A process that
    began after the file was written cannot be the one it names: then the file is a stale one.
 2. A signal is sent to a process of ours only.
-3. What is removed is a file that holds this process's own number: no device that `pid` names, and
-   no file that somebody has put in the place of ours.
+3. What is removed is a file that holds this process's own number, and no file that somebody has
+   put in the place of ours. A device that `pid` names is neither removed nor renamed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final
 from ngxstream.core import errors
 from ngxstream.process.options import NGINX, OURS
 
+OLDBIN: Final = ".oldbin"
 MODE: Final = 0o644
 MAX_TEXT: Final = 64
 _TITLE: Final = re.compile(rf"(?:{NGINX}|{OURS}): ")
@@ -89,6 +90,15 @@ def find(path: str) -> int:
     return pid
 
 
+def names_master(path: str) -> bool:
+    """Tell whether a pid file names a living process of ours."""
+    try:
+        pid = _parse(_read(path))
+    except (OSError, ValueError):
+        return False
+    return is_alive(pid) and is_ours(pid)
+
+
 def send(pid: int, number: int) -> None:
     """Send a signal. Raises: SignalError. Source: ngx_process.c ngx_os_signal_process"""
     try:
@@ -97,6 +107,19 @@ def send(pid: int, number: int) -> None:
         cause = error if isinstance(error, OSError) else ProcessLookupError(3, "")
         raise SignalError(f"kill({pid}, {int(number)}) failed", errno=cause,
                           level="alert") from None
+
+
+def is_device(path: str) -> bool:
+    """Tell whether a path leads to what can be no pid file, as in `pid /dev/null;`."""
+    try:
+        return not stat.S_ISREG(os.stat(_bytes(path)).st_mode)
+    except OSError:
+        return False
+
+
+def oldbin(path: str) -> str:
+    """Return where the pid file of a master is while its successor has its place."""
+    return path if is_device(path) else path + OLDBIN
 
 
 def is_same(one: str, other: str) -> bool:
@@ -111,9 +134,8 @@ def remove(path: str) -> OSError | None:
     Source: ngx_delete_pidfile
     """
     try:
-        if not stat.S_ISREG(os.stat(_bytes(path)).st_mode) or _parse(_read(path)) != os.getpid():
-            return None
-        os.unlink(_bytes(path))
+        if not is_device(path) and _parse(_read(path)) == os.getpid():
+            os.unlink(_bytes(path))
     except ValueError:
         return None
     except OSError as error:

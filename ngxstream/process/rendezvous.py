@@ -5,8 +5,9 @@ nginx has no counterpart: after SIGKILL of the master its workers keep the addre
 master fails to bind.
 
 1. A worker that sees its master die listens at an abstract Unix address, named after the pid file
-   and its own pid: an orphan. It serves on. One that was leaving already does so, too, but has
-   nothing to give: it wants to be told when all is to end.
+   (where `pid` names a device that many may name, after the configuration) and its own pid: an
+   orphan. It serves on. One that was leaving already does so, too, but has nothing to give: it
+   wants to be told when all is to end.
 2. A new master finds the orphans of its pid file in the kernel's table of Unix sockets, before it
    binds, and connects to all. The connection is an orphan's channel from then on: it obeys.
 3. The orphan of the newest configuration gives its listening sockets. They are the same sockets:
@@ -17,20 +18,24 @@ master fails to bind.
 5. Neither side believes a stranger. An orphan obeys root and the user its master was. A master asks
    processes of root, its own user and the configured one, and knows whose a process is before it
    waits for it: it waits for strangers not at all, for all others together until one deadline.
+   Who may give is asked beside those who were asked and are silent, so these delay it little.
 6. What is given has to be sockets that a master made (or a service manager for it), that listen or
    are bound, and are no connections. Who gives anything else has given nothing, and the next one is
    asked. What an orphan says of its configuration counts for those who agree with the giver.
+7. Where no master lives, `-s` tells the orphans what it would have signalled. They wait for a
+   master again when it has left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import dump
@@ -39,16 +44,21 @@ from ngxstream.event import eviction, inherited, poller
 from ngxstream.ipc import codec, port
 from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.process import channel as channels
+from ngxstream.process import pidfile
 from ngxstream.process.channel import Channel
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
+    from ngxstream.process.directives import MainConf
+    from ngxstream.process.options import Options
 
 MEET_S: Final = 2.0  # how long all orphans together may take to say who they are
 GIVE_S: Final = 4.0  # and to give, from the same moment on
-LEAST_S: Final = 0.25  # what each of those that could give is granted at least
+LEAST_S: Final = 0.25  # how long one that gives may pause
+ASK_S: Final = 1.0  # how long those who are asked before a giver, and are silent, delay it in all
+HEED_S: Final = 2.0  # how long it may take all orphans together to do what -s tells them
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 PAUSE_MS: Final = 100  # before an orphan without descriptors looks again who has come
 AGAIN_S: Final = 0.01  # before another try to connect
@@ -58,12 +68,21 @@ MAX_SOCKETS: Final = 1 << 20
 BACKLOG: Final = 64
 TABLE: Final = "/proc/net/unix"
 
+COMMANDS: Final = {
+    "stop": channels.TERMINATE, "quit": channels.QUIT, "reopen": channels.REOPEN
+}  # of -s
+
 ORPHANED: Final = Record(
     "orphan",
     Field(1, "generation", codec.UINT, 0),
     Field(2, "digest", codec.Text(64, is_word=True), ""),
 )
 SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
+
+
+def place_of(main: MainConf, options: Options) -> str:
+    """Return the path that orphans are found by: the pid file's, or the file's that names none."""
+    return options.conf_file if pidfile.is_device(main.pid) else main.pid
 
 
 def prefix_of(path: str) -> str:
@@ -104,7 +123,7 @@ class Orphan:
     ) -> None:
         """Wait from now on.
 
-        Args: path: of the pid file; owner: the user id of the master that died; adopted(channel):
+        Args: path: as of place_of(); owner: the user id of the master that died; adopted(channel):
         called once. Raises: OSError where nobody can be waited for
         """
         self._loop = loop
@@ -167,7 +186,7 @@ def _give(loop: Loop, to: Channel, socks: list[socket.socket]) -> None:
         is_last = not socks
         fds = [sock.fileno() for sock in socks[:CHUNK] if sock.fileno() >= 0]
         if not to.send(channels.SOCKETS, SOCKETS_GIVEN.encode((is_last,)), fds):
-            if to.fileno() >= 0 and not port.is_gone(to.sock):
+            if to.fileno() >= 0 and not loop.exiting and not port.is_gone(to.sock):
                 again = functools.partial(_give, loop, to, socks)
                 loop.call_later(AGAIN_MS, again, cancelable=True)
             return
@@ -180,18 +199,20 @@ def _give(loop: Loop, to: Channel, socks: list[socket.socket]) -> None:
 class Survivor:
     """An orphan as the new master knows it."""
 
-    __slots__ = ("channel", "digest", "generation", "pid", "uid")
+    __slots__ = ("channel", "digest", "generation", "is_known", "pid", "uid")
 
     def __init__(self, pid: int, uid: int, channel: Channel) -> None:
         """Know it by what the kernel says.
 
-        generation and digest are what it says of itself, 0 and "" before that
+        generation and digest are what it says of itself, 0 and "" before that; is_known tells
+        that it has said it
         """
         self.pid = pid
         self.uid = uid
         self.channel = channel
         self.generation = 0
         self.digest = ""
+        self.is_known = False
 
     def hear(self) -> None:
         """Take what it says of itself; nonsense is nothing."""
@@ -200,8 +221,20 @@ class Survivor:
             port.close_all(message.fds)
             if message.command == channels.ORPHAN:
                 self.generation, self.digest = ORPHANED.decode(message.payload)
+                self.is_known = True
         except (CodecError, EOFError, OSError):
             return
+
+    def refuse(self) -> None:
+        """Take nothing more from it, and close what has come."""
+        with contextlib.suppress(EOFError, OSError):
+            self.channel.sock.shutdown(socket.SHUT_RD)
+            while True:
+                try:
+                    port.close_all(self.channel.receive().fds)
+                except OSError as error:
+                    if error.errno != errno.EPROTO:  # nonsense; there may be more behind it
+                        raise
 
 
 class Survivors:
@@ -233,12 +266,9 @@ class Survivors:
 
         A cycle of the same text goes on with the generation of theirs: sessions name it.
         """
-        user = cycle.main.user
-        self._users |= frozenset(() if user is None else (user.uid,))
-        self._strangers = 0
         self._digest = digest_of(cycle)
-        begun = time.monotonic()
-        self.meet(cycle.main.pid)
+        end = time.monotonic() + GIVE_S
+        self._meet_all(cycle.main, cycle.options)
         if self._strangers:
             cycle.log.error(
                 logs.WARN,
@@ -248,21 +278,17 @@ class Survivors:
         stream = cycle.stream
         named = {conf.options.key for conf in stream.listenings} if stream is not None else set()
         best: list[Listening] = []
-        could = [one for one in self.all if one.generation]
-        could.sort(key=lambda one: -one.generation)
-        for n, one in enumerate(could):
-            left = begun + GIVE_S - time.monotonic()
-            fds = _take(one, max(LEAST_S, left / (len(could) - n)), cycle.log)
-            if not fds:
-                continue
-            found = inherited.adopt(fds, cycle.log)
-            if best and named.isdisjoint(listening.options.key for listening in found):
-                _drop(found)
-                continue
-            _drop(best)
-            best, self._giver = found, one
-            if not named or not named.isdisjoint(listening.options.key for listening in found):
-                break
+        with contextlib.closing(self._gifts(end, cycle.log)) as gifts:
+            for one, fds in gifts:
+                found = inherited.adopt(fds, cycle.log)
+                is_wanted = not named.isdisjoint(listening.options.key for listening in found)
+                if best and not is_wanted:
+                    _drop(found)
+                    continue
+                _drop(best)
+                best, self._giver = found, one
+                if is_wanted or not named:
+                    break
         giver = self._giver
         if giver is not None:
             cycle.log.error(
@@ -276,10 +302,65 @@ class Survivors:
                 cycle.is_heir = cycle.main.master_process
         return best
 
+    def _gifts(
+        self, end: float, log: logs.Log
+    ) -> Generator[tuple[Survivor, list[int]], None, None]:
+        """Ask for listening sockets, the newest generation first; give who has some, and these.
+
+        Whenever all who were asked are silent for a moment, one more is asked.
+        """
+        rest = sorted(filter(lambda one: one.generation, self.all), key=lambda one: one.generation)
+        pause = min(LEAST_S, ASK_S / max(1, len(rest)))
+        asked: dict[int, Survivor] = {}
+        try:
+            while (rest or asked) and (left := end - time.monotonic()) > 0:
+                wait_s = min(pause, left) if rest else left
+                ready = channels.wait_readable(asked, wait_s) if asked else []
+                for one in map(asked.pop, ready):
+                    if fds := _take(one, left / 2, log):
+                        yield one, fds
+                if rest and not ready:
+                    one = rest.pop()
+                    one.channel.send(channels.GIVE)
+                    asked[one.channel.fileno()] = one
+        finally:
+            for one in asked.values():
+                one.refuse()
+
+    def order(
+        self, main: MainConf, options: Options, command: int
+    ) -> tuple[list[int], list[int]]:
+        """Tell all orphans of a pid file something, and wait until they have heard it.
+
+        Returns: the pids of those who have, and of those who have not
+        """
+        self._meet_all(main, options)
+        told = {one.channel.fileno(): one for one in self.all if pidfile.is_ours(one.pid)}
+        pids = {one.pid for one in told.values()}
+        for one in told.values():
+            one.channel.send(command)
+            with contextlib.suppress(OSError):
+                one.channel.sock.shutdown(socket.SHUT_WR)  # it closes its end when it comes to that
+        done: list[int] = []
+        end = time.monotonic() + HEED_S
+        while told and (left := end - time.monotonic()) > 0:
+            for fd in channels.wait_readable(told, left):
+                if not port.is_gone(told[fd].channel.sock):
+                    told[fd].hear()
+                elif (one := told.pop(fd)).is_known:
+                    done.append(one.pid)
+        return sorted(done), sorted(pids.difference(done))
+
+    def _meet_all(self, main: MainConf, options: Options) -> None:
+        if main.user is not None:
+            self._users |= {main.user.uid}
+        self._strangers = 0
+        self.meet(place_of(main, options))
+
     def meet(self, path: str) -> list[Survivor]:
         """Connect to the orphans that are not known yet, and hear who they are.
 
-        Args: path: of the pid file. Returns: the new ones
+        Args: path: as of place_of(). Returns: the new ones
         """
         end = time.monotonic() + MEET_S
         new = self._connect_all(path, end)
@@ -325,6 +406,12 @@ class Survivors:
             if names:
                 time.sleep(AGAIN_S)
         return found
+
+    @property
+    def are_left(self) -> bool:
+        """Whether any of them is there, and no other program that pretends to be one."""
+        there = (one for one in self.all if not port.is_gone(one.channel.sock))
+        return any(pidfile.is_ours(one.pid) for one in there)
 
     def tell(self, command: int) -> None:
         """Tell all of them; who has left already does not hear it."""
@@ -392,42 +479,38 @@ def _link(path: str) -> str:
 
 
 def _take(one: Survivor, wait_s: float, log: logs.Log) -> list[int]:
-    """Return the sockets of an orphan, none if it gives none in time, or what is none."""
+    """Return the sockets of an orphan that begins to give, none if it gives what is none."""
     fds: list[int] = []
     end = time.monotonic() + wait_s
     owners = (0, os.geteuid())
-    one.channel.send(channels.GIVE)
-    fault = "nothing in time"
-    while (left := end - time.monotonic()) > 0:
-        if not channels.wait_readable([one.channel.fileno()], left):
-            break
+    fault = ""
+    while not fault:
         try:
             message = one.channel.receive()
-        except BlockingIOError:
-            continue
-        except (EOFError, OSError) as error:
-            fault = str(error)
-            break
-        fds += message.fds
-        faults = [inherited.fault_of(fd, owners) for fd in message.fds]
-        fault = next(filter(None, faults), "")
-        try:
+            fds += message.fds
+            faults = [inherited.fault_of(fd, owners) for fd in message.fds]
+            fault = next(filter(None, faults), "")
             if message.command != channels.SOCKETS:
-                continue  # it may say who it is once more
+                fault = "something else"
             (is_last,) = SOCKETS_GIVEN.decode(message.payload)
-        except CodecError as error:
+        except BlockingIOError:
+            left = min(LEAST_S, end - time.monotonic())
+            if left <= 0 or not channels.wait_readable([one.channel.fileno()], left):
+                fault = "nothing more in time"
+            continue
+        except (CodecError, EOFError, OSError) as error:
             fault = str(error)
             break
-        if fault or len(fds) > MAX_SOCKETS:
-            break
-        if is_last:
+        if is_last and not fault:
             return fds
-        fault = "nothing in time"
+        if not message.fds or len(fds) > MAX_SOCKETS:
+            fault = fault or "too few or too many"
     port.close_all(fds)
     log.error(
         logs.WARN,
         f"worker process {one.pid} that outlived its master gives no listening sockets: {fault}",
     )
+    one.refuse()
     return []
 
 

@@ -92,7 +92,7 @@ class SingleProcess:
         new = rebuild(before.cycle, collector)
         if new is None:
             self.manager.ready(f"{SERVING}; the last reload was refused: {collector.text}")
-            self.verdicts.refuse(collector.text)
+            self.verdicts.refuse(f"{collector.warnings}\n{collector.text}")
             self.verdicts.restore()
             return
         before.close_listeners()
@@ -111,7 +111,7 @@ class SingleProcess:
             loop.call_later(CLEAN_MS, self._sweep, cancelable=True)
         self.old.append(before)
         self.manager.ready(SERVING)
-        self.verdicts.accept()
+        self.verdicts.accept(collector.warnings)
         if new.main.pid != before.cycle.main.pid:
             self.verdicts.move(new.main.pid)
         self.verdicts.restore()

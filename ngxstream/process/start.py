@@ -13,7 +13,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from ngxstream.conf import dump
+from ngxstream.conf import dump, tokens
+from ngxstream.conf import files as conf_files
 from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
@@ -31,8 +32,10 @@ from ngxstream.process import (
     upgrade,
     verdict,
 )
+from ngxstream.process.options import PID_PATH
 
 if TYPE_CHECKING:
+    from ngxstream.process.directives import MainConf
     from ngxstream.process.options import Options
 
 
@@ -40,6 +43,8 @@ def run(options: Options) -> int:
     """Do what the options say; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an impatient ^C is no traceback
     builtin = builtin_log(options, log.Console(options.program))
+    for text in options.ignored:
+        builtin.error(log.WARN, f'"-g {text}" is ignored: only the last "-g" is obeyed')
     try:
         if options.test:
             return test(options, builtin)
@@ -62,7 +67,7 @@ def run(options: Options) -> int:
 def builtin_log(options: Options, console: log.Console) -> log.Log:
     """Open the log of start-up: that of -e, or standard error where it cannot be opened.
 
-    source: ngx_log.c ngx_log_init
+    Source: ngx_log.c ngx_log_init
     """
     clock = clocks.Clock()
     table = files.OpenFiles()
@@ -112,7 +117,7 @@ def test(options: Options, builtin: log.Log) -> int:
 
 
 def print_network(options: Options, builtin: log.Log) -> int:
-    """Print what the configuration needs of the network: -N. raises: ConfError"""
+    """Print what the configuration needs of the network: -N. Raises: ConfError"""
     reading = cycle.Reading(options, builtin)
     _write_out(log.encode(netsetup.script(reading.stream, options.conf_file)))
     return 0
@@ -121,25 +126,77 @@ def print_network(options: Options, builtin: log.Log) -> int:
 def send_signal(options: Options, builtin: log.Log) -> int:
     """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
 
-    A reload is waited for: what the master finds wrong is said here, and the exit code is 1.
-    raises: NgxError. source: ngx_cycle.c ngx_signal_process
+    A reload is waited for: what the master finds wrong is said here, and the exit code is 1. Where
+    it can be asked so, the configuration is judged once, by the master.
+    Raises: NgxError. Source: ngx_cycle.c ngx_signal_process
     """
-    reading = cycle.Reading(options, builtin)
-    builtin.write(log.NOTICE, "signal process started")
-    pid = pidfile.find(reading.main.pid)
     number = signals.COMMANDS[options.signal]
     asked = number == signals.RECONFIGURE
-    request = verdict.Request(pid, reading.main.pid) if asked else None
+    path = stated_pid(options) if asked else ""
+    request = verdict.Request(pidfile.find(path), path) if pidfile.names_master(path) else None
+    is_judged = request is not None and request.is_heard
+    if not is_judged:
+        main = cycle.Reading(options, builtin).main
+        path = main.pid
+    builtin.write(log.NOTICE, "signal process started")
+    if not asked and (code := tell_orphans(main, options, builtin)) is not None:
+        return code
+    pid = pidfile.find(path)
+    if asked and not is_judged:
+        request = verdict.Request(pid, path)
     pidfile.send(pid, number)
     console = builtin.console
     assert console is not None
     return 0 if request is None or request.wait(console.say) else 1
 
 
+def stated_pid(options: Options) -> str:
+    """Return where the pid file is, "" where that takes more than a look at one file."""
+    name, depth = "", 0
+    try:
+        raw = conf_files.Disk().read(options.conf_file)
+        text = tokens.Tokens(raw if b"pid" in raw or b"include" in raw else b"")
+        while not (name or options.directives) and (end := text.read()):
+            words = [word.raw for word in text.words]
+            if end == b"}":
+                depth -= 1
+            elif depth:
+                depth += end == b"{"
+            elif end == b"{" and words[0] in (b"events", b"stream"):  # others have other grammars
+                depth = 1
+            elif end == b"{" or words[0] == b"include" or (words[0] == b"pid" and len(words) != 2):
+                return ""
+            elif words[0] == b"pid":
+                name = tokens.unescaped(words[1])
+    except (OSError, tokens.FaultError):
+        return ""
+    path = os.path.join(options.prefix, files.c_string(name) or PID_PATH)
+    return "" if options.directives else path
+
+
+def tell_orphans(main: MainConf, options: Options, builtin: log.Log) -> int | None:
+    """Tell the workers of a master that is dead. Returns: the exit code, None for nobody told"""
+    word = options.signal
+    command = rendezvous.COMMANDS.get(word)
+    masters = main.pid, pidfile.oldbin(main.pid)
+    if command is None or any(map(pidfile.names_master, masters)):
+        return None
+    told, deaf = rendezvous.Survivors().order(main, options, command)
+    if told:
+        text = f"{word}: worker processes that outlived their master: {', '.join(map(str, told))}"
+        builtin.write(log.NOTICE, text)
+        assert builtin.console is not None
+        builtin.console.say(f"[notice] {text}")
+    if deaf:
+        text = f"{word}: these worker processes do not hear it: {', '.join(map(str, deaf))}"
+        builtin.error(log.ERR, text)
+    return int(bool(deaf)) if told or deaf else None
+
+
 def serve(options: Options, builtin: log.Log) -> int:
     """Build the configuration and serve by it, in the background if it says so.
 
-    raises: NgxError, while somebody still watches. source: nginx.c main
+    Raises: NgxError, while somebody still watches. Source: nginx.c main
     """
     lazy.end()
     lazy.load_all()
@@ -182,7 +239,7 @@ def serve(options: Options, builtin: log.Log) -> int:
 
 
 def _write_out(data: bytes) -> None:
-    """Write to standard output. raises: UnplacedError, where nginx leaves part out in silence"""
+    """Write to standard output. Raises: UnplacedError, where nginx leaves part out in silence"""
     try:
         if sys.stdout is None:  # was closed before we began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

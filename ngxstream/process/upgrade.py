@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ngxstream.process.cycle import Cycle
 
 VARIABLE: Final = "NGXSTREAM_UPGRADE"
-OLDBIN: Final = ".oldbin"
 STEP: Final = 1_000_003  # generations of a new binary count from so far above the old one's
 WAIT_S: Final = 5.0  # how long a master may take to say something the other one needs
 ANNOUNCE: Final = 1  # the one kind of message: an Announcement, and the mailboxes of its workers

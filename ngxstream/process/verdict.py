@@ -10,7 +10,9 @@ refused is in the error log alone.
    them. Signals that merge into one are so answered all.
 3. Who finds nobody there (no path, an older master) asks no more than nginx's would. A full backlog
    is somebody: it is tried again, and is a failure when the time is up.
-4. Both sides look at whom the kernel says they talk to: the master answers its own user and root,
+4. Who asks leaves it to the master to judge the configuration, once, and says what that says of it:
+   warnings too.
+5. Both sides look at whom the kernel says they talk to: the master answers its own user and root,
    the other side believes the process that it has signalled.
 """
 
@@ -32,7 +34,7 @@ PATIENCE_S: Final = 90.0  # what systemd grants to an ExecReload too
 AGAIN_S: Final = 0.05  # before another try where the backlog is full
 BACKLOG: Final = 64
 MAX_COMPLAINTS: Final = 12  # told; a range of ports in use has as many as ports, five times over
-MAX_TEXT: Final = 16 * log.MAX_LINE  # what they come to, and some more
+MAX_TEXT: Final = 32 * log.MAX_LINE  # what they and as many warnings come to, and some more
 ACCEPTED: Final = b"+"
 REFUSED: Final = b"-"
 SUFFIX: Final = ".reload"
@@ -97,9 +99,9 @@ class Server:
             asking.setblocking(False)
             self._waiting.append(asking)
 
-    def accept(self) -> None:
-        """Tell them that the configuration serves now."""
-        self._tell(ACCEPTED)
+    def accept(self, text: str = "") -> None:
+        """Tell them that the configuration serves now. Args: text: lines of warnings"""
+        self._tell(ACCEPTED + log.encode(text)[: MAX_TEXT - 1])
 
     def refuse(self, text: str) -> None:
         """Tell them that it does not, and why. Args: text: lines as the console says them"""
@@ -161,19 +163,23 @@ def _short(path: str) -> Iterator[str]:
 class Collector(log.Log):
     """A log that remembers what was wrong, beside writing it: in a few lines, each once."""
 
-    __slots__ = ("_first", "_last", "_more")
+    __slots__ = ("_first", "_last", "_more", "_warned")
 
     def __init__(self, to: log.Log) -> None:
         """Args: to: where it writes as well"""
         super().__init__(to.targets, clock=to.clock, console=to.console)
         self._first: dict[str, None] = {}
+        self._warned: dict[str, None] = {}  # before the first of those
         self._last = ""  # what came last of all, where _first was full
         self._more = False  # others were between these
 
     def write(self, level: int, text: str) -> None:
         """Write a line, and keep it if it is worse than a warning."""
+        line = f"[{log.NAMES[level]}] {text}"[: log.MAX_LINE]
         if level < log.WARN:
-            self._keep(f"[{log.NAMES[level]}] {text}"[: log.MAX_LINE])
+            self._keep(line)
+        elif level == log.WARN and not self._first and len(self._warned) < MAX_COMPLAINTS:
+            self._warned[line] = None
         super().write(level, text)
 
     def _keep(self, line: str) -> None:
@@ -184,6 +190,11 @@ class Collector(log.Log):
             return
         self._more = self._more or self._last not in ("", line)
         self._last = line
+
+    @property
+    def warnings(self) -> str:
+        """What was warned of while nothing was wrong yet, a line each; the first ones."""
+        return "\n".join(self._warned)
 
     @property
     def text(self) -> str:
@@ -228,6 +239,11 @@ class Request:
             return
         self._sock = sock
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is somebody to ask."""
+        return self._sock is not None
+
     def wait(self, say: Callable[[str], None]) -> bool:
         """Wait for the verdict and say what was wrong. Returns: False for a refusal, or no answer
 
@@ -245,10 +261,11 @@ class Request:
                 return False
             except OSError:
                 message = b""
-        if message[:1] == ACCEPTED:
-            return True
-        text = message[1:].decode("utf-8", "surrogateescape")
-        for line in text.split("\n"):
-            say(line or "[emerg] the master process ended before it reloaded")
-        return False
+        accepted = message[:1] == ACCEPTED
+        lines = [*filter(None, message[1:].decode("utf-8", "surrogateescape").split("\n"))]
+        if not (lines or accepted):
+            lines = ["[emerg] the master process ended before it reloaded"]
+        for line in lines:
+            say(line)
+        return accepted
 

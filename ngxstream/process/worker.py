@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 
 from ngxstream.core import log
 from ngxstream.event import poller
+from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
+from ngxstream.process import departure as departures
 from ngxstream.process import handover, rendezvous, signals, system
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
@@ -72,7 +74,7 @@ class Worker:
         "service",
         "code",
         "context",  # WorkerContext: what it shares with the other workers of its master
-        "arrival",  # handover.Arrival
+        "arrival",  # arrivals.Arrival
         "handing_over",  # bool: it was told to
         "siblings",  # Siblings | None: once the master is gone
         "_idle",  # bool: former workers read the UDP sockets still
@@ -98,7 +100,7 @@ class Worker:
         self._idle = idle
         self.handing_over = False
         self.siblings: Siblings | None = None
-        self.arrival: handover.Arrival
+        self.arrival: arrivals.Arrival
         self.cycle = cycle
         self.number = number
         self.channel = channel
@@ -149,7 +151,7 @@ class Worker:
             wakeups_fds=context.wakeups_fds,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
-        self.arrival = handover.Arrival(
+        self.arrival = arrivals.Arrival(
             loop,
             self.service,
             context.mailboxes[self.number].reader,
@@ -198,14 +200,15 @@ class Worker:
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
-        path, owner = self.cycle.main.pid, self.context.owner
+        path = rendezvous.place_of(self.cycle.main, self.cycle.options)
+        owner = self.context.owner
         try:
             rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:
             self.cycle.log.error(log.WARN, "no new master will find this worker", error)
 
     def _on_new_master(self, channel: Channel) -> None:
-        self.cycle.log.error(log.NOTICE, "a new master process takes over")
+        self.cycle.log.error(log.NOTICE, "another process takes the place of the master")
         self.channel = channel
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
         rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
@@ -269,7 +272,7 @@ class Worker:
         self.arrival.when_settled(lambda: self._depart(plan))
 
     def _depart(self, plan: handover.Plan) -> None:
-        departure = handover.Departure(self.loop, self.service, plan, self._departed)
+        departure = departures.Departure(self.loop, self.service, plan, self._departed)
         self.arrival.depart(departure)
 
     def _departed(self) -> None:

@@ -17,7 +17,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
-from ngxstream.stream import listen, resolver_conf, servers, variables
+from ngxstream.stream import listen, preread, resolver_conf, servers, session, variables
 from ngxstream.stream.addresses import AddressDraft, listenings
 from ngxstream.stream.core_variables import VARIABLES
 from ngxstream.stream.module import StreamModule
@@ -155,6 +155,8 @@ class StreamConf:
 
     def __init__(self, draft: StreamDraft) -> None:
         self.modules = draft.modules
+        self.contents = {kind.name: kind for one in draft.modules for kind in one.contents}
+        self.keeps = {kept.key: kept for one in draft.modules for kept in one.keeps}
         self.servers = tuple(draft.servers)
         self.upstreams = draft.upstreams
         self.variables = draft.variables
@@ -270,4 +272,5 @@ MODULE = StreamModule(
     directives=DIRECTIVES,
     conf=CoreConf,
     variables=VARIABLES,
+    keeps=(*session.KEEPS, *preread.KEEPS),
 )

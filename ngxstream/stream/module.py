@@ -1,19 +1,17 @@
 """StreamModule: what a module adds for the stream block (ngx_stream_module_t).
 
-shape of the hooks, in the order in which they are called:
+Its hooks, in the order in which they are called:
   prepare(builder)            before anything is read (Module)
   init(draft)                 once, after the block is read: what belongs to all servers
-                              (init_main_conf). raises: ConfError / UnplacedError
+                              (init_main_conf). Raises: ConfError / UnplacedError
   check(conf, server, draft)  after a server's confs are merged: the validation that nginx does in
-                              merge_srv_conf. raises: ConfError / UnplacedError
+                              merge_srv_conf. Raises: ConfError / UnplacedError
   finish(draft)               once, after all servers are merged (postconfiguration)
   start_worker(stream, loop)  in each worker before its first turn: timers, sockets of its own
   stop_worker(stream, loop)   in each worker before it leaves: flush what is buffered
   reopen(stream, loop)        in each worker on USR1
-  pack(session)               before a UDP session goes on in another process: what it keeps for
-                              this module, as plain values (ipc/codec.py Plain), or None
-  unpack(session, packed)     in that process, with what pack returned, tuples for lists; the other
-                              process is not trusted. raises: TypeError, ValueError, LookupError
+`contents` are its kinds of contents and `keeps` is what else it keeps of sessions, each with how it
+moves to another process or why it does not (stream/content.py).
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from ngxstream.conf.module import Module
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
+    from ngxstream.stream.content import ContentKind, Kept
     from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
     from ngxstream.stream.session import Session
     from ngxstream.stream.variables import Variable
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 class PhaseHandler(NamedTuple):
     """A handler of one phase; it runs only at addresses where a server wants it.
 
-    shape: run(session) returns a code of core/codes or a status >= 200; `wanted(server)` tells
+    Args: run: run(session) returns a code of core/codes or a status >= 200; `wanted(server)` tells
     from the merged confs of a server whether the handler could do anything there; `again`: a
     server that is selected by name, after the handler's phase, has its own say too.
     """
@@ -57,5 +56,5 @@ class StreamModule(Module):
     start_worker: Callable[[StreamConf, Loop], None] | None = None
     stop_worker: Callable[[StreamConf, Loop], None] | None = None
     reopen: Callable[[StreamConf, Loop], None] | None = None
-    pack: Callable[[Session], Any] | None = None
-    unpack: Callable[[Session, Any], None] | None = None
+    contents: tuple[ContentKind, ...] = ()
+    keeps: tuple[Kept, ...] = ()

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core.codes import (
     AGAIN,
@@ -39,13 +39,15 @@ from ngxstream.core.log import ERR
 from ngxstream.event import datagram
 from ngxstream.event.udp_clients import KEPT
 from ngxstream.stream import phases
+from ngxstream.stream.content import Kept
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Table
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
 
-KEY = "preread"  # where the session keeps its Preread while it waits
+KEY: Final = "preread"  # where the session keeps its Preread while it waits
+KEEPS: Final = (Kept(KEY, stays="a session moves behind all phases"),)
 
 
 class Preread:

@@ -14,39 +14,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors, inet, log
 from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
 from ngxstream.stream import phases
+from ngxstream.stream.content import Kept
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.connection import Connection
     from ngxstream.event.loop import Loop
     from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.content import Content
     from ngxstream.stream.core import ServerConf
     from ngxstream.stream.upstream import UpstreamState
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 DEBUG_CONNECTION: Final = "debug_connection"  # set in ctx: log everything
-
-
-class Content(Protocol):
-    """What holds a session while its content handler works (a relay, a text being returned)."""
-
-    def close(self) -> None:
-        """Let go of everything; called once, from finalize(), before the log phase."""
-
-    def log_suffix(self) -> str:
-        """Return what the content adds to the context of an error_log line."""
+UNTIL: Final = "until"  # in ctx: loop ms when the worker_shutdown_timeout it began under ends it
 
 
 class Session:
     """One client's stay, TCP or UDP.
 
-    What all sessions have are slots; a module keeps its scratch in `ctx` under its own name.
+    What all features share are slots (stream/travel.py says how each moves to another process); a
+    module keeps its scratch in `ctx` under a key that it declares (StreamModule.keeps).
     """
 
     __slots__ = (
@@ -63,7 +57,7 @@ class Session:
         "states",  # list[UpstreamState] | None: one for each attempt
         "values",  # list | None: cached variables by index
         "captures",  # tuple[bytes | None, ...] | None: of the latest regex, whole match first
-        "ctx",  # dict[str, Any] | None: the modules' scratch, by module name
+        "ctx",  # dict[str, Any] | None: the modules' scratch, by the keys they declare
         "cleanups",  # list[callable] | None: run at the end, last first
         "preread",  # bytes: what was read (UDP: the first datagram) and not passed on yet
         "proxy_protocol",  # ProxyHeader | None: as received
@@ -129,8 +123,7 @@ class Session:
     def finalize(self, status: int) -> None:
         """End the session: let go of the content, log, clean up, close. Idempotent.
 
-        Args: status: what $status says, 200 <= status < 600
-        Source: ngx_stream_finalize_session
+        Args: status: what $status says, 200 <= status < 600. Source: ngx_stream_finalize_session
         """
         if self.status:
             return
@@ -229,3 +222,19 @@ def begin(s: Session) -> None:
     phases.run(s)
 
 
+def _unpack_debug(s: Session, packed: object) -> None:
+    if packed is not True:
+        raise ValueError("neither debugged nor not")
+    s.debug()
+
+
+def _unpack_until(s: Session, packed: object) -> None:
+    if not isinstance(packed, int):
+        raise TypeError("no time")
+    s.set_module_ctx(UNTIL, packed)
+
+
+KEEPS: Final = (
+    Kept(DEBUG_CONNECTION, lambda s: s.module_ctx(DEBUG_CONNECTION), _unpack_debug),
+    Kept(UNTIL, lambda s: s.module_ctx(UNTIL), _unpack_until),
+)

@@ -5,7 +5,7 @@ nginx has no counterpart: there a session ends with its process's interest in it
 Both processes are forks of one master and have the configuration the session began under in
 memory, so that a session names its settings by place: the generation of the configuration, the
 listen address and the server by their numbers. Everything else is values of a schema. What a module
-keeps about a session beyond plain values, it packs and unpacks itself (StreamModule.pack).
+keeps about a session, it packs and unpacks itself (StreamModule.keeps).
 
 The other process may run as another user: what it says names nothing but places that exist, and
 stays a session of the shape it claims.
@@ -13,13 +13,14 @@ stays a session of the shape it claims.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
 from ngxstream.event.connection import Connection
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, List, Record
-from ngxstream.stream.session import DEBUG_CONNECTION, Session
+from ngxstream.stream.session import Session
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.stream.variables import UNSET
 from ngxstream.wire.proxy_protocol import ProxyHeader
@@ -27,21 +28,40 @@ from ngxstream.wire.proxy_protocol import ProxyHeader
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
+    from ngxstream.event.udp import UdpListener
     from ngxstream.stream.addresses import AddressConf
+    from ngxstream.stream.content import Kept
     from ngxstream.stream.core import ServerConf, StreamConf
-    from ngxstream.stream.module import StreamModule
 
-UNTIL: Final = "until"  # in ctx: loop ms when worker_shutdown_timeout ends the session
-_PLAIN: Final = frozenset((UNTIL, DEBUG_CONNECTION))  # in ctx, and no module's
+# slots of a Session and of its Connection that are not packed, and why
+REMADE: Final = {
+    "s.c": "fact by fact",
+    "s.loop": "of the process",
+    "s.log": "of the server",
+    "s.phase": "a session moves when its content works, behind all phases",
+    "s.status": "a session that has ended does not move",
+    "s.content": "by its ContentKind",
+    "s.preread": "its content has what it needs of it",
+    "s.ctx": "by StreamModule.keeps",
+    "s.cleanups": "whoever unpacks what they give back adds them anew",
+    "c.placed": "said anew",
+    "c.sock": "of the listener", "c.fd": "of the listener", "c.table": "of the listener",
+    "c.listening": "of the listener",
+    "c.is_udp": "UDP sessions alone move",
+    "c.closed": "the connection of a session that moves is open",
+    "c.reserved": "the connection to the server is counted",
+}
 
 _WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
 _VALUE: Final = codec.Optional(codec.Bytes(1 << 20))
 _OWN: Final = codec.Plain(1 << 20)
 
-# start, connect, first byte, session (ms, -1 for none), bytes sent, received
+_NUMBERS: Final = (
+    "start_ms", "connect_ms", "first_byte_ms", "session_ms", "bytes_sent", "bytes_received"
+)
 _STATE: Final = Record(
     "record of an attempt",
-    Field(1, "numbers", codec.Numbers(6, -1)),
+    Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
     Field(2, "peer_name", _WORD, ""),
 )
 _CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
@@ -71,9 +91,8 @@ SESSION: Final = Record(
     Field(6, "states", List(_STATE, 1024), []),
     Field(7, "values", List(_CACHED, 1 << 16), []),
     Field(8, "captures", codec.Optional(List(_VALUE, 1024)), None),
-    Field(9, "ctx", List(_NAMED, 64), []),
-    Field(10, "own", List(_NAMED, 64), []),
-    Field(11, "header", codec.Optional(_HEADER), None),
+    Field(9, "kept", List(_NAMED, 64), []),
+    Field(10, "header", codec.Optional(_HEADER), None),
 )
 
 
@@ -89,7 +108,7 @@ class Places:
         self._streams: dict[int, StreamConf] = {}
 
     def add(self, generation: int, stream: StreamConf, listenings: list[Listening]) -> None:
-        """Learn a configuration. shape: listenings stand in the order of stream.listenings"""
+        """Learn a configuration. Args: listenings: in the order of stream.listenings"""
         self._streams[generation] = stream
         number = 0
         for conf, listening in zip(stream.listenings, listenings, strict=True):
@@ -103,11 +122,11 @@ class Places:
         return self._places[address]
 
     def address_at(self, generation: int, number: int) -> tuple[AddressConf, Listening]:
-        """Return what stands at a place. raises: KeyError for a configuration nobody knows"""
+        """Return what stands at a place. Raises: KeyError for a configuration nobody knows"""
         return self._addresses[generation, number]
 
     def stream_of(self, generation: int) -> StreamConf:
-        """Return a configuration. raises: KeyError"""
+        """Return a configuration. Raises: KeyError"""
         return self._streams[generation]
 
 
@@ -115,19 +134,13 @@ def pack(s: Session, places: Places) -> bytes:
     """Return everything that makes this session what it is."""
     c = s.c
     generation, number = places.place_of(s.address)
-    own = [(m.name, m.pack(s)) for m in places.stream_of(generation).modules if m.pack is not None]
+    keeps = places.stream_of(generation).keeps.values()
+    kept = [(one.key, one.pack(s)) for one in keeps if one.pack is not None]
     return SESSION.encode(
         (
             (
-                generation,
-                number,
-                s.server.index,
-                c.number,
-                c.received,
-                c.sent,
-                c.family,
-                c.passes,
-                s.start_ms,
+                generation, number, s.server.index, c.number, c.received, c.sent, c.family,
+                c.passes, s.start_ms,
             ),
             c.sockaddr,
             c.local,
@@ -136,17 +149,16 @@ def pack(s: Session, places: Places) -> bytes:
             [_pack_state(state) for state in s.states or ()],
             [one for one in enumerate(s.values or ()) if one[1] is not UNSET],
             s.captures,
-            [one for one in (s.ctx or {}).items() if one[0] in _PLAIN],
-            [one for one in own if one[1] is not None],
-            None if s.proxy_protocol is None else _pack_header(s.proxy_protocol),
+            [one for one in kept if one[1] is not None],
+            None if s.proxy_protocol is None else dataclasses.astuple(s.proxy_protocol),
         )
     )
 
 
-class Parcel:
+class PackedSession:
     """A session that came, before it is made anew here."""
 
-    __slots__ = ("_stream", "_values", "address", "key", "listening", "server")
+    __slots__ = ("_values", "address", "key", "listening", "number", "server", "stream")
 
     def __init__(self, data: bytes, places: Places) -> None:
         """Look at what another process says of a session.
@@ -154,9 +166,9 @@ class Parcel:
         Raises: KeyError when its configuration is unknown here, CodecError for what is no session
         """
         values = self._values = SESSION.decode(data)
-        generation, number, server, _, _, _, family, _, _ = values[0]
+        generation, number, server, self.number, _, _, family, _, _ = values[0]
         self.address, self.listening = places.address_at(generation, number)
-        stream = self._stream = places.stream_of(generation)
+        stream = self.stream = places.stream_of(generation)
         if server >= len(stream.servers):
             raise CodecError(f"a session of server {server}")
         self.server: ServerConf = stream.servers[server]
@@ -169,19 +181,19 @@ class Parcel:
         if any(index >= size for index, _ in values[6]):
             raise CodecError("a variable that there is not")
 
-    def unpack(self, loop: Loop, sock: Any, listening: Listening) -> Session:
+    def unpack(self, loop: Loop, listener: UdpListener, listening: Listening) -> Session:
         """Make the session anew in this process; the caller gives it its content.
 
-        Args: sock: the listening socket that its client is answered through; listening: of it.
+        Args: listener: what its client is answered through; listening: the address it came in by.
         Raises: CodecError where a module refuses what is said in its name; nothing is left then
         """
-        (numbers, sockaddr, local, key, action, states, values, captures, ctx, own,
-         header) = self._values
+        numbers, sockaddr, local, key, action, states, values, captures, kept, header = self._values
         _, _, _, serial, received, sent, family, passes, start_ms = numbers
-        c = Connection(sock, sock.fileno(), family, sockaddr, serial, listening)
-        c.is_udp = True
+        c = Connection(
+            listener.sock, listener.fd, family, sockaddr, serial, listening, listener, key
+        )
         c.received, c.sent = received, sent
-        c.local, c.key, c.passes = local, key, passes
+        c.local, c.passes = local, passes
         s = Session(c, loop, self.address)
         if self.server is not s.server:
             s.select_server(self.server)
@@ -189,69 +201,37 @@ class Parcel:
         s.action = action
         s.states = [_unpack_state(state) for state in states] or None
         if values:
-            s.values = [UNSET] * self._stream.variables.size
+            s.values = [UNSET] * self.stream.variables.size
             for index, value in values:
                 s.values[index] = value
         s.captures = None if captures is None else tuple(captures)
-        s.ctx = {name: value for name, value in ctx if name in _PLAIN} or None
         s.proxy_protocol = None if header is None else ProxyHeader(*header)
-        if s.module_ctx(DEBUG_CONNECTION):
-            s.debug()
         try:
-            if own:
-                _unpack_own(s, self._stream.modules, dict(own))
+            _unpack_kept(s, self.stream.keeps, dict(kept))
         except CodecError:
-            for cleanup in reversed(s.abandon()):
-                cleanup()
+            loop.call_all(reversed(s.abandon()))
             raise
         return s
 
 
-def _unpack_own(s: Session, modules: tuple[StreamModule, ...], own: dict[str, Any]) -> None:
+def _unpack_kept(s: Session, keeps: dict[str, Kept], packed: dict[str, Any]) -> None:
     """Give the modules what they packed. Raises: CodecError for what one cannot take"""
-    for module in modules:
-        packed = own.get(module.name)
-        if module.unpack is not None and packed is not None:
+    for key, value in packed.items():
+        kept = keeps.get(key)
+        if kept is not None and kept.unpack is not None:
             try:
-                module.unpack(s, packed)
+                kept.unpack(s, value)
             except (TypeError, ValueError, LookupError) as error:
-                raise CodecError(f"{module.name} cannot take its part: {error}") from None
-
-
-def _pack_header(header: ProxyHeader) -> tuple[Any, ...]:
-    return (
-        header.version,
-        header.command,
-        header.family,
-        header.transport,
-        header.length,
-        header.has_client,
-        header.src_addr,
-        header.src_port,
-        header.dst_addr,
-        header.dst_port,
-        header.tlvs,
-    )
+                raise CodecError(f"{key} cannot take its part: {error}") from None
 
 
 def _pack_state(state: UpstreamState) -> tuple[Any, ...]:
-    return (
-        (
-            state.start_ms,
-            state.connect_ms,
-            state.first_byte_ms,
-            state.session_ms,
-            state.bytes_sent,
-            state.bytes_received,
-        ),
-        state.peer_name,
-    )
+    return [getattr(state, name) for name in _NUMBERS], state.peer_name
 
 
 def _unpack_state(packed: tuple[Any, ...]) -> UpstreamState:
-    numbers, name = packed
-    state = UpstreamState(numbers[0])
-    state.peer_name = name
-    (_, state.connect_ms, state.first_byte_ms, state.session_ms, state.bytes_sent,
-     state.bytes_received) = numbers
+    state = UpstreamState(0)
+    numbers, state.peer_name = packed
+    for name, number in zip(_NUMBERS, numbers, strict=False):  # a newer release may send more
+        setattr(state, name, number)
     return state

@@ -1,14 +1,16 @@
 """limit_conn of a running program: nginx's decisions, and counts that stay exact."""
 
+import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from tests.support import processes
+from tests.support import certs, processes
 from tests.support.backends import BackendFactory, Conversation, silent
 from tests.support.clients import TcpClient, tcp_exchange
 from tests.support.crowd import Crowd
@@ -228,3 +230,30 @@ def test_a_zone_holds_no_fewer_keys_than_nginx_s(
     theirs = keys_until_full(nginx)
     assert theirs >= least
     assert theirs <= keys_until_full(ours)
+
+
+def test_a_tls_client_that_lingers(both, tmp_path) -> None:
+    """A client whose session is over, and who does not say so, counts in nginx alone."""
+    pair = certs.Authority(tmp_path / "ca").issue("a.test")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    served = []
+    for program in both(
+        "events {} stream { log_format f $status; access_log logs/access.log f; "
+        "limit_conn_zone $remote_addr zone=z:64k; server { listen 127.0.0.1:@main@ ssl; "
+        f"ssl_certificate {pair.cert}; ssl_certificate_key {pair.key}; limit_conn z 1; "
+        "return hello; } }"
+    ):
+        with (
+            socket.create_connection(program.address("main"), PATIENCE) as plain,
+            context.wrap_socket(plain) as first,
+        ):
+            assert b"hello" == first.recv(100)
+            assert b"" == first.recv(100)  # close_notify, which is left without an answer
+            program.wait_log("^200$", name="logs/access.log")
+            with contextlib.suppress(ConnectionError):  # refused before it is read
+                tcp_exchange(program.address("main"), b"no hello of TLS\r\n" * 10)
+            program.wait_log("^5", name="logs/access.log")
+        served.append(program.access_log())
+    assert [["200", "503"], ["200", "500"]] == served

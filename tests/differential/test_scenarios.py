@@ -45,7 +45,7 @@ def test_both_do_the_same(first: int, tmp_path: Path, authority: Path) -> None:
 
 
 def told_of(accounts: dict[str, scenario_runs.Account]) -> dict[str, list[object]]:
-    """Return what differs of a scenario, nginx first; and where it did not come to an end."""
+    """Return what differs of a scenario, nginx first, and where it did not come to its end."""
     nginx, ours = accounts["nginx"], accounts["ngxstream"]
     return {
         key: [nginx[key], ours[key]]

@@ -70,6 +70,7 @@ class Service:
         self.address = "127.0.0.1", ports.free_port()
         self._text = CONF.format(tcp=self.address[1], backend=backend)
         self.conf, self.pid = folder / "conf/nginx.conf", folder / "logs/nginx.pid"
+        self.log = folder / "logs/error.log"
         for name in ("conf", "logs"):
             (folder / name).mkdir()
         self.write()
@@ -79,8 +80,10 @@ class Service:
         )
         program.chmod(0o755)
         options = f"-p {folder}/ -e logs/error.log -c conf/nginx.conf"
+        self.words = [str(program), *options.split()]
         unit = UNIT.read_text().replace(INSTALLED, str(program))
-        unit = re.sub("(?m)^Environment=.*", f'Environment="NGXSTREAM_OPTIONS={options}"', unit)
+        given = f'Environment="NGXSTREAM_OPTIONS={options}"'
+        unit = re.sub("(?m)^Environment=NGXSTREAM_OPTIONS=.*", given, unit)
         unit = re.sub("(?m)^PIDFile=.*", f"PIDFile={self.pid}", unit)
         # these targets and this protection are the system manager's
         unit = re.sub("(?m)^(After|Wants|Protect.*)=.*\n", "", unit)
@@ -93,6 +96,13 @@ class Service:
     def do(self, word: str) -> int:
         """Start, reload or stop it; return the exit code."""
         return self.systemd.control(word, UNIT.name).returncode
+
+    def set_grace(self, seconds: str) -> None:
+        """Let sessions end by themselves for so long."""
+        folder = f"/run/user/systemd/user/{UNIT.name}.d"
+        text = f"[Service]\\nEnvironment=NGXSTREAM_GRACE={seconds}\\n"
+        self.systemd.run("sh", "-c", f"mkdir {folder} && printf '{text}' > {folder}/grace.conf")
+        self.systemd.control("daemon-reload")
 
     def state(self) -> tuple[str, str]:
         """Return whether it is active, and its status line."""
@@ -142,7 +152,67 @@ def test_a_life_under_systemd(service: Service) -> None:
         assert 0 == service.do("reload"), service.systemd.said()
         assert "1" == service.systemd.show(UNIT.name, "NRestarts")
 
+        service.set_grace("0.1")
         assert 0 == service.do("stop")
         assert b"" == client.recv()
     assert ("dead", "") == service.state()
     assert "success" == service.systemd.show(UNIT.name, "Result")
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_a_stop_lets_sessions_end_by_themselves(service: Service) -> None:
+    """Nobody new is let in, who is there may finish; what the unit has made stays."""
+    service.set_grace("25")
+    assert 0 == service.do("start"), service.systemd.said()
+    with clients.TcpClient(service.address) as client:
+        assert b"one" == client.exchange(b"one")
+        assert 0 == service.systemd.control("--no-block", "stop", UNIT.name).returncode
+        wait_until(lambda: service.log.read_text().count("gracefully shutting down") == 2)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(service.address)
+        assert b"two" == client.exchange(b"two")
+        assert "stop" == service.state()[0]
+    wait_until(lambda: ("dead", "") == service.state())
+    assert "success" == service.systemd.show(UNIT.name, "Result")
+    said = service.log.read_text()
+    assert "signal 3 (SIGQUIT)" in said
+    assert "SIGTERM" not in said
+    assert 0 == service.systemd.run("test", "-d", "/run/user/ngxstream").returncode
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_what_its_unit_says_is_what_systemd_reads(service: Service) -> None:
+    """Folders are made, a worker killed for want of memory is not the end of the service."""
+    assert 0 == service.do("start"), service.systemd.said()
+    for name, value in {
+        "OOMPolicy": "continue", "RuntimeDirectory": "ngxstream",
+        "RuntimeDirectoryPreserve": "yes", "LogsDirectory": "nginx ngxstream",
+        "TimeoutStartUSec": "2min", "KillMode": "process", "NRestarts": "0",
+    }.items():
+        assert value == service.systemd.show(UNIT.name, name)
+    homes = service.log.parents[1]  # of a user's manager; since version 254 it is the second
+    made = [path for home in ("config", "state") for path in homes.glob(f"{home}/log/*")]
+    assert {"nginx", "ngxstream"} == {path.name for path in made}
+    service.set_grace("0.1")
+    assert 0 == service.do("stop")
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_workers_of_a_service_that_failed_are_reached(service: Service) -> None:
+    """The master is killed, the next does not start: the workers serve on, and -s ends them."""
+    assert 0 == service.do("start"), service.systemd.said()
+    good = service.conf.read_text()
+    service.write("typo on;")
+    service.systemd.kill(UNIT.name, signal.SIGKILL)
+    wait_until(lambda: "failed" == service.state()[0])
+    assert b"new" == clients.tcp_exchange(service.address, b"new", size=3)
+    service.conf.write_text(good)
+    told = service.systemd.run(*service.words, "-s", "quit")
+    assert 0 == told.returncode
+    assert "[notice] quit: worker processes that outlived their master: " in told.stderr
+    wait_until(lambda: service.log.read_text().count(": exiting\n") == 2)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(service.address)

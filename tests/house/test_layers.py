@@ -141,6 +141,16 @@ def test_imports_are_absolute_and_at_the_top(path: Path) -> None:
 
 
 @every_source
+def test_nothing_is_imported_by_name(path: Path) -> None:
+    """What shall be read late waits in an ordinary import (process/lazy.py)."""
+    by_name = {"import_module", "__import__"}
+    nodes = ast.walk(tree_of(path))
+    bad = [node.lineno for node in nodes if isinstance(node, ast.Attribute | ast.Name)
+           and {getattr(node, "attr", ""), getattr(node, "id", "")} & by_name]
+    assert [] == bad
+
+
+@every_source
 def test_third_parties_enter_by_one_door(path: Path) -> None:
     """The standard library is all that is used, but for crossplane in conf/reader.py."""
     known = sys.stdlib_module_names | {"ngxstream"}

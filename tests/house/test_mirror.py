@@ -18,9 +18,7 @@ DECLARATIONS = {
 # What is tested together with another module, by its file below tests/.
 ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
-    "event/libssl_sessions.py": "unit/modules/ssl/test_sessions.py",
     "event/listen_options.py": "unit/event/test_listening.py",
-    "event/splice.py": "unit/event/test_pump.py",
     "event/tls_pump.py": "unit/event/test_tls.py",
     "event/udp_answers.py": "unit/event/test_udp.py",
     "event/udp_gro.py": "unit/event/test_udp.py",
@@ -30,9 +28,7 @@ ELSEWHERE = {
     "stream/drawing.py": "unit/modules/upstream/test_hash.py",
     "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/proxy/udp_exchange.py": "unit/modules/proxy/test_udp_to_server.py",
-    "modules/proxy/udp_steps.py": "wire/test_udp_proxy_protocol.py",
     "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
-    "modules/upstream/names.py": "unit/modules/upstream/test_resolve.py",
 }
 
 

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     *("argparse", "asyncio", "calendar", "datetime", "email", "glob", "http", "ipaddress"),
     *("json", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "socketserver"),
-    *("ctypes", "ssl", "subprocess", "tempfile", "threading", "traceback", "unittest", "urllib"),
+    *("ctypes", "hashlib", "random", "ssl", "subprocess", "tempfile", "threading", "traceback"),
+    *("unittest", "urllib"),
 }
 # Of ours: what serves, and what only some configurations need.
 SERVING = {
@@ -19,6 +20,7 @@ SERVING = {
     *("event.libssl", "event.libssl_context", "event.libssl_facts", "event.libssl_sessions"),
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
+    *("process.adoption", "process.arrival", "process.departure"),
     *("process.mailbox", "process.master", "process.rendezvous", "process.upgrade"),
     *("process.children", "process.service", "process.verdict", "process.worker"),
     *("stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),

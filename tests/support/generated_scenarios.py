@@ -54,6 +54,7 @@ class Server:
     responses: int = -1  # of proxy_responses
     is_mute: bool = False  # a backend may leave a client without an answer
     is_preread: bool = False
+    host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Maker:
         self.servers: list[Server] = []
         self.clients: list[Client] = []
         self.steps: list[Step] = []
+        self.host = ""  # of the server being made, as a configuration has it
 
     def chance(self, share: float) -> bool:
         """Say yes to a share of all calls."""
@@ -126,6 +128,7 @@ class Maker:
         chosen = [name for name in chosen if name not in UNCOUNTED]
         self.top.append(f"log_format r_%N {escape}'$status {' '.join(chosen)}';")
         for index in range(self.dice.choice((1, 1, 2, 3))):
+            self.host = self.dice.choice(("[::1]", *["127.0.0.1"] * 6))
             (self.udp if self.chance(0.3) else self.tcp)(index)
         self.dice.shuffle(self.blocks)
         return Scenario(
@@ -154,13 +157,14 @@ class Maker:
         zone = self.maybe(0.3, f"zone {name} 64k;")
         self.top.append(f"upstream {name} {{ {zone}{hashed}{' '.join(rows)} }}")
 
-    def access(self) -> str:
-        """Write rules of access and limits."""
+    def access(self, mode: str = "") -> str:
+        """Write rules of access, and limits but for TLS: docs/divergences.md says what differs."""
+        limits = 0 if "tls" in mode else 0.2
         return self.maybe(
             0.25, "deny 127.0.0.2;", "allow 127.0.0.1; deny all;", "allow 127.0.0.0/8; deny all;",
             "deny 10.0.0.0/8; allow all;", "deny all;",
         ) + self.maybe(
-            0.2, "limit_conn z_%N 1;", "limit_conn z_%N 1; limit_conn_log_level warn;",
+            limits, "limit_conn z_%N 1;", "limit_conn z_%N 1; limit_conn_log_level warn;",
             "limit_conn z_%N 1; limit_conn_dry_run on;", "limit_conn z_%N 2;",
         ) + self.maybe(0.1, "set $s_%N \"x$remote_addr\";")  # fmt: skip
 
@@ -168,9 +172,13 @@ class Maker:
         """Write a server block."""
         log = "r_%N" if "ssl_preread on" in body else "f_%N"
         self.blocks.append(
-            f"server {{ listen 127.0.0.1:@s%N_{index}@ {listen}; error_log logs/e%N.log info; "
+            f"server {{ listen {self.host}:@s%N_{index}@ {listen}; error_log logs/e%N.log info; "
             f"access_log logs/a%N_{index}.log {log}; {body} }}"
         )
+
+    def source(self) -> str:
+        """Return an address for a client of the server being made."""
+        return "::1" if self.host == "[::1]" else self.dice.choice(SOURCES)
 
     def proxied(self, index: int, proto: str, kinds: list[list[str]]) -> str:
         """Write upstreams, one for each list of kinds, and proxy_pass."""
@@ -199,7 +207,7 @@ class Maker:
         is_short = self.chance(0.25)
         listen = ("proxy_protocol " if "header" in mode else "") + ("ssl " if "tls" in mode else "")
         listen += self.maybe(0.1, "backlog=64", "so_keepalive=on", "reuseport")
-        body = self.access()
+        body = self.access(mode)
         if "header" in mode:
             body += self.maybe(0.6, "set_real_ip_from 127.0.0.1;", "set_real_ip_from 127.0.0.0/8;")
         if "tls" in mode:
@@ -220,7 +228,10 @@ class Maker:
             body += self.content(index, speaks, is_short=is_short)
         is_mute = any(kind.endswith("mute") for _, kind in self.backends[before:])
         self.servers.append(
-            Server("tcp", "tls" in mode, speaks, is_mute=is_mute, is_preread=mode == "preread")
+            Server(
+                "tcp", "tls" in mode, speaks, is_mute=is_mute, is_preread=mode == "preread",
+                host=self.host.strip("[]"),
+            )
         )
         self.block(index, listen, body)
         self.tcp_clients(index, mode, speaks, is_short=is_short)
@@ -258,6 +269,8 @@ class Maker:
         body += self.maybe(0.2, "proxy_half_close on;")
         body += self.maybe(0.2, "proxy_buffer_size 1k;", "proxy_buffer_size 32k;")
         body += self.maybe(0.1, "proxy_bind 127.0.0.9;", "proxy_bind $remote_addr;")
+        if self.host == "[::1]":  # its backends are reached over IPv4
+            body = body.replace("proxy_bind $remote_addr;", "proxy_bind 127.0.0.9;")
         return body + self.maybe(0.1, "proxy_socket_keepalive on;", "proxy_upload_rate 100m;")
 
     def tcp_clients(self, index: int, mode: str, speaks: str, *, is_short: bool) -> None:
@@ -277,7 +290,7 @@ class Maker:
                 is_whole = False
             if mode == "preread":
                 lead, is_whole = self.preread_lead()
-            self.clients.append(Client(index, d.choice(SOURCES), lead, is_whole, tls))
+            self.clients.append(Client(index, self.source(), lead, is_whole, tls))
         plans = [self.plan(first + n, is_short=is_short) for n in range(count)]
         if is_short or self.chance(0.6):
             self.steps += [step for plan in plans for step in plan]
@@ -348,13 +361,14 @@ class Maker:
             body += self.maybe(0.1, "proxy_bind 127.0.0.9;")
         requests = d.choice((0, 0, 1, 2)) if speaks == "client" else 0
         body += f"proxy_requests {requests}; " if requests else ""
-        self.servers.append(Server("udp", speaks=speaks, responses=responses))
+        host = self.host.strip("[]")
+        self.servers.append(Server("udp", speaks=speaks, responses=responses, host=host))
         self.block(index, "udp " + self.maybe(0.2, "reuseport", "rcvbuf=512k"), body)
         # where a session may end between two datagrams, each is answered before the next is sent
         most = 3 if speaks == "client" and (responses == -1 or requests == 1) and answers else 1
         first = len(self.clients)
         for _ in range(d.choice((1, 2, 3))):
-            self.clients.append(Client(index, d.choice(SOURCES)))
+            self.clients.append(Client(index, self.source()))
         for _ in range(d.choice((1, 2, 3, 5))):
             sizes = tuple(d.choice((0, 1, 50, 512, 1400)) for _ in range(d.randint(1, most)))
             self.steps.append(Step(d.randrange(first, len(self.clients)), "ask", sizes))

@@ -22,7 +22,7 @@ from ngxstream.event.recycle import SocketPool
 from ngxstream.ipc.codec import Record
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.process import cycle, handover, mailbox
+from ngxstream.process import arrival, cycle, departure, handover, mailbox
 from ngxstream.process import service as services
 from ngxstream.process.options import Options
 from ngxstream.stream import travel
@@ -56,14 +56,14 @@ def session_of(values: list[Any]) -> bytes:
 
 def proxied_of(values: list[Any]) -> bytes:
     """Return a proxied session of such values."""
-    return udp_state.PROXIED.encode((values[:16], *values[16:]))
+    return udp_state.PROXIED.encode((values[:15], *values[15:]))
 
 
 # of a session
-GENERATION, ADDRESS, SERVER, FAMILY, START_MS = 0, 1, 2, 6, 8
-SOCKADDR, KEY, VALUES, OWN = 9, 11, 14, 17
+GENERATION, ADDRESS, SERVER, NUMBER, FAMILY, START_MS = 0, 1, 2, 3, 6, 8
+SOCKADDR, KEY, STATES, VALUES, KEPT = 9, 11, 13, 14, 16
 # of a proxied one
-DEADLINE, REUSED, LISTED, PEER = 4, 13, 15, 17
+DEADLINE, REUSED, PEER = 3, 13, 16
 
 
 class Place:
@@ -74,7 +74,7 @@ class Place:
         self.service = services.Service(made, self.loop, 0, idle=idle)
         self.loop.free_connections -= self.service.count() + 1
         self.box = mailbox.Mailbox()
-        self.arrival = handover.Arrival(
+        self.arrival = arrival.Arrival(
             self.loop, self.service, self.box.reader, [self.box.writer], idle=idle, patience_ms=0,
             users=[strangers.NOBODY],
         )
@@ -136,11 +136,11 @@ class World:
     def exchange(self, data: bytes) -> tuple[str, int]:
         """Send a datagram, have the backend echo it; return where the backend heard it from."""
         self.client.sendto(data, self.address)
-        self.turn(lambda: _has_datagram(self.backend))
+        self.turn(lambda: has_datagram(self.backend))
         heard, source = self.backend.recvfrom(65536)
         assert data == heard
         self.backend.sendto(heard, source)
-        self.turn(lambda: _has_datagram(self.client))
+        self.turn(lambda: has_datagram(self.client))
         assert (data, self.address) == self.client.recvfrom(65536)
         return source
 
@@ -148,7 +148,7 @@ class World:
         """Have the one that leaves give everything to the one that comes."""
         plan = handover.Plan([self.new.box.writer], [self.key], [os.getpid()])
         done: list[int] = []
-        handover.Departure(self.old.loop, self.old.service, plan, lambda: done.append(1))
+        departure.Departure(self.old.loop, self.old.service, plan, lambda: done.append(1))
         self.turn(lambda: done and self.new.arrival.settled)
 
     def parcel(self) -> tuple[list[Any], list[Any], Any]:
@@ -157,17 +157,28 @@ class World:
         proxy = session.content
         assert isinstance(proxy, UdpProxy)
         values = flat(travel.SESSION, travel.pack(session, self.old.service.places))
-        proxied = flat(udp_state.PROXIED, udp_state.pack(proxy))
-        return values, proxied, udp_state.release(proxy)
+        _, data, (sock,) = proxy.pack()
+        proxy.release()
+        self.old.loop.call_all(session.abandon())
+        self.old.loop.close_connection(session.c)
+        return values, flat(udp_state.PROXIED, data), sock
+
+    def record(
+        self, values: list[Any], proxied: list[Any], *, where: Any = None,
+        kind: str = udp_state.NAME, listed: bool = True, waiting: int = 0,
+    ) -> bytes:
+        """Return a session's hand-over record."""
+        return handover.SESSION.encode(
+            (where or self.key, session_of(values), kind, proxied_of(proxied), listed, waiting)
+        )
 
     def post(
-        self, values: list[Any], proxied: list[Any], fd: int, *, uid: int = 0, where: Any = None
+        self, values: list[Any], proxied: list[Any], fd: int, *, uid: int = 0, **more: Any
     ) -> None:
-        """Give the new one a session as another worker would, of some user."""
-        envelope = handover.ENVELOPE.encode(
-            (where or self.key, session_of(values), proxied_of(proxied))
+        """Give the new one a session as another worker would, of some user. See record()"""
+        self.say(
+            mailbox.SESSIONS, [self.record(values, proxied, **more)], b"\1", fds=[fd], uid=uid
         )
-        self.say(mailbox.SESSIONS, [envelope], fds=[fd], uid=uid)
 
     def say(self, kind: int, *values: Any, fds: tuple[int, ...] | list[int] = (), uid: int = 0):
         """Put a message into the new one's mailbox as a user, and have it read."""
@@ -214,7 +225,7 @@ class World:
         self.file.close()
 
 
-def _has_datagram(sock: socket.socket) -> bool:
+def has_datagram(sock: socket.socket) -> bool:
     try:
         sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -52,7 +52,7 @@ KNOWN: Final = (
 PASSED_OVER: Final = (
     (re.compile(r"SSL_read\(\) failed \(104:"), "docs/divergences.md: a reset of TLS is told of"),
     (
-        re.compile(r"recv\(\) failed \(104: .* client:\w+/0, bytes from/to upstream:0/0$"),
+        re.compile(r"recv\(\) failed \(104: .* client:\w+/0, bytes from/to upstream:0/\d+$"),
         "a reset while a server is being connected to: seen when that is done",
     ),
     (
@@ -116,11 +116,11 @@ class Backend:
         return self.tcp.accepted if self.tcp else len(self.udp.seen) if self.udp else 0
 
     def account(self) -> Any:
-        """Return what came: of UDP, and of each TCP connection in the order accepted."""
+        """Return what came, each datagram and each connection from its first byte to its last."""
         if self.udp:
             return sorted((masked(data), source[0]) for data, source in self.udp.seen)
         if self.tcp:
-            return [(masked(bytes(c.received)), c.peer[0]) for c in self.tcp.conversations]
+            return sorted((masked(bytes(c.received)), c.peer[0]) for c in self.tcp.conversations)
         return None
 
     def close(self) -> None:
@@ -233,6 +233,18 @@ class Talker:
         return True
 
 
+class TlsSocket(ssl.SSLSocket):
+    """A TLS client's socket that is closed if it finds itself reset before the handshake."""
+
+    def getpeername(self) -> Any:
+        """Return the server's address."""
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError from error
+
+
 class Stage:
     """One scenario: its backends, and its story told on either program."""
 
@@ -335,14 +347,15 @@ class Telling:
         return self._count(rb"(?m)^(?!200 )\d+ .*\n", f"a{self._stage.number}_{server}.log")
 
     def _address(self, server: int) -> tuple[str, int]:
-        return self._program.address(f"s{self._stage.number}_{server}")
+        name = f"s{self._stage.number}_{server}"
+        return self._program.address(name, self._scenario.servers[server].host)
 
     # Steps of TCP clients.
 
     def _open(self, step: generated.Step) -> None:
         client = self._scenario.clients[step.client]
         server = self._scenario.servers[client.server]
-        sock = socket.socket()
+        sock = socket.socket(b.family_of(client.source))
         self._talkers[step.client] = talker = Talker(sock)
         sock.settimeout(PATIENCE)
         sock.bind((client.source, 0))
@@ -372,6 +385,7 @@ class Telling:
     def _handshake(self, number: int, client: generated.Client) -> None:
         talker = self._talkers[number]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = TlsSocket
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.maximum_version = ssl.TLSVersion[client.tls]
@@ -466,7 +480,7 @@ class Telling:
         client = self._scenario.clients[step.client]
         server = self._scenario.servers[client.server]
         if step.client not in self._talkers:
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = socket.socket(b.family_of(client.source), socket.SOCK_DGRAM)
             self._talkers[step.client] = Talker(sock)
             sock.settimeout(PATIENCE)
             sock.bind((client.source, 0))

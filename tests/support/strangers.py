@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ngxstream.ipc import codec, port
+
 NOBODY = 65534
 
 
@@ -130,10 +132,11 @@ def attack(socks: list[socket.socket], canary: str) -> None:
         packets: list[tuple[bytes, tuple[int, ...]]] = [(b"estate", fds), (evil, ()), (b"", fds)]
         for kind in range(12):
             packets.append((bytes((kind,)) + evil, fds))
-            head = struct.pack("<BBBBI", 0xB7, 1, kind, 0, len(evil))
+            head = struct.pack("<BBBBI", port.MAGIC, codec.VERSION, kind, 0, len(evil))
             packets += [(head + evil, ()), (head + evil, fds), (head + bytes(len(evil)), fds)]
-            packets.append((struct.pack("<BBBBI", 0xB7, 1, kind, 2, len(evil)), fds))
-            packets.append((struct.pack("<BBBBI", 0xB7, 1, kind, 1, 0), fds))
+            for flags, size in ((port.SEALED, len(evil)), (port.MORE, 0)):
+                head = struct.pack("<BBBBI", port.MAGIC, codec.VERSION, kind, flags, size)
+                packets.append((head, fds))
         for sock in socks:
             for data, passed in packets:
                 with contextlib.suppress(OSError):

@@ -29,7 +29,7 @@ class Systemd:
     """The manager, as a context manager."""
 
     def __init__(self, tmp_path: Path, units: dict[str, str]) -> None:
-        """shape: units are file names and texts"""
+        """Args: units: file names and texts"""
         tools.require_root()
         self._unshare = tools.require("unshare")
         self._nsenter = tools.require("nsenter")
@@ -46,7 +46,9 @@ class Systemd:
             if name not in ("NOTIFY_SOCKET", "INVOCATION_ID", "LISTEN_FDS", "LISTEN_PID")
         }
         self._environment = environment | {
-            "XDG_RUNTIME_DIR": "/run/user", "SYSTEMD": SYSTEMD, "UNITS": str(self._units),
+            "XDG_RUNTIME_DIR": "/run/user", "XDG_CONFIG_HOME": str(tmp_path / "config"),
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            "SYSTEMD": SYSTEMD, "UNITS": str(self._units),
             "SYSTEMD_LOG_TARGET": "console", "SYSTEMD_LOG_COLOR": "0",
         }
         self._process: subprocess.Popen[bytes]
@@ -73,13 +75,17 @@ class Systemd:
             "running" == self.control("is-system-running").stdout.strip()
         )
 
-    def control(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run systemctl with these words."""
+    def run(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program where the services are."""
         (first,) = processes.children(self._process.pid)
         return subprocess.run(
-            [self._nsenter, "-t", str(first), "-m", "-p", self._systemctl, "--user", *words],
+            [self._nsenter, "-t", str(first), "-m", "-p", *words],
             capture_output=True, text=True, env=self._environment, check=False, timeout=120,
         )
+
+    def control(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run systemctl with these words."""
+        return self.run(self._systemctl, "--user", *words)
 
     def show(self, unit: str, name: str) -> str:
         """Return a property of a unit."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
 from ngxstream.event import connect, eviction, pump
+from ngxstream.stream.content import Content
 from ngxstream.stream.upstream import UpstreamState
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def upstream_level(error: OSError) -> int:
     return log.ERR if error.errno in errors.REMOTE_FAULTS else log.ALERT
 
 
-class Proxy:
+class Proxy(Content):
     """The content of a proxied session. See tcp.py and udp.py for what follows the connect."""
 
     __slots__ = (
@@ -283,14 +284,6 @@ class Proxy:
             self.s.log_error(log.ERR, f'invalid size "{text}"')
             return None
         return pump.RateLimiter(rate, self.loop.now_ms) if rate else None
-
-    def close(self) -> None:
-        """Let go of everything. See session.Content"""
-        raise NotImplementedError
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """Return bytes from and to the client, from and to the upstream."""
-        raise NotImplementedError
 
     def log_suffix(self) -> str:
         """Return the upstream's part of an error_log line. Source: ngx_stream_proxy_log_error"""

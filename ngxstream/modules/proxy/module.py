@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ngxstream.modules.proxy import conf, dsr, udp_one_way, udp_steps
+from ngxstream.modules.proxy import conf, dsr, udp_one_way, udp_state, udp_steps
 from ngxstream.modules.proxy.conf import ProxyConf
 from ngxstream.modules.proxy.tcp import TcpProxy
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.modules.proxy.variables import VARIABLES
+from ngxstream.stream.content import ContentKind
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
 
@@ -47,4 +49,10 @@ MODULE = StreamModule(
     merge=_merge,
     check=conf.check,
     variables=VARIABLES,
+    contents=(
+        ContentKind("tcp proxy", TcpProxy, stays="TCP sessions end where they began"),
+        ContentKind(
+            udp_state.NAME, UdpProxy, partial(udp_state.read, UdpProxy), remade=udp_state.REMADE
+        ),
+    ),
 )

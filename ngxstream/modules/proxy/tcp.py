@@ -294,10 +294,6 @@ class TcpProxy(handler.Proxy):
         self.s.log_error(log.INFO, "connection timed out", errno.ETIMEDOUT)
         self.s.finalize(codes.STREAM_OK)
 
-    def on_fault(self) -> None:
-        """An unexpected exception: end this session only."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
-
     # -- ending --------------------------------------------------------------------------------
 
     def counts(self) -> tuple[int, int, int, int]:

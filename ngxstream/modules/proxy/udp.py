@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, eviction, poller
+from ngxstream.event.connect import UNIX
+from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp_to_server import ToServer
 from ngxstream.stream.upstream import CONNECT
 
@@ -46,7 +48,7 @@ class UdpProxy(ToServer):
             self.is_lent = lent is not None
             if lent is not None:
                 return lent, True
-        if local is None and conf.options.plain and peer.family != socket.AF_UNIX:
+        if local is None and conf.options.plain and peer.family != UNIX:
             self.family = peer.family
             sock = self.c.table.sockets.take(peer.family, rested=True)  # type: ignore[union-attr]
             if sock is not None:
@@ -93,7 +95,7 @@ class UdpProxy(ToServer):
         if self.is_lent:
             conf.lender.begin(self)  # type: ignore[union-attr]
             return
-        if peer.family == socket.AF_UNIX:
+        if peer.family == UNIX:
             self.gso = False
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
@@ -144,6 +146,11 @@ class UdpProxy(ToServer):
         self.loop.register(self.pc_fd, on_event, poller.LEVEL)
 
     # -- changing hands ------------------------------------------------------------------------
+
+    way = udp_state.way
+    pack = udp_state.pack
+    release = udp_state.release
+    send_waiting = udp_state.send_waiting
 
     def pack_rates(self) -> tuple[int | None, int | None, int] | None:
         """Return what rate limits keep, if there are any."""

@@ -17,11 +17,11 @@ What ends a session (R is proxy_requests, N is proxy_responses):
 from __future__ import annotations
 
 import errno
-import socket
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
 from ngxstream.event import udp_clients
+from ngxstream.event.connect import UNIX
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_rated import Rates
@@ -68,7 +68,7 @@ class Exchange(handler.Proxy):
         self.expected = conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = table.family != socket.AF_UNIX  # whose datagrams nobody would cut
+        self.client_gso = table.family != UNIX  # whose datagrams nobody would cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -191,10 +191,6 @@ class Exchange(handler.Proxy):
         s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
         self.failed = True
         s.finalize(codes.BAD_GATEWAY)
-
-    def on_fault(self) -> None:
-        """An unexpected exception: end this session only."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
     def counts(self) -> tuple[int, int, int, int]:
         """Return bytes from and to the client, from and to the upstream."""

@@ -13,6 +13,7 @@ of its own configuration.
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -22,14 +23,30 @@ from ngxstream.event.connection import raw_socket
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, Record
 from ngxstream.modules.proxy import bind
-from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.stream import round_robin
-from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
+from ngxstream.stream import content, round_robin
+from ngxstream.stream.content import Packed
+from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
 
 if TYPE_CHECKING:
+    from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
+
+NAME: Final = "udp proxy"
+# slots of a UdpProxy, of whatever kind, that are not packed, and why
+REMADE: Final = {
+    **dict.fromkeys(("s", "c", "loop", "client", "control"), "of the session"),
+    **dict.fromkeys(("conf", "timeout", "expected"), "of the server's configuration"),
+    **dict.fromkeys(("upstream", "selection", "peer"), "found by name"),
+    **dict.fromkeys(("pc", "pc_fd", "connected"), "the socket itself moves"),
+    "queue": "waiting() gives it away",
+    "rates": "by pack_rates() and waiting()",
+    "tick": "timers begin anew",
+    "is_lent": "with such a socket a session ends at once",
+    "state": "the last one of the session",
+    "limit": "learnt again",
+}
 
 _WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
 _PEER: Final = Record(
@@ -44,102 +61,133 @@ _RATES: Final = Record(
     Field(2, "download_s", codec.Optional(codec.FLOAT), None),
     Field(3, "uploaded", codec.UINT, 0),
 )
-# the upstream's port and index (-1 for none), tries, start and deadline (ms), requests, responses,
-# failed, gso, client_gso, gro, gro_hints, dropped, family of a socket to be used again, family of
-# the socket, whether the client's table has it
+# the upstream's port and index (-1 for none), tries, deadline, start (ms), requests, responses,
+# dropped, failed, gso, client_gso, gro, gro_hints (-1: never again), family of a socket to be used
+# again, family of the socket
 PROXIED: Final = Record(
     "proxied session",
-    Field(1, "numbers", codec.Numbers(16, -1)),
+    Field(1, "numbers", codec.Numbers(15, -1)),
     Field(2, "upstream", _WORD, ""),
-    Field(3, "peer", codec.Optional(codec.Repeated(_PEER)), None),
+    Field(3, "peer", codec.Repeated(_PEER)),
     Field(4, "peer_name", _WORD, ""),
     Field(5, "first", codec.Bytes(1 << 16), b""),
     Field(6, "rates", codec.Optional(_RATES), None),
 )
+NEVER_GRO: Final = -(1 << 30)  # gro_hints where a server was found not to coalesce
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
-def is_ready(s: Session) -> bool:
-    """Tell whether a session has a server to talk to; one that has not may begin anew."""
-    content = s.content
-    return isinstance(content, UdpProxy) and content.connected and content.pc is not None
+# -- methods of UdpProxy: see content.Content ------------------------------------------------------
 
 
-def pack(proxy: UdpProxy) -> bytes:
-    """Return what makes this proxy what it is, but for the session and the socket."""
-    peer, c = proxy.peer, proxy.c
-    upstream = proxy.upstream
-    return PROXIED.encode(
-        (
-            (
-                upstream.port,
-                upstream.index if upstream.balancer is not None else -1,
-                proxy.selection.tries,
-                proxy.started_ms,
-                proxy.deadline,
-                proxy.requests,
-                proxy.responses,
-                proxy.failed,
-                proxy.gso,
-                proxy.client_gso,
-                proxy.gro,
-                proxy.gro_hints,
-                proxy.dropped,
-                proxy.family,
-                proxy.pc.family,
-                bool(c.table and c.table.is_listed(c)),
-            ),
-            upstream.name,
-            None if peer is None else (peer.name, peer.server, peer.sockaddr),
-            proxy.peer_name,
-            proxy.first,
-            proxy.pack_rates(),
-        )
+def way(proxy: UdpProxy) -> int:
+    """Tell which way it goes: one that has no server to talk to begins anew."""
+    return content.MOVES if proxy.connected and proxy.pc is not None else content.ANEW
+
+
+def pack(proxy: UdpProxy) -> Packed:
+    """Return what makes it what it is, but for the session's own."""
+    peer, upstream = proxy.peer, proxy.upstream
+    assert peer is not None
+    index = upstream.index if upstream.balancer is not None else -1
+    numbers = (
+        upstream.port, index, proxy.selection.tries, proxy.deadline,
+        proxy.started_ms, proxy.requests, proxy.responses, proxy.dropped,
+        proxy.failed, proxy.gso, proxy.client_gso, proxy.gro, max(proxy.gro_hints, -1),
+        proxy.family, proxy.pc.family,
     )
+    server = peer.name, peer.server, peer.sockaddr
+    rest = upstream.name, server, proxy.peer_name, proxy.first, proxy.pack_rates()
+    return Packed(NAME, PROXIED.encode((numbers, *rest)), (proxy.pc,))
 
 
-class Parcel:
-    """A proxied session that came, before it is made anew here."""
-
-    __slots__ = ("_fd", "_numbers", "_rest", "listed")
-
-    def __init__(self, data: bytes, fd: int, *, is_shared: bool = False) -> None:
-        """Look at what another process says of it. The descriptor stays the caller's.
-
-        Args: is_shared: who gave the socket may keep a copy, and is no friend: no other client's
-        datagrams may ever cross it. Raises: CodecError for what is no session, or whose socket is
-        not the one that is described
-        """
-        numbers, *self._rest = PROXIED.decode(data)
-        *_, reused, family, listed = numbers
-        if is_shared:
-            numbers = (*numbers[:-3], 0, family, listed)
-        self._numbers: tuple[int, ...] = numbers
-        self._fd = fd
-        self.listed = bool(listed)
-        if reused not in (0, family):
-            raise CodecError("a socket to be used again that is of another family")
-        peer = self._rest[1]
-        _check_socket(fd, family, None if peer is None else peer[2])
-
-    def restore(
-        self, s: Session, listener: Any, current: StreamConf | None
-    ) -> UdpProxy:
-        """Take the session up where it was left; its socket is owned from now on.
-
-        Args: listener: the one its client is answered through; current: the stream block this
-        process serves by, if it has one
-        """
-        return _restore(s, self._numbers, self._rest, self._fd, listener, current)
+def release(proxy: UdpProxy) -> None:
+    """Let go of everything here, ending nothing; who has packed it owns the socket."""
+    loop = proxy.loop
+    proxy.leave()
+    if proxy.pc is not None:
+        loop.timers.remove(proxy)
+        loop.unregister(proxy.pc_fd)
+        loop.free_connections += 1
+        proxy.pc = None
+    peer, proxy.peer = proxy.peer, None
+    if peer is not None:
+        proxy.selection.leave(peer)
 
 
-def can_restore(server: ServerConf) -> bool:
-    """Tell whether the sessions of a server are proxied."""
-    return server.proxy.upstream is not None or server.proxy.target is not None
+def send_waiting(proxy: UdpProxy, data: bytes) -> None:
+    """Send what UdpProxy.waiting() returned at the former place."""
+    if proxy.pc is not None:
+        proxy.send(data)
+
+
+# -- a record that came ----------------------------------------------------------------------------
+
+
+def read(
+    make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool
+) -> content.Restore:
+    """Look at what another process says of a proxied session. See content.Read
+
+    Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
+    what is no session of the server, or whose socket is not the one that is described
+    """
+    if server.proxy.upstream is None and server.proxy.target is None:
+        raise CodecError("their server proxies nothing")
+    if len(fds) != 1:
+        raise CodecError(f"a session with {len(fds)} sockets")
+    numbers, *rest = PROXIED.decode(data)
+    *_, reused, family = numbers
+    if reused not in (0, family):
+        raise CodecError("a socket to be used again that is of another family")
+    _check_socket(fds[0], family, rest[1][2])
+    return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
+
+
+def _restore(
+    make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
+    s: Session, current: StreamConf | None,
+) -> UdpProxy:
+    """Take the session up where it was left."""
+    (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
+     family) = numbers
+    name, peer, peer_name, first, rates = rest
+    loop = s.loop
+    s.preread = first
+    proxy: UdpProxy = make(s)
+    s.content = proxy
+    s.preread = b""
+    proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)
+    proxy.pc.setblocking(False)
+    proxy.pc_fd = fd
+    bind.take_over(s, proxy.pc)
+    loop.free_connections -= 1
+    proxy.connected = True
+    proxy.peer_name = peer_name
+    s.states = s.states or [UpstreamState(loop.now_ms)]
+    proxy.state = s.states[-1]
+    own = s.server.proxy.upstream
+    proxy.upstream = own if own is not None else UpstreamConf(name, "", 0, explicit=False)
+    proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
+    proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
+    proxy.started_ms, proxy.requests, proxy.responses, proxy.dropped = plain
+    proxy.failed = bool(failed)
+    proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
+    proxy.gro_hints = gro_hints if gro_hints >= 0 else NEVER_GRO
+    proxy.family = 0 if is_shared else reused
+    latest = loop.now_ms + proxy.timeout
+    proxy.deadline = min(deadline or latest, latest)
+    loop.timers.add(proxy)
+    proxy.watch()
+    if rates is not None:
+        proxy.unpack_rates(rates)
+    return proxy
 
 
 def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
     """See that a descriptor is a datagram socket connected to a server. Raises: CodecError"""
+    if sockaddr is None:
+        raise CodecError("a session without a server")
     try:
         sock = socket.SocketType(fileno=fd)  # bare: no enums are made
     except OSError as error:
@@ -155,7 +203,7 @@ def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
             if family == socket.AF_UNIX:
                 return  # the server has closed its socket
             raise CodecError("a session with a socket without a server", errno=error) from None
-        if sockaddr is not None and _plain(connected) != _plain(sockaddr):
+        if _plain(connected) != _plain(sockaddr):
             raise CodecError("a session with a socket of another server")
     finally:
         sock.detach()
@@ -166,81 +214,6 @@ def _plain(sockaddr: Any) -> Any:
     if isinstance(sockaddr, tuple):
         return inet.packed(sockaddr), sockaddr[1]
     return sockaddr.encode("utf-8", "surrogateescape") if isinstance(sockaddr, str) else sockaddr
-
-
-def release(proxy: UdpProxy) -> Any:
-    """Let go of everything here, ending nothing: the session goes on elsewhere.
-
-    returns: the upstream socket, watched no more; the caller sends and closes it
-    """
-    s, loop = proxy.s, proxy.loop
-    loop.timers.remove(proxy)
-    loop.unregister(proxy.pc_fd)
-    loop.free_connections += 1
-    pc, proxy.pc = proxy.pc, None
-    if proxy.peer is not None:
-        proxy.selection.leave(proxy.peer)
-        proxy.peer = None
-    proxy.leave()
-    loop.call_all(reversed(s.abandon()))
-    loop.close_connection(s.c)
-    return pc
-
-
-def _restore(
-    s: Session,
-    numbers: tuple[int, ...],
-    rest: Sequence[Any],
-    fd: int,
-    listener: Any,
-    current: StreamConf | None,
-) -> UdpProxy:
-    (port, index, tries, started_ms, deadline, requests, responses, failed, gso, client_gso, gro,
-     gro_hints, dropped, family, sock_family, listed) = numbers
-    name, peer, peer_name, first, rates = rest
-    loop = s.loop
-    s.c.table = listener
-    s.preread = first
-    proxy: UdpProxy = UdpProxy(s)
-    s.content = proxy
-    s.preread = b""
-    proxy.pc = raw_socket(sock_family, socket.SOCK_DGRAM, 0, fd)
-    proxy.pc.setblocking(False)
-    proxy.pc_fd = fd
-    bind.take_over(s, proxy.pc)
-    loop.free_connections -= 1
-    proxy.connected = True
-    proxy.peer_name = peer_name
-    proxy.state = s.states[-1] if s.states else None
-    own = s.server.proxy.upstream
-    proxy.upstream = own if own is not None else UpstreamConf(name, "", 0, explicit=False)
-    if peer is not None:
-        proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
-        proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
-    proxy.started_ms = started_ms
-    proxy.requests, proxy.responses = requests, responses
-    proxy.failed = bool(failed)
-    proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
-    proxy.gro_hints = gro_hints
-    proxy.dropped = dropped
-    proxy.first = first
-    proxy.family = family
-    latest = loop.now_ms + proxy.timeout
-    proxy.deadline = min(deadline or latest, latest)
-    loop.timers.add(proxy)
-    proxy.watch()
-    if rates is not None:
-        proxy.unpack_rates(rates)
-    if listed:
-        proxy.enlist()
-    return proxy
-
-
-def send_waiting(proxy: Any, data: bytes) -> None:
-    """Send what UdpProxy.waiting() returned at the former place."""
-    proxy = getattr(proxy, "proxy", proxy)  # what stands before it lets it pass
-    if isinstance(proxy, UdpProxy) and proxy.pc is not None:
-        proxy.send(data)
 
 
 def _hold(
@@ -263,14 +236,7 @@ def _hold(
 def _candidates(
     s: Session, current: StreamConf | None, name: str, port: int, index: int
 ) -> list[UpstreamConf]:
-    found: list[UpstreamConf] = []
     if index < 0:
-        return found  # a name resolved for this session alone
-    if current is not None:
-        conf = current.upstreams.at(name, port)
-        if conf is not None:
-            found.append(conf)
-    own = s.server.proxy.upstream
-    if own is not None:
-        found.append(own)
-    return found
+        return []  # a name resolved for this session alone
+    found = [None if current is None else current.upstreams.at(name, port), s.server.proxy.upstream]
+    return [conf for conf in found if conf is not None]

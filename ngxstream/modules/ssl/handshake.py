@@ -21,6 +21,7 @@ from ngxstream.event.poller import READABLE
 from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
 from ngxstream.stream import phases, servers
+from ngxstream.stream.content import Content
 
 if TYPE_CHECKING:
     from ngxstream.stream.session import Session
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _ALERT_UNRECOGNIZED_NAME: Final = 112
 _ALERT_INTERNAL_ERROR: Final = 80
-# self-signed and unknown authorities. source: ngx_ssl_verify_error_optional
+# self-signed and unknown authorities. Source: ngx_ssl_verify_error_optional
 _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
@@ -49,7 +50,7 @@ def handle(s: Session) -> int:
     return _admit(s, s.c.sock)
 
 
-class Handshake:
+class Handshake(Content):
     """One client's handshake while it lasts; the content of its session for so long."""
 
     __slots__ = ("s", "transport", "is_rejected", "underway", "deadline", "tick")
@@ -133,17 +134,9 @@ class Handshake:
         """End the session: ssl_handshake_timeout is over. nginx says nothing either."""
         self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
-    def on_fault(self) -> None:
-        """End the session after an exception nobody expected."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
-
     def close(self) -> None:
         """Let go: the session ends."""
         self._leave()
-
-    def log_suffix(self) -> str:
-        """Return nothing: there is no upstream yet."""
-        return ""
 
     def _leave(self) -> None:
         transport, self.transport = self.transport, None
@@ -174,7 +167,7 @@ def _check_client(s: Session, transport: tls.Transport) -> int:
     elif mode == c.VERIFY_ON and not libssl_facts.has_peer(lib, connection):
         said = "client sent no required SSL certificate"
     else:
-        # who was known at one server is not known at another. source: ngx_stream_ssl_servername
+        # who was known at one server is not known at another. Source: ngx_stream_ssl_servername
         former = libssl_facts.session_name(lib, connection)
         if former is not None and transport.asked_name not in (None, former):
             said = "handshake rejected"

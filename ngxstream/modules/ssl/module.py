@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ngxstream.modules.ssl import conf, context, handshake
 from ngxstream.modules.ssl.variables import VARIABLES
 from ngxstream.stream import phases
+from ngxstream.stream.content import ContentKind
 from ngxstream.stream.module import PhaseHandler, StreamModule
 
 if TYPE_CHECKING:
@@ -26,4 +27,5 @@ MODULE = StreamModule(
     handlers=(PhaseHandler(phases.SSL, handshake.handle, _is_wanted),),
     check=context.check,
     finish=context.finish,
+    contents=(ContentKind("TLS handshake", handshake.Handshake, stays="TCP alone has TLS"),),
 )

@@ -5,9 +5,9 @@ Answers for ngx_stream_upstream_random_module.c.
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
 from collections.abc import Sequence
-from random import random
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
@@ -40,7 +40,7 @@ class RandomSelection(drawing.DrawSelection):
         """Draw a peer."""
         tier = self.tier
         shares: drawing.Shares = tier.aid
-        return shares.groups[bisect_right(shares.sums, random() * tier.total_weight)]
+        return shares.groups[bisect_right(shares.sums, random.random() * tier.total_weight)]
 
 
 class TwoSelection(RandomSelection):

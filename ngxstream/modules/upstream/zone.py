@@ -12,8 +12,8 @@ Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import Counter
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
@@ -96,7 +96,7 @@ class PeerTable:
 
         Raises: UnplacedError when the zone is full
         """
-        digest = blake2b(key, digest_size=16).digest()
+        digest = hashlib.blake2b(key, digest_size=16).digest()
         high = int.from_bytes(digest[:8], "little", signed=True)
         low = int.from_bytes(digest[8:], "little", signed=True)
         state = self._state

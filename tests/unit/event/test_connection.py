@@ -61,7 +61,7 @@ def test_a_udp_client_is_sent_to_by_its_table() -> None:
 def test_a_raw_socket_takes_a_descriptor_over() -> None:
     """Of the bare class, and with the flags that the kind bears."""
     first = raw_socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    again = raw_socket(socket.AF_INET, socket.SOCK_DGRAM, fd=first.detach())
+    again = raw_socket(socket.AF_INET, socket.SOCK_DGRAM, 0, first.detach())
     again.bind(("127.0.0.1", 0))
     assert again.getsockname()[1]
     again.close()

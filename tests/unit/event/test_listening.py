@@ -448,12 +448,12 @@ def test_a_unix_socket_is_for_everybody_and_goes_with_its_listening(
 
 
 def test_a_unix_path_that_exists_is_in_use(to: log.Log, tmp_path: Path) -> None:
-    """nginx removes no stale socket before bind(), and neither do we."""
+    """Somebody may be about to listen there; what nobody has any more is test_stale.py's."""
     path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(path))
-    with pytest.raises(errors.ListenError):
-        listening.open_all([unix(path)], [], workers=1, log=to, sleep=lambda _: None)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        with pytest.raises(errors.ListenError):
+            listening.open_all([unix(path)], [], workers=1, log=to, sleep=lambda _: None)
     assert path.exists()
 
 

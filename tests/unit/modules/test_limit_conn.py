@@ -150,7 +150,7 @@ def test_a_full_zone_refuses(made: Limited) -> None:
 @pytest.mark.parametrize("made", ["limit_conn z 2; limit_conn y 1;"], indirect=True)
 def test_what_a_session_has_taken_goes_with_it(made: Limited) -> None:
     """Where it goes on it is counted, limit or not, and until it ends there."""
-    pack, unpack = limit_conn.MODULE.pack, limit_conn.MODULE.unpack
+    ((_, pack, unpack, _),) = limit_conn.MODULE.keeps
     assert pack is not None
     assert unpack is not None
     first, second = made.connect(), made.connect()

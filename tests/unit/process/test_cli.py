@@ -190,6 +190,19 @@ def test_options_are_followed_as_by_nginx(programs: Programs, options: tuple[str
     assert programs.nginx(*options) == programs.ours(*options)
 
 
+WARNED = 'nginx: [warn] "-g foo;" is ignored: only the last "-g" is obeyed\n'
+
+
+@pytest.mark.parametrize("last", ["daemon off;", "bogus;", "", "foo;"])
+@pytest.mark.parametrize("how", ["-t", "-tq", "-sstop"])
+def test_what_an_earlier_g_said_is_lost_aloud(programs: Programs, how: str, last: str) -> None:
+    """The last -g counts and its verdict is nginx's, which is silent about the ones before."""
+    programs.file.write_text(EVENTS)
+    options = (how, "-g", "foo;", "-g", last)
+    theirs = programs.nginx(*options)
+    assert theirs._replace(stderr=WARNED + theirs.stderr) == programs.ours(*options)
+
+
 @pytest.mark.parametrize("pid", ["abc", "", "\n", "12 34", "999999999\r\n", "-5", "0x10"])
 def test_a_bad_pid_file_is_told_as_by_nginx(programs: Programs, pid: str) -> None:
     """-s says what is wrong with the number, or that there is no such process."""

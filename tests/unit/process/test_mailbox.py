@@ -34,7 +34,7 @@ def box() -> Iterator[mailbox.Mailbox]:
 
 MESSAGES = [
     (mailbox.STOPPED, 7, [7, 8]),
-    (mailbox.WAITING, WHERE, PEER, [b"", b"x" * 65_535]),
+    (mailbox.WAITING, 7, [b"", b"x" * 65_535]),
     (mailbox.DATAGRAMS, WHERE, (PEER, b"\x7f\0\0\1"), PEER, b"\x7f\0\0\1", [b"a"]),
     (mailbox.DATAGRAMS, WHERE, None, None, None, []),
     (mailbox.DONE, 7),
@@ -48,14 +48,14 @@ def test_messages_come_whole_and_in_order(box: mailbox.Mailbox) -> None:
         outbox = mailbox.Outbox(loop, box.writer)
         for kind, *values in MESSAGES:
             outbox.put(kind, *values)
-        outbox.put(mailbox.SESSIONS, [b"s" * 100_000, b""], fds=[0, 1])
+        outbox.put(mailbox.SESSIONS, [b"s" * 100_000, b""], b"\2\0", fds=[0, 1])
         assert outbox.send()
         for kind, *values in MESSAGES:
             mail = inbox.receive()
             assert (kind, tuple(values), []) == (mail.kind, mail.values, mail.fds)
             assert (os.getpid(), os.geteuid()) == (mail.pid, mail.uid)
         mail = inbox.receive()
-        assert [b"s" * 100_000, b""] == mail.values[0]
+        assert ([b"s" * 100_000, b""], b"\2\0") == mail.values
         assert 2 == len(mail.fds)
         port.close_all(mail.fds)
         with pytest.raises(BlockingIOError):
@@ -109,16 +109,18 @@ class _Runs:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "fds"),
+    ("kind", "values", "fds", "why"),
     [
-        (mailbox.DONE, (7,), [0]),
-        (mailbox.SESSIONS, ([b"a", b"b"],), [0]),
-        (mailbox.SESSIONS, ([b"a"],), [0, 1]),
-        (mailbox.SESSIONS, ([b"a"],), []),
+        (mailbox.DONE, (7,), [0], "descriptors where"),
+        (mailbox.SESSIONS, ([b"a", b"b"], b"\1\1"), [0], "descriptors where"),
+        (mailbox.SESSIONS, ([b"a"], b"\1"), [0, 1], "descriptors where"),
+        (mailbox.SESSIONS, ([b"a"], b"\1"), [], "descriptors where"),
+        (mailbox.SESSIONS, ([b"a"], b""), [], "1 sessions, sockets of 0"),
+        (mailbox.SESSIONS, ([], b"\1"), [0], "0 sessions, sockets of 1"),
     ],
 )
-def test_each_session_has_one_descriptor(
-    box: mailbox.Mailbox, kind: int, values: tuple, fds: list[int]
+def test_each_session_has_the_descriptors_it_says(
+    box: mailbox.Mailbox, kind: int, values: tuple, fds: list[int], why: str
 ) -> None:
     """And nothing else has any; what is too much is closed."""
     inbox = mailbox.Inbox(box.reader)
@@ -127,7 +129,7 @@ def test_each_session_has_one_descriptor(
         outbox.put(kind, *values, fds=fds)
         assert outbox.send()
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(CodecError, match="descriptors where"):
+    with pytest.raises(CodecError, match=why):
         inbox.receive()
     assert before == len(os.listdir("/proc/self/fd"))
 
@@ -214,13 +216,13 @@ def test_a_large_message_waits_for_a_descriptor() -> None:
                 while True:
                     filled.append(os.dup(0))
             outbox = mailbox.Outbox(loop, box.writer)
-            outbox.put(mailbox.WAITING, WHERE, PEER, [b"x" * 60_000] * 2)
+            outbox.put(mailbox.WAITING, 7, [b"x" * 60_000] * 2)
             outbox.pump()
             assert 1 == outbox.waiting
             for _ in range(2):  # one here, one at the reader
                 os.close(filled.pop())
             run_until(loop, lambda: not outbox.waiting)
-            assert [b"x" * 60_000] * 2 == inbox.receive().values[2]
+            assert [b"x" * 60_000] * 2 == inbox.receive().values[1]
 
     strangers.run_as(os.geteuid(), starve)
     box.close()

@@ -1,6 +1,7 @@
 """The pid file, and whose process it names."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -13,8 +14,9 @@ import pytest
 import ngxstream
 from ngxstream.core import errors
 from ngxstream.process import pidfile
-from tests.support import processes
-from tests.support.waiting import wait_until
+from tests.support import processes, tools
+from tests.support.proxies import ProxyFactory
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(ngxstream.__file__).parents[1]
 TITLED = (
@@ -201,6 +203,40 @@ def test_a_device_is_not_removed(tmp_path: Path) -> None:
     pidfile.create(str(path), os.getpid())
     assert pidfile.remove(str(path)) is None
     assert path.exists()
+
+
+def test_a_device_survives_an_upgrade_and_tells_nobody_a_pid(ngxstream: ProxyFactory) -> None:
+    """Nothing is renamed, made beside it or found in it; -s says what nginx's says."""
+    tools.require_root()
+    running = ngxstream(
+        "pid logs/null; events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }",
+        start=False,
+    )
+    null = running.prefix / "logs/null"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.stat("/dev/null").st_rdev)
+    with subprocess.Popen(
+        running._words(()), env=running._environment(), cwd=running.prefix,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as old:
+        try:
+            running.wait_log("start worker process ")
+            for word in ("reload", "stop", "quit"):
+                said = running.run("-s", word)
+                assert f'ngxstream: [error] invalid PID number "" in "{null}"\n' == said.stderr
+                assert 1 == said.code
+            old.send_signal(signal.SIGUSR2)
+            (line,) = running.wait_log("start new binary process")
+            new = int(line.split()[-1])
+            running.wait_log("start worker processes", count=2)
+            assert stat.S_ISCHR(null.lstat().st_mode)
+            os.kill(new, signal.SIGTERM)  # the old one gets its place back
+            running.wait_log(f"new binary process {new} exited with code 0")
+            old.send_signal(signal.SIGTERM)
+            old.wait(PATIENCE)
+        finally:
+            processes.kill_session(old.pid)
+    assert stat.S_ISCHR(null.lstat().st_mode)
+    assert {"null", "error.log"} == set(os.listdir(null.parent))
 
 
 def test_a_process_began_after_the_machine() -> None:

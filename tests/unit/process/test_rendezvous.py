@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.core import log
 from ngxstream.event.eviction import Eviction
 from ngxstream.event.loop import Loop
 from ngxstream.ipc import port
@@ -284,6 +285,29 @@ def test_a_stop_ends_the_orphans_too(ngxstream: ProxyFactory, backends: BackendF
             assert b"" == client.recv()
 
 
+@pytest.mark.parametrize("impatient", [False, True])
+def test_a_quit_waits_for_the_orphans_too(
+    impatient: bool, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """A master that finishes is there until their sessions have ended: TERM can end these still."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running):
+            running.start()
+            running.wait_log("gracefully shutting down", count=2)
+            pid = running.pid
+            running.signal(signal.SIGQUIT)
+            wait_until(lambda: not processes.children(pid), what="its own workers leave")
+            assert b"after" == client.exchange(b"after")
+            assert processes.is_alive(pid)
+            if impatient:
+                os.kill(pid, signal.SIGTERM)
+                assert b"" == client.recv()
+            client.close()
+            wait_until(lambda: not processes.is_alive(pid), what="the master leaves")
+
+
 def test_sockets_of_a_service_manager_survive_a_killed_master(tmp_path: Path) -> None:
     """What is lent anew and what the orphans have are the same sockets: one group, no warning."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -321,6 +345,180 @@ def test_a_stop_ends_those_who_were_leaving_too(
             running.stop()
             assert b"" == client.recv()
     wait_until(lambda: not processes.is_alive(leaving))
+
+
+# -- the command line, where no master is left -----------------------------------------------------
+
+
+def told(code: int, word: str, pids: list[int]) -> tuple[int, str]:
+    """Return exit code and text of a -s that reached these orphans."""
+    listed = ", ".join(map(str, sorted(pids)))
+    said = f"ngxstream: [notice] {word}: worker processes that outlived their master: {listed}\n"
+    return code, said
+
+
+@pytest.mark.parametrize("left", ["", "nonsense", "gone", "typo"])
+def test_a_stop_without_a_master_ends_its_orphans(
+    left: str, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """They are named and leave at once, whatever has become of the pid file."""
+    running = ngxstream(
+        CONF.format(tcp=backends.tcp().text, udp=backends.udp().text),
+        expected=(r"\[alert\] .* kill\(\d+, 15\) failed \(3: No such process\)",),
+    )
+    pid_file = running.prefix / "logs/nginx.pid"
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running) as orphans:
+            if left == "nonsense":
+                pid_file.write_text(left)
+            elif left == "gone":
+                pid_file.unlink()
+            elif left == "typo":  # any configuration will do that has the same pid file
+                other = running.conf_file.with_name("other.conf")
+                other.write_text("pid logs/nginx.pid; events {}")
+                running.write("typo on;")
+                assert 1 == running.run("-s", "stop").code
+            words = ("-c", "conf/other.conf") if left == "typo" else ()
+            said = running.run(*words, "-s", "stop")
+            assert told(0, "stop", orphans) == (said.code, said.stderr)
+            assert b"" == client.recv()
+    assert [] != running.wait_log(rf"\[notice\] .* stop: worker processes .*{orphans[0]}")
+    said = running.run("-s", "stop")
+    assert 1 == said.code
+    assert "worker processes" not in said.stderr
+
+
+def test_a_quit_without_a_master_lets_sessions_finish(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """New clients are refused, and a worker leaves with its last session; it can still be told."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    with clients.TcpClient(running.address("tcp")) as client:
+        client.exchange(b"before")
+        with orphaned(running) as orphans:
+            said = running.run("-s", "quit")
+            assert told(0, "quit", orphans) == (said.code, said.stderr)
+            running.wait_log("gracefully shutting down", count=2)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(running.address("tcp"))
+            assert b"after" == client.exchange(b"after")
+            wait_until(lambda: sum(map(processes.is_alive, orphans)) == 1)
+            running.wait_log("the master process is gone, leaving")
+            (last,) = filter(processes.is_alive, orphans)
+            said = running.run("-s", "stop")
+            assert told(0, "stop", [last]) == (said.code, said.stderr)
+
+
+def test_logs_are_reopened_without_a_master(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Rotation works on, and a new master finds those who were told."""
+    running = ngxstream(CONF.format(tcp=backends.tcp().text, udp=backends.udp().text))
+    file = running.prefix / "logs/error.log"
+    with orphaned(running) as orphans:
+        file.rename(file.with_name("rotated"))
+        said = running.run("-s", "reopen")
+        assert told(0, "reopen", orphans) == (said.code, said.stderr)
+        running.wait_log(GONE, count=2)
+        running.start()
+        running.wait_log("2 worker processes outlived their master")
+
+
+DEVICE = "pid /dev/null; events {} stream { server { listen 127.0.0.1:@tcp@; return $pid; } }"
+
+
+@contextmanager
+def in_foreground(running: Proxy) -> Iterator[int]:
+    """Run what has no pid file; give its pid, and leave no process of it."""
+    with subprocess.Popen(running._words(()), env=running._environment(), cwd=running.prefix,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            running.wait_log("start worker process ")
+            yield process.pid
+        finally:
+            processes.kill_session(process.pid)
+
+
+def test_without_a_pid_file_orphans_are_those_of_their_configuration(
+    ngxstream: ProxyFactory,
+) -> None:
+    """Who has no pid file either leaves them alone; -s of their own configuration ends them."""
+    one, other = (ngxstream(DEVICE, start=False) for _ in range(2))
+    with in_foreground(one) as first:
+        orphan = clients.tcp_exchange(one.address("tcp"))
+        os.kill(first, signal.SIGKILL)
+        one.wait_log(GONE)
+        with in_foreground(other) as second:
+            os.kill(second, signal.SIGTERM)
+            other.wait_log("exit$", count=2)
+        assert 1 == other.run("-s", "stop").code
+        assert orphan == clients.tcp_exchange(one.address("tcp"))
+        said = one.run("-s", "stop")
+        assert told(0, "stop", [int(orphan)]) == (said.code, said.stderr)
+
+
+PRETENDER = """
+import os, socket, sys
+from ngxstream.process import channel, rendezvous
+os.setgid(65534), os.setuid(65534)
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.bind(f"{rendezvous.prefix_of(sys.argv[1])}{os.getpid()}")
+sock.listen()
+print("ready", flush=True)
+peer = channel.Channel.to_worker(sock.accept()[0])
+peer.send(channel.ORPHAN, rendezvous.ORPHANED.encode((9, "0" * 32)))
+sys.stdin.read()
+"""
+
+
+def test_who_pretends_to_be_an_orphan_is_not_taken_for_told(ngxstream: ProxyFactory) -> None:
+    """The true ones are told; one of the worker's user that only looks like a worker is named."""
+    tools.require_root()
+    running = ngxstream(
+        "user nobody nogroup; events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }"
+    )
+    path = running.prefix / "logs/nginx.pid"
+    with contextlib.ExitStack() as stack:
+        for uid in (strangers.NOBODY, 1):  # these are not even of our title, or of another user
+            stack.enter_context(strangers.lingering_as(uid, be_orphan(path, says_nothing)))
+        pretender = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", PRETENDER, str(path), "/ngxstream/__main__.py"],
+                env=running._environment(), text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )
+        )
+        assert pretender.stdout is not None
+        assert "ready\n" == pretender.stdout.readline()
+        with orphaned(running) as orphans:
+            said = running.run("-s", "stop")
+            code, text = told(1, "stop", orphans)
+            text += (
+                "ngxstream: [error] stop: these worker processes do not hear it: "
+                f"{pretender.pid}\n"
+            )
+            assert (code, text) == (said.code, said.stderr)
+        pretender.communicate()
+
+
+def test_a_stranger_tells_orphans_nothing(ngxstream: ProxyFactory) -> None:
+    """Another user's -s is not obeyed, and does not take it for obeyed."""
+    tools.require_root()
+    running = ngxstream(
+        "events {} stream { server { listen 127.0.0.1:@tcp@; return TEXT; } }"
+    )
+    main: Any = SimpleNamespace(pid=str(running.prefix / "logs/nginx.pid"), user=None)
+    strangers.let_in(running.prefix)
+
+    def stop() -> None:
+        survivors = rendezvous.Survivors()
+        assert ([], orphans) == survivors.order(main, SimpleNamespace(), channels.TERMINATE)
+
+    with orphaned(running) as orphans:
+        strangers.run_as(strangers.NOBODY, stop)
+        assert b"TEXT" == clients.tcp_exchange(running.address("tcp"))
+        assert 0 == running.run("-s", "stop").code
 
 
 # -- strangers -------------------------------------------------------------------------------------
@@ -413,6 +611,74 @@ def claims(*fds: int, last: bool = True) -> Callable[[socket.socket], None]:
         channel.send(channels.SOCKETS, rendezvous.SOCKETS_GIVEN.encode((last,)), fds)
 
     return serve
+
+
+class Candidate(NamedTuple):
+    """One that may give, in this process."""
+
+    survivor: rendezvous.Survivor
+    end: Channel
+
+    def give(self, *fds: int, last: bool) -> bool:
+        """Give descriptors. Returns: whether they could be sent"""
+        return self.end.send(
+            channels.SOCKETS, rendezvous.SOCKETS_GIVEN.encode((last,)), fds
+        )
+
+
+@pytest.fixture
+def candidates() -> Iterator[Callable[[int], Candidate]]:
+    """Give a maker of candidates, which are told which generation they claim."""
+    with contextlib.ExitStack() as stack:
+
+        def make(generation: int) -> Candidate:
+            one, other = map(stack.enter_context, port.pair())
+            ours = Channel.to_worker(one, max_fds=rendezvous.CHUNK)
+            survivor = rendezvous.Survivor(generation, os.geteuid(), ours)
+            survivor.generation = generation
+            return Candidate(survivor, Channel.to_master(other))
+
+        yield make
+
+
+def test_silent_pretenders_delay_a_start_by_a_second_in_all(
+    candidates: Callable[[int], Candidate]
+) -> None:
+    """The true one is found behind 64 that claim to be newer and say nothing."""
+    survivors = rendezvous.Survivors()
+    survivors.all = [candidates(n).survivor for n in range(2, 66)]
+    true = candidates(1)
+    survivors.all.append(true.survivor)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        assert true.give(sock.fileno(), last=False)
+        assert true.give(last=True)
+    begun = time.monotonic()
+    giver, fds = next(survivors._gifts(begun + 60, log.Log()))
+    assert true.survivor is giver
+    assert 1 == len(fds)
+    port.close_all(fds)
+    # a second and what the machine takes; a quarter of one for each would be 16
+    assert time.monotonic() - begun < 8
+
+
+def test_what_is_given_too_late_is_not_kept(candidates: Callable[[int], Candidate]) -> None:
+    """A listening socket that waits to be taken would keep its address for ever."""
+    slow, fast = candidates(2), candidates(1)
+    survivors = rendezvous.Survivors()
+    survivors.all = [slow.survivor, fast.survivor]
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        assert fast.give(sock.fileno(), last=True)
+        gifts = survivors._gifts(time.monotonic() + 60, log.Log())
+        _, fds = next(gifts)
+        assert slow.give(sock.fileno(), last=False)
+        port.close_all(fds)
+        gifts.close()
+        assert not slow.give(sock.fileno(), last=True)
+    assert slow.survivor.channel.send(channels.QUIT)
+    assert [channels.GIVE, channels.QUIT] == [slow.end.receive().command for _ in range(2)]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
 
 
 def says_nothing(peer: socket.socket) -> None:
@@ -646,6 +912,16 @@ def test_who_became_root_after_it_listened_is_still_a_stranger(tmp_path: Path) -
         assert [] == rendezvous.Survivors().meet(str(path))
 
 
+def test_a_pretender_keeps_no_master_from_leaving(tmp_path: Path) -> None:
+    """Who is no process of this program, and stays, is not waited for."""
+    path = tmp_path / "pid"
+    with strangers.lingering_as(os.geteuid(), be_orphan(path, claims())):
+        survivors = rendezvous.Survivors()
+        assert [True] == [one.is_known for one in survivors.meet(str(path))]
+        assert not survivors.are_left
+        survivors.close()
+
+
 def test_nobody_is_met_where_there_is_no_orphan(tmp_path: Path) -> None:
     """A pid file without workers behind it costs nothing and gives nothing."""
     assert [] == rendezvous.Survivors().meet(str(tmp_path / "pid"))
@@ -663,7 +939,9 @@ def test_a_pid_file_has_one_name(parts: list[str]) -> None:
 def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> None:
     """An orphan whose master reads slowly tries again, and gives up with it."""
     calls: list[Any] = []
-    loop: Any = SimpleNamespace(call_later=lambda ms, call, cancelable: calls.append(call))
+    loop: Any = SimpleNamespace(
+        call_later=lambda ms, call, cancelable: calls.append(call), exiting=False
+    )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     answers = [False, True, True]
     with ours, theirs:

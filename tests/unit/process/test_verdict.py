@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ngxstream.core import log
 from ngxstream.ipc import port
-from ngxstream.process import verdict
+from ngxstream.process import start, verdict
+from ngxstream.process.options import PID_PATH, Options
 from tests.support import descriptors, processes, strangers, tools
 from tests.support.proxies import PROGRAMS, ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -127,6 +128,68 @@ def test_nginx_hides_what_the_master_finds(program: type[Proxy], tmp_path: Path)
         code = running.run("-s", "reload").code
         running.wait_log(r'\[emerg\] .*open\(\) ".*missing/a.log" failed')
     assert {"nginx": 0, "ngxstream": 1}[program.name] == code
+
+
+TEXT = "stream { server { listen 127.0.0.1:@main@; return new; } }"
+JUDGED = {
+    "sound": f"events {{}} {TEXT}",
+    "with a warning": f"worker_processes 3; worker_cpu_affinity 01 10; events {{}} {TEXT}",
+    "warning and fault": f"worker_processes 3; worker_cpu_affinity 01 10; {TEXT}",
+    "unknown": f"events {{}} {TEXT}\nfoo bar;",
+    "unfinished": f"events {{}} {TEXT[:-1]}",
+    "one brace too many": f"events {{}} {TEXT} }}",
+    "no events": TEXT,
+    "a bad value": f"events {{}} {TEXT} worker_processes x;",
+    "a second pid": f"pid logs/nginx.pid; events {{}} {TEXT} pid b;",
+    "no file to include": f"events {{}} include nope; {TEXT}",
+    "a file too late": f"events {{}} {TEXT} include nope;",
+    "no port": "events {} stream { server { listen x:y; return new; } }",
+    "empty": " ",
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_configuration_is_judged_once_in_nginx_s_words(
+    name: str, both: Callable[..., tuple[Proxy, Proxy]]
+) -> None:
+    """`-s reload` leaves it to the master, and says and returns what nginx's does by itself."""
+    said = []
+    for running in both("worker_processes 2; " + CONF):
+        running.write(JUDGED[name])
+        done = running.run("-s", "reload")
+        text = done.stderr.replace(str(running.prefix), "PREFIX").replace("ngxstream:", "nginx:")
+        said.append((done.code, text.replace("ngxstream-1", "nginx-1")))
+    nginx, ours = said
+    assert nginx == ours
+    assert any("reconfiguring" in line for line in running.error_log())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("pid a;", "PREFIX/a"),
+        ('events { pid x; } "pid" a\\"; http {', 'PREFIX/a"'),
+        ("pid /a;", "/a"),
+        ("events { } # no word of it", PID_PATH),
+        ('pid ""; events { pid x; } stream { server { } }', PID_PATH),
+        ("include a; pid b;", ""),
+        ("http { } pid a;", ""),
+        ("pid a b;", ""),
+        ("pid;", ""),
+        ("pid", ""),
+        ("pid {", ""),
+        (None, ""),
+    ],
+)
+def test_where_the_pid_file_is_may_need_a_closer_look(
+    text: str | None, found: str, tmp_path: Path
+) -> None:
+    """What is found at first sight is what the whole configuration says; or nothing is."""
+    if text is not None:
+        (tmp_path / "c").write_text(text)
+    options = ["ngxstream", "-p", str(tmp_path), "-c", "c"]
+    assert found.replace("PREFIX", str(tmp_path)) == start.stated_pid(Options(options))
+    assert "" == start.stated_pid(Options([*options, "-g", "pid x;"]))
 
 
 def test_two_who_ask_at_once_are_both_told(ngxstream: ProxyFactory) -> None:

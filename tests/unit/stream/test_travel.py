@@ -1,14 +1,17 @@
 """A session on its way to another process: nothing of it is lost, and nothing else is believed."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ngxstream.event.connection import Connection
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules import realip
-from ngxstream.modules.proxy import udp_state
+from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import travel
+from ngxstream.stream.session import Session
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.wire.proxy_protocol import ProxyHeader
 from tests.support import moving
@@ -45,6 +48,29 @@ def test_a_fact_travels(world: World, name: str) -> None:
     setattr(fact(session, ".".join(path)) if path else session, last, FACTS[name])
     world.hand_over()
     assert FACTS[name] == fact(world.new.only_session(), name)
+
+
+def test_its_places_travel(world: World) -> None:
+    """What is the same in both processes, and what a table knows its client by."""
+    before, sock = world.old.only_session(), world.old.only_session().c
+    world.hand_over()
+    after: Any = world.new.only_session()
+    assert (before.address, before.server) == (after.address, after.server)
+    assert (sock.family, sock.key, sock.fd) == (after.c.family, after.c.key, after.c.fd)
+    assert after.c.table is world.new.service.udp_listeners[0]
+
+
+def test_every_slot_travels_or_is_declared() -> None:
+    """Of a session and its connection; nothing is declared that there is not."""
+    slots = {f"s.{name}" for name in Session.__slots__ if name != "__weakref__"}
+    slots |= {f"c.{name}" for name in Connection.__slots__}
+    tested = {name if name.startswith("c.") else f"s.{name}" for name in FACTS}
+    tested |= {"s.address", "s.server", "s.states", "s.values", "c.family", "c.key"}
+    assert slots == {*tested, *travel.REMADE}
+    assert not tested & set(travel.REMADE)
+    header, fresh = FACTS["proxy_protocol"], ProxyHeader(1, 0, 0, 0, 0)
+    for field in dataclasses.fields(ProxyHeader):
+        assert getattr(header, field.name) != getattr(fresh, field.name)
 
 
 def test_the_records_of_all_attempts_travel(world: World) -> None:
@@ -103,23 +129,23 @@ def place(world: World, n: int, value: Any) -> bytes:
 def test_what_cannot_be_is_refused(world: World, n: int, value: Any, why: str) -> None:
     """Places that exist, and a shape that fits them."""
     with pytest.raises(CodecError, match=why):
-        travel.Parcel(place(world, n, value), world.old.service.places)
+        travel.PackedSession(place(world, n, value), world.old.service.places)
 
 
 @pytest.mark.parametrize(("n", "value"), [(moving.GENERATION, 999), (moving.ADDRESS, 99)])
 def test_a_place_nobody_knows_is_a_key_error(world: World, n: int, value: int) -> None:
     """A configuration, or an address of one."""
     with pytest.raises(KeyError):
-        travel.Parcel(place(world, n, value), world.old.service.places)
+        travel.PackedSession(place(world, n, value), world.old.service.places)
 
 
 def test_a_module_refuses_what_is_no_part_of_its(world: World) -> None:
     """And nothing of the session is left."""
-    data = place(world, moving.OWN, [("realip", "nonsense")])
-    parcel = travel.Parcel(data, world.new.service.places)
+    data = place(world, moving.KEPT, [("realip", "nonsense")])
+    parcel = travel.PackedSession(data, world.new.service.places)
     listener = world.new.service.udp_listeners[0]
     with pytest.raises(CodecError):
-        parcel.unpack(world.new.loop, listener.sock, listener.listening)
+        parcel.unpack(world.new.loop, listener, listener.listening)
     assert not world.new.loop.sessions
 
 
@@ -130,7 +156,7 @@ def test_the_start_is_not_in_the_future(world: World) -> None:
     world.post(values, proxied, sock.fileno())
     sock.close()
     assert world.new.only_session().start_ms <= world.new.loop.now_ms
-    assert isinstance(world.new.only_session().content, udp_state.UdpProxy)
+    assert isinstance(world.new.only_session().content, UdpProxy)
 
 
 # -- what modules keep -----------------------------------------------------------------------------
@@ -189,7 +215,7 @@ def test_counts_that_make_no_sense_drop_the_session(tmp_path: Path, packed: Any)
     with World(tmp_path, **LIMITED) as world:
         world.exchange(b"one")
         values, proxied, sock = world.parcel()
-        values[moving.OWN] = [("limit_conn", packed)]
+        values[moving.KEPT] = [("limit_conn", packed)]
         world.post(values, proxied, sock.fileno())
         sock.close()
         assert not world.new.loop.sessions
@@ -203,7 +229,7 @@ def test_a_session_counts_once_whatever_is_said(tmp_path: Path) -> None:
         world.exchange(b"one")
         values, proxied, sock = world.parcel()
         many = tuple(("one", b"192.0.2.1") for _ in range(9))
-        values[moving.OWN] = [("limit_conn", (b"PASSED", many))]
+        values[moving.KEPT] = [("limit_conn", (b"PASSED", many))]
         world.post(values, proxied, sock.fileno())
         sock.close()
         assert 1 == counted(world, b"192.0.2.1")

@@ -10,38 +10,33 @@ import pytest
 
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy import udp_state
+from ngxstream.modules.proxy.udp import UdpProxy
 from tests.support import moving
 from tests.support.balancing import group
 from tests.support.moving import World, world
 
 __all__ = ["world"]
 
-FACTS = {
-    "failed": True,
-    "requests": 77,
-    "responses": 5,
-    "gso": False,
-    "client_gso": False,
-    "gro_hints": 3,
-    "dropped": 9,
-    "first": b"the first one",
-    "family": 0,
-    "peer_name": "192.0.2.1:53",
-    "started_ms": 12,
-    "deadline": 1,
-}
+
+def test_a_deadline_is_packed(world: World) -> None:
+    """As it is; test_content.py looks at everything else."""
+    content: Any = world.old.only_session().content
+    content.deadline = 1
+    assert 1 == moving.flat(udp_state.PROXIED, content.pack().data)[moving.DEADLINE]
 
 
-@pytest.mark.parametrize("name", list(FACTS))
-def test_a_fact_travels(world: World, name: str) -> None:
-    """The proxy that comes has what the one that left had."""
-    setattr(world.old.only_session().content, name, FACTS[name])
-    data = udp_state.pack(world.old.only_session().content)
-    if name == "deadline":  # it would be over at once
-        assert 1 == moving.flat(udp_state.PROXIED, data)[moving.DEADLINE]
-        return
-    world.hand_over()
-    assert FACTS[name] == getattr(world.new.only_session().content, name)
+def test_a_session_without_a_record_of_an_attempt_gets_one(world: World) -> None:
+    """Whatever is said of it: its counts have a place."""
+    values, proxied, sock = world.parcel()
+    values[moving.STATES] = []
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    for listener in world.old.service.udp_listeners:
+        listener.close()
+    world.new.arrival.go()
+    world.exchange(b"two")
+    (state,) = world.new.only_session().states or ()
+    assert (3, 3) == (state.bytes_sent, state.bytes_received)
 
 
 def test_the_server_hears_the_same_port(world: World) -> None:
@@ -96,27 +91,30 @@ def opened(kind: str, backend: tuple[str, int]) -> int:
 def test_a_socket_has_to_be_what_it_is_said_to_be(world: World, kind: str) -> None:
     """A datagram socket of the family, connected to the very server; else it stays the caller's."""
     proxy = world.old.only_session().content
-    assert isinstance(proxy, udp_state.UdpProxy)
-    data = udp_state.pack(proxy)
+    assert isinstance(proxy, UdpProxy)
+    data, server = proxy.pack().data, proxy.s.server
     fd = opened(kind, world.backend.getsockname())
     with pytest.raises(CodecError):
-        udp_state.Parcel(data, fd)
+        udp_state.read(UdpProxy, data, [fd], server, False)
     os.close(fd)
-    udp_state.Parcel(data, proxy.pc.fileno())
+    udp_state.read(UdpProxy, data, [proxy.pc.fileno()], server, False)
 
 
 def test_a_server_of_another_family_is_refused(world: World) -> None:
     """And so is a socket that would be used again as another one."""
     proxy: Any = world.old.only_session().content
-    values = moving.flat(udp_state.PROXIED, udp_state.pack(proxy))
+    values = moving.flat(udp_state.PROXIED, udp_state.pack(proxy).data)
     changes = (
         (moving.PEER, ("a", "a", ("::1", 1, 0, 0)), "of another server"),
+        (moving.PEER, ("a", "a", None), "without a server"),
         (moving.REUSED, 10, "another family"),
     )
     for n, value, why in changes:
         changed = [*values[:n], value, *values[n + 1 :]]
         with pytest.raises(CodecError, match=why):
-            udp_state.Parcel(moving.proxied_of(changed), proxy.pc.fileno())
+            udp_state.read(
+                UdpProxy, moving.proxied_of(changed), [proxy.pc.fileno()], proxy.s.server, False
+            )
 
 
 def test_rates_travel(tmp_path: Path) -> None:
