@@ -62,8 +62,6 @@ class Loop:
         self.closing: list[Stream] = []  # sockets to close at the end of the turn
         self.connections = connections  # worker_connections
         self.free_connections = connections  # slots left
-        self.datagram: memoryview | None = None  # first one of the UDP session being begun
-        self.header: Any = None  # PROXY protocol header in front of it
         self.waiting: set[Callable[[], None]] = set()  # called once when a client's slot is free
         self._services: dict[Callable[[Loop], Any], Any] = {}
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout

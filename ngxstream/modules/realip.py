@@ -143,7 +143,7 @@ def _merge(outer: Given, inner: Given) -> RealipConf:
 
 
 def _finish(draft: StreamDraft) -> None:
-    """Have the gates of `listen … udp proxy_protocol` know whose headers are taken."""
+    """Have the listeners of `listen … udp proxy_protocol` know whose headers are taken."""
 
     def tell(conf: StreamConf) -> None:
         for listening in conf.listenings:

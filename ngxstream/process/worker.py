@@ -244,14 +244,14 @@ class Worker:
             loop.call_later(timeout, self.service.shut_down_sessions, cancelable=True)
         if not self.handing_over:
             self.arrival.give_up()
-        self.service.close_gates(udp=not self.handing_over)
+        self.service.close_listeners(udp=not self.handing_over)
         self.arrival.when_settled(self._sweep)
         loop.exiting = True
         loop.on_idle = self._leave
 
     def _sweep(self) -> None:
         self.service.close_sockets()
-        if self.service.udp_gates:
+        if self.service.udp_listeners:
             self.loop.call_later(SWEEP_MS, self._sweep, cancelable=True)
 
     # -- UDP sessions change hands -------------------------------------------------------------

@@ -54,8 +54,8 @@ def compile_engine(
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    Returns: entries (checker, handler, next) where `next` is the index of the following phase; the
-    last entry is always the content phase. `preread` is the checker of the preread phase.
+    Args: preread: the checker of that phase. Returns: entries (checker, handler, next) where `next`
+    is the index of the following phase; the last one is always the content phase.
     """
     servers = tuple(servers)
     by_phase: list[list[Handler]] = [[] for _ in range(CONTENT)]
@@ -152,5 +152,3 @@ def run_content(s: Session) -> int:
     else:
         handler(s)
     return DONE
-
-

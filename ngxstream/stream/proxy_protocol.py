@@ -30,12 +30,6 @@ def begin(s: Session) -> None:
     HeaderReader(s).read()
 
 
-def begin_datagram(s: Session) -> None:
-    """Let a UDP session begin, whose header the gate has read: the `begin` of an AddressConf."""
-    s.proxy_protocol = s.loop.header
-    session.begin(s)
-
-
 class HeaderReader:
     """One session's waiting for its header."""
 

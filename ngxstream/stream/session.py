@@ -64,7 +64,15 @@ class Session:
         "__weakref__",
     )
 
-    def __init__(self, c: Connection, loop: Loop, address: AddressConf) -> None:
+    def __init__(
+        self,
+        c: Connection,
+        loop: Loop,
+        address: AddressConf,
+        preread: bytes = b"",
+        proxy_protocol: ProxyHeader | None = None,
+    ) -> None:
+        """Args: preread: a UDP client's first datagram; proxy_protocol: what stood before it"""
         self.c = c
         self.loop = loop
         self.address = address
@@ -80,8 +88,8 @@ class Session:
         self.captures: tuple[bytes | None, ...] | None = None
         self.ctx: dict[str, Any] | None = None
         self.cleanups: list[Callable[[], None]] | None = None
-        self.preread: bytes = b"" if loop.datagram is None else bytes(loop.datagram)
-        self.proxy_protocol: ProxyHeader | None = None
+        self.preread = preread
+        self.proxy_protocol = proxy_protocol
         loop.sessions.add(self)
 
     def select_server(self, server: ServerConf) -> None:

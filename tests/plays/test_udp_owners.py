@@ -174,7 +174,7 @@ class OwnersMachine(RuleBasedStateMachine):
                 self.hall.close()
                 assert self.hall.loop.free_connections == self.hall.loop.connections
                 assert not self.hall.loop.sessions
-                assert not self.hall.gates[0].table
+                assert not self.hall.listeners[0].table
         finally:
             self.stack.close()
 
@@ -200,9 +200,9 @@ class OwnersMachine(RuleBasedStateMachine):
             ),
             gro="gro" in self.kind,
         )
-        self.gate = self.hall.gates[0]
+        self.listener = self.hall.listeners[0]
         count = PEERS if self.behind_peers else CLIENTS
-        family = self.gate.family
+        family = self.listener.family
         self.socks = [
             self.stack.enter_context(socket.socket(family, UDP)) for _ in range(count)
         ]
@@ -309,15 +309,15 @@ class OwnersMachine(RuleBasedStateMachine):
     @rule()
     def hold(self) -> None:
         """The listener is about to change hands: what comes is kept."""
-        self.gate.close()
-        self.gate.hold()
+        self.listener.close()
+        self.listener.hold()
         self.holding = True
 
     @precondition(lambda self: self.holding)
     @rule(turns=st.integers(0, 3))
     def start(self, turns: int) -> None:
         """The listener takes what it kept."""
-        self.gate.start()
+        self.listener.start()
         self.holding = False
         self._turn(turns)
 
@@ -325,8 +325,8 @@ class OwnersMachine(RuleBasedStateMachine):
     @rule()
     def hand_over(self) -> None:
         """What is kept comes from another worker instead."""
-        for held in self.gate.take_held():
-            self.gate.deliver(*held)
+        for held in self.listener.take_held():
+            self.listener.deliver(*held)
 
     # What came out.
 
@@ -335,7 +335,7 @@ class OwnersMachine(RuleBasedStateMachine):
             self.hall.loop.turn(0)
 
     def _settle(self) -> None:
-        while select.select([self.gate.sock], [], [], 0)[0] or self.hall.loop.posted:
+        while select.select([self.listener.sock], [], [], 0)[0] or self.hall.loop.posted:
             if self.holding:
                 self.start(0)
             self.hall.loop.turn(0)

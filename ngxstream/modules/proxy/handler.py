@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
 
 
-# of a part of a class: the slots it uses are declared by the class that is made of the parts, as
-# bases with slots do not mix
-NO_SLOTS: Final[tuple[str, ...]] = ()
-
 NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 

@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
-from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, Record
-from ngxstream.modules.proxy import bind, udp_to_server
+from ngxstream.modules.proxy import bind
 from ngxstream.stream import content, round_robin
 from ngxstream.stream.content import Packed
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
@@ -37,14 +36,14 @@ if TYPE_CHECKING:
 NAME: Final = "udp proxy"
 # slots of a UdpProxy, of whatever kind, that are not packed, and why
 REMADE: Final = {
-    **dict.fromkeys(("s", "c", "loop", "gate", "client", "control", "header"), "of the session"),
+    **dict.fromkeys(("s", "c", "loop", "client", "control"), "of the session"),
     **dict.fromkeys(("conf", "timeout", "expected"), "of the server's configuration"),
     **dict.fromkeys(("upstream", "selection", "peer"), "found by name"),
     **dict.fromkeys(("pc", "pc_fd", "connected"), "the socket itself moves"),
-    **dict.fromkeys(("queue", "delayed", "delayed_bytes"), "waiting() gives it away"),
-    **dict.fromkeys(("upload", "download", "uploaded"), "by pack_rates()"),
-    **dict.fromkeys(("upload_timer", "download_timer", "tick"), "timers begin anew"),
-    **dict.fromkeys(("kept", "sent"), "with a socket of its client's a session ends at once"),
+    "queue": "waiting() gives it away",
+    "rates": "by pack_rates() and waiting()",
+    "tick": "timers begin anew",
+    "is_lent": "with such a socket a session ends at once",
     "state": "the last one of the session",
     "limit": "learnt again",
 }
@@ -119,13 +118,15 @@ def release(proxy: UdpProxy) -> None:
 def send_waiting(proxy: UdpProxy, data: bytes) -> None:
     """Send what UdpProxy.waiting() returned at the former place."""
     if proxy.pc is not None:
-        udp_to_server.ToServer.send(proxy, data)
+        proxy.send(data)
 
 
 # -- a record that came ----------------------------------------------------------------------------
 
 
-def read(data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool) -> content.Restore:
+def read(
+    make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool
+) -> content.Restore:
     """Look at what another process says of a proxied session. See content.Read
 
     Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
@@ -140,11 +141,11 @@ def read(data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool) -
     if reused not in (0, family):
         raise CodecError("a socket to be used again that is of another family")
     _check_socket(fds[0], family, rest[1][2])
-    return functools.partial(_restore, numbers, rest, fds[0], is_shared)
+    return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
 def _restore(
-    numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
+    make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
     s: Session, current: StreamConf | None,
 ) -> UdpProxy:
     """Take the session up where it was left."""
@@ -153,7 +154,7 @@ def _restore(
     name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.preread = first
-    proxy: UdpProxy = s.server.udp_proxy(s)
+    proxy: UdpProxy = make(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)
@@ -177,7 +178,7 @@ def _restore(
     latest = loop.now_ms + proxy.timeout
     proxy.deadline = min(deadline or latest, latest)
     loop.timers.add(proxy)
-    loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
+    proxy.watch()
     if rates is not None:
         proxy.unpack_rates(rates)
     return proxy

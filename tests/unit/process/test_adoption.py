@@ -242,7 +242,7 @@ def test_a_proxied_session_has_one_socket(world: World, count: int) -> None:
 
 
 def test_nobody_listens_where_it_says(world: World) -> None:
-    """An address of no gate of ours; its datagrams are dropped, too."""
+    """An address of no listener of ours; its datagrams are dropped, too."""
     values, proxied, sock = world.parcel()
     where = (socket.SOCK_DGRAM, socket.AF_INET, ("192.0.2.1", 53))
     world.post(values, proxied, sock.fileno(), uid=NOBODY, where=where)

@@ -1,14 +1,23 @@
 """The preread phase: what is looked at, what stays, and when it is over."""
 
+import contextlib
+import select
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, OK
+from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, FORBIDDEN, OK
+from ngxstream.core.log import ERR
+from ngxstream.event import datagram
 from ngxstream.stream import phases, preread, session
+from tests.support import owned, ports
 from tests.support.hall import Hall
+from tests.support.udp_hall import UdpHall
 
 TEXT = """stream {{ server {{ listen 127.0.0.1:@main@; {}
     return "$protocol $bytes_received"; }} }}"""
@@ -246,3 +255,243 @@ def test_a_failing_handler_ends_its_own_session_only(serve: Serve) -> None:
     assert (b"", 500) == exchange(hall, b"ab")
     assert ["alert"] == [level for level, _ in hall.target.lines if level == "alert"]
     assert 0 == hall.loop.live
+
+
+# -- datagrams -------------------------------------------------------------------------------------
+
+UDP = socket.SOCK_DGRAM
+
+
+class Wanting:
+    """A preread handler that wants so many datagrams of a session, and decides then."""
+
+    def __init__(self, count: int, code: int = OK) -> None:
+        self.count = count
+        self.code = code
+        self.shown: list[list[bytes]] = []
+
+    def __call__(self, s: Any) -> int:
+        """Answer AGAIN until `count` datagrams are there."""
+        self.shown.append(preread.datagrams(s))
+        return self.code if len(self.shown[-1]) >= self.count else AGAIN
+
+
+class Datagrams:
+    """A UDP listener whose preread phase asks some handlers, its client and its server."""
+
+    def __init__(
+        self, stack: ExitStack, *handlers: Any, lines: str = "", gro: bool = False
+    ) -> None:
+        self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.server.bind(("127.0.0.1", 0))
+        self.server.setblocking(False)
+        self.hall = stack.enter_context(
+            UdpHall(
+                f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
+                f"proxy_pass 127.0.0.1:{self.server.getsockname()[1]}; {lines} }} }}",
+                gro=gro,
+            )
+        )
+        address = self.address = self.hall.built.conf.listenings[0].default  # type: ignore[union-attr]
+        after = len(handlers)
+        address.engine = (
+            *((preread.check, handler, after) for handler in handlers),
+            (phases.check_content, phases.run_content, after + 1),
+        )
+        address.begin = session.begin
+        self.ended: list[tuple[int, int]] = []
+        address.log_handlers = (lambda s: self.ended.append((s.status, s.c.received)) or OK,)
+        self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        self.client.connect(self.hall.address())
+        self.listener = self.hall.listeners[0]
+        self.number = 0
+
+    def send(self, *batches: int, size: int = 100) -> list[bytes]:
+        """Send so many datagrams at a time, each time in one drain; return all of them."""
+        sent = []
+        for count in batches:
+            for _ in range(count):
+                sent.append(owned.datagram(1, self.number, size))
+                self.client.send(sent[-1])
+                self.number += 1
+            self.listener._limit = 64
+            self.turn()
+        return sent
+
+    def turn(self) -> None:
+        """Turn until nothing waits."""
+        self.hall.loop.turn(0)
+        while self.hall.loop.posted or select.select([self.listener.sock], [], [], 0)[0]:
+            self.hall.loop.turn(0)
+
+    def got(self) -> list[bytes]:
+        """Return what the server has received."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(self.server.recv(65536))
+        return found
+
+    def only(self) -> Any:
+        """Return the only session."""
+        (s,) = self.hall.loop.sessions
+        return s
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Close everything at the end."""
+    with ExitStack() as made:
+        yield made
+
+
+@pytest.mark.parametrize("batches", [(1, 1, 1, 1, 1), (5,), (2, 3), (1, 4)])
+def test_a_handler_gets_the_datagrams_it_wants_and_the_content_all(
+    stack: ExitStack, batches: tuple[int, ...]
+) -> None:
+    """It is asked anew with each; what was kept goes on in order, whole, and is counted once."""
+    handler = Wanting(3)
+    place = Datagrams(stack, handler)
+    sent = place.send(*batches)
+    assert [sent[:1], sent[:2], sent[:3]] == handler.shown
+    assert sent == place.got()
+    s = place.only()
+    assert (5, 500) == (s.content.requests, s.c.received)
+    assert (s.ctx or {}).get(preread.KEY) is None
+    assert place.send(1) == place.got()
+    assert place.hall.loop.live == 1  # the session: no timer waits
+
+
+def test_a_coalesced_message_is_as_many_datagrams(stack: ExitStack) -> None:
+    """What a peer sent with GSO is looked at datagram by datagram."""
+    handler = Wanting(3)
+    place = Datagrams(stack, handler, gro=True)
+    sent = place.send(1)
+    more = [owned.datagram(1, n, 100) for n in range(1, 7)]
+    place.client.sendmsg(more, datagram.segment_control(100))
+    place.turn()
+    assert [sent, sent + more[:1], sent + more[:2]] == handler.shown
+    assert sent + more == place.got()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batches=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    wanted=st.integers(1, 4),
+    quota=st.sampled_from((0, 1, 2, 5)),
+)
+def test_nothing_is_lost_or_doubled_however_datagrams_come(
+    batches: list[int], wanted: int, quota: int
+) -> None:
+    """Each is the server's, or kept by the session that waits for more, in order."""
+    with ExitStack() as stack:
+        place = Datagrams(stack, Wanting(wanted), lines=f"proxy_requests {quota};")
+        sent = place.send(*batches)
+        waiting = [s for s in place.hall.loop.sessions if s.content is None]
+        kept = [data for s in waiting for data in preread.datagrams(s)]
+        assert len(waiting) <= 1
+        assert len(kept) < wanted
+        assert sent == place.got() + kept
+        received = sum(s.c.received for s in place.hall.loop.sessions)
+        assert sum(map(len, sent)) - sum(map(len, kept[1:])) == received
+        assert [] == place.ended
+        assert [] == place.hall.alerts()
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [(100, 64), (1000, 17), (16_384, 1)], ids=["number", "bytes", "first"]
+)
+def test_what_may_be_kept_is_bounded(stack: ExitStack, size: int, most: int) -> None:
+    """So many datagrams or bytes that were not enough are a 400, as over TCP; the next begins."""
+    place = Datagrams(stack, Wanting(100))
+    place.hall.target.lines.clear()
+    place.hall.log.level = ERR
+    place.send(*[1] * (most - 1), size=size)
+    assert [] == place.ended
+    place.send(1, size=size)
+    assert [(400, most * size)] == place.ended
+    (said,) = place.hall.target.lines
+    assert said[0] == "error"
+    assert "preread buffer full while prereading client data, udp client" in said[1]
+    assert not place.listener.table
+    assert [] == place.got()
+    if most > 1:
+        place.send(1)
+        assert preread.datagrams(place.only()) == [owned.datagram(1, most, 100)]
+
+
+def test_a_client_that_sends_no_more_is_given_up(stack: ExitStack) -> None:
+    """After preread_timeout the session ends with 200, its datagrams counted, nothing sent on."""
+    place = Datagrams(stack, Wanting(3), lines="preread_timeout 2s;")
+    loop = place.hall.loop
+    place.send(1, 1)
+    loop.now_ms += 1900
+    loop.timers.expire(loop.now_ms, lambda callback: None)
+    assert [] == place.ended
+    loop.now_ms += 200
+    loop.timers.expire(loop.now_ms, lambda callback: None)
+    assert [(200, 200)] == place.ended
+    assert ([], 0) == (place.got(), loop.live)
+    place.send(1)
+    assert 1 == len(loop.sessions)
+
+
+def test_a_refusal_is_of_its_own_session_alone(stack: ExitStack) -> None:
+    """The handler refuses with the third of four datagrams: the fourth begins the next session."""
+    place = Datagrams(stack, Wanting(3, FORBIDDEN))
+    sent = place.send(4)
+    assert [(403, 300)] == place.ended
+    assert sent[3:] == preread.datagrams(place.only())
+    assert [] == place.got()
+
+
+def test_the_next_handler_sees_what_the_former_one_wanted(stack: ExitStack) -> None:
+    """And may want more."""
+    first, second = Wanting(2, DECLINED), Wanting(4)
+    place = Datagrams(stack, first, second)
+    sent = place.send(5)
+    assert [sent[:1], sent[:2]] == first.shown
+    assert [sent[:2], sent[:3], sent[:4]] == second.shown
+    assert sent == place.got()
+
+
+def test_a_handler_that_fails_ends_its_session(stack: ExitStack) -> None:
+    """It raises with the second datagram: one alert, a 500, and nothing stays."""
+
+    def fail(s: session.Session) -> int:
+        if len(preread.datagrams(s)) > 1:
+            raise ValueError("no good")
+        return AGAIN
+
+    place = Datagrams(stack, fail)
+    place.send(1, 1)
+    assert [500] == [status for status, _ in place.ended]
+    assert 1 == len(place.hall.alerts())
+    assert ({}, 0) == (place.listener.table, place.hall.loop.live)
+
+
+def test_a_content_that_waits_gets_what_was_kept_when_it_is_ready(stack: ExitStack) -> None:
+    """Its name is being resolved, say: what came behind the first datagram waits for it."""
+    place = Datagrams(stack, Wanting(3))
+    place.address.default_server.handler = lambda s: None
+    sent = place.send(2, 2)
+    s = place.only()
+    assert sent[:1] == [s.preread]
+    assert sent[1:] == place.listener.kept_for(s.c)
+
+
+def test_a_handler_that_needs_one_datagram_costs_nothing(stack: ExitStack) -> None:
+    """Nothing is made for a session whose handlers want no more."""
+    handler = Wanting(1)
+    place = Datagrams(stack, handler)
+    sent = place.send(1)
+    assert ([sent], None) == (handler.shown, place.only().ctx)
+    assert sent == place.got()
+
+
+def test_a_session_that_is_ended_from_outside_waits_no_more(stack: ExitStack) -> None:
+    """By a shutdown, say."""
+    place = Datagrams(stack, Wanting(3))
+    place.send(2)
+    place.only().finalize(200)
+    assert ({}, 0) == (place.listener.table, place.hall.loop.live)

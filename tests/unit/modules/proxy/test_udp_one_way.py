@@ -26,9 +26,9 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
                 "proxy_requests 1; proxy_responses 0; } }"
             )
         )
-        gate = hall.gates[0]
-        assert gate.forward is not None
-        gate._limit = 64
+        listener = hall.listeners[0]
+        assert listener.forward is not None
+        listener._limit = 64
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         client.connect(hall.address())
         for n in range(2):
@@ -40,7 +40,7 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
                 stack.callback(sock.close)
                 broken = stack.enter_context(contextlib.closing(Broken()))
                 hall.loop.get(shared_sockets)[key] = broken
-        gate._limit = 64
+        listener._limit = 64
         for n in range(2, 12):
             client.send(owned.datagram(1, n))
         hall.loop.turn(0)
@@ -51,7 +51,7 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
                 got.append(owned.owner_of(servers[1].recv(4096)))
         assert 6 == len(got)
         assert got == sorted((1, n) for n in range(12) if (1, n) in got)
-        assert 5 == gate.dropped
+        assert 5 == listener.lost.own
         assert hall.alerts()
 
 

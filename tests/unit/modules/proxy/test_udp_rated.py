@@ -33,7 +33,7 @@ class Rated:
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.client.connect(self.hall.address())
         self.client.setblocking(False)
-        self.hall.gates[0]._limit = 64
+        self.hall.listeners[0]._limit = 64
 
     @property
     def sessions(self) -> int:
@@ -74,7 +74,7 @@ def test_an_upload_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) -> 
     for ms in range(0, 7000, 500):
         rated.at(ms)
         assert 1 == rated.sessions
-        if rated.content().upload_timer is None:
+        if rated.content().rates.upload_timer is None:
             break
     assert ms >= 5000
     assert [owned.datagram(1, n, 600) for n in range(2)] == [rated.server.recv(2048) for _ in "12"]
@@ -95,16 +95,16 @@ def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) ->
     rated.hall.loop.turn(0)
     rated.hall.loop.turn(0)
     assert owned.datagram(1, 0, 600) == rated.client.recv(2048)
-    assert rated.content().download_timer is not None
+    assert rated.content().rates.download_timer is not None
     rated.client.send(b"!")  # the other direction does not cut the rest short
     rated.hall.loop.turn(0)
     content = rated.content()
     for ms in range(0, 8000, 500):
         rated.at(ms)
         assert 1 == rated.sessions
-        if content.download_timer is None:
+        if content.rates.download_timer is None:
             assert content.deadline == rated.hall.loop.now_ms + content.timeout
-            content.on_event(0)  # as the loop would, at the time that is set
+            content.rates.on_event(0)  # as the loop would, at the time that is set
         if content.responses == 2:
             break
     assert ms >= 5000
@@ -127,10 +127,10 @@ def test_only_so_many_datagrams_and_bytes_wait_for_the_rate(stack: ExitStack, si
     rated.read()
     content = rated.content()
     most = min(udp_rated.DELAYED, -(-udp_rated.DELAYED_BYTES // size))
-    assert most == len(content.delayed)
-    assert [owned.datagram(1, n, size) for n in range(1, most + 1)] == list(content.delayed)
-    assert (most * size, count - 1 - most) == (content.delayed_bytes, content.dropped)
-    content.leave()
+    assert most == len(content.rates.delayed)
+    assert [owned.datagram(1, n, size) for n in range(1, most + 1)] == list(content.rates.delayed)
+    assert (most * size, count - 1 - most) == (content.rates.delayed_bytes, content.dropped)
+    content.rates.stop()
 
 
 def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> None:
@@ -144,9 +144,9 @@ def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> No
     rated.hall.loop.turn(0)
     content = rated.content()
     assert sent[0] == rated.server.recv(2048)
-    assert (sent[1:], 0) == (list(content.delayed), content.dropped)
-    assert content.upload_timer is not None
-    content.leave()
+    assert (sent[1:], 0) == (list(content.rates.delayed), content.dropped)
+    assert content.rates.upload_timer is not None
+    content.rates.stop()
 
 
 def test_a_coalesced_message_waits_for_the_rate_too(stack: ExitStack) -> None:
@@ -156,9 +156,9 @@ def test_a_coalesced_message_waits_for_the_rate_too(stack: ExitStack) -> None:
     rated.client.send(sent[0])
     rated.read()
     content = rated.content()
-    assert content.take_burst(memoryview(sent[1] + sent[2]), 600) is None
-    assert sent[1:] == list(content.delayed)
-    content.leave()
+    assert content.rates.take_burst(memoryview(sent[1] + sent[2]), 600) is None
+    assert sent[1:] == list(content.rates.delayed)
+    content.rates.stop()
 
 
 def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -> None:
@@ -168,7 +168,8 @@ def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -
         rated.client.send(owned.datagram(1, n, 600))
     rated.read()
     content = rated.content()
-    assert 3 == len(content.delayed)
+    rates = content.rates
+    assert 3 == len(rates.delayed)
     rated.server.close()
     content.pc.send(b"x")  # refused: the next send is told
     for ms in range(0, 60_000, 500):
@@ -176,4 +177,17 @@ def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -
         if not rated.sessions:
             break
     assert 0 == rated.sessions
-    assert content.upload_timer is None
+    assert rates.upload_timer is None
+    assert content.rates is None  # no circle is left
+
+
+def test_what_comes_after_the_last_one_begins_anew_while_that_one_waits(stack: ExitStack) -> None:
+    """With proxy_requests 2, the second waits for the rate: the third is the next session's."""
+    rated = Rated(stack, "proxy_upload_rate 1; proxy_requests 2;")
+    sent = [owned.datagram(1, n, 600) for n in range(3)]
+    for data in sent:
+        rated.client.send(data)
+        rated.read()
+    assert 2 == rated.sessions
+    assert [sent[0], sent[2]] == [rated.server.recv(2048) for _ in "12"]
+    assert [0, 0] == [s.content.dropped for s in rated.hall.loop.sessions]

@@ -5,7 +5,6 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ class Answered:
         self.client.settimeout(20)
         self.client.connect(self.hall.address())
         self.client.send(b"?")
-        self.turn(self.hall.gates[0].sock)
+        self.turn(self.hall.listeners[0].sock)
         _, self.proxy = self.server.recvfrom(100)
         (s,) = self.hall.loop.sessions
         self.content: Any = s.content
@@ -61,14 +60,12 @@ def answered() -> Iterator[Answered]:
         yield Answered(stack)
 
 
-class Gate:
+class Noted:
     """A socket that notes what is sent, and refuses what a path without GSO refuses."""
 
     def __init__(self, *, gso: bool) -> None:
         self.gso = gso
         self.sent: list[bytes] = []
-        self.sock = SimpleNamespace(sendto=self.sendto, sendmsg=self.sendmsg)
-        self.sockets = SimpleNamespace(give=lambda *_: False)  # keeps none
 
     def sendto(self, view: Any, client: Any) -> None:
         """Send one datagram."""
@@ -90,14 +87,14 @@ def test_several_answers_are_sent_once_each(
     answered: Answered, sizes: tuple[int, ...], gso: bool
 ) -> None:
     """In order and whole, whether the path takes several in a message or not."""
-    gate = answered.content.gate = Gate(gso=gso)
+    noted = answered.content.c.sock = Noted(gso=gso)
     before = answered.content.c.sent
     sent = [bytes([n]) * size for n, size in enumerate(sizes)]
     answered.content.answer_many([memoryview(data) for data in sent])
-    assert sent == gate.sent
+    assert sent == noted.sent
     assert sum(sizes) == answered.content.c.sent - before
     answered.content.answer_many([memoryview(data) for data in sent])  # it is known by now
-    assert sent * 2 == gate.sent
+    assert sent * 2 == noted.sent
 
 
 @pytest.mark.parametrize("gso", [True, False])
@@ -105,10 +102,10 @@ def test_a_coalesced_answer_is_the_datagrams_the_server_sent(
     answered: Answered, gso: bool
 ) -> None:
     """Where the client's path cannot do the same, they are sent one by one."""
-    gate = answered.content.gate = Gate(gso=gso)
+    noted = answered.content.c.sock = Noted(gso=gso)
     for _ in range(2):
         answered.content.answer_burst(memoryview(b"aabbc"), 2)
-    assert [b"aa", b"bb", b"c"] * 2 == gate.sent
+    assert [b"aa", b"bb", b"c"] * 2 == noted.sent
     assert gso == answered.content.client_gso
 
 
@@ -136,7 +133,7 @@ def test_a_server_that_sends_runs_is_read_as_one_that_coalesces(answered: Answer
     views = [memoryview(bytes(100))] * 9
     for n in range(4):
         assert n == content.gro_hints
-        content.gate = Gate(gso=True)
+        content.c.sock = Noted(gso=True)
         content.requests += 100
         content.limit = 9
         for _ in range(9):

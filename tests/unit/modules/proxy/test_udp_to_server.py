@@ -41,7 +41,7 @@ def content_of(hall: UdpHall) -> Any:
 
 def turn_until_all_is_read(hall: UdpHall) -> None:
     """Turn the loop as long as anything waits in the listening socket."""
-    while select.select([hall.gates[0].sock], [], [], 0)[0]:
+    while select.select([hall.listeners[0].sock], [], [], 0)[0]:
         hall.loop.turn(0)
 
 
@@ -110,7 +110,7 @@ def test_a_refusal_within_a_drain_goes_on_with_the_next_server(
         dead, alive = ports.free_udp_port(), server.getsockname()[1]
         with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};", KINDS[kind]) as hall:
             client.connect(hall.address())
-            hall.gates[0]._limit = 64
+            hall.listeners[0]._limit = 64
             size = 100 if sizes == "equal" else 0
             sent = [owned.datagram(1, n, size) for n in range(6)]
             for data in sent:
@@ -133,14 +133,14 @@ def test_a_refusal_within_a_drain_ends_a_session_and_nothing_else(
     """The only server refuses the first of six: the session is over, the next one may begin."""
     with serve(f"server 127.0.0.1:{ports.free_udp_port()};", KINDS[kind]) as hall:
         client.connect(hall.address())
-        hall.gates[0]._limit = 64
+        hall.listeners[0]._limit = 64
         for n in range(6):
             client.send(owned.datagram(1, n, 100 if sizes == "equal" else 0))
         hall.loop.turn(0)
         hall.loop.turn(0)
         assert [] == hall.alerts()
         assert not hall.loop.sessions
-        assert not hall.gates[0].table
+        assert not hall.listeners[0].table
         client.setblocking(False)
         with contextlib.suppress(ConnectionRefusedError):
             client.send(b"again")
@@ -266,7 +266,7 @@ def test_a_server_that_has_answered_and_refuses_then_ends_the_session(
             turn_until_all_is_read(hall)
             proxy = content_of(hall)
             proxy.responses = 1
-            proxy._send_failed(ConnectionRefusedError(111, "refused"))
+            proxy.send_failed(ConnectionRefusedError(111, "refused"))
             assert (200, True) == (proxy.s.status, proxy.failed)
             assert not hall.loop.sessions
 
