@@ -112,7 +112,7 @@ class UdpListener:
         idle: bool = False,
         lost: Counter | None = None,
     ) -> None:
-        """Args: table, lost: shared by the listeners of one address; idle: does not begin to read"""
+        """Args: table, lost: shared by all listeners of an address; idle: does not begin to read"""
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)
         self.sockets = loop.get(recycle.SocketPool)
