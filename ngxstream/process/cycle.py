@@ -86,9 +86,7 @@ class Reading:
             )
             self.sources.append(given)
             building.build(given.main.statements, scope)
-        source = reader.read(
-            options.conf_file, conf_prefix=options.conf_prefix, files=where
-        )
+        source = reader.read(options.conf_file, conf_prefix=options.conf_prefix, files=where)
         self.sources.append(source)
         building.build(source.main.statements, scope)
         if options.test and not options.quiet and to.console is not None:
@@ -263,9 +261,7 @@ class Cycle:
         handed_over = (
             self.is_heir or bool(lingering) or (old is not None and old.main.master_process)
         )
-        listening.configure(
-            self.listenings, workers=self.workers, log=self.log, defer=handed_over
-        )
+        listening.configure(self.listenings, workers=self.workers, log=self.log, defer=handed_over)
         self._announce()
         wanted = set(lingering)
         kept = {id(sock) for one in self.listenings for sock in one.socks}

@@ -327,9 +327,7 @@ class Survivors:
             for one in asked.values():
                 one.refuse()
 
-    def order(
-        self, main: MainConf, options: Options, command: int
-    ) -> tuple[list[int], list[int]]:
+    def order(self, main: MainConf, options: Options, command: int) -> tuple[list[int], list[int]]:
         """Tell all orphans of a pid file something, and wait until they have heard it.
 
         Returns: the pids of those who have, and of those who have not

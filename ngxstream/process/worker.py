@@ -158,9 +158,7 @@ class Worker:
             [box.writer for box in context.mailboxes],
             idle=self._idle,
             patience_ms=context.patience_ms,
-            users=[
-                known.main.user.uid for known in (cycle, *context.former) if known.main.user
-            ],
+            users=[known.main.user.uid for known in (cycle, *context.former) if known.main.user],
             refused=cycle.facts.counter(directives.REFUSED),
         )
         self.arrival.when_settled(self._settle)
