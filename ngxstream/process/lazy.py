@@ -110,7 +110,7 @@ def waiting() -> Iterator[None]:
 
 
 def end() -> None:
-    """Import as ever from now on; what waits goes on waiting. Twice is as good as once."""
+    """Import as ever from now on; what waits goes on waiting. May be called twice."""
     if _Finder in sys.meta_path:
         sys.meta_path.remove(_Finder)
 

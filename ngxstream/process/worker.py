@@ -1,5 +1,5 @@
-"""The worker: the process that serves. It drops its rights after the fork, opens its
-listeners, and leaves at once or in grace.
+"""The worker process: it drops privileges after the fork, opens its listeners, and exits at once
+or gracefully.
 
 Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_process_exit
 (src/os/unix/ngx_process_cycle.c).

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ngxstream"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the lowest to the highest; conf, event and ipc stand side by side, without a door.
+# From the lowest to the highest; conf, event and ipc stand side by side.
 STOREYS = {
     "core": 0, "wire": 1, "conf": 2, "event": 2, "ipc": 2, "stream": 3, "modules": 4, "process": 5
 }
@@ -83,7 +83,7 @@ ROOMS.remove(PACKAGE / "modules" / "__init__.py")
 
 @pytest.mark.parametrize("path", INSIDE, ids=source_id)
 def test_imports_walk_down(path: Path) -> None:
-    """No source imports from a storey above its own, nor conf, event and ipc from each other."""
+    """No source imports from a layer above its own, nor conf, event and ipc from each other."""
     own = source_id(path).split("/")[0]
     climbed = []
     for found in imports_of(tree_of(path)):

@@ -1,6 +1,7 @@
 """What every source file of the package keeps to."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_module_says_what_it_owns(path: Path) -> None:
     """Every module begins with a docstring of at least a sentence."""
     said = ast.get_docstring(tree_of(path)) or ""
     assert len(said.split()) >= 3, "the module's docstring"
+
+
+SECTIONS = re.compile(r"(?<![\w-])(shape|returns|source): |(?<![\w-])raises: \w")
+SPELLED = ("__", "stream", "conf", "core", "process")  # the others are being converted
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if source_id(p).startswith(SPELLED)], ids=source_id
+)
+def test_sections_of_docstrings_are_capitalised(path: Path) -> None:
+    """`Args:`, `Returns:`, `Raises:`, `Source:`, as the Google style spells them."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    said = [ast.get_docstring(n) or "" for n in ast.walk(tree_of(path)) if isinstance(n, documented)]
+    assert [] == [text for text in said if SECTIONS.search(text)]
 
 
 @every_source
@@ -107,7 +122,7 @@ def changes(function: ast.AST, names: set[str]) -> list[str]:
     "path", [p for p in SOURCES if source_id(p).startswith(HOT)], ids=source_id
 )
 def test_no_state_lives_in_a_module(path: Path) -> None:
-    """No function of the storeys under the roof changes what a module's own name is bound to."""
+    """No function of the layers below process/ changes what a module's own name is bound to."""
     tree = tree_of(path)
     names = module_names(tree)
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
