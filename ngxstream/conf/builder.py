@@ -71,13 +71,8 @@ class Builder:
     """
 
     def __init__(
-        self,
-        modules: Iterable[Module],
-        *,
-        prefix: str,
-        conf_prefix: str,
-        warn: Callable[[str, str], None],
-        elsewhere: frozenset[str] = frozenset(),
+        self, modules: Iterable[Module], *, prefix: str, conf_prefix: str,
+        warn: Callable[[str, str], None], elsewhere: frozenset[str] = frozenset(),
     ) -> None:
         self.modules = (include.MODULE, *modules)
         self.prefix = prefix

@@ -74,15 +74,8 @@ class Arrival:
     )
 
     def __init__(
-        self,
-        loop: Loop,
-        service: Service,
-        reader: socket.socket,
-        writers: Sequence[socket.socket],
-        *,
-        idle: bool,
-        patience_ms: int = handover.START_MS,
-        users: Iterable[int | None] = (),
+        self, loop: Loop, service: Service, reader: socket.socket, writers: Sequence[socket.socket],
+        *, idle: bool, patience_ms: int = handover.START_MS, users: Iterable[int | None] = (),
         refused: Counter | None = None,
     ) -> None:
         """Args: idle: others read the sockets still; patience_ms: how long this worker waits for

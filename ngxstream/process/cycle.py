@@ -123,10 +123,7 @@ class Cycle:
     )
 
     def __init__(
-        self,
-        options: Options,
-        to: log.Log,
-        old: Cycle | None = None,
+        self, options: Options, to: log.Log, old: Cycle | None = None,
         inherited: Sequence[Listening] = (),
         orphaned: Callable[[Cycle], list[Listening]] | None = None,
     ) -> None:
@@ -177,10 +174,7 @@ class Cycle:
 
     @classmethod
     def revive(
-        cls,
-        beside: Cycle,
-        generation: int,
-        texts: Mapping[str, bytes],
+        cls, beside: Cycle, generation: int, texts: Mapping[str, bytes],
         steered: Mapping[ListenKey, int],
     ) -> Cycle:
         """Make a cycle that was another master's, for the sake of its UDP sessions.

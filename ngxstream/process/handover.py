@@ -16,9 +16,9 @@ packed, and whether it moves, is declared by its module (stream/content.py).
    A datagram that was queued in what is now the wrong socket goes to its owner by mail.
 5. A worker that is told to hand over before it has everything itself does so when it has.
    Sessions that reach a worker after it has handed over go on by the same way.
-6. A leaving worker may be of another user than the new ones (`user` has changed). It is not trusted:
-   it may send messages for itself only, sessions only of clients that no worker has, datagrams only
-   for those, and nothing after its DONE. It can still harm clients that were its own.
+6. A leaving worker may be of another user than the new ones (`user` has changed), and is not
+   trusted then: it may send messages for itself only, sessions only of clients that no worker has,
+   datagrams only for those, and nothing after DONE. It can still harm clients that were its own.
 """
 
 from __future__ import annotations

@@ -21,22 +21,8 @@ from typing import Any, Final
 PACKAGE: Final = "ngxstream."
 STANDARD: Final = frozenset(
     (
-        "calendar",
-        "ctypes",
-        "datetime",
-        "glob",
-        "hashlib",
-        "ipaddress",
-        "json",
-        "math",
-        "pickle",
-        "random",
-        "secrets",
-        "shutil",
-        "ssl",
-        "subprocess",
-        "tempfile",
-        "traceback",
+        "calendar", "ctypes", "datetime", "glob", "hashlib", "ipaddress", "json", "math", "pickle",
+        "random", "secrets", "shutil", "ssl", "subprocess", "tempfile", "traceback",
     )
 )
 

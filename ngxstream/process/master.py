@@ -62,12 +62,7 @@ class Master:
     )
 
     def __init__(
-        self,
-        cycle: Cycle,
-        title: system.Title,
-        survivors: Survivors,
-        *,
-        daemonized: bool,
+        self, cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
         link: Link | None = None,
     ) -> None:
         """Take a committed cycle, its pid file written, with signals blocked.
@@ -402,11 +397,7 @@ def block_signals() -> None:
 
 
 def serve(
-    cycle: Cycle,
-    title: system.Title,
-    survivors: Survivors,
-    *,
-    daemonized: bool,
+    cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
     link: Link | None = None,
 ) -> int:
     """Serve a committed cycle until told otherwise; return the exit code."""

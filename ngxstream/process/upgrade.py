@@ -216,11 +216,8 @@ def _understand(message: port.Message) -> Announcement:
 
 
 def execute(
-    words: Sequence[str],
-    environment: dict[str, str],
-    listenings: Iterable[Listening],
-    link: socket.socket,
-    blocked: Iterable[int],
+    words: Sequence[str], environment: dict[str, str], listenings: Iterable[Listening],
+    link: socket.socket, blocked: Iterable[int],
 ) -> int:
     """Start the new binary; return its process id.
 

@@ -75,10 +75,7 @@ class Tier:
     )
 
     def __init__(
-        self,
-        name: str,
-        peers: Iterable[Peer],
-        backup: Tier | None = None,
+        self, name: str, peers: Iterable[Peer], backup: Tier | None = None,
         lock: AbstractContextManager[None] = NO_LOCK,
     ) -> None:
         self.name = name

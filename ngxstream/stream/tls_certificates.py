@@ -30,10 +30,7 @@ class Certificates:
     __slots__ = ("_lib", "_prefix", "_passwords", "_options", "_entries")
 
     def __init__(
-        self,
-        lib: libssl.Library,
-        prefix: str,
-        passwords: tuple[bytes, ...] | None,
+        self, lib: libssl.Library, prefix: str, passwords: tuple[bytes, ...] | None,
         options: tls_conf.CacheOptions | None,
     ) -> None:
         """Args: prefix: put before relative names; options: None to keep nothing"""

@@ -46,7 +46,8 @@ SPELLED = ("__", "stream", "conf", "core", "process")  # the others are being co
 def test_sections_of_docstrings_are_capitalised(path: Path) -> None:
     """`Args:`, `Returns:`, `Raises:`, `Source:`, as the Google style spells them."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    said = [ast.get_docstring(n) or "" for n in ast.walk(tree_of(path)) if isinstance(n, documented)]
+    nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, documented)]
+    said = [ast.get_docstring(node) or "" for node in nodes]
     assert [] == [text for text in said if SECTIONS.search(text)]
 
 
