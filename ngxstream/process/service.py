@@ -127,9 +127,7 @@ class Service:
         make: Callable[..., UdpListener] = UdpListener
         if believes is not None:
             make = functools.partial(ProxiedUdpListener, believes=believes)
-        lost = self.cycle.facts.counter(
-            core_facts.DROPPED, core_facts.label_of(listening.options)
-        )
+        lost = self.cycle.facts.counter(core_facts.DROPPED, core_facts.label_of(listening.options))
         added = [
             make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)
