@@ -1,9 +1,8 @@
 """Sessions that outlive a connection: tickets under keys of ours, and a cache of all workers.
 
-Part of event/libssl.py. Answers for ngx_ssl_session_cache(),
-ngx_ssl_new_session() and ngx_ssl_ticket_key_callback() of src/event/ngx_event_openssl.c. What the
-keys are and where sessions lie is the caller's (modules/ssl/sessions.py); this is how the library
-asks for them.
+Part of event/libssl.py. Answers for ngx_ssl_session_cache(), ngx_ssl_new_session() and
+ngx_ssl_ticket_key_callback() of src/event/ngx_event_openssl.c. What the keys are and where sessions
+lie is the caller's (modules/ssl/sessions.py); this is how the library asks for them.
 """
 
 from __future__ import annotations

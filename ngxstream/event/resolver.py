@@ -31,8 +31,8 @@ from ngxstream.wire import dns, dns_names
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
-HOPS: Final = 50  # aliases followed. source: NGX_RESOLVER_MAX_RECURSION
-IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. source: ngx_resolver_create
+HOPS: Final = 50  # aliases followed. Source: NGX_RESOLVER_MAX_RECURSION
+IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. Source: ngx_resolver_create
 KEPT: Final = 10_000  # names
 KEPT_BYTES: Final = 8 << 20  # of memory for all of them, by the estimates below
 NAME_BYTES: Final = 512  # a kept name, besides its text

@@ -77,7 +77,7 @@ class AccessConf:
 
 
 def handle(s: Session) -> int:
-    """Let a client in or turn it away. source: ngx_stream_access_handler"""
+    """Let a client in or turn it away. Source: ngx_stream_access_handler"""
     conf: AccessConf = s.server.access
     packed = inet.packed(s.c.sockaddr)
     if not packed:

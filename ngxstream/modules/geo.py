@@ -39,7 +39,7 @@ def _shown(value: bytes) -> str:
 class Geo:
     """The items of one geo block.
 
-    shape: `find(packed)` looks a packed address up, once the block is read
+    Args: `find(packed)` looks a packed address up, once the block is read
     """
 
     __slots__ = ("_default", "_ranges", "_scope", "_v4", "_v6", "_values", "is_volatile")
@@ -56,7 +56,7 @@ class Geo:
     # -- reading -------------------------------------------------------------------------------
 
     def take(self, st: Statement) -> None:
-        """Take one item of the block. raises: ConfError. source: ngx_stream_geo"""
+        """Take one item of the block. Raises: ConfError. Source: ngx_stream_geo"""
         key = st.directive
         args = st.args
         if len(args) != 1:
@@ -84,7 +84,7 @@ class Geo:
         return value
 
     def _take_network(self, key: str, text: str) -> None:
-        """source: ngx_stream_geo_cidr"""
+        """Source: ngx_stream_geo_cidr"""
         v4 = self._v4
         if v4 is None:
             v4 = self._v4 = prefixes.PrefixMap(prefixes.IPV4_BITS)
@@ -105,7 +105,7 @@ class Geo:
     def _network(
         self, v4: prefixes.PrefixMap[bytes], text: str
     ) -> tuple[prefixes.PrefixMap[bytes], int, int]:
-        """Parse a network. source: ngx_stream_geo_cidr_value"""
+        """Parse a network. Source: ngx_stream_geo_cidr_value"""
         if text == _BROADCAST:  # to nginx's parser that is no address
             return v4, 0xFFFFFFFF, prefixes.IPV4_BITS
         try:
@@ -119,7 +119,7 @@ class Geo:
 
     def _insert(self, networks: prefixes.PrefixMap[bytes], network: int, length: int,
                 value: bytes, text: str) -> None:
-        """source: ngx_stream_geo_cidr_add"""
+        """Source: ngx_stream_geo_cidr_add"""
         before = networks.insert(network, length, value)
         if before is not None:
             # nginx shows what that address found so far: a longer network may have decided it
@@ -132,7 +132,7 @@ class Geo:
             )
 
     def _take_range(self, known: ranges.RangeMap[bytes], key: str, text: str) -> None:
-        """source: ngx_stream_geo_range"""
+        """Source: ngx_stream_geo_range"""
         if key == "default":
             if self._default is not None:
                 self._scope.warn(
@@ -195,12 +195,12 @@ class Geo:
 
 
 def _client_address(s: Session) -> bytes:
-    """Return the packed address of the client. source: ngx_stream_geo_addr"""
+    """Return the packed address of the client. Source: ngx_stream_geo_addr"""
     return inet.packed(s.c.sockaddr) or NOWHERE
 
 
 def _parsed_address(ref: variables.VariableRef) -> Callable[[Session], bytes]:
-    """Make the getter of the address in a variable. source: ngx_stream_geo_addr"""
+    """Make the getter of the address in a variable. Source: ngx_stream_geo_addr"""
 
     def address(s: Session) -> bytes:
         text = ref.get(s)  # asked now: it has no getter of its own before the block is linked

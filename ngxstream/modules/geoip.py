@@ -32,7 +32,7 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 def _address(s: Session, database: geoip_db.Database) -> bytes:
     """Return the client's address as a database wants it.
 
-    source: ngx_stream_geoip_addr, ngx_stream_geoip_addr_v6
+    Source: ngx_stream_geoip_addr, ngx_stream_geoip_addr_v6
     """
     packed = inet.packed(s.c.sockaddr)
     if database.is_v6:

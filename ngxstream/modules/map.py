@@ -39,7 +39,7 @@ class Map:
         self.is_volatile = False
 
     def take(self, st: Statement) -> None:
-        """Take one item of the block. raises: ConfError. source: ngx_stream_map"""
+        """Take one item of the block. Raises: ConfError. Source: ngx_stream_map"""
         key = st.directive
         args = st.args
         if len(args) != 1:
@@ -79,7 +79,7 @@ class Map:
     def get(self, s: Session) -> bytes:
         """Return the value of the best item for the session.
 
-        source: ngx_stream_map_variable, ngx_stream_variables.c ngx_stream_map_find
+        Source: ngx_stream_map_variable, ngx_stream_variables.c ngx_stream_map_find
         """
         subject = self._source.get(s)
         if self._hostnames and subject.endswith(b"."):

@@ -34,8 +34,8 @@ class Parts:
     def add(self, percent: int, value: bytes) -> None:
         """Add a share. shape: percent in hundredths, 0 for all that is left.
 
-        raises: ConfError when the shares come to more than the whole
-        source: ngx_conf_split_clients_block
+        Raises: ConfError when the shares come to more than the whole
+        Source: ngx_conf_split_clients_block
         """
         self._sum = self._sum + percent if percent else WHOLE
         if self._sum > WHOLE:
@@ -58,8 +58,7 @@ class Parts:
 def parse_percent(text: str) -> int:
     """Read a share in hundredths of a percent; 0 for `*`. nginx keeps the lowest 32 bits of it.
 
-    raises: ConfError `invalid percent value "…"`
-    source: ngx_stream_split_clients
+    Raises: ConfError `invalid percent value "…"`. Source: ngx_stream_split_clients
     """
     if text == "*":
         return 0

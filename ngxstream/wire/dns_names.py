@@ -9,7 +9,7 @@ from typing import Final
 from ngxstream.wire import reader
 
 STEPS: Final = 8192  # labels and pointers walked in one response
-MAX_NAME: Final = 255  # bytes on the wire, the root included. source: RFC 1035 §2.3.4
+MAX_NAME: Final = 255  # bytes on the wire, the root included. Source: RFC 1035 §2.3.4
 _POINTERS: Final = 127  # in one name: as many as it can have labels (nginx: 128)
 _UNKNOWN: Final = (b"", 0)
 

@@ -91,7 +91,7 @@ class LogConf:
 
 
 def handle(s: Session) -> int:
-    """Write the session to every log of its server. source: ngx_stream_log_handler"""
+    """Write the session to every log of its server. Source: ngx_stream_log_handler"""
     for take in s.server.access_log.takers:
         take(s)
     return codes.OK
@@ -102,7 +102,7 @@ def _is_wanted(server: ServerConf) -> bool:
 
 
 def _merge(outer: Given, inner: Given) -> LogConf:
-    """source: ngx_stream_log_merge_srv_conf"""
+    """Source: ngx_stream_log_merge_srv_conf"""
     cache = inner["cache"] if "cache" in inner else outer.get("cache")
     given = inner if inner.get("off") or inner.get("logs") else outer
     if given.get("off"):
@@ -123,7 +123,7 @@ def _data(scope: Scope) -> LogData:
 
 
 def _log_format(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_set_format"""
+    """Source: ngx_stream_log_set_format"""
     data = _data(scope)
     name = st.args[0]
     if any(known.name == name for known in data.formats):
@@ -133,7 +133,7 @@ def _log_format(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _access_log(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_set_log"""
+    """Source: ngx_stream_log_set_log"""
     given = scope.given_of(module)
     args = st.args
     if args[0] == "off":
@@ -227,7 +227,7 @@ def _buffer(spec: Spec, word: str, size: int, flush_ms: int, gzip: int) -> None:
 
 
 def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_open_file_cache"""
+    """Source: ngx_stream_log_open_file_cache"""
     given = scope.given_of(module)
     if "cache" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')

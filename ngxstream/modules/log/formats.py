@@ -1,7 +1,6 @@
 """log_format: the text of an access log line, compiled once into a template and its getters.
 
-Answers for ngx_stream_log_set_format and ngx_stream_log_compile_format
-(ngx_stream_log_module.c).
+Answers for ngx_stream_log_set_format and ngx_stream_log_compile_format (ngx_stream_log_module.c).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ ESCAPINGS: Final = {
 class Format:
     """One log_format; its renderers are there once the stream block is linked.
 
-    shape: `line(session)` ends in a line feed, `text(session)` does not
+    Args: `line(session)` ends in a line feed, `text(session)` does not
     """
 
     __slots__ = ("_escaping", "_parts", "line", "name", "text")
@@ -113,8 +112,7 @@ def _gatherer(refs: Sequence[VariableRef]) -> Callable[[Session], tuple[Any, ...
 def compile_format(name: str, words: list[str], table: VariableTable) -> Format:
     """Make a format of the words of a log_format directive, its name not among them.
 
-    raises: ConfError with nginx's words
-    source: ngx_stream_log_compile_format
+    Raises: ConfError with nginx's words. Source: ngx_stream_log_compile_format
     """
     escaping = ESCAPINGS["default"]
     if words[0].startswith("escape="):
@@ -136,7 +134,7 @@ def split(text: str) -> list[tuple[bool, str]]:
     """Cut a text into (is_variable, text-or-name) pieces.
 
     Not quite the law of other values: a lone `$` is named with what follows it.
-    raises: ConfError
+    Raises: ConfError
     """
     pieces: list[tuple[bool, str]] = []
     end = len(text)

@@ -56,7 +56,7 @@ class OpenLogCache:
     def write(self, path: bytes, line: bytes, now_ms: int) -> int:
         """Append a line to a path; returns the bytes written.
 
-        raises: OSError, an OpenError where the path cannot be opened
+        Raises: OSError, an OpenError where the path cannot be opened
         """
         entries = self._entries
         entry = entries.pop(path, None)
@@ -101,7 +101,7 @@ class OpenLogCache:
     def _expire(self, now_ms: int, *, room: bool) -> None:
         """Forget up to two idle entries, or the oldest to make room.
 
-        source: ngx_expire_old_cached_files
+        Source: ngx_expire_old_cached_files
         """
         entries = self._entries
         for _ in range(2):
@@ -117,7 +117,7 @@ class OpenLogCache:
 def open_log(path: bytes) -> int:
     """Open a log for appending, made if it is not there; returns the descriptor.
 
-    raises: OpenError
+    Raises: OpenError
     """
     try:
         return os.open(path, files.FLAGS, files.MODE)
@@ -126,10 +126,7 @@ def open_log(path: bytes) -> int:
 
 
 def write_once(path: bytes, line: bytes, now_ms: int) -> int:
-    """Append a line to a path that is not kept open; returns the bytes written.
-
-    raises: OSError
-    """
+    """Append a line to a path that is not kept open; returns the bytes written. Raises: OSError"""
     fd = open_log(path)
     try:
         return os.write(fd, line)

@@ -39,7 +39,7 @@ GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
 
 
 class Complaints:
-    """What one log has to say of writes that failed. source: ngx_stream_log_write"""
+    """What one log has to say of writes that failed. Source: ngx_stream_log_write"""
 
     __slots__ = ("_full_second", "_said_ms")
 
@@ -74,7 +74,7 @@ class Complaints:
 class Buffer:
     """Lines on their way to one file, in one worker; all logs to that file share it.
 
-    shape: size in bytes, flush_ms 0 for no timer, gzip a level or 0
+    Args: size in bytes, flush_ms 0 for no timer, gzip a level or 0
     """
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
@@ -118,7 +118,7 @@ class Buffer:
         return data
 
     def write(self, data: bytes) -> int:
-        """Write whole lines; returns how many bytes of them went. raises: OSError"""
+        """Write whole lines; returns how many bytes of them went. Raises: OSError"""
         if not self.gzip:
             return os.write(self.file.fd, data)
         packed = zlib.compress(data, self.gzip, GZIP_WINDOW)
@@ -129,7 +129,7 @@ class Buffer:
     def flush(self, complaints: Log | None = None) -> None:
         """Write everything now: the time is up, the file is reopened, the worker leaves.
 
-        source: ngx_stream_log_flush
+        Source: ngx_stream_log_flush
         """
         data = self.drain()
         if not data:

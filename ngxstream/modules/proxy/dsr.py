@@ -4,10 +4,9 @@ Answers for `proxy_responses 0` with `proxy_bind $remote_addr:$remote_port trans
 (ngx_stream_proxy_module.c), where nginx makes a session, a socket and a connection for each
 datagram.
 
-The session of a datagram ends within the turn it came in; access rules, balancing and logs are
-what they always are. The socket is kept for the client's next datagrams
-(event/client_sockets.py). Nothing comes back to it, so no failure of a server is heard of but a
-missing route.
+The session of a datagram ends within the turn it came in; access rules, balancing and logs are what
+they always are. The socket is kept for the client's next datagrams (event/client_sockets.py).
+Nothing comes back to it, so no failure of a server is heard of but a missing route.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ KEY: Final = "proxy_ssl"  # where the draft keeps the contexts that servers shar
 
 @dataclass(frozen=True, slots=True)
 class ProxySslConf:
-    """TLS settings towards upstream servers. source: ngx_stream_proxy_merge_srv_conf"""
+    """TLS settings towards upstream servers. Source: ngx_stream_proxy_merge_srv_conf"""
 
     ssl: bool = False
     session_reuse: bool = True
@@ -56,7 +56,7 @@ class ProxySslConf:
 
 
 def _alpn(scope: Scope, module: Module, st: Statement) -> None:
-    """Read proxy_ssl_alpn. source: ngx_stream_proxy_ssl_alpn_set_slot"""
+    """Read proxy_ssl_alpn. Source: ngx_stream_proxy_ssl_alpn_set_slot"""
     given = scope.given_of(module)
     if "alpn" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
@@ -71,7 +71,7 @@ def _alpn(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Make the context of a server with `proxy_ssl on`, or share another's. raises: ConfError"""
+    """Make the context of a server with `proxy_ssl on`, or share another's. Raises: ConfError"""
     if not conf.ssl:
         return
     tls_conf.require_library("proxy_ssl")
@@ -108,7 +108,7 @@ def _is_chosen(conf: ProxySslConf) -> bool:
 
 
 def _make(conf: ProxySslConf, prefix: str) -> Context:
-    """Make a context. raises: SslError, UnplacedError. source: ngx_stream_proxy_set_ssl"""
+    """Make a context. Raises: SslError, UnplacedError. Source: ngx_stream_proxy_set_ssl"""
     context = libssl_context.Context(conf.protocols, server_side=False)
     context.set_ciphers(conf.ciphers)
     if conf.certificate is not None and conf.certificate.text:

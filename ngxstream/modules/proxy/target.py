@@ -26,7 +26,7 @@ PEERS: Final = 128  # addresses one session may try; each session makes peers of
 class Target:
     """The argument of a proxy_pass with variables.
 
-    shape: `upstreams` are those of the stream block; it grows until the block is complete
+    Args: `upstreams` are those of the stream block; it grows until the block is complete
     """
 
     __slots__ = ("value", "upstreams")
@@ -38,7 +38,7 @@ class Target:
     def begin(self, proxy: Proxy) -> None:
         """Find out where a session goes, and go there; or suspend it until a name is resolved.
 
-        source: ngx_stream_proxy_eval, ngx_stream_proxy_handler
+        Source: ngx_stream_proxy_eval, ngx_stream_proxy_handler
         """
         s = proxy.s
         s.action = None
@@ -94,7 +94,7 @@ class _Resolving:
 
 
 def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
-    """Go on with the addresses of a name. source: ngx_stream_proxy_resolve_handler"""
+    """Go on with the addresses of a name. Source: ngx_stream_proxy_resolve_handler"""
     s = proxy.s
     host = url.host
     if answer.code:
@@ -127,7 +127,7 @@ def some_of(addresses: tuple[resolver.Address, ...]) -> tuple[resolver.Address, 
 
 
 def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:
-    """Give a session peers of its own. source: ngx_stream_upstream_create_round_robin_peer"""
+    """Give a session peers of its own. Source: ngx_stream_upstream_create_round_robin_peer"""
     proxy.upstream = UpstreamConf(host, "", 0, explicit=False)
     tier = round_robin.Tier(host, round_robin.make_peers((ServerSpec(host, addrs),)))
     proxy.selection = round_robin.RoundRobin(tier).select(proxy.s)

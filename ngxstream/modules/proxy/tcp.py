@@ -73,7 +73,7 @@ class TcpProxy(handler.Proxy):
             self.established()
 
     def on_connect(self, mask: int) -> None:
-        """Hear how the connect ended. source: ngx_stream_proxy_connect_handler"""
+        """Hear how the connect ended. Source: ngx_stream_proxy_connect_handler"""
         if mask & READABLE or not mask & OUT:  # select tells an error as both, and as no error
             code = self.pc.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -89,7 +89,7 @@ class TcpProxy(handler.Proxy):
                 go_on(mask)
 
     def established(self) -> None:
-        """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
+        """Go on with a connection that stands. Source: ngx_stream_proxy_init_upstream"""
         s, c = self.s, self.c
         assert self.peer is not None
         if s.server.core.tcp_nodelay:
@@ -232,7 +232,7 @@ class TcpProxy(handler.Proxy):
             pass  # reset meanwhile; and a unix socket holds nothing back
 
     def on_end(self, half: pump.Half) -> None:
-        """A direction is through. source: ngx_stream_proxy_test_finalize"""
+        """A direction is through. Source: ngx_stream_proxy_test_finalize"""
         if not self.conf.half_close:
             self.finish(half)
             return

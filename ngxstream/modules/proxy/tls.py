@@ -1,9 +1,8 @@
 """The handshake with an upstream server, and what a PROXY header says of the client's TLS.
 
 Answers for ngx_stream_proxy_ssl_init_connection(), ngx_stream_proxy_ssl_handshake(),
-ngx_stream_proxy_ssl_name() and ngx_stream_proxy_send_proxy_protocol()
-(ngx_stream_proxy_module.c), and for the TLVs of ngx_proxy_protocol_v2_write()
-(ngx_proxy_protocol.c).
+ngx_stream_proxy_ssl_name() and ngx_stream_proxy_send_proxy_protocol() (ngx_stream_proxy_module.c),
+and for the TLVs of ngx_proxy_protocol_v2_write() (ngx_proxy_protocol.c).
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ def begin(proxy: TcpProxy) -> None:
 
 
 def _send_header(proxy: TcpProxy) -> bool:
-    """Send the PROXY header in the clear, whole. returns: whether the session goes on
+    """Send the PROXY header in the clear, whole. Returns: whether the session goes on
 
-    source: ngx_stream_proxy_send_proxy_protocol
+    Source: ngx_stream_proxy_send_proxy_protocol
     """
     s = proxy.s
     header = proxy.proxy_header()
@@ -71,7 +70,7 @@ class Handshake:
     __slots__ = ("proxy", "transport", "name")
 
     def __init__(self, proxy: TcpProxy) -> None:
-        """Prepare it. raises: SslError"""
+        """Prepare it. Raises: SslError"""
         s = proxy.s
         conf: ProxySslConf = s.server.proxy_ssl
         self.proxy: TcpProxy | None = proxy
@@ -99,7 +98,7 @@ class Handshake:
                 transport.connection.session = session
 
     def _set_name(self, conf: ProxySslConf) -> None:
-        """Decide on the name; send it by SNI if it is one. source: ngx_stream_proxy_ssl_name"""
+        """Decide on the name; send it by SNI if it is one. Source: ngx_stream_proxy_ssl_name"""
         proxy = self.proxy
         assert proxy is not None
         name = conf.name.get(proxy.s) if conf.name is not None else _default_name(proxy)
@@ -118,7 +117,7 @@ class Handshake:
     def _set_alpn(self, conf: ProxySslConf) -> None:
         """Offer protocols; those that come out empty or too long are left out.
 
-        source: ngx_stream_proxy_ssl_alpn
+        Source: ngx_stream_proxy_ssl_alpn
         """
         proxy = self.proxy
         assert proxy is not None
@@ -144,7 +143,7 @@ class Handshake:
     def step(self) -> None:
         """Take the next step; when it is the last, let the proxy go on.
 
-        source: ngx_stream_proxy_ssl_handshake
+        Source: ngx_stream_proxy_ssl_handshake
         """
         code = self.transport.handshake()
         if code == codes.AGAIN:
@@ -194,7 +193,7 @@ def _is_ipv4(name: bytes) -> bool:
 def leave_quietly(sock: Any) -> None:
     """Let a connection that was not given all there was end without a word.
 
-    A close_notify would tell the peer that it has it all. source: ngx_ssl_shutdown (c->buffered)
+    A close_notify would tell the peer that it has it all. Source: ngx_ssl_shutdown (c->buffered)
     """
     if type(sock) is tls.Transport:
         sock.quiet = True
@@ -203,7 +202,7 @@ def leave_quietly(sock: Any) -> None:
 def client_tlvs(transport: Any) -> bytes:
     """Return what a version 2 PROXY header says of a client's TLS; nothing for a plain client.
 
-    source: ngx_proxy_protocol_v2_write
+    Source: ngx_proxy_protocol_v2_write
     """
     if type(transport) is not tls.Transport or not transport.pointer:
         return b""

@@ -25,7 +25,7 @@ LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx
 
 
 def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Make the context of a server that needs one. raises: ConfError"""
+    """Make the context of a server that needs one. Raises: ConfError"""
     if conf.certificates is None:
         if not conf.reject_handshake:
             return
@@ -45,7 +45,7 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
 def finish(draft: StreamDraft) -> None:
     """See that every `listen … ssl` has a certificate, and who chooses among its servers.
 
-    raises: UnplacedError. source: ngx_stream_ssl_init
+    Raises: UnplacedError. Source: ngx_stream_ssl_init
     """
     listening = set()
     for address in draft.addresses:
@@ -113,7 +113,7 @@ def _certificates(
 ) -> None:
     """Load the certificates, or have them chosen for each client.
 
-    source: ngx_stream_ssl_compile_certificates, ngx_ssl_certificates
+    Source: ngx_stream_ssl_compile_certificates, ngx_ssl_certificates
     """
     names = conf.certificates or []
     keys = conf.certificate_keys or []
@@ -137,7 +137,7 @@ def _certificates(
 
 
 def _authorities(context: Context, conf: c.SslConf, prefix: str) -> Any:
-    """Set how clients' certificates are verified. returns: the trusted certificates"""
+    """Set how clients' certificates are verified. Returns: the trusted certificates"""
     if conf.verify:
         if conf.verify != c.VERIFY_NO_CA and not (
             conf.client_certificate or conf.trusted_certificate
@@ -155,7 +155,7 @@ def _authorities(context: Context, conf: c.SslConf, prefix: str) -> Any:
 
 
 def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
-    """Set how sessions are resumed. source: ngx_ssl_session_cache, …_session_ticket_keys"""
+    """Set how sessions are resumed. Source: ngx_ssl_session_cache, …_session_ticket_keys"""
     context.set_session_id_context(LABEL, conf.certificates or ())
     zone = conf.session_zone
     size: int | None = None
@@ -196,7 +196,7 @@ def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
 def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any) -> None:
     """Staple a file; where nginx would ask a responder, refuse.
 
-    source: ngx_event_openssl_stapling.c ngx_ssl_stapling
+    Source: ngx_event_openssl_stapling.c ngx_ssl_stapling
     """
     prefix = draft.builder.conf_prefix
     if conf.stapling_file:

@@ -61,7 +61,7 @@ class TicketKeys:
     def keys(self, timeout_s: int) -> tuple[TicketKey, ...]:
         """Return the keys, current one first, after moving them on where it is time.
 
-        shape: timeout_s is how long a session sealed now may live
+        Args: timeout_s is how long a session sealed now may live
         """
         now = int(time.time())
         expires = now + timeout_s
@@ -127,7 +127,7 @@ class ZoneStore:
 
 
 def read_ticket_key(path: str) -> TicketKey:
-    """Read one key file. raises: ConfError. source: ngx_ssl_session_ticket_keys"""
+    """Read one key file. Raises: ConfError. Source: ngx_ssl_session_ticket_keys"""
     try:
         with open(path, "rb") as file:
             raw = file.read(KEY_SIZE + 1)

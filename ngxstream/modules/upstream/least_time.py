@@ -162,8 +162,7 @@ class Mode:
     def expected(self, peer: Peer, now: int) -> int:
         """Return the milliseconds a peer needs for its sessions and one more.
 
-        Args: now: in milliseconds, whole seconds
-        Source: ngx_stream_upstream_least_time_eta
+        Args: now: in milliseconds, whole seconds. Source: ngx_stream_upstream_least_time_eta
         """
         state = peer.state
         ms: int = getattr(state, self.field)
