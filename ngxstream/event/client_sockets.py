@@ -52,9 +52,8 @@ class ClientSockets:
         self.limit = max(LEAST, loop.connections // SHARE)
         self.made = 0
 
-    def get(
-        self, family: int, sockaddr: SockAddr, options: connect.PeerOptions
-    ) -> socket.SocketType:
+    def get(self, family: int, sockaddr: SockAddr,
+            options: connect.PeerOptions) -> socket.SocketType:
         """Return the socket that sends from a client's address, made if there is none.
 
         Raises: BindError, InternalError
@@ -101,6 +100,4 @@ def _receive_nothing(sock: socket.SocketType) -> None:
     """Have the kernel drop whatever comes for a socket."""
     program = array.array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
     address, _ = program.buffer_info()
-    sock.setsockopt(
-        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, address)
-    )
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, address))

@@ -71,17 +71,8 @@ class Connection:
         "reserved",  # int: slots it holds for what its session will connect to
     )
 
-    def __init__(
-        self,
-        sock: Stream,
-        fd: int,
-        family: int,
-        sockaddr: SockAddr,
-        number: int,
-        listening: Listening,
-        table: Table | None = None,
-        key: Any = None,
-    ) -> None:
+    def __init__(self, sock: Stream, fd: int, family: int, sockaddr: SockAddr, number: int,
+                 listening: Listening, table: Table | None = None, key: Any = None) -> None:
         """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd

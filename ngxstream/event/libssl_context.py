@@ -87,9 +87,7 @@ _HELLO_CB: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p
 )
 _CERT_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_NAME_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-)
+_NAME_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 _ALPN_CB: Final = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.c_void_p,
@@ -178,9 +176,8 @@ class Context:
         if prefer_server:
             self.set_options(int(ssl.OP_CIPHER_SERVER_PREFERENCE))
 
-    def add_certificate(
-        self, name: str, key_name: str, passwords: tuple[bytes, ...] | None
-    ) -> None:
+    def add_certificate(self, name: str, key_name: str,
+                        passwords: tuple[bytes, ...] | None) -> None:
         """Use a certificate with its chain and key; one of each kind of key may be used.
 
         Source: ngx_ssl_certificate
@@ -424,9 +421,7 @@ class Context:
         return any(self.lib.X509_check_issued(other, leaf) == 0 for other in others)
 
 
-def with_chain(
-    lib: libssl.Library, stack: libssl_pem.Stack, use: Callable[[int], int]
-) -> bool:
+def with_chain(lib: libssl.Library, stack: libssl_pem.Stack, use: Callable[[int], int]) -> bool:
     """Hand a chain (without its leaf) to a call that takes references of its own."""
     sk = lib.OPENSSL_sk_new_null()
     try:
@@ -437,14 +432,8 @@ def with_chain(
         lib.OPENSSL_sk_free(sk)
 
 
-def use_certificate(
-    lib: libssl.Library,
-    connection: int,
-    name: str,
-    stack: libssl_pem.Stack,
-    key_name: str,
-    key: libssl_pem.Key,
-) -> None:
+def use_certificate(lib: libssl.Library, connection: int, name: str, stack: libssl_pem.Stack,
+                    key_name: str, key: libssl_pem.Key) -> None:
     """Use a certificate on one connection. Raises: SslError
 
     Source: ngx_ssl_connection_certificate

@@ -108,9 +108,7 @@ def read_key(lib: libssl.Library, name: str, passwords: tuple[bytes, ...] | None
             lib.BIO_ctrl(bio, BIO_CTRL_RESET, 0, None)
     finally:
         lib.BIO_free(bio)
-    raise lib.error(
-        f'cannot load certificate key "{name}": PEM_read_bio_PrivateKey() failed'
-    )
+    raise lib.error(f'cannot load certificate key "{name}": PEM_read_bio_PrivateKey() failed')
 
 
 def der_of(lib: libssl.Library, x509: int) -> bytes:

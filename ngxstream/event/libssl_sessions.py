@@ -40,11 +40,7 @@ _DECODED_CB: Final = ctypes.CFUNCTYPE(
 )
 _NEW_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _GET_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int)
 )
 _REMOVE_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -135,9 +131,7 @@ def limit_lifetime(context: libssl_context.Context) -> None:
     lib = context.lib
     pointer = context.pointer
 
-    def decoded(
-        connection: int, session: int, name: int, size: int, status: int, arg: int
-    ) -> int:
+    def decoded(connection: int, session: int, name: int, size: int, status: int, arg: int) -> int:
         if status not in (_STATUS_SUCCESS, _STATUS_SUCCESS_RENEW):
             return _RETURN_IGNORE_RENEW
         if not _age(lib, session, lib.SSL_CTX_get_timeout(pointer)):

@@ -43,15 +43,8 @@ def make(options: ListenOptions) -> socket.socket:
     return sock
 
 
-def bind(
-    sock: socket.socket,
-    options: ListenOptions,
-    first: socket.socket | None,
-    own: bound.Neighbours,
-    *,
-    replaces: bool = False,
-    test: bool = False,
-) -> None:
+def bind(sock: socket.socket, options: ListenOptions, first: socket.socket | None,
+         own: bound.Neighbours, *, replaces: bool = False, test: bool = False) -> None:
     """Bind by the rules of the address's kind.
 
     Args: first: The socket of the group that is joined, None where there is none; own knows
@@ -129,9 +122,8 @@ def listen(sock: socket.socket, options: ListenOptions) -> None:
         ) from None
 
 
-def _set(
-    sock: socket.socket, option: tuple[int, int], value: int, what: str, options: ListenOptions
-) -> None:
+def _set(sock: socket.socket, option: tuple[int, int], value: int, what: str,
+         options: ListenOptions) -> None:
     try:
         sock.setsockopt(*option, value)
     except OSError as error:
@@ -165,9 +157,8 @@ def found_group(socks: Sequence[socket.socket], options: ListenOptions) -> None:
             return  # a kernel without the option: Listening.steer() will say so
 
 
-def tune(
-    sock: socket.socket, options: ListenOptions, before: ListenOptions | None, log: logs.Log
-) -> None:
+def tune(sock: socket.socket, options: ListenOptions, before: ListenOptions | None,
+         log: logs.Log) -> None:
     """Set the options of an open socket; what fails is an [alert] and is lived with.
 
     Args: before: What an adopted socket was opened with, None for a new one

@@ -48,10 +48,8 @@ class Listening:
     Source: ngx_listening_t
     """
 
-    __slots__ = (
-        "options", "socks", "opened", "previous", "steered", "is_steered", "is_lent", "is_fixed",
-        "most",
-    )
+    __slots__ = ("options", "socks", "opened", "previous", "steered", "is_steered", "is_lent",
+                 "is_fixed", "most")
 
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
         self.options = options
@@ -118,15 +116,9 @@ class Listening:
             )
 
 
-def open_all(
-    wanted: Iterable[ListenOptions],
-    old: Iterable[Listening],
-    *,
-    workers: int,
-    log: logs.Log,
-    test: bool = False,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Listening]:
+def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, workers: int,
+             log: logs.Log, test: bool = False,
+             sleep: Callable[[float], None] = time.sleep) -> list[Listening]:
     """Open what is wanted, adopting what an old set (or an inherited one) has already.
 
     Args: workers: Counts the processes that will serve (1 without a master); with test (-t) an
@@ -165,9 +157,7 @@ def _economize(found: Sequence[Listening], workers: int) -> None:
     One that came from elsewhere is judged anew, as its former owner did.
     """
     groups = [
-        one
-        for one in found
-        if one.options.is_group and one.options.is_udp and not one.is_fixed
+        one for one in found if one.options.is_group and one.options.is_udp and not one.is_fixed
     ]
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY or len(groups) * (workers - 1) <= limit // JOINING:
@@ -178,13 +168,8 @@ def _economize(found: Sequence[Listening], workers: int) -> None:
             one.most = most
 
 
-def _open(
-    listening: Listening,
-    own: bound.Neighbours,
-    workers: int,
-    log: logs.Log,
-    test: bool,
-) -> bool:
+def _open(listening: Listening, own: bound.Neighbours, workers: int, log: logs.Log,
+          test: bool) -> bool:
     """Open the sockets one address still lacks. Returns: False when it is in use, to be retried"""
     options = listening.options
     replaced = _protocol_change(listening)
@@ -242,9 +227,8 @@ def _protocol_change(listening: Listening) -> bool:
 # -- once the new set is meant -----------------------------------------------------------------
 
 
-def configure(
-    listenings: Iterable[Listening], *, workers: int, log: logs.Log, defer: bool = False
-) -> None:
+def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log,
+              defer: bool = False) -> None:
     """Set the options of all sockets, and steer the groups.
 
     What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to

@@ -44,13 +44,8 @@ STRIDE: Final = BUFFER_SIZE + 320  # at 64 KiB from each other all would share a
 class Loop:
     """One worker's loop and what every session of the worker shares."""
 
-    def __init__(
-        self,
-        log: Log,
-        poller: Poller | None = None,
-        connections: int = 512,
-        numbers: Iterator[int] | None = None,
-    ) -> None:
+    def __init__(self, log: Log, poller: Poller | None = None, connections: int = 512,
+                 numbers: Iterator[int] | None = None) -> None:
         self.log = log
         self.poller = poller or EpollPoller()
         self.handlers = self.poller.handlers
@@ -94,9 +89,8 @@ class Loop:
 
     # -- time ----------------------------------------------------------------------------------
 
-    def call_later(
-        self, delay_ms: int, callback: Callable[[], None], cancelable: bool = False
-    ) -> timers.Timer:
+    def call_later(self, delay_ms: int, callback: Callable[[], None],
+                   cancelable: bool = False) -> timers.Timer:
         """Call back once after a delay; a cancelable timer keeps no quitting worker alive."""
         timer = timers.Timer(callback, self._timer_done, cancelable)
         timer.deadline = max(1, self.now_ms + delay_ms)
@@ -259,5 +253,3 @@ SERVING: Final = PoisoningLoop if os.environ.get(POISON) else Loop
 def monotonic_ms() -> int:
     """Return CLOCK_MONOTONIC in milliseconds: one clock for all processes of the host."""
     return monotonic_ns() // 1_000_000
-
-

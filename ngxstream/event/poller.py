@@ -110,9 +110,7 @@ class _Base(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
-        mask = IN * bool(events & selectors.EVENT_READ) | OUT * bool(
-            events & selectors.EVENT_WRITE
-        )
+        mask = IN * bool(events & selectors.EVENT_READ) | OUT * bool(events & selectors.EVENT_WRITE)
         self.add(fd, data, mask)
         return self._key(fd)
 

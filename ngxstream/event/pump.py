@@ -89,15 +89,8 @@ class Half:
         "closing",  # int: mask bits that tell of the source's end; 0 where send() takes no flags
     )
 
-    def __init__(
-        self,
-        owner: Owner,
-        loop: Loop,
-        source: Stream,
-        source_fd: int,
-        sink: Stream,
-        sink_fd: int,
-    ) -> None:
+    def __init__(self, owner: Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
+                 sink_fd: int) -> None:
         self.owner: Owner | None = owner
         self.loop = loop
         self.twin: Any = None
@@ -378,5 +371,3 @@ class RateLimiter:
     def delay_ms(self, n: int) -> int:
         """Return how long to rest after reading n bytes; 0 for not at all."""
         return n * 1000 // self.rate
-
-

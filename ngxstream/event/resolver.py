@@ -140,14 +140,8 @@ class Resolver:
         "_latest",  # dict: by kind, values of the latest reply and what was made of them
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        servers: Sequence[inet.Addr],
-        valid_s: int | None = None,
-        ipv4: bool = True,
-        ipv6: bool = True,
-    ) -> None:
+    def __init__(self, loop: Loop, servers: Sequence[inet.Addr], valid_s: int | None = None,
+                 ipv4: bool = True, ipv6: bool = True) -> None:
         """Args: servers: One at least, as one of ipv4 and ipv6; valid_s: Replaces TTLs"""
         self.loop = loop
         self.asker = Asker(loop, servers)
@@ -268,9 +262,8 @@ class _Chain:
 
     __slots__ = ("asker", "kind", "name", "done", "hops", "ttl", "asking")
 
-    def __init__(
-        self, asker: Asker, name: str, kind: int, done: Callable[[_Chain, int, dns.Found], None]
-    ) -> None:
+    def __init__(self, asker: Asker, name: str, kind: int,
+                 done: Callable[[_Chain, int, dns.Found], None]) -> None:
         self.asker = asker
         self.kind = kind
         self.name = name
@@ -330,9 +323,7 @@ class _Lookup:
         self.resolver = resolver
         self.name = name
         self.waiters: dict[Waiter, None] = {}  # in the order they came
-        self.chains = [
-            _Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds
-        ]
+        self.chains = [_Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds]
         self.codes: dict[int, int] = {}  # by kind
         self.addresses: dict[int, tuple[Address, ...]] = {}
         self.ttl = 1 << 31

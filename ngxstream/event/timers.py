@@ -106,9 +106,8 @@ class Timer:
 
     __slots__ = ("deadline", "tick", "_callback", "_done", "_running", "cancelable")
 
-    def __init__(
-        self, callback: Callable[[], None], done: Callable[[Timer], None], cancelable: bool
-    ) -> None:
+    def __init__(self, callback: Callable[[], None], done: Callable[[Timer], None],
+                 cancelable: bool) -> None:
         self.deadline = 0
         self.tick = 0
         self.cancelable = cancelable

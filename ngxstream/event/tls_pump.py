@@ -22,15 +22,8 @@ class TlsHalf(pump.Half):
 
     __slots__ = ("read", "source")
 
-    def __init__(
-        self,
-        owner: pump.Owner,
-        loop: Loop,
-        source: Transport,
-        source_fd: int,
-        sink: Stream,
-        sink_fd: int,
-    ) -> None:
+    def __init__(self, owner: pump.Owner, loop: Loop, source: Transport, source_fd: int,
+                 sink: Stream, sink_fd: int) -> None:
         super().__init__(owner, loop, source, source_fd, sink, sink_fd)
         self.source: Transport | None = source
         self.read = source.read
@@ -93,9 +86,8 @@ class TlsHalf(pump.Half):
         super().close()
 
 
-def half(
-    owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream, sink_fd: int
-) -> pump.Half:
+def half(owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
+         sink_fd: int) -> pump.Half:
     """Make the half of a direction that a Transport is at one end of."""
     if type(source) is Transport:
         made: pump.Half = TlsHalf(owner, loop, source, source_fd, sink, sink_fd)

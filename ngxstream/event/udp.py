@@ -101,17 +101,9 @@ class UdpListener:
         "_waiting",  # OrderedDict: those of `new`
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: Any,
-        begin: Begin,
-        *,
-        table: dict[Any, Sink] | None = None,
-        idle: bool = False,
-        lost: Counter | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
+                 table: dict[Any, Sink] | None = None, idle: bool = False,
+                 lost: Counter | None = None) -> None:
         """Args: table, lost: shared by all listeners of an address; idle: does not begin to read"""
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)

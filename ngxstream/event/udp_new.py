@@ -78,9 +78,8 @@ class NewClients:
             except Exception:
                 self._loop.fault(None)
 
-    def meet(
-        self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
-    ) -> None:
+    def meet(self, new: list[tuple[Any, list[memoryview]]], budget: int, *,
+             is_bounded: bool = True) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         listener, waiting, turn = self._listener, self.waiting, self._listener.budget
         stray = listener.stray
@@ -98,9 +97,8 @@ class NewClients:
             if rest:
                 self.put(key, rest, is_bounded=is_bounded)
 
-    def begin_for(
-        self, key: Any, views: list[memoryview], budget: int
-    ) -> tuple[int, list[memoryview]]:
+    def begin_for(self, key: Any, views: list[memoryview],
+                  budget: int) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session, beginning as many as they need.
 
         Returns:
@@ -140,14 +138,8 @@ class NewClients:
         if rest:
             self.put(c.key, rest, is_bounded=False)
 
-    def admit(
-        self,
-        key: Any,
-        peer: Any,
-        local: bytes | None,
-        view: memoryview,
-        header: ProxyHeader | None = None,
-    ) -> None:
+    def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview,
+              header: ProxyHeader | None = None) -> None:
         """Begin the session of a client that is ours. Args: header: in front of its datagram"""
         listener = self._listener
         if not listener.accepts:
@@ -170,9 +162,7 @@ class NewClients:
         )
         if local is not None:
             port = inet.port_of(listening.options.sockaddr)
-            host = socket.inet_ntop(
-                socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
-            )
+            host = socket.inet_ntop(socket.AF_INET if len(local) == 4 else socket.AF_INET6, local)
             c.local = (host, port) if len(local) == 4 else (host, port, 0, 0)
         c.received = len(view)
         try:

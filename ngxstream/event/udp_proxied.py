@@ -107,18 +107,10 @@ class ProxiedUdpListener(UdpListener):
         "_new_headers",  # dict: key -> ProxyHeader, of clients whose sessions are to begin
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: Any,
-        begin: Begin,
-        *,
-        believes: Callable[[Any, bytes | None], bool],
-        table: dict[Any, Sink] | None = None,
-        idle: bool = False,
-        lost: Counter | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
+                 believes: Callable[[Any, bytes | None], bool],
+                 table: dict[Any, Sink] | None = None, idle: bool = False,
+                 lost: Counter | None = None) -> None:
         """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
@@ -198,9 +190,8 @@ class ProxiedUdpListener(UdpListener):
         peer, data = key
         return peer, data[1 : 1 + data[0]] or None
 
-    def _open(
-        self, peer: Any, local: bytes | None, view: memoryview, drained: Drained
-    ) -> tuple[Any, ProxyHeader, memoryview]:
+    def _open(self, peer: Any, local: bytes | None, view: memoryview,
+              drained: Drained) -> tuple[Any, ProxyHeader, memoryview]:
         """Return whose a datagram is: key, header and payload. Raises: RefusedError"""
         if not self._trusts(peer, local):
             raise RefusedError(UNTRUSTED)

@@ -290,9 +290,7 @@ class Record:
         self._name = name
         self._fields = [(field.tag, field.kind.encode, field.default) for field in fields]
         self._defaults = [field.default for field in fields]
-        self._known = {
-            field.tag: (place, field.kind.decode) for place, field in enumerate(fields)
-        }
+        self._known = {field.tag: (place, field.kind.decode) for place, field in enumerate(fields)}
         assert len(self._known) == len(fields), "a tag is used twice"
 
     def encode(self, values: Sequence[Any]) -> bytes:

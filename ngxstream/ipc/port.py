@@ -89,9 +89,8 @@ class Packet:
 
     __slots__ = ("_data", "_fds", "_payload", "_sealed")
 
-    def __init__(
-        self, kind: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0
-    ) -> None:
+    def __init__(self, kind: int, payload: bytes = b"", fds: Sequence[int] = (),
+                 flags: int = 0) -> None:
         """Args: fds: at most MAX_FDS, which stay the caller's"""
         size = len(payload)
         self._fds: list[int] = list(fds)
@@ -128,9 +127,8 @@ class Port:
 
     __slots__ = ("sock", "speaker", "_fds", "_max_bytes", "_max_fds", "_pid")
 
-    def __init__(
-        self, sock: socket.socket, speaker: Speaker, *, max_bytes: int, max_fds: int = 0
-    ) -> None:
+    def __init__(self, sock: socket.socket, speaker: Speaker, *, max_bytes: int,
+                 max_fds: int = 0) -> None:
         """Take a socket that was made here (pair, connect, accept, adopt).
 
         Args: max_bytes: the longest payload that is taken; max_fds: the most descriptors with one.
@@ -237,9 +235,7 @@ class Port:
             )
         speaker = self.speaker
         if uid not in speaker.uids or (speaker.pid and pid != speaker.pid):
-            raise CodecError(
-                f"process {pid} of user {uid} speaks where only {speaker.role} may"
-            )
+            raise CodecError(f"process {pid} of user {uid} speaks where only {speaker.role} may")
         if flags & ~(MORE | SEALED):
             raise CodecError("a message with unknown flags")
         if size > self._max_bytes:

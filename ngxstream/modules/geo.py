@@ -102,9 +102,8 @@ class Geo:
         elif not networks.delete(network, length):
             self._scope.warn(f'no network "{key}" to delete')
 
-    def _network(
-        self, v4: prefixes.PrefixMap[bytes], text: str
-    ) -> tuple[prefixes.PrefixMap[bytes], int, int]:
+    def _network(self, v4: prefixes.PrefixMap[bytes],
+                 text: str) -> tuple[prefixes.PrefixMap[bytes], int, int]:
         """Parse a network. Source: ngx_stream_geo_cidr_value"""
         if text == _BROADCAST:  # to nginx's parser that is no address
             return v4, 0xFFFFFFFF, prefixes.IPV4_BITS

@@ -222,9 +222,7 @@ def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
     request = builder.data["zones"].request(name, size, NAME)
     zone = _zone(scope, name)
     if zone.key is not None:
-        raise errors.ConfError(
-            f'{st.directive} "{name}" is already bound to key "{zone.key.text}"'
-        )
+        raise errors.ConfError(f'{st.directive} "{name}" is already bound to key "{zone.key.text}"')
     zone.key = key
     request.init = zone.attach
 

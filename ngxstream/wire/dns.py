@@ -215,9 +215,8 @@ def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
     return tuple(texts)
 
 
-def parse(
-    data: reader.Buffer, ident: int | None = None, question: Question | None = None
-) -> Response:
+def parse(data: reader.Buffer, ident: int | None = None,
+          question: Question | None = None) -> Response:
     """Parse one whole response, to this question, or to whatever it says was asked.
 
     Raises:

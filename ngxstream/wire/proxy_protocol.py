@@ -114,9 +114,8 @@ class ProxyHeader:
     tlvs: bytes = b""  # raw, the checksum among them
 
 
-def parse(
-    data: reader.Buffer, transports: tuple[int, ...] = (STREAM,)
-) -> ProxyHeader | reader.NeedMore:
+def parse(data: reader.Buffer,
+          transports: tuple[int, ...] = (STREAM,)) -> ProxyHeader | reader.NeedMore:
     """Parse the header at the beginning of ``data``, all the bytes received so far.
 
     ``transports`` are the version 2 transports whose addresses are believed; nginx knows
@@ -133,9 +132,8 @@ def parse(
     return _parse_v1(head)
 
 
-def parse_datagram(
-    data: reader.Buffer, transports: tuple[int, ...] = (STREAM, DGRAM)
-) -> ProxyHeader:
+def parse_datagram(data: reader.Buffer,
+                   transports: tuple[int, ...] = (STREAM, DGRAM)) -> ProxyHeader:
     """Parse the header at the beginning of one datagram, which must hold all of it.
 
     Raises: BrokenHeader where ``parse`` does, and for a header cut short.
@@ -301,9 +299,8 @@ def build_v1(src: SocketAddress, dst: SocketAddress) -> bytes:
     return line.encode("ascii")
 
 
-def build_v2(
-    src: SocketAddress, dst: SocketAddress, transport: int = STREAM, tlvs: bytes = b""
-) -> bytes:
+def build_v2(src: SocketAddress, dst: SocketAddress, transport: int = STREAM,
+             tlvs: bytes = b"") -> bytes:
     """Write the version 2 header from ``src`` to ``dst``, ended by its CRC32C TLV.
 
     One IPv4 and one IPv6 address are both written as IPv6; two v4-mapped ones as IPv4;
@@ -339,10 +336,8 @@ def _host(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     return address[0].partition("%")[0]  # a link-local address may name its zone
 
 
-def _pack_addresses(
-    src: tuple[str, int] | tuple[str, int, int, int],
-    dst: tuple[str, int] | tuple[str, int, int, int],
-) -> tuple[int, bytes]:
+def _pack_addresses(src: tuple[str, int] | tuple[str, int, int, int],
+                    dst: tuple[str, int] | tuple[str, int, int, int]) -> tuple[int, bytes]:
     hosts = (_host(src), _host(dst))
     sixes = [":" in host for host in hosts]
     packed = [

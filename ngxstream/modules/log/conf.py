@@ -221,9 +221,7 @@ def _buffer(spec: Spec, word: str, size: int, flush_ms: int, gzip: int) -> None:
         buffer = target.buffer = sinks.Buffer(target.file, size, flush_ms, gzip)
         target.file.flush = buffer.flush
     elif buffer.settings != (size, flush_ms, gzip):
-        raise errors.ConfError(
-            f'access_log "{word}" already defined with conflicting parameters'
-        )
+        raise errors.ConfError(f'access_log "{word}" already defined with conflicting parameters')
 
 
 def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:

@@ -231,9 +231,7 @@ class PathSink:
             return
         line = self._line.line(s)
         path = self._path.get(s)
-        if b"\0" in path or (
-            b".." in path and path.split(b"/").count(b"..") > self._parents
-        ):
+        if b"\0" in path or (b".." in path and path.split(b"/").count(b"..") > self._parents):
             s.log_error(
                 log.ERR,
                 f'access log "{_shown(path)}" is not written: a variable brought ".." or a NUL',

@@ -206,9 +206,7 @@ def set_bind(scope: Scope, module: Module, st: Statement) -> None:
     if st.args[1] != "transparent":
         raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
     plain = text.replace("{", "").replace("}", "")
-    made = Bind(
-        value, sockaddr, transparent=True, ported=is_ported(text), whole=plain in _WHOLE
-    )
+    made = Bind(value, sockaddr, transparent=True, ported=is_ported(text), whole=plain in _WHOLE)
     wanted: set[str] = scope.builder.data.setdefault("capabilities", set())
     wanted.add(NET_RAW)
     if made.may_name_a_port:

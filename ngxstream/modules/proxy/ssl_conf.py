@@ -94,9 +94,7 @@ def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
         certificates = tls_certificates.Certificates(
             context.lib, draft.builder.conf_prefix, conf.passwords, conf.certificate_cache
         )
-    server.proxy_ssl = dataclasses.replace(
-        conf, context=context, certificates=certificates
-    )
+    server.proxy_ssl = dataclasses.replace(conf, context=context, certificates=certificates)
 
 
 def _is_chosen(conf: ProxySslConf) -> bool:
@@ -125,9 +123,7 @@ def _make(conf: ProxySslConf, prefix: str) -> Context:
             )
     if conf.verify:
         if not conf.trusted_certificate:
-            raise errors.UnplacedError(
-                "no proxy_ssl_trusted_certificate for proxy_ssl_verify"
-            )
+            raise errors.UnplacedError("no proxy_ssl_trusted_certificate for proxy_ssl_verify")
         context.verify_peer(conf.verify_depth, ask=False)
         context.trust(tls_conf.file_name(prefix, conf.trusted_certificate))
         if conf.crl:
@@ -176,9 +172,4 @@ DIRECTIVES: Final = (
               "A configuration command of OpenSSL.", syntax="name value"),
 )
 
-MODULE = StreamModule(
-    name="proxy_ssl",
-    directives=DIRECTIVES,
-    conf=ProxySslConf,
-    check=check,
-)
+MODULE = StreamModule(name="proxy_ssl", directives=DIRECTIVES, conf=ProxySslConf, check=check)

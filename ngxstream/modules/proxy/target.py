@@ -106,9 +106,7 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
     addrs = []
     for found in some_of(answer.addresses):
         sockaddr: inet.SockAddr = (
-            (found.host, url.port)
-            if found.family == inet.AF_INET
-            else (found.host, url.port, 0, 0)
+            (found.host, url.port) if found.family == inet.AF_INET else (found.host, url.port, 0, 0)
         )
         addrs.append(inet.Addr(found.family, sockaddr, inet.sock_ntop(sockaddr)))
     _select(proxy, host, addrs)

@@ -47,11 +47,7 @@ def _set_nodelay(sock: Any, family: int) -> None:
 class TcpProxy(handler.Proxy):
     """The content of a proxied TCP session."""
 
-    __slots__ = (
-        "up",
-        "down",
-        "half_closed",
-    )
+    __slots__ = ("up", "down", "half_closed")
 
     kind = connect.STREAM
 
@@ -245,9 +241,7 @@ class TcpProxy(handler.Proxy):
             try:
                 (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
             except OSError as error:
-                self.s.log_error(
-                    handler.upstream_level(error), "shutdown() failed", error.errno
-                )
+                self.s.log_error(handler.upstream_level(error), "shutdown() failed", error.errno)
                 self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
     def finish(self, half: pump.Half) -> None:
@@ -321,5 +315,3 @@ class TcpProxy(handler.Proxy):
             self.finish_state(0, 0)
         self._free(False)
         self._close_peer()
-
-

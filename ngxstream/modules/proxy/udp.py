@@ -100,9 +100,7 @@ class UdpProxy(ToServer):
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
         rates = self.rates
-        loop.register(
-            self.pc_fd, self.on_event if rates is None else rates.on_event, poller.LEVEL
-        )
+        loop.register(self.pc_fd, self.on_event if rates is None else rates.on_event, poller.LEVEL)
         first = self.first
         if conf.proxy_protocol:
             first = self.proxy_header() + first

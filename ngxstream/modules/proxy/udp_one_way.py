@@ -42,10 +42,7 @@ _STALE: Final = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNR
 def is_one_way(conf: ProxyConf) -> bool:
     """Tell whether the sessions of a server are of this kind."""
     return bool(
-        conf.requests == 1
-        and conf.responses == 0
-        and conf.bind.value is None
-        and not conf.is_rated
+        conf.requests == 1 and conf.responses == 0 and conf.bind.value is None and not conf.is_rated
     )
 
 

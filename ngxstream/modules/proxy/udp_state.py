@@ -124,9 +124,8 @@ def send_waiting(proxy: UdpProxy, data: bytes) -> None:
 # -- a record that came ----------------------------------------------------------------------------
 
 
-def read(
-    make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool
-) -> content.Restore:
+def read(make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf,
+         is_shared: bool) -> content.Restore:
     """Look at what another process says of a proxied session. See content.Read
 
     Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
@@ -144,10 +143,8 @@ def read(
     return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
-def _restore(
-    make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
-    s: Session, current: StreamConf | None,
-) -> UdpProxy:
+def _restore(make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
+             is_shared: bool, s: Session, current: StreamConf | None) -> UdpProxy:
     """Take the session up where it was left."""
     (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
      family) = numbers
@@ -216,9 +213,8 @@ def _plain(sockaddr: Any) -> Any:
     return sockaddr.encode("utf-8", "surrogateescape") if isinstance(sockaddr, str) else sockaddr
 
 
-def _hold(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int, peer: Any
-) -> tuple[Selection, Peer]:
+def _hold(s: Session, current: StreamConf | None, name: str, port: int, index: int,
+          peer: Any) -> tuple[Selection, Peer]:
     """Count the session on the peer it talks to."""
     peer_name, server, sockaddr = peer
     for conf in _candidates(s, current, name, port, index):
@@ -233,9 +229,8 @@ def _hold(
     return found
 
 
-def _candidates(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int
-) -> list[UpstreamConf]:
+def _candidates(s: Session, current: StreamConf | None, name: str, port: int,
+                index: int) -> list[UpstreamConf]:
     if index < 0:
         return []  # a name resolved for this session alone
     found = [None if current is None else current.upstreams.at(name, port), s.server.proxy.upstream]

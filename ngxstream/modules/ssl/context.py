@@ -31,8 +31,7 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
             return
     elif len(conf.certificate_keys or ()) < len(conf.certificates):
         raise errors.UnplacedError(
-            'no "ssl_certificate_key" is defined for certificate '
-            f'"{conf.certificates[-1]}"'
+            f'no "ssl_certificate_key" is defined for certificate "{conf.certificates[-1]}"'
         )
     tls_conf.require_library("ssl_certificate")
     try:
@@ -84,8 +83,6 @@ def pending(draft: StreamDraft) -> handshake.Pending:
     return found
 
 
-
-
 def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     prefix = draft.builder.conf_prefix
     context = libssl_context.Context(conf.protocols, server_side=True)
@@ -108,9 +105,8 @@ def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     return context
 
 
-def _certificates(
-    context: Context, conf: c.SslConf, draft: StreamDraft, underway: handshake.Pending
-) -> None:
+def _certificates(context: Context, conf: c.SslConf, draft: StreamDraft,
+                  underway: handshake.Pending) -> None:
     """Load the certificates, or have them chosen for each client.
 
     Source: ngx_stream_ssl_compile_certificates, ngx_ssl_certificates
@@ -206,14 +202,10 @@ def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any)
         path = tls_conf.full_name(prefix, name)
         if not context.knows_issuer(stack, trusted):
             draft.warn(
-                '"ssl_stapling" ignored, issuer certificate not found for certificate '
-                f'"{path}"'
+                f'"ssl_stapling" ignored, issuer certificate not found for certificate "{path}"'
             )
         elif not conf.stapling_responder and not context.names_responder(stack):
-            draft.warn(
-                '"ssl_stapling" ignored, no OCSP responder URL in the certificate '
-                f'"{path}"'
-            )
+            draft.warn(f'"ssl_stapling" ignored, no OCSP responder URL in the certificate "{path}"')
         else:
             raise errors.UnplacedError(
                 '"ssl_stapling" directive is not supported without "ssl_stapling_file": '

@@ -203,11 +203,8 @@ def hello_handler(underway: Pending) -> libssl_context.HelloHandler:
     return select
 
 
-def certificate_handler(
-    underway: Pending,
-    chosen: list[tuple[ComplexValue, ComplexValue]],
-    certificates: Certificates,
-) -> Callable[[int], bool]:
+def certificate_handler(underway: Pending, chosen: list[tuple[ComplexValue, ComplexValue]],
+                        certificates: Certificates) -> Callable[[int], bool]:
     """Make what loads the certificates whose names have variables in them."""
 
     def load(connection: int) -> bool:

@@ -215,8 +215,5 @@ def stop_worker(stream: StreamConf, loop: Loop) -> None:
 
 
 MODULE = StreamModule(
-    name="resolve",
-    finish=finish,
-    start_worker=start_worker,
-    stop_worker=stop_worker,
+    name="resolve", finish=finish, start_worker=start_worker, stop_worker=stop_worker
 )

@@ -175,9 +175,8 @@ class ZonePeerState(PeerState):
         "weight",
     )
 
-    def __init__(
-        self, peer: Peer, tallies: dict[str, Tally], row: int, cells: memoryview[int]
-    ) -> None:
+    def __init__(self, peer: Peer, tallies: dict[str, Tally], row: int,
+                 cells: memoryview[int]) -> None:
         self.cells = cells
         self.configured = peer.state.status & peer_state.CONFIGURED
         self.owed = 0
@@ -274,9 +273,8 @@ def share(conf: UpstreamConf, table: PeerTable) -> None:
     balancer.use(_shared(conf, table, tier, seen, backup))
 
 
-def _shared(
-    conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str], backup: Tier | None
-) -> Tier:
+def _shared(conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str],
+            backup: Tier | None) -> Tier:
     for peer in tier.peers:
         name = f"{conf.name.lower()}\0{peer.server}\0{peer.name}"
         key = f"{name}\0{seen[name]}"
@@ -285,9 +283,8 @@ def _shared(
     return Tier(tier.name, tier.peers, backup, table.zone.lock)
 
 
-def _init_zone(
-    draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone, fresh: bool
-) -> None:
+def _init_zone(draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone,
+               fresh: bool) -> None:
     """Take a zone the cycle has made or adopted. Source: ngx_stream_upstream_init_zone"""
     former: dict[str, Record] = {}
     if fresh:
