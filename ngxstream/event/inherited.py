@@ -193,11 +193,6 @@ def _options(sock: socket.socket) -> ListenOptions:
         if sock.type == socket.SOCK_STREAM:
             deferred = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
     return ListenOptions(
-        family=family,
-        socktype=int(sock.type),
-        sockaddr=sockaddr,
-        text=inet.sock_ntop(sockaddr),
-        wildcard=inet.is_wildcard(sockaddr),
-        reuseport=reuseport,
-        deferred=deferred,
+        family=family, socktype=int(sock.type), sockaddr=sockaddr, text=inet.sock_ntop(sockaddr),
+        wildcard=inet.is_wildcard(sockaddr), reuseport=reuseport, deferred=deferred,
     )

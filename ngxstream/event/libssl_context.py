@@ -21,11 +21,8 @@ from ngxstream.event.tls_protocols import SSLV3, TLSV1, TLSV1_1, TLSV1_2, TLSV1_
 T = TypeVar("T")
 
 _NO_PROTOCOL: Final = (
-    (SSLV3, ssl.OP_NO_SSLv3),
-    (TLSV1, ssl.OP_NO_TLSv1),
-    (TLSV1_1, ssl.OP_NO_TLSv1_1),
-    (TLSV1_2, ssl.OP_NO_TLSv1_2),
-    (TLSV1_3, ssl.OP_NO_TLSv1_3),
+    (SSLV3, ssl.OP_NO_SSLv3), (TLSV1, ssl.OP_NO_TLSv1), (TLSV1_1, ssl.OP_NO_TLSv1_1),
+    (TLSV1_2, ssl.OP_NO_TLSv1_2), (TLSV1_3, ssl.OP_NO_TLSv1_3),
 )
 _NO_ANTI_REPLAY: Final = 1 << 24
 _DONT_INSERT_EMPTY_FRAGMENTS: Final = 1 << 11
@@ -89,12 +86,7 @@ _HELLO_CB: Final = ctypes.CFUNCTYPE(
 _CERT_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _NAME_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 _ALPN_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_uint,
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint,
     ctypes.c_void_p,
 )
 _STATUS_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)

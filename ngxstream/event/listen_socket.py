@@ -60,10 +60,7 @@ def bind(sock: socket.socket, options: ListenOptions, first: socket.socket | Non
     if options.family == socket.AF_INET6:
         only = options.ipv6only is not False
         _set(
-            sock,
-            (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
-            only,
-            "setsockopt(IPV6_V6ONLY)",
+            sock, (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), only, "setsockopt(IPV6_V6ONLY)",
             options,
         )
     try:
@@ -195,9 +192,7 @@ def tune(sock: socket.socket, options: ListenOptions, before: ListenOptions | No
                     attempt(socket.IPPROTO_TCP, name, value, f"TCP_KEEP{word}, {value}")
     if options.fastopen is not None:
         attempt(
-            socket.IPPROTO_TCP,
-            socket.TCP_FASTOPEN,
-            options.fastopen,
+            socket.IPPROTO_TCP, socket.TCP_FASTOPEN, options.fastopen,
             f"TCP_FASTOPEN, {options.fastopen}",
         )
     if before is not None and before.backlog != options.backlog:

@@ -157,10 +157,8 @@ class Parser:
                 if kind in (_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS):
                     lists.setdefault(kind, _listed_codes(body))
         return ClientHello(
-            protocol=_PROTOCOLS.get(self._version, ""),
-            server_name=self._server_name or b"",
-            alpn=self._alpn or b"",
-            ciphers=_codes(ciphers),
+            protocol=_PROTOCOLS.get(self._version, ""), server_name=self._server_name or b"",
+            alpn=self._alpn or b"", ciphers=_codes(ciphers),
             groups=lists.get(_SUPPORTED_GROUPS, ()),
             signature_algorithms=lists.get(_SIGNATURE_ALGORITHMS, ()),
         )

@@ -172,16 +172,9 @@ def _parse_v1(head: bytes) -> ProxyHeader | reader.NeedMore:
         if int(src_port) > 65535 or int(dst_port) > 65535:
             raise _broken(head)
         return ProxyHeader(
-            version=1,
-            command=PROXY,
-            family=INET if version == b"4" else INET6,
-            transport=STREAM,
-            length=line.end(),
-            has_client=True,
-            src_addr=src.decode("ascii"),
-            src_port=int(src_port),
-            dst_addr=dst.decode("ascii"),
-            dst_port=int(dst_port),
+            version=1, command=PROXY, family=INET if version == b"4" else INET6, transport=STREAM,
+            length=line.end(), has_client=True, src_addr=src.decode("ascii"),
+            src_port=int(src_port), dst_addr=dst.decode("ascii"), dst_port=int(dst_port),
         )
     begun = _V1_BEGUN.fullmatch(head) if len(head) < MAX_V1 else None
     if begun is None or any(port and int(port) > 65535 for port in begun.groups()):
@@ -211,16 +204,9 @@ def _parse_v2(data: reader.Buffer, transports: tuple[int, ...]) -> ProxyHeader |
     text_family, width = _ADDRESSES[family]
     body = cursor.restrict_to(size)
     return ProxyHeader(
-        version=2,
-        command=command,
-        family=family,
-        transport=transport,
-        length=_V2_FIXED + size,
-        has_client=True,
-        src_addr=inet_ntop(text_family, body.take(width)),
-        dst_addr=inet_ntop(text_family, body.take(width)),
-        src_port=body.u16(),
-        dst_port=body.u16(),
+        version=2, command=command, family=family, transport=transport, length=_V2_FIXED + size,
+        has_client=True, src_addr=inet_ntop(text_family, body.take(width)),
+        dst_addr=inet_ntop(text_family, body.take(width)), src_port=body.u16(), dst_port=body.u16(),
         tlvs=bytes(body.take(body.remaining())),
     )
 
