@@ -54,10 +54,7 @@ class ClientSockets:
 
     def get(self, family: int, sockaddr: SockAddr,
             options: connect.PeerOptions) -> socket.SocketType:
-        """Return the socket that sends from a client's address, made if there is none.
-
-        Raises: BindError, InternalError
-        """
+        """Return a client's socket, made if needed. Raises: BindError, InternalError"""
         kept = self._kept
         key = sockaddr if options.plain else (sockaddr, options)
         found = kept.get(key)

@@ -111,10 +111,7 @@ def is_own(sock: socket.SocketType, sockaddr: SockAddr) -> bool:
 
 
 def ephemeral_ports(_: object) -> range:
-    """Return the ports that the kernel draws for a socket, as they are now; all if it is silent.
-
-    Source: Documentation/networking/ip-sysctl.rst, ip_local_port_range
-    """
+    """Return the ports that the kernel draws (ip_local_port_range); all if it does not say."""
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
             lowest, highest = map(int, file.read().split())

@@ -107,10 +107,7 @@ class Connection:
         return local
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send to the client without waiting, for writers off the hot path.
-
-        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
-        """
+        """Send off the hot path, without waiting. Returns: bytes sent, or AGAIN. Raises: OSError"""
         try:
             if self.table is not None:
                 sent = self.table.send_to(self, bytes(data))

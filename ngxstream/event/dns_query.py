@@ -92,8 +92,7 @@ class Asker:
     def ask(self, question: dns.Question, done: Done) -> None:
         """Ask, or wait for the reply to the same question; `done` is never called from here.
 
-        Args: name: In lower case, without a final dot. Raises: DnsError for a name that has
-        no wire form
+        Raises: DnsError for a name that has no wire form
         """
         query = self.queries.get(question)
         if query is not None:

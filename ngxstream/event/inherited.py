@@ -27,10 +27,7 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 def numbers(value: str, log: logs.Log) -> list[int]:
-    """Return the descriptors that the variable names, up to the first bad one.
-
-    Args: value: Decimal numbers, each followed by `;` or `:`
-    """
+    """Return the descriptors that the variable names (`4;5;`), up to the first bad one."""
     log.error(logs.NOTICE, f'using inherited sockets from "{value}"')
     found: list[int] = []
     at = 0

@@ -275,10 +275,7 @@ class Library:
     # -- what the library says of a failure ----------------------------------------------------
 
     def reasons(self) -> str:
-        """Empty the error queue into ` (SSL: error:… error:…)`, "" where it is empty.
-
-        Source: ngx_event_openssl.c ngx_ssl_error
-        """
+        """Empty the error queue into ` (SSL: error:…)`, or "". Source: ngx_ssl_error"""
         said = bytearray()
         data = ctypes.c_char_p()
         flags = ctypes.c_int()

@@ -74,10 +74,7 @@ class Store(Protocol):
 
 
 def use_ticket_keys(context: libssl_context.Context, keys: Keys) -> None:
-    """Seal tickets with the first of the keys, open them with any.
-
-    calls back: keys() at every ticket, the current key first. Source: ngx_ssl_ticket_key_callback
-    """
+    """Seal tickets with the first of keys(), open with any. Source: ngx_ssl_ticket_key_callback"""
     lib = context.lib
     ciphers = {16: lib.EVP_aes_128_cbc(), 32: lib.EVP_aes_256_cbc()}
     sha256 = lib.EVP_sha256()
@@ -190,10 +187,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
 
 
 def forget(context: libssl_context.Context, connection: int) -> None:
-    """Forget the session of a connection whose client turned out not to be welcome.
-
-    Source: ngx_ssl_remove_cached_session
-    """
+    """Forget a session whose client was not welcome. Source: ngx_ssl_remove_cached_session"""
     lib = context.lib
     session = lib.SSL_get_session(connection)
     if session:

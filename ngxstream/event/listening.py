@@ -43,10 +43,7 @@ JOINING: Final = 4  # one of so many descriptors may be for a further socket of 
 
 
 class Listening:
-    """An open listening address of one cycle. The sockets are shared with cycles before and after.
-
-    Source: ngx_listening_t
-    """
+    """An open listening address of a cycle; earlier and later ones share its sockets."""
 
     __slots__ = ("options", "socks", "opened", "previous", "steered", "is_steered", "is_lent",
                  "is_fixed", "most")
@@ -67,10 +64,7 @@ class Listening:
         return f"<Listening {self.options.text} {[s.fileno() for s in self.socks]}>"
 
     def for_worker(self, worker: int, workers: int) -> list[socket.socket]:
-        """Return the sockets that one of the workers reads, its own first.
-
-        Args: worker: 0 <= worker < workers
-        """
+        """Return the sockets that a worker (0..workers-1) reads, its own first."""
         options = self.options
         if options.is_group:
             return self.socks[(worker - self._first(workers)) % workers :: workers]
@@ -321,10 +315,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
 
 
 def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -> None:
-    """Close all sockets of this process. Args: unlink: Unix paths go as well
-
-    Source: ngx_close_listening_sockets
-    """
+    """Close all sockets, with `unlink` Unix paths too. Source: ngx_close_listening_sockets"""
     for listening in listenings:
         is_open = any(sock.fileno() >= 0 for sock in listening.socks)
         for sock in listening.socks:

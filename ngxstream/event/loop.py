@@ -78,16 +78,11 @@ class Loop:
         self.unregister = self.poller.remove
 
     def get(self, make: Callable[[Loop], T]) -> T:
-        """Return what a worker has one of: what make(loop) returned when it was first asked for.
-
-        Who is asked for by many sessions or datagrams is fetched once and kept.
-        """
+        """Return what make(loop) returned at the first call; hot callers keep it."""
         found: T | None = self._services.get(make)
         if found is None:
             found = self._services[make] = make(self)
         return found
-
-    # -- time ----------------------------------------------------------------------------------
 
     def call_later(self, delay_ms: int, callback: Callable[[], None],
                    cancelable: bool = False) -> timers.Timer:
@@ -108,18 +103,13 @@ class Loop:
         """Call back at the end of this turn."""
         self.posted.append(callback)
 
-    # -- sockets -------------------------------------------------------------------------------
-
     def close_later(self, sock: Stream) -> None:
         """Forget a socket's events now and close it at the end of the turn."""
         self.poller.forget(sock.fileno())
         self.closing.append(sock)
 
     def close_connection(self, c: Connection) -> None:
-        """Close a client's connection: its slot is free, its fd goes at the end of the turn.
-
-        Source: ngx_close_connection
-        """
+        """Close a client; its fd is closed at the end of the turn. Source: ngx_close_connection"""
         if c.closed:
             return
         c.closed = True
@@ -136,8 +126,6 @@ class Loop:
         else:
             self.poller.forget(c.fd)
             self.closing.append(c.sock)
-
-    # -- running -------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Turn until stop(), or until a graceful exit has nothing left to wait for."""

@@ -272,10 +272,7 @@ class Half:
         return len(view) - sent
 
     def on_event_rated(self, mask: int) -> None:
-        """Handle an event of a source that may give only so many bytes a second.
-
-        Source: ngx_stream_proxy_process (the limit_rate branch)
-        """
+        """Handle an event of a rated source. Source: ngx_stream_proxy_process (limit_rate)"""
         if mask & OUT and self.twin.pending is not None:
             self.twin.flush()
         owner = self.owner
@@ -348,10 +345,7 @@ class Half:
 
 
 class RateLimiter:
-    """Bytes a second, nginx's arithmetic: whole seconds since the start of proxying.
-
-    Source: ngx_stream_proxy_process
-    """
+    """Bytes a second, by whole seconds of proxying. Source: ngx_stream_proxy_process"""
 
     __slots__ = ("rate", "start_s", "paused")
 

@@ -154,11 +154,7 @@ class Resolver:
         self._latest: dict[int, tuple[object, tuple[Address, ...]]] = {}
 
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
-        """Find the addresses of a name; an answer at hand is given at once.
-
-        Args: name: As a configuration or a client has it
-        Source: ngx_resolve_start, ngx_resolve_name
-        """
+        """Find a name's addresses; a known answer is given at once. Source: ngx_resolve_name"""
         literal = ip.inet_addr(name)
         if literal is not None:
             address = Address(inet.AF_INET, ip.ntop(literal))

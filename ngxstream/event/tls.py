@@ -39,10 +39,7 @@ MAX_SESSIONS: Final = 1024  # of peers a client side remembers
 
 
 class Failure(OSError):
-    """A read or write that TLS or the kernel failed.
-
-    Attributes: message: nginx's text; code: the errno behind it, None for TLS's own fault
-    """
+    """A failed read or write in nginx's words; `code` is the errno, None for a fault of TLS."""
 
     def __init__(self, message: str, code: int | None) -> None:
         super().__init__(code or errno.EPROTO, message)
@@ -75,10 +72,7 @@ class Transport:
     )
 
     def __init__(self, loop: Loop, context: Context, sock: Stream) -> None:
-        """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
-
-        Raises: SslError. Source: ngx_ssl_create_connection
-        """
+        """Take over a socket for TLS. Raises: SslError. Source: ngx_ssl_create_connection"""
         lib = self.lib = context.lib
         self.loop = loop
         self.context = context
@@ -108,8 +102,6 @@ class Transport:
             )
         self.read: Callable[[memoryview | bytearray], int] = partial(connection.read, 0)
 
-    # -- the handshake -------------------------------------------------------------------------
-
     def handshake(self) -> int:
         """Go on with the handshake. Returns: OK, AGAIN (after the next event), ERROR
 
@@ -136,8 +128,6 @@ class Transport:
         else:
             self.failure = (f"SSL_do_handshake() failed{lib.reasons()}", number)
         return ERROR
-
-    # -- in the place of a socket --------------------------------------------------------------
 
     def recv_into(self, buffer: memoryview | bytearray) -> int:
         """Read into a buffer; 0 at the end. Raises: BlockingIOError, Failure"""
@@ -210,13 +200,8 @@ class Transport:
         """Shut the socket down below TLS, as nginx's half close does."""
         self.sock.shutdown(how)
 
-    # -- the end -------------------------------------------------------------------------------
-
     def close(self) -> None:
-        """Say the end and close; the peer may be given time to say the same. Idempotent.
-
-        Source: ngx_ssl_shutdown
-        """
+        """Send close_notify and close, perhaps later. Idempotent. Source: ngx_ssl_shutdown"""
         if self.connection is None or self.deadline:
             return
         if self.is_done:

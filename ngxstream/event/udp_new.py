@@ -59,8 +59,6 @@ class NewClients:
         self.size = 0
         self.waiting: OrderedDict[Any, deque[bytes]] = OrderedDict()
 
-    # -- beginning -----------------------------------------------------------------------------
-
     def begin_fresh(self, fresh: list[tuple[Any, memoryview]], budget: int) -> None:
         """Begin the sessions of clients that were not in the table when they were read.
 
@@ -101,8 +99,7 @@ class NewClients:
                   budget: int) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session, beginning as many as they need.
 
-        Returns:
-            What is left of the budget of new sessions, and of the datagrams when it is used up.
+        Returns: what is left of the budget of new sessions, and of the datagrams
         """
         listener, turn = self._listener, self._listener.budget
         lookup = listener.table.get
@@ -183,13 +180,8 @@ class NewClients:
                 f"while accepting new connection on {self._listener.listening.options.text}",
             )
 
-    # -- waiting -------------------------------------------------------------------------------
-
     def put(self, key: Any, views: list[memoryview], *, is_bounded: bool = True) -> None:
-        """Keep copies of a client's datagrams until its session begins.
-
-        Args: is_bounded: False for what was held already, which has a bound of its own
-        """
+        """Keep copies of datagrams until the session begins. Args: is_bounded: drop over `limit`"""
         if not self._is_posted:
             self._is_posted = True
             self._loop.post(self._begin_some)

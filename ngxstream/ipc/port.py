@@ -102,10 +102,7 @@ class Packet:
         self._data = _HEAD.pack(MAGIC, codec.VERSION, kind, flags, size) + payload
 
     def send(self, sock: socket.socket) -> None:
-        """Send it whole.
-
-        Raises: BlockingIOError where the other end does not read, OSError; it may be tried again
-        """
+        """Send it whole. Raises: BlockingIOError where the other end does not read, OSError"""
         if self._payload:  # a memfd takes a descriptor: not before it is the packet's turn
             self._sealed = seal(self._payload)
             self._fds.insert(0, self._sealed)
@@ -147,10 +144,7 @@ class Port:
         return self.sock.fileno()
 
     def send(self, kind: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
-        """Send one message. Returns: False when the other end is gone or does not read
-
-        Args: kind: 0 < kind < 256; fds: they stay the caller's
-        """
+        """Send one message; `fds` stay the caller's. Returns: False when it cannot be delivered"""
         end = 0.0
         try:
             while len(fds) > MAX_FDS:
@@ -292,10 +286,7 @@ def seal(payload: bytes) -> int:
 
 
 def unseal(fd: int, size: int) -> bytes:
-    """Return the bytes of another process's memfd, which has to be sealed and of this size.
-
-    It is read, not mapped. Raises: CodecError
-    """
+    """Read another process's memfd, which has to be sealed and of this size. Raises: CodecError"""
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         if seals & _SEALS != _SEALS:

@@ -37,10 +37,7 @@ def _shown(value: bytes) -> str:
 
 
 class Geo:
-    """The items of one geo block.
-
-    Args: `find(packed)` looks a packed address up, once the block is read
-    """
+    """The items of one geo block."""
 
     __slots__ = ("_default", "_ranges", "_scope", "_v4", "_v6", "_values", "is_volatile")
 
@@ -52,8 +49,6 @@ class Geo:
         self._default: bytes | None = None  # of ranges
         self._values: dict[str, bytes] = {}  # long blocks repeat few values
         self.is_volatile = False
-
-    # -- reading -------------------------------------------------------------------------------
 
     def take(self, st: Statement) -> None:
         """Take one item of the block. Raises: ConfError. Source: ngx_stream_geo"""
@@ -165,8 +160,6 @@ class Geo:
             ends = (n.to_bytes(4, "big") for n in (other.low, other.high))
             there = "-".join(map(ip.ntop, ends))
             raise errors.ConfError(f'range "{key}" overlaps "{there}"') from None
-
-    # -- looking up ----------------------------------------------------------------------------
 
     def finder(self) -> Callable[[bytes], bytes]:
         """Return what looks up a packed address of 4 or 16 bytes."""

@@ -190,9 +190,6 @@ def _is_wanted(server: ServerConf) -> bool:
     return bool(server.limit_conn.limits)
 
 
-# -- directives ------------------------------------------------------------------------------
-
-
 def _zone(scope: Scope, name: str) -> LimitZone:
     """Return a zone by name, known from either directive."""
     draft: StreamDraft = scope.builder.data["stream"]

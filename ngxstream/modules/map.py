@@ -77,10 +77,7 @@ class Map:
         return value
 
     def get(self, s: Session) -> bytes:
-        """Return the value of the best item for the session.
-
-        Source: ngx_stream_map_variable, ngx_stream_variables.c ngx_stream_map_find
-        """
+        """Return the value of the best item. Source: ngx_stream_map_variable, …_map_find"""
         subject = self._source.get(s)
         if self._hostnames and subject.endswith(b"."):
             subject = subject[:-1]

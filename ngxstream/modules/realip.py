@@ -35,7 +35,7 @@ KEY = "realip"
 
 @dataclass(frozen=True, slots=True)
 class RealipConf:
-    """Who is believed. Args: networks: of packed addresses, v4-mapped ones as IPv4"""
+    """Who is believed. Args: networks: v4-mapped ones as IPv4"""
 
     networks: tuple[ip.Cidr, ...] = ()
     unix: bool = False
@@ -57,10 +57,7 @@ class Original(NamedTuple):
 
 
 def handle(s: Session) -> int:
-    """Put the address of a trusted header in the place of the peer's.
-
-    Source: ngx_stream_realip_handler
-    """
+    """Replace the peer's address by a trusted header's. Source: ngx_stream_realip_handler"""
     header = s.proxy_protocol
     if header is None or not header.src_addr:
         return DECLINED

@@ -32,11 +32,7 @@ class Parts:
         self._last = 0  # bound of the latest share
 
     def add(self, percent: int, value: bytes) -> None:
-        """Add a share. shape: percent in hundredths, 0 for all that is left.
-
-        Raises: ConfError when the shares come to more than the whole
-        Source: ngx_conf_split_clients_block
-        """
+        """Add hundredths of a percent, 0 for the rest. Source: ngx_conf_split_clients_block"""
         self._sum = self._sum + percent if percent else WHOLE
         if self._sum > WHOLE:
             raise errors.ConfError("percent total is greater than 100%")
@@ -56,10 +52,7 @@ class Parts:
 
 
 def parse_percent(text: str) -> int:
-    """Read a share in hundredths of a percent; 0 for `*`. nginx keeps the lowest 32 bits of it.
-
-    Raises: ConfError `invalid percent value "…"`. Source: ngx_stream_split_clients
-    """
+    """Read a percentage, times 100; `*` is 0. Raises: ConfError. Source: ngx_stream_split_clients"""
     if text == "*":
         return 0
     try:

@@ -53,10 +53,7 @@ class ClientHello:
 
 
 class Parser:
-    """Parses one stream's ClientHello, looking at each record once however often it is fed.
-
-    Source: ngx_stream_ssl_preread_handler.
-    """
+    """Parses one stream's ClientHello, each record once. Source: ngx_stream_ssl_preread_handler"""
 
     __slots__ = ("_alpn", "_at", "_body", "_hello", "_next_record", "_server_name", "_version")
 

@@ -19,11 +19,7 @@ class DnsError(reader.WireError):
 
 
 def to_wire(name: str) -> bytes:
-    """Write a name as labels; a trailing dot is dropped.
-
-    Raises:
-        DnsError: a label is empty or over 63 bytes, or the name over 255.
-    """
+    """Write a name as labels. Raises: DnsError for an empty or too long label or name"""
     raw = name.encode("utf-8", "surrogateescape").removesuffix(b".")
     if len(raw) <= MAX_NAME - 2:  # a long text is not even cut into labels
         labels = raw.split(b".")
@@ -33,11 +29,7 @@ def to_wire(name: str) -> bytes:
 
 
 def from_wire(name: bytes) -> str:
-    """Spell a name in wire form, without pointers.
-
-    Raises:
-        DnsError: a label has a dot inside, and no text could tell it from two labels.
-    """
+    """Spell a wire-form name. Raises: DnsError for a label that has a dot inside"""
     return spell(name)[0]
 
 

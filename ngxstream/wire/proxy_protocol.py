@@ -134,10 +134,7 @@ def parse(data: reader.Buffer,
 
 def parse_datagram(data: reader.Buffer,
                    transports: tuple[int, ...] = (STREAM, DGRAM)) -> ProxyHeader:
-    """Parse the header at the beginning of one datagram, which must hold all of it.
-
-    Raises: BrokenHeader where ``parse`` does, and for a header cut short.
-    """
+    """Parse the header of one datagram. Raises: BrokenHeader, also for a header cut short"""
     header = parse(data, transports)
     if isinstance(header, reader.NeedMore):
         raise cut_short(data)

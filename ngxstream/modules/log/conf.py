@@ -85,7 +85,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class LogConf:
-    """The access logs of a server. shape: takers in the order of the directives"""
+    """The access logs of a server, in the order of the directives."""
 
     takers: tuple[sinks.Take, ...] = ()
 
@@ -108,9 +108,6 @@ def _merge(outer: Given, inner: Given) -> LogConf:
     if given.get("off"):
         return LogConf()
     return LogConf(tuple(spec.taker(cache) for spec in given.get("logs", ())))
-
-
-# -- directives ------------------------------------------------------------------------------
 
 
 def _data(scope: Scope) -> LogData:
@@ -254,9 +251,6 @@ def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:
     )
     _data(scope).caches.append(cache)
     given["cache"] = cache
-
-
-# -- the worker ------------------------------------------------------------------------------
 
 
 def _flush(stream: StreamConf, loop: Loop) -> None:

@@ -39,15 +39,12 @@ ESCAPINGS: Final = {
 
 
 class Format:
-    """One log_format; its renderers are there once the stream block is linked.
-
-    Args: `line(session)` ends in a line feed, `text(session)` does not
-    """
+    """One log_format. Once linked, line(session) ends in a line feed, text(session) does not."""
 
     __slots__ = ("_escaping", "_parts", "line", "name", "text")
 
     def __init__(self, name: str, escaping: Escaping, parts: list[str | VariableRef]) -> None:
-        """shape: parts in order, literal texts and variables"""
+        """Args: parts: in order, literal texts and variables"""
         self.name = name
         self._escaping = escaping
         self._parts = parts
@@ -110,10 +107,7 @@ def _gatherer(refs: Sequence[VariableRef]) -> Callable[[Session], tuple[Any, ...
 
 
 def compile_format(name: str, words: list[str], table: VariableTable) -> Format:
-    """Make a format of the words of a log_format directive, its name not among them.
-
-    Raises: ConfError with nginx's words. Source: ngx_stream_log_compile_format
-    """
+    """Compile a format's words. Raises: ConfError. Source: ngx_stream_log_compile_format"""
     escaping = ESCAPINGS["default"]
     if words[0].startswith("escape="):
         kind = words[0].removeprefix("escape=")
@@ -131,10 +125,9 @@ def compile_format(name: str, words: list[str], table: VariableTable) -> Format:
 
 
 def split(text: str) -> list[tuple[bool, str]]:
-    """Cut a text into (is_variable, text-or-name) pieces.
+    """Cut a text into (is_variable, text-or-name) pieces. Raises: ConfError
 
-    Not quite the law of other values: a lone `$` is named with what follows it.
-    Raises: ConfError
+    Unlike in other values, a lone `$` is named with what follows it.
     """
     pieces: list[tuple[bool, str]] = []
     end = len(text)

@@ -72,10 +72,7 @@ class Complaints:
 
 
 class Buffer:
-    """Lines on their way to one file, in one worker; all logs to that file share it.
-
-    Args: size in bytes, flush_ms 0 for no timer, gzip a level or 0
-    """
+    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0."""
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
 
@@ -127,10 +124,7 @@ class Buffer:
         return len(data) if written == len(packed) else 0
 
     def flush(self, complaints: Log | None = None) -> None:
-        """Write everything now: the time is up, the file is reopened, the worker leaves.
-
-        Source: ngx_stream_log_flush
-        """
+        """Write all lines now. Source: ngx_stream_log_flush"""
         data = self.drain()
         if not data:
             return
@@ -212,7 +206,7 @@ class PathSink:
     __slots__ = ("_complaints", "_line", "_parents", "_path")
 
     def __init__(self, path: ComplexValue, made: Format, parents: int) -> None:
-        """shape: parents is how many `..` the configuration itself has in the path"""
+        """Args: parents: how many `..` the configuration itself has in the path"""
         self._path = path
         self._complaints = Complaints()
         self._line = made

@@ -54,11 +54,7 @@ class Bind:
         return self.value is not None and self.value.text.strip("${}") not in _ADDRESSES
 
     def local(self, s: Session, peer: Peer) -> SockAddr | None:
-        """Return the address to bind a session's connection to a peer to; None for any.
-
-        Raises: BindError for one that cannot be the source of this connection
-        Source: ngx_stream_proxy_set_local
-        """
+        """Return a local address or None. Raises: BindError. Source: ngx_stream_proxy_set_local"""
         found = self.sockaddr
         if self.whole and isinstance(s.c.sockaddr, tuple):
             found = s.c.sockaddr

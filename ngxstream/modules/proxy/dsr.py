@@ -33,10 +33,7 @@ def is_direct(conf: ProxyConf) -> bool:
 def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
     """Send the datagram by the client's kept socket: there is nothing to connect.
 
-    Returns:
-        The socket, or None where the session needs one of its own.
-
-    Raises: ConnectError when there is no way to the peer, BindError
+    Returns: the socket, None where the session needs its own. Raises: ConnectError, BindError
     """
     if local is None or not local[1]:  # a port for each session: nothing worth to be kept
         return None

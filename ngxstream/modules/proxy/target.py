@@ -24,10 +24,7 @@ PEERS: Final = 128  # addresses one session may try; each session makes peers of
 
 
 class Target:
-    """The argument of a proxy_pass with variables.
-
-    Args: `upstreams` are those of the stream block; it grows until the block is complete
-    """
+    """A proxy_pass with variables. Args: upstreams: grows until the stream block is complete"""
 
     __slots__ = ("value", "upstreams")
 
@@ -36,10 +33,7 @@ class Target:
         self.upstreams = upstreams
 
     def begin(self, proxy: Proxy) -> None:
-        """Find out where a session goes, and go there; or suspend it until a name is resolved.
-
-        Source: ngx_stream_proxy_eval, ngx_stream_proxy_handler
-        """
+        """Connect a session, once its name is resolved. Source: ngx_stream_proxy_eval"""
         s = proxy.s
         s.action = None
         text = self.value.get(s).decode("utf-8", "surrogateescape")

@@ -41,10 +41,7 @@ def begin(proxy: TcpProxy) -> None:
 
 
 def _send_header(proxy: TcpProxy) -> bool:
-    """Send the PROXY header in the clear, whole. Returns: whether the session goes on
-
-    Source: ngx_stream_proxy_send_proxy_protocol
-    """
+    """Send the PROXY header; tell whether it went. Source: ngx_stream_proxy_send_proxy_protocol"""
     s = proxy.s
     header = proxy.proxy_header()
     try:
@@ -115,10 +112,7 @@ class Handshake:
             raise lib.error(f'SSL_set_tlsext_host_name("{text}") failed')
 
     def _set_alpn(self, conf: ProxySslConf) -> None:
-        """Offer protocols; those that come out empty or too long are left out.
-
-        Source: ngx_stream_proxy_ssl_alpn
-        """
+        """Offer protocols, none empty or too long. Source: ngx_stream_proxy_ssl_alpn"""
         proxy = self.proxy
         assert proxy is not None
         offered = b""
@@ -141,10 +135,7 @@ class Handshake:
             self.proxy.on_fault()
 
     def step(self) -> None:
-        """Take the next step; when it is the last, let the proxy go on.
-
-        Source: ngx_stream_proxy_ssl_handshake
-        """
+        """Go on with the handshake; at its end proxy. Source: ngx_stream_proxy_ssl_handshake"""
         code = self.transport.handshake()
         if code == codes.AGAIN:
             return
@@ -200,10 +191,7 @@ def leave_quietly(sock: Any) -> None:
 
 
 def client_tlvs(transport: Any) -> bytes:
-    """Return what a version 2 PROXY header says of a client's TLS; nothing for a plain client.
-
-    Source: ngx_proxy_protocol_v2_write
-    """
+    """Return what a version 2 PROXY header says of TLS. Source: ngx_proxy_protocol_v2_write"""
     if type(transport) is not tls.Transport or not transport.pointer:
         return b""
     lib, connection = transport.lib, transport.pointer

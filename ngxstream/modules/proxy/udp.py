@@ -37,8 +37,6 @@ class UdpProxy(ToServer):
 
     kind = socket.SOCK_DGRAM
 
-    # -- connecting ----------------------------------------------------------------------------
-
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Connect a socket that rested, if there is one like we need, or a new one."""
         conf = self.conf
@@ -142,8 +140,6 @@ class UdpProxy(ToServer):
         if self.rates is not None:
             on_event = self.rates.on_event
         self.loop.register(self.pc_fd, on_event, poller.LEVEL)
-
-    # -- changing hands ------------------------------------------------------------------------
 
     way = udp_state.way
     pack = udp_state.pack

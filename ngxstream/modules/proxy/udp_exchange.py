@@ -86,8 +86,6 @@ class Exchange(handler.Proxy):
             return proxy_protocol.build_v1(src, dst)
         return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
 
-    # -- failing -------------------------------------------------------------------------------
-
     def on_refused(self, error: OSError) -> None:
         """The server's host refused a datagram (ICMP): a failure of the peer.
 
@@ -122,13 +120,8 @@ class Exchange(handler.Proxy):
             self.dropped -= len(rates.delayed)  # they were not sent yet
             rates.wait()
 
-    # -- ending --------------------------------------------------------------------------------
-
     def settle(self) -> bool:
-        """End the session if all that is expected has come. Returns: whether it ended
-
-        Source: ngx_stream_proxy_test_finalize
-        """
+        """End the session if all has come; tell whether. Source: ngx_stream_proxy_test_finalize"""
         conf = self.conf
         if self.s.status:
             return True
@@ -152,8 +145,6 @@ class Exchange(handler.Proxy):
             f"packets from/to client:{self.requests}/{self.responses}, "
             f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}{dropped}"
         )
-
-    # -- giving way ----------------------------------------------------------------------------
 
     @property
     def active_ms(self) -> int:

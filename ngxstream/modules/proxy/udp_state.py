@@ -77,9 +77,6 @@ NEVER_GRO: Final = -(1 << 30)  # gro_hints where a server was found not to coale
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
-# -- methods of UdpProxy: see content.Content ------------------------------------------------------
-
-
 def way(proxy: UdpProxy) -> int:
     """Tell which way it goes: one that has no server to talk to begins anew."""
     return content.MOVES if proxy.connected and proxy.pc is not None else content.ANEW
@@ -119,9 +116,6 @@ def send_waiting(proxy: UdpProxy, data: bytes) -> None:
     """Send what UdpProxy.waiting() returned at the former place."""
     if proxy.pc is not None:
         proxy.send(data)
-
-
-# -- a record that came ----------------------------------------------------------------------------
 
 
 def read(make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf,

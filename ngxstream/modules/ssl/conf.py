@@ -38,10 +38,7 @@ CACHE_NO_BUILTIN: Final = -4
 
 @dataclass(frozen=True, slots=True)
 class SslConf:
-    """TLS settings of a server. Times are ms, but session_timeout: seconds.
-
-    Source: ngx_stream_ssl_merge_srv_conf
-    """
+    """TLS settings, in ms (session_timeout: s). Source: ngx_stream_ssl_merge_srv_conf"""
 
     handshake_timeout: int = 60_000
     certificates: list[str] | None = None
@@ -130,10 +127,7 @@ def _alpn(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _ocsp_cache(scope: Scope, module: Module, st: Statement) -> None:
-    """Read ssl_ocsp_cache; nothing is kept there: ssl_ocsp is not served.
-
-    Source: ngx_stream_ssl_ocsp_cache
-    """
+    """Check ssl_ocsp_cache, which is not used: no ssl_ocsp. Source: ngx_stream_ssl_ocsp_cache"""
     given = scope.given_of(module)
     if "ocsp_cache" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')

@@ -42,10 +42,7 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
 
 
 def finish(draft: StreamDraft) -> None:
-    """See that every `listen … ssl` has a certificate, and who chooses among its servers.
-
-    Raises: UnplacedError. Source: ngx_stream_ssl_init
-    """
+    """Check the certificates of each `listen … ssl`. Source: ngx_stream_ssl_init"""
     listening = set()
     for address in draft.addresses:
         if not address.options.ssl:
@@ -107,10 +104,7 @@ def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
 
 def _certificates(context: Context, conf: c.SslConf, draft: StreamDraft,
                   underway: handshake.Pending) -> None:
-    """Load the certificates, or have them chosen for each client.
-
-    Source: ngx_stream_ssl_compile_certificates, ngx_ssl_certificates
-    """
+    """Load certificates, or choose them per client. Source: ngx_stream_ssl_compile_certificates"""
     names = conf.certificates or []
     keys = conf.certificate_keys or []
     prefix = draft.builder.conf_prefix
@@ -190,10 +184,7 @@ def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
 
 
 def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any) -> None:
-    """Staple a file; where nginx would ask a responder, refuse.
-
-    Source: ngx_event_openssl_stapling.c ngx_ssl_stapling
-    """
+    """Staple a file; refuse where nginx asks a responder. Source: ngx_ssl_stapling"""
     prefix = draft.builder.conf_prefix
     if conf.stapling_file:
         context.staple(tls_conf.file_name(prefix, conf.stapling_file))

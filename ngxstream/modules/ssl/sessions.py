@@ -59,10 +59,7 @@ class TicketKeys:
         self._until = (0, 0)
 
     def keys(self, timeout_s: int) -> tuple[TicketKey, ...]:
-        """Return the keys, current one first, after moving them on where it is time.
-
-        Args: timeout_s is how long a session sealed now may live
-        """
+        """Return the keys, current first, changed when due. Args: timeout_s: of a new session"""
         now = int(time.time())
         expires = now + timeout_s
         if self._known and self._until[_CURRENT] >= expires and self._until[_PREVIOUS] >= now:

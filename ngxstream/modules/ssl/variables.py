@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 def _told(fact: Callable[[], facts.Fact]) -> Getter:
-    """Make the getter of a fact, looked up when it is asked for: its module loads the library.
-
-    Source: ngx_stream_ssl_variable
-    """
+    """Make the getter of a fact; its module loads on first use. Source: ngx_stream_ssl_variable"""
 
     def get(s: Session) -> bytes | None:
         sock = s.c.sock

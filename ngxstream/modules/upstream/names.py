@@ -154,11 +154,7 @@ class Name:
     # -- what it stands for --------------------------------------------------------------------
 
     def share(self, models: dict[str, Record]) -> None:
-        """Find the record of an earlier configuration or make one. Before the workers are forked.
-
-        Args:
-            models: the records that there are, by origin; what is made is added.
-        """
+        """Find or make the record, before the fork, and add it to the models by origin."""
         table = self.group.table
         records = table.names
         record = records.get(self.key)
@@ -287,9 +283,9 @@ class Name:
             self.free_claim(retry_ms)
 
     def publish(self, answer: Answer) -> int:
-        """Write down what the name stands for now: what stays keeps its place and its row.
+        """Record what the name stands for now: what stays keeps its place and its row.
 
-        Returns: for how many ms more something is held whose name does not exist, 0 for nothing.
+        Returns: for how many ms more an address is held whose name does not exist
         """
         with self.group.table.zone.lock:
             before = self.record.read()
@@ -321,10 +317,7 @@ class Name:
         return left_ms
 
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
-        """Return the addresses of an answer as they are written down.
-
-        A service's records of the lowest priority are primaries, the others backups.
-        """
+        """Make entries; records of a service's lowest priority are primaries, others backups."""
         if not self.spec.service:
             return [Entry(found.family, found.host, 0, 1, False, "", -1) for found in addresses]
         lowest = min((found.priority for found in addresses), default=0)

@@ -121,10 +121,7 @@ class Group:
         return sum(cells[VERSION] for cells in self._cells) != self._seen
 
     def wait(self, loop: Loop, resume: Callable[[], None]) -> Callable[[], None] | None:
-        """Resume a session when the names have their first answer; None: there is no use in it.
-
-        Returns: what takes the session out again
-        """
+        """Resume a session at the first answer; returns what cancels that, None if it is no use."""
         if self._is_outdated():  # another worker had an answer since this session began to choose
             loop.post(resume)
             return functools.partial(self._forget, resume)

@@ -89,12 +89,9 @@ class PeerTable:
         return self._state[self._CONFIGURATION]
 
     def attach(self, peer: Peer, key: bytes, pin: bool) -> ZonePeerState:
-        """Return how a peer fares by the row of this key.
+        """Return a peer's state by the row of this key. Raises: UnplacedError when the zone is full
 
-        `pin` keeps the row for as long as this configuration is the newest, else it may go when
-        nobody uses it and the zone is full.
-
-        Raises: UnplacedError when the zone is full
+        Args: pin: keep the row while this configuration is the newest, used or not
         """
         digest = hashlib.blake2b(key, digest_size=16).digest()
         high = int.from_bytes(digest[:8], "little", signed=True)
