@@ -199,6 +199,7 @@ class StreamConf:
 
 
 def _stream_block(scope: Scope, module: Module, st: Statement) -> None:
+    """Read the block, and finish what it makes. Source: ngx_stream_block"""
     builder = scope.builder
     if KEY in builder.data:
         raise errors.ConfError('"stream" directive is duplicate')
