@@ -190,7 +190,7 @@ class Context:
         lib.SSL_CTX_set_verify_depth(pointer, depth)
 
     def trust(self, name: str, *, announce: bool = False) -> libssl_pem.Stack:
-        """Trust a file's authorities; `announce` tells clients. Source: ngx_ssl_client_certificate"""
+        """Trust a file's CAs; `announce` them to clients. Source: ngx_ssl_client_certificate"""
         lib = self.lib
         stack = libssl_pem.read_certificates(lib, name)
         store = lib.SSL_CTX_get_cert_store(self.pointer)

@@ -52,7 +52,7 @@ class Parts:
 
 
 def parse_percent(text: str) -> int:
-    """Read a percentage, times 100; `*` is 0. Raises: ConfError. Source: ngx_stream_split_clients"""
+    """Read a percentage times 100; 0 is `*`. Raises: ConfError. Source: ngx_stream_split_clients"""
     if text == "*":
         return 0
     try:
