@@ -40,7 +40,7 @@ class _Kept:
 
 
 class ClientSockets:
-    """A worker's sockets that speak for clients."""
+    """A worker's sockets that send from clients' addresses."""
 
     __slots__ = ("_loop", "_kept", "_is_sweeping", "limit", "made")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ngxstream.event.tls import Transport
     from ngxstream.event.udp_clients import Sink
 
-    Stream: TypeAlias = socket.SocketType | Transport  # connected; what stands for a socket too
+    Stream: TypeAlias = socket.SocketType | Transport  # connected; a TLS transport has its methods
 
 
 class Table(Protocol):

@@ -84,7 +84,7 @@ def value_of(listenings: Iterable[Listening]) -> str:
 def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[Listening]:
     """Make a Listening of every address; sockets of one address are its group, in order.
 
-    What is no listening socket of ours to have is said and left alone. Args: lent:
+    What is no listening socket that may be adopted is logged and left alone. Args: lent:
     Whether a service manager listens with them when we are gone
     """
     found: dict[tuple[int, int, inet.SockAddr], Listening] = {}

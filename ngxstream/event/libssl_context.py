@@ -114,7 +114,7 @@ class Context:
         "leaves",  # list[Stack]: certificates in the order they were given
         "sessions",  # dict: of a client side: the latest session of each peer
         "owner",  # whatever those who made it want to find again
-        "cache",  # what is to be told of a session that is no good any more, or None
+        "cache",  # called with a session that is not valid any more, or None
         "_kept",  # list: callbacks and buffers the SSL_CTX points at
         "_ca_names",  # list[bytes]: DER of the names sent to clients
     )

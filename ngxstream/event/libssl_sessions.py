@@ -154,7 +154,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
     def new(connection: int, session: int) -> int:
         stateless = not lib.SSL_get_options(connection) & libssl_context.NO_TICKET
         if stateless and lib.SSL_version(connection) == _TLS1_3:
-            return 0  # told of for information only: the client has it all in its ticket
+            return 0  # for information only: the client has it all in its ticket
         size = lib.i2d_SSL_SESSION(session, None)
         key = session_id(lib, session)
         if 0 < size <= MAX_SESSION and 0 < len(key) <= MAX_ID:

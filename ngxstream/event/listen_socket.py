@@ -70,7 +70,7 @@ def bind(sock: socket.socket, options: ListenOptions, first: socket.socket | Non
             raise
         if not own.alone_block(sockaddr):
             raise
-        # nobody but ourselves is in the way: a wildcard and an address of one port
+        # only sockets of ours conflict: a wildcard and an address of one port
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
         _bind_to(sock, options, sockaddr)
     if options.family == socket.AF_UNIX:

@@ -148,7 +148,7 @@ def _economize(found: Sequence[Listening], workers: int) -> None:
     """Settle how many sockets the UDP groups of a set may have.
 
     What a group of this master's has stays as it is: whose a client is must not change with it.
-    One that came from elsewhere is judged anew, as its former owner did.
+    One that came from elsewhere is counted anew, as its former owner did.
     """
     groups = [
         one for one in found if one.options.is_group and one.options.is_udp and not one.is_fixed

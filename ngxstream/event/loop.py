@@ -7,8 +7,8 @@ Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
 3. An unexpected exception is an [alert] and ends what it came from: one session, one handler,
    never the loop nor what else happens in the turn. Whoever goes through objects of several
    sessions catches what each of them raises and gives it to fault().
-4. Slots and copy buffer are everybody's: a view of them is good until the function returns that it
-   was handed to. Who keeps bytes copies them. PoisoningLoop shows who did not.
+4. Slots and copy buffer are shared by all: a view of them is good until the function returns that
+   it was handed to. Who keeps bytes copies them. PoisoningLoop shows who did not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Loop:
         self.handlers = self.poller.handlers
         self.timers = timers.TimerWheel()
         self.now_ms = monotonic_ms()
-        self.turns = 0  # those whose poll told of all that was ready
+        self.turns = 0  # those whose poll returned all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
         self.closing: list[Stream] = []  # sockets to close at the end of the turn
@@ -187,7 +187,7 @@ class Loop:
         if on_fault is not None:
             try:
                 on_fault()
-            except Exception:  # one that cannot even end hinders nobody else
+            except Exception:  # the others go on
                 self._tell_fault()
 
     def call_all(self, callbacks: Iterable[Callable[[], None]]) -> None:

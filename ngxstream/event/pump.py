@@ -240,8 +240,8 @@ class Half:
     def resume(self) -> None:
         """Go on where the fair share or a full sink stopped us.
 
-        The source may have ended meanwhile, and its edge was told while nobody read: a short read
-        is not taken for the end of what there is.
+        The source may have ended meanwhile, and its edge was reported while nobody read: a short
+        read is not taken for the end of what there is.
         """
         if self.owner is not None:
             handler = self.loop.handlers.get(self.source_fd)
@@ -340,7 +340,7 @@ class Half:
             self.owner.on_fault()
 
     def close(self) -> None:
-        """Let go of everything: no half points at its twin or its owner any more."""
+        """Drop the references to twin and owner, which would be cycles."""
         self.owner = self.twin = self.pending = None
 
 

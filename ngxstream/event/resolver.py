@@ -273,7 +273,7 @@ class _Chain:
         try:
             self.asker.ask(dns.Question(self.name, self.kind), self.on_reply)
             self.asking = True
-        except dns_names.DnsError:  # nobody can bear such a name
+        except dns_names.DnsError:  # no query can ask for such a name
             self._end(dns.NXDOMAIN, ())
 
     def on_reply(self, reply: Reply) -> None:
@@ -337,7 +337,7 @@ class _Lookup:
             self.ttl = min(self.ttl, found.ttl)
         if len(self.codes) < len(self.chains):
             return
-        self.chains = []  # they point back here, and nobody collects circles
+        self.chains = []  # they point back here: a cycle, and the collector is off
         answer = self.so_far()
         life_s = self.resolver.life_s(self.ttl) if not answer.code else 0
         self.resolver.finished(self, answer, life_s)
@@ -369,7 +369,7 @@ class _Lookup:
         return Answer(code, (), now + (resolver.valid_s or 10) * 1000)
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait for one less; with none left nothing is asked any more."""
+        """Remove a waiter; after the last one the queries are cancelled."""
         if waiter in self.waiters:
             del self.waiters[waiter]
             if not self.waiters:

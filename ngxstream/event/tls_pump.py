@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class TlsHalf(pump.Half):
     """One direction of a proxied TCP connection whose source is under TLS.
 
-    Records are small (16 KiB at most) and sends are dear: the buffer is filled with all there is
-    before the sink is given any of it. A direction whose sink alone is under TLS is a plain Half.
+    Records are small (16 KiB at most) and sends are expensive: the buffer is filled with all there
+    is before the sink is given any of it. A direction whose sink alone is under TLS is a plain
+    Half.
     """
 
     __slots__ = ("read", "source")
@@ -80,7 +81,7 @@ class TlsHalf(pump.Half):
         owner.deadline = self.loop.now_ms + owner.timeout
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         self.read = released
         self.source = None
         super().close()

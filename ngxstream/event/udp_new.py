@@ -9,7 +9,7 @@ sessions; what other new clients sent waits here, copied, for the turns that fol
 
 1. Whoever came first begins first; a client's datagrams stay in order.
 2. As many bytes wait as the socket's own buffer holds, so a burst that found room there finds room
-   here. What is over that is dropped and counted, and the log hears of it once a second.
+   here. What is over that is dropped and counted, and it is logged once a second.
 3. Where only new clients send (one question and one answer each), nothing waits, unless what they
    send has used up the turn (turn_budget.py). One session begins in each turn even so.
 """

@@ -33,7 +33,7 @@ from ngxstream.ipc.codec import CodecError
 
 MAGIC: Final = 0xB7
 MAX_FDS: Final = 250  # of a packet, but for its memfd; SCM_MAX_FD is 253
-INLINE: Final = 65_536  # the longest payload that stands in its packet
+INLINE: Final = 65_536  # the longest payload in a packet
 SEND_S: Final = 2.0  # how long the later packets of one message may wait
 MORE: Final = 1  # descriptors of the same message follow
 SEALED: Final = 2  # the first descriptor is a memfd with the payload
@@ -113,7 +113,7 @@ class Packet:
             sock.send(self._data)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Close the memory."""
         fd, self._sealed = self._sealed, -1
         if fd >= 0:
             os.close(fd)

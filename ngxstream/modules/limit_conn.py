@@ -168,7 +168,7 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
     if any(not isinstance(key, bytes) or not 0 < len(key) <= longest for _, key in counts):
         raise ValueError("no key")
     for name, key in counts:
-        zone = zones.pop(name, None)  # a session counts once in a zone, whatever is said
+        zone = zones.pop(name, None)  # a session counts once in a zone
         if zone is not None and zone.table is not None:
             counted = zone.table.acquire(key, sys.maxsize)
             if counted:

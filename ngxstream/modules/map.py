@@ -96,7 +96,7 @@ class Map:
 
 def _block(scope: Scope, module: Module, st: Statement) -> None:
     given = scope.given_of(module)
-    # nginx settles the tuning of its hashes at the first map: whoever comes later is a duplicate
+    # nginx sets the tuning of its hashes at the first map: a later directive is a duplicate
     given.setdefault("_hash_max_size", 2048)
     given.setdefault("_hash_bucket_size", 64)
     builder = scope.builder

@@ -86,7 +86,7 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
         shares.append((percent, encode(item.args[0])))
 
     items.walk(builder, st, take, includes=False)
-    for share in shares:  # the sum is judged at the end of the block
+    for share in shares:  # the sum is checked at the end of the block
         parts.add(*share)
 
 

@@ -106,7 +106,7 @@ class Response:
     ident: int
     rcode: int
     truncated: bool
-    asked: bytes | None  # wire form, lower case; None only with FORMERR: it could not read ours
+    asked: bytes | None  # wire form, lower case; None only with FORMERR: it was not readable
     kind: int
     records: tuple[Record, ...]
     is_cut: bool = False  # there was more than is read

@@ -254,7 +254,7 @@ def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _flush(stream: StreamConf, loop: Loop) -> None:
-    """Write what is buffered, and let go of what is kept open."""
+    """Write what is buffered, and close what is kept open."""
     data: LogData | None = stream.data.get(NAME)
     if data is None:
         return

@@ -26,7 +26,7 @@ Render = Callable[["Session"], bytes]
 class Escaping(NamedTuple):
     """How values get into a line."""
 
-    missing: bytes  # stands for a variable that was not found
+    missing: bytes  # the text of a variable that was not found
     is_safe: Callable[[bytes], bool] | None  # None: nothing is ever escaped
     apply: Callable[[bytes], bytes]
 

@@ -176,7 +176,7 @@ class BufferedSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Keep the line of a session, writing what stands before it if there is no room."""
+        """Buffer a session's line, writing the buffer first if it is full."""
         loop = s.loop
         if self._complaints.is_full(loop.now_ms):
             return

@@ -66,7 +66,7 @@ class Bind:
             found = self._parse(text, s)
             if found is None:
                 if self.transparent:
-                    # from an address of our own the server would take us for the client
+                    # from an address of ours the server would answer us, not the client
                     raise connect.BindError(f'invalid local address "{text}"')
                 _complain(s, text)
                 return None

@@ -23,7 +23,7 @@ _CTRL_SET_HOSTNAME: Final = 55
 
 
 def begin(proxy: TcpProxy) -> None:
-    """Put a connection that stands under TLS; the proxy goes on at ready()."""
+    """Begin TLS on an established connection; the proxy goes on at ready()."""
     if proxy.conf.proxy_protocol and not _send_header(proxy):
         return
     s = proxy.s
@@ -182,7 +182,7 @@ def _is_ipv4(name: bytes) -> bool:
 
 
 def leave_quietly(sock: Any) -> None:
-    """Let a connection that was not given all there was end without a word.
+    """Close a connection without close_notify, as not all data was sent on it.
 
     A close_notify would tell the peer that it has it all. Source: ngx_ssl_shutdown (c->buffered)
     """

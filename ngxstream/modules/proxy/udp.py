@@ -74,7 +74,7 @@ class UdpProxy(ToServer):
             raise
 
     def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
-        """Let go of a socket that is connected to itself. Raises: ConnectError"""
+        """Close a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)
             raise connect.refused(peer.name)
@@ -135,7 +135,7 @@ class UdpProxy(ToServer):
             table.again(c, [memoryview(data) for data in kept])
 
     def watch(self) -> None:
-        """Hear of the server's answers."""
+        """Register for the server's answers."""
         on_event = self.on_event_gro if self.gro else self.on_event
         if self.rates is not None:
             on_event = self.rates.on_event

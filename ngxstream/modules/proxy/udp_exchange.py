@@ -68,7 +68,7 @@ class Exchange(handler.Proxy):
         self.expected = conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = table.family != UNIX  # whose datagrams nobody would cut
+        self.client_gso = table.family != UNIX  # where no GSO message is cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -197,7 +197,7 @@ class Exchange(handler.Proxy):
             rates.stop()
 
     def close(self) -> None:
-        """Let go of the peer and its socket."""
+        """Free the peer and its socket."""
         loop, state, pc = self.loop, self.state, self.pc
         loop.timers.remove(self)
         if state is not None:

@@ -99,7 +99,7 @@ def pack(proxy: UdpProxy) -> Packed:
 
 
 def release(proxy: UdpProxy) -> None:
-    """Let go of everything here, ending nothing; who has packed it owns the socket."""
+    """Drop what is held here; whoever packed the session owns the socket."""
     loop = proxy.loop
     proxy.leave()
     if proxy.pc is not None:

@@ -4,7 +4,7 @@ Answers for ngx_stream_upstream_least_time_module.c.
 
 1. Averages are exponential, in whole milliseconds, and learn from successful attempts only.
 2. With `inflight` the sessions that still wait for the event that is measured count as well: a
-   peer that lets them wait longer than its average is judged by the wait.
+   peer that lets them wait longer than its average is measured by the wait.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the names of an upstream stand for, written down once for all workers, and who asks for it.
+"""The addresses of an upstream's names, in memory that all workers share, and their resolution.
 
 Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_resolve_handler
 (ngx_stream_upstream_zone_module.c).
 
-1. What a name stands for is in memory that all workers and the next configuration share, with a
+1. The addresses of a name are in memory that all workers and the next configuration share, with a
    number that counts the changes.
 2. A name is asked for once, however many workers there are. Each of them looks from time to time
    whether it is due; the first that finds it so claims it for as long as a lookup may take. A
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 
-HALF: Final = 1 << 16  # bytes that what a name stands for may take: some 800 addresses
+HALF: Final = 1 << 16  # bytes that the addresses of a name may take: some 800 addresses
 STAGGER_MS: Final = 100  # between the workers' looks at the time
 SPARE_MS: Final = 1000  # added to the time an answer holds. Source: nginx
 
@@ -62,7 +62,7 @@ class Group(Protocol):
 
 
 class Entry(NamedTuple):
-    """One address a name stands for.
+    """One address of a name.
 
     port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms is when
     its name was first said not to exist (CLOCK_MONOTONIC), 0 for never.
@@ -79,7 +79,7 @@ class Entry(NamedTuple):
 
 
 class Record:
-    """What one name stands for, in memory that forks share; use it under the zone's lock.
+    """The addresses of one name, in memory that forks share; use it under the zone's lock.
 
     Written in two halves by turns: a worker that dies while it writes leaves the other half.
     """
@@ -283,7 +283,7 @@ class Name:
             self.free_claim(retry_ms)
 
     def publish(self, answer: Answer) -> int:
-        """Record what the name stands for now: what stays keeps its place and its row.
+        """Record the addresses of now: what stays keeps its place and its row.
 
         Returns: for how many ms more an address is held whose name does not exist
         """

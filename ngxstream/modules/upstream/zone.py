@@ -1,4 +1,4 @@
-"""zone: how the peers of an upstream fare, known to all workers and kept over a reload.
+"""zone: the state of an upstream's peers, shared by all workers and kept over a reload.
 
 Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_peers.
 
@@ -6,7 +6,7 @@ Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_
 2. A row of the zone belongs to an upstream, a server line and an address: whoever attaches the same
    finds the same row, be it another worker, a later configuration or a name resolved again.
 3. Sessions are counted in the name of the worker that has them, so that those of a worker that
-   was killed are given back. The rest may be slightly off after such a death, and heals.
+   was killed are given back. The rest may be slightly off after such a death, and corrects itself.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class PeerTable:
         return ZonePeerState(peer, self.tallies, row, cells)
 
     def state(self, peer: Peer, row: int) -> ZonePeerState:
-        """Return how a peer fares by a row that attach() once told."""
+        """Return the state of a peer by a row that attach() returned."""
         cells = self._cells[row * CELLS : (row + 1) * CELLS]
         return ZonePeerState(peer, self.tallies, row, cells)
 
@@ -156,7 +156,7 @@ class PeerTable:
 
 
 class ZonePeerState(PeerState):
-    """How a peer fares, in shared memory: use it under the zone's lock, but for `hold`.
+    """A peer's state in shared memory: use it under the zone's lock, but for `hold`.
 
     What is declared in PeerState and not written out here gets a property below.
     """
@@ -214,7 +214,7 @@ class ZonePeerState(PeerState):
 
     @property
     def status(self) -> int:
-        """What speaks against the peer: by this configuration, or for all processes."""
+        """What bars the peer: by this configuration, or for all processes."""
         return self.configured | self.cells[STATUS]
 
     @status.setter
