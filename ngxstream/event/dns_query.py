@@ -12,7 +12,7 @@ What becomes of a question:
    question is asked over TCP, where guessing is harder.
 3. A silent server is followed by the next one, and asked last for a while. One that says "server
    failure" or the like is followed at once, and not asked this question again. The reply is a
-   failure when all servers have failed; while some are silent it is the waiting ones who give up.
+   failure when all servers have failed; while some are silent, those who wait time out.
 4. No more than IN_FLIGHT questions are on their way; the others queue.
 5. Responses share each turn of the loop with everybody else: no more than TURN_BYTES of them are
    read in one, and those who wait for a reply are called TOLD a turn.
@@ -92,8 +92,7 @@ class Asker:
     def ask(self, question: dns.Question, done: Done) -> None:
         """Ask, or wait for the reply to the same question; `done` is never called from here.
 
-        Args: name: In lower case, without a final dot. Raises: DnsError for a name that has
-        no wire form
+        Raises: DnsError for a name that has no wire form
         """
         query = self.queries.get(question)
         if query is not None:
@@ -437,7 +436,7 @@ class _Stream(_Exchange):
     def on_readable(self, mask: int) -> None:
         """Collect the response, up to the 64 KB that its length can say."""
         if self.sock is None or not self.query.asker.may_read():
-            return  # readiness is a level: we are told again
+            return  # level-triggered: it is reported again
         try:
             data = self.sock.recv(65536)
         except BlockingIOError:
@@ -454,7 +453,7 @@ class _Stream(_Exchange):
             self.query.on_message(self, message)
 
     def on_stray(self) -> None:
-        """Whoever holds the connection does not speak our protocol."""
+        """End a connection whose other end does not speak DNS."""
         self._broken()
 
     def on_truncated(self) -> None:

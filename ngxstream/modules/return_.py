@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.values import ComplexValue
 
 TIMEOUT_MS: Final = 5_000  # between two writes
-UDP_RETRY_MS: Final = 10  # the listening socket's buffer is full: nobody tells when it is not
+UDP_RETRY_MS: Final = 10  # the listening socket's buffer is full: no event tells when it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Returning(Content):
         self.s.finalize(STREAM_OK)
 
     def close(self) -> None:
-        """Let go of the timers."""
+        """Cancel the timers."""
         self.is_waiting = False
         self._stop()
         if self.retry is not None:

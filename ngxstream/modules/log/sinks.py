@@ -39,7 +39,7 @@ GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
 
 
 class Complaints:
-    """What one log has to say of writes that failed. source: ngx_stream_log_write"""
+    """What one log has to say of writes that failed. Source: ngx_stream_log_write"""
 
     __slots__ = ("_full_second", "_said_ms")
 
@@ -72,10 +72,7 @@ class Complaints:
 
 
 class Buffer:
-    """Lines on their way to one file, in one worker; all logs to that file share it.
-
-    shape: size in bytes, flush_ms 0 for no timer, gzip a level or 0
-    """
+    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0."""
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
 
@@ -118,7 +115,7 @@ class Buffer:
         return data
 
     def write(self, data: bytes) -> int:
-        """Write whole lines; returns how many bytes of them went. raises: OSError"""
+        """Write whole lines; returns how many bytes of them went. Raises: OSError"""
         if not self.gzip:
             return os.write(self.file.fd, data)
         packed = zlib.compress(data, self.gzip, GZIP_WINDOW)
@@ -127,10 +124,7 @@ class Buffer:
         return len(data) if written == len(packed) else 0
 
     def flush(self, complaints: Log | None = None) -> None:
-        """Write everything now: the time is up, the file is reopened, the worker leaves.
-
-        source: ngx_stream_log_flush
-        """
+        """Write all lines now. Source: ngx_stream_log_flush"""
         data = self.drain()
         if not data:
             return
@@ -182,7 +176,7 @@ class BufferedSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Keep the line of a session, writing what stands before it if there is no room."""
+        """Buffer a session's line, writing the buffer first if it is full."""
         loop = s.loop
         if self._complaints.is_full(loop.now_ms):
             return
@@ -212,7 +206,7 @@ class PathSink:
     __slots__ = ("_complaints", "_line", "_parents", "_path")
 
     def __init__(self, path: ComplexValue, made: Format, parents: int) -> None:
-        """shape: parents is how many `..` the configuration itself has in the path"""
+        """Args: parents: how many `..` the configuration itself has in the path"""
         self._path = path
         self._complaints = Complaints()
         self._line = made
@@ -231,9 +225,7 @@ class PathSink:
             return
         line = self._line.line(s)
         path = self._path.get(s)
-        if b"\0" in path or (
-            b".." in path and path.split(b"/").count(b"..") > self._parents
-        ):
+        if b"\0" in path or (b".." in path and path.split(b"/").count(b"..") > self._parents):
             s.log_error(
                 log.ERR,
                 f'access log "{_shown(path)}" is not written: a variable brought ".." or a NUL',

@@ -44,10 +44,7 @@ class RandomSelection(drawing.DrawSelection):
 
 
 class TwoSelection(RandomSelection):
-    """Draw until there are two different usable peers, and take the less busy one.
-
-    Source: ngx_stream_upstream_get_random2_peer
-    """
+    """Take the less busy of two usable peers. Source: ngx_stream_upstream_get_random2_peer"""
 
     __slots__ = ("first",)
 
