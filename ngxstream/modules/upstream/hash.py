@@ -69,6 +69,8 @@ class HashSelection(drawing.DrawSelection):
 
     __slots__ = ("key", "hash", "rehash")
 
+    method = "hash"
+
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.key: bytes = tier.aid.key.get(s)
@@ -93,6 +95,7 @@ class ConsistentSelection(drawing.DrawSelection):
 
     __slots__ = ("place",)
 
+    method = "consistent hash"
     least = 1
     settle = round_robin.RoundRobinSelection.take_turn
 
