@@ -11,6 +11,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import include
 from ngxstream.conf.directive import Directive, Takes
 from ngxstream.conf.module import Module
+from ngxstream.core.facts import WORKERS
 from ngxstream.process import directives as process_directives
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.variables import CHANGEABLE, NOCACHEABLE, PREFIX
@@ -111,6 +112,27 @@ def variables_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def facts_page() -> str:
+    """Return docs/facts.md."""
+    lines = [
+        "# Facts",
+        "",
+        f"Printed from the records the modules declare (`{COMMAND}`); do not edit.",
+        "Counters and gauges (which go down too) that are added up over all workers. One of a",
+        "listener, a zone or a server goes on over a reload that has it too;",
+        "servers are counted where something reads it.",
+        "",
+        "| fact | of | | |",
+        "|---|---|---|---|",
+    ]
+    for module in all_modules():
+        for fact in module.facts:
+            kind = "gauge" if fact.is_gauge else "counter"
+            scope = "all workers" if fact.scope == WORKERS else f"each {fact.scope}"
+            lines.append(f"| `{fact.name}` | {scope} | {kind} | {cell(fact.doc)} |")
+    return "\n".join(lines) + "\n"
+
+
 def sentence(path: Path) -> str:
     """Return the first sentence of a module's docstring, on one line."""
     said = ast.get_docstring(ast.parse(path.read_text())) or ""
@@ -138,6 +160,7 @@ def modules_page() -> str:
 
 PAGES = {
     "directives.md": directives_page,
+    "facts.md": facts_page,
     "modules.md": modules_page,
     "variables.md": variables_page,
     "tests-of-directives.md": directives.page,

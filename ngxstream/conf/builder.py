@@ -17,7 +17,7 @@ from typing import Any
 from ngxstream.conf import directive as d
 from ngxstream.conf import include, reader
 from ngxstream.conf.module import Given, Module
-from ngxstream.core import errors, files
+from ngxstream.core import errors, facts, files
 
 
 class Scope:
@@ -86,6 +86,7 @@ class Builder:
         # names that nginx's http and mail modules know: "is not allowed here", not "unknown"
         self.elsewhere = elsewhere
         self.data: dict[str, Any] = {}
+        self.facts = facts.Facts(fact for module in self.modules for fact in module.facts)
         self.place: tuple[str, int] = ("", 0)
         self._table: dict[str, list[tuple[Module, d.Directive]]] = {}
         for module in self.modules:

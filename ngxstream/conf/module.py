@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ngxstream.conf.directive import Directive
+from ngxstream.core.facts import Fact
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Builder
@@ -34,6 +35,7 @@ class Module:
     merge: Callable[[Given, Given], object] | None = None
     # called once before anything is read: may prepare builder.data[name]
     prepare: Callable[[Builder], None] | None = None
+    facts: tuple[Fact, ...] = ()
 
     def make_conf(self, outer: Given, inner: Given) -> Any:
         """Merge what an outer and an inner block gave into a frozen conf."""

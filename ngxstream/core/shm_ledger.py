@@ -107,6 +107,14 @@ class Ledgers:
         words = memoryview(os.pread(self._fd, used * WORD, address + WORD)).cast("q")
         return [(address + WORD * n, word) for n, word in enumerate(words, 1) if word]
 
+    def words(self, at: int, count: int = 1) -> Iterator[memoryview[int]]:
+        """Yield, of each process's chunk, so many words from this one on."""
+        for start, owners in self._pages():
+            for n, pid in enumerate(owners):
+                if pid:
+                    address = start + PAGE + n * CHUNK + at * WORD
+                    yield memoryview(os.pread(self._fd, count * WORD, address)).cast("q")
+
     def free(self, address: int) -> None:
         """Take a chunk from its owner, who is dead and holds nothing any more.
 
@@ -142,6 +150,11 @@ def _owner_of(address: int) -> int:
     return group * GROUP_BYTES + (offset - PAGE) // CHUNK * WORD
 
 
+def index_of(address: int) -> int:
+    """Return which word of its chunk the one at this address is."""
+    return (address % GROUP_BYTES - PAGE) % CHUNK // WORD
+
+
 class Ledger:
     """What this process holds of a zone.
 
@@ -172,6 +185,11 @@ class Ledger:
         self._chunk = self._ledgers.claim(self.pid)
         self._view = memoryview(self._ledgers.map(self._chunk)).cast("q")
         self._left = ENTRIES
+
+    @property
+    def row(self) -> memoryview[int]:
+        """The latest chunk whole, for who knows its words by number and takes no entries."""
+        return self._view
 
     def take(self) -> Entry:
         """Return an entry whose word is 0; append it to its list when it is 0 again.

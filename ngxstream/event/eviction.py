@@ -20,6 +20,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ngxstream.core.facts import Counter
 from ngxstream.event import recycle, splice
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Eviction:
         # a descriptor for the server of a client who was accepted with the last one: an epoll
         # object, as that is closed with the loop
         self._spare: select.epoll | None = None
-        self.evicted = 0  # int: sessions ended so far
+        self.evicted = Counter()  # sessions ended so far
 
     def make(self) -> bool:
         """End one session for its slots. Returns: whether there was one that may end"""
@@ -64,7 +65,7 @@ class Eviction:
             while idle:
                 seen_ms, content = idle.pop()
                 if content.active_ms == seen_ms <= latest:
-                    self.evicted += 1
+                    self.evicted.add()
                     content.give_way()
                     return True
             if self._loop.now_ms - self._looked_ms < LOOK_MS:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ngxstream.core import codes
+from ngxstream.core import codes, facts
 from ngxstream.core.log import ALERT, CRIT, unexpected
 from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
@@ -67,6 +67,7 @@ class Loop:
         self.sessions: set[Any] = set()  # every live session, for worker_shutdown_timeout
         self.live = 0  # sessions and non-cancelable timers: what keeps a quitting worker
         self.next_number = (numbers or itertools.count(1)).__next__
+        self.cells = facts.private()  # this process's row of facts (core/facts.py)
         self.worker = 0
         self.pid = os.getpid()
         self.hostname = socket.gethostname().lower().encode()

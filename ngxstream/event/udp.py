@@ -32,6 +32,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from ngxstream.core.facts import Counter
 from ngxstream.event import (
     datagram,
     overflow,
@@ -86,7 +87,7 @@ class UdpListener:
         "answers",  # Answers
         "send_to",  # theirs
         "control_for",
-        "dropped",  # int: datagrams lost here, for want of room or of a session slot
+        "lost",  # Counter: datagrams lost here, for want of room or of a session slot
         "open",
         "stray",  # None, or called with (listener, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
@@ -109,8 +110,9 @@ class UdpListener:
         *,
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
+        lost: Counter | None = None,
     ) -> None:
-        """Args: table: shared by the listeners of one address; idle: read nothing before start()"""
+        """Args: table, lost: shared by the listeners of one address; idle: does not begin to read"""
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)
         self.sockets = loop.get(recycle.SocketPool)
@@ -129,7 +131,7 @@ class UdpListener:
         self.answers = udp_answers.Answers(self)
         self.send_to = self.answers.send_to
         self.control_for = self.answers.control_for
-        self.dropped = 0
+        self.lost = lost or Counter()
         self.open = False
         self.stray: Callable[[UdpListener, Any, Any, bytes | memoryview], bool] | None = None
         self.forward: Callable[[list[memoryview]], int] | None = None
@@ -335,7 +337,9 @@ class UdpListener:
             self._limit = min(len(self.loop.slots), limit * 2)
         if views:
             assert self.forward is not None
-            self.dropped += self.forward(views)
+            dropped = self.forward(views)
+            if dropped:
+                self.lost.add(dropped)
 
     def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what was drained from its client already."""

@@ -53,7 +53,7 @@ class Answers:
                 loop.poller.remove(listener.fd)
                 loop.register(listener.fd, self.on_room, poller.IN | poller.OUT)
         if len(self.queue) >= QUEUED:
-            listener.dropped += 1
+            listener.lost.add()
             raise BlockingIOError
         self.queue.append((c, bytes(data)))
         return len(data)
@@ -77,7 +77,7 @@ class Answers:
                 queue.appendleft((c, data))
                 break
             except OSError:
-                listener.dropped += 1  # this client's path failed; the others' datagrams go on
+                listener.lost.add()  # this client's path failed; the others' datagrams go on
             except Exception:
                 listener.loop.fault(None)
         else:

@@ -64,7 +64,7 @@ class Held:
     def keep(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Hold one datagram."""
         if self._is_full:
-            self._listener.dropped += 1
+            self._listener.lost.add()
             return
         self.datagrams.append((key, peer, local, data))
         self._size += len(data)

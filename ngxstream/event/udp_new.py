@@ -45,7 +45,6 @@ class NewClients:
         "_listener",
         "_loop",
         "_warned_ms",
-        "dropped",  # int: datagrams
         "limit",  # int: bytes that may wait
         "size",  # int: bytes that wait, each datagram's COST with them
         "waiting",  # OrderedDict: key -> deque of datagrams
@@ -56,7 +55,6 @@ class NewClients:
         self._loop: Loop = listener.loop
         self._is_posted = False
         self._warned_ms = -1000
-        self.dropped = 0
         self.limit = LEAST_BYTES
         self.size = 0
         self.waiting: OrderedDict[Any, deque[bytes]] = OrderedDict()
@@ -126,7 +124,7 @@ class NewClients:
                 views = views[1:]
                 continue
             if sink is former:  # it wants no more, and does not leave
-                listener.dropped += len(views)
+                listener.lost.add(len(views))
                 return budget, []
             former = sink
             try:
@@ -187,7 +185,7 @@ class NewClients:
 
     def _exhausted(self) -> None:
         loop = self._loop
-        self._listener.dropped += 1
+        self._listener.lost.add()
         if loop.get(eviction.Eviction).may_log() and loop.log.level >= ALERT:
             loop.log.write(
                 ALERT,
@@ -251,13 +249,12 @@ class NewClients:
 
     def _drop(self) -> None:
         """Count a datagram that is dropped, and say so once a second."""
-        self.dropped += 1
-        self._listener.dropped += 1
-        loop = self._loop
+        self._listener.lost.add()
+        loop, listener = self._loop, self._listener
         if loop.now_ms - self._warned_ms >= 1000 and loop.log.level >= WARN:
             self._warned_ms = loop.now_ms
             loop.log.write(
                 WARN,
                 "datagrams of new clients come faster than sessions can begin, server: "
-                f"{self._listener.listening.options.text}, dropped so far: {self.dropped}",
+                f"{listener.listening.options.text}, dropped so far: {listener.lost.total}",
             )

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
+from ngxstream.core.facts import Counter
 from ngxstream.event import datagram
 from ngxstream.event.udp import Drained, UdpListener
 from ngxstream.wire import proxy_protocol
@@ -116,6 +117,7 @@ class ProxiedUdpListener(UdpListener):
         believes: Callable[[Any, bytes | None], bool],
         table: dict[Any, Sink] | None = None,
         idle: bool = False,
+        lost: Counter | None = None,
     ) -> None:
         """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
@@ -127,7 +129,7 @@ class ProxiedUdpListener(UdpListener):
         self._sole: dict[Any, Any] = {}
         self._told_ms = -1000
         self._new_headers: dict[Any, ProxyHeader] = {}
-        super().__init__(loop, listening, sock, begin, table=table, idle=idle)
+        super().__init__(loop, listening, sock, begin, table=table, idle=idle, lost=lost)
 
     def choose(self) -> Callable[[int], None]:
         """Return what reads the socket."""
@@ -265,14 +267,14 @@ class ProxiedUdpListener(UdpListener):
     def _refuse(self, reason: str, peer: Any) -> None:
         """Count a datagram that is dropped, and say so once a second."""
         self.refused[reason] += 1
-        self.dropped += 1
+        self.lost.add()
         loop = self.loop
         if loop.now_ms - self._told_ms >= 1000 and loop.log.level >= ERR:
             self._told_ms = loop.now_ms
             loop.log.write(
                 ERR,
                 f"datagram from {inet.sock_ntop(peer or '')} dropped: {reason}, server: "
-                f"{self.listening.options.text}, dropped so far: {sum(self.refused.values())}",
+                f"{self.listening.options.text}, dropped so far: {self.lost.total}",
             )
 
     def enlist(self, c: Connection, sink: Sink) -> None:

@@ -17,6 +17,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import codes, errors, log, shm, shm_counts
+from ngxstream.core.facts import ZONE, Fact
 from ngxstream.stream import phases, values
 from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.core.facts import Facts
     from ngxstream.core.shm_ledger import Entry
     from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.session import Session
@@ -41,13 +43,23 @@ REJECTED_DRY_RUN: Final = b"REJECTED_DRY_RUN"
 LEVELS: Final = {"info": log.INFO, "notice": log.NOTICE, "warn": log.WARN, "error": log.ERR}
 
 
+FACTS: Final = (
+    Fact("limit_conn_passed", ZONE, "Sessions that a limit of the zone let pass."),
+    Fact("limit_conn_rejected", ZONE, "Sessions that one refused."),
+    Fact("limit_conn_rejected_dry_run", ZONE, "Sessions that one would have refused."),
+)
+
+
 class LimitZone:
     """A zone of counts as one configuration sees it."""
 
-    __slots__ = ("key", "name", "table")
+    __slots__ = ("key", "name", "passed", "rejected", "rejected_dry_run", "table")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, facts: Facts) -> None:
         self.name = name
+        self.passed, self.rejected, self.rejected_dry_run = (
+            facts.cell(fact, name) for fact in FACTS
+        )
         self.key: ComplexValue | None = None  # until its limit_conn_zone is read
         self.table: shm_counts.KeyTable | None = None  # until the cycle has made the zone
 
@@ -114,6 +126,7 @@ def handle(s: Session) -> int:
         s.set_module_ctx(NAME, PASSED)
         counted = zone.table.acquire(key, most)
         if counted:
+            s.loop.cells[zone.passed.at] += 1
             taken.counts.append((zone, key, counted))
             continue
         taken()
@@ -124,8 +137,10 @@ def handle(s: Session) -> int:
             dry = ", dry run," if conf.dry_run else ""
             s.log_error(conf.log_level, f'limiting connections{dry} by zone "{zone.name}"')
         if conf.dry_run:
+            s.loop.cells[zone.rejected_dry_run.at] += 1
             s.set_module_ctx(NAME, REJECTED_DRY_RUN)
             return codes.DECLINED
+        s.loop.cells[zone.rejected.at] += 1
         s.set_module_ctx(NAME, REJECTED)
         return codes.SERVICE_UNAVAILABLE
     if taken.counts:
@@ -184,7 +199,7 @@ def _zone(scope: Scope, name: str) -> LimitZone:
     zones: dict[str, LimitZone] = draft.data.setdefault(NAME, {})
     zone = zones.get(name)
     if zone is None:
-        zone = zones[name] = LimitZone(name)
+        zone = zones[name] = LimitZone(name, scope.builder.facts)
     return zone
 
 
@@ -256,6 +271,7 @@ MODULE = StreamModule(
         Variable("limit_conn_status", _status, NOCACHEABLE,
                  "`PASSED`, `REJECTED` or `REJECTED_DRY_RUN`."),
     ),
+    facts=FACTS,
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
     keeps=(Kept(NAME, _pack, _unpack),),
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
+from ngxstream.core.facts import Counter
 from ngxstream.event import poller
 from ngxstream.ipc import port
 from ngxstream.ipc.codec import CodecError
@@ -69,6 +70,7 @@ class Arrival:
         "_stopped",  # pids that read no more
         "holding",
         "idle",
+        "refused",  # Counter: messages
     )
 
     def __init__(
@@ -81,9 +83,10 @@ class Arrival:
         idle: bool,
         patience_ms: int = handover.START_MS,
         users: Iterable[int | None] = (),
+        refused: Counter | None = None,
     ) -> None:
         """Args: idle: others read the sockets still; patience_ms: how long this worker waits for
-        them, 0 for ever; users: of all configurations whose workers may write
+        them, 0 for ever; users: of all configurations whose workers may write; refused: messages
         """
         self._loop = loop
         self._service = service
@@ -96,6 +99,7 @@ class Arrival:
         self._done: set[int] = set()
         self._deadline_ms = loop.now_ms + patience_ms if patience_ms else 0
         self._limit_ms = 0
+        self.refused = refused or Counter()
         self._refused = 0
         self._refused_ms = loop.now_ms
         self._settled: list[Callable[[], None]] = []
@@ -167,6 +171,7 @@ class Arrival:
         if now_ms - self._refused_ms >= 1000:
             self._refused_ms, self._refused = now_ms, 0
         self._refused += 1
+        self.refused.add()
         if self._refused <= REFUSALS:
             self._log.error(log.WARN, f"a worker's message was refused: {error}")
 
@@ -310,7 +315,7 @@ class Arrival:
             box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])
             box.pump()
         else:
-            listener.dropped += 1
+            listener.lost.add()
         return True
 
     def _end_of_strays(self) -> None:

@@ -230,7 +230,8 @@ class Children:
             return
         master = self._master
         cycles = (master.cycle, *master.old)
-        zones = [master.generations.zone, *(zone for one in cycles for zone in one.zones.zones())]
+        zones = [master.generations.zone, master.cycle.rows.zone]
+        zones += (zone for one in cycles for zone in one.zones.zones())
         to = master.cycle.log
         done = shm.reclaim(zones, pid, lambda text: to.error(log.ALERT, text))
         if not done and tries:

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Final
 from ngxstream import modules
 from ngxstream.conf import builder, directive, error_log, reader
 from ngxstream.conf import files as conf_files
-from ngxstream.core import errors, files, log, shm, shm_zones
+from ngxstream.core import errors, files, log, shm, shm_facts, shm_zones
 from ngxstream.event import listening
 from ngxstream.event.inherited import merge
 from ngxstream.process import directives, elsewhere, events, pidfile, system
+from ngxstream.stream import core_facts
 
 if TYPE_CHECKING:
     from ngxstream.core.inet import ListenKey
@@ -54,6 +55,7 @@ class Reading:
         "stream",  # StreamConf | None
         "zones",  # shm_zones.ZoneTable, not built
         "files",  # files.OpenFiles, not opened
+        "facts",  # facts.Facts, nothing is counted
         "capabilities",  # frozenset[str]: what a worker that gives root up keeps
     )
 
@@ -75,6 +77,7 @@ class Reading:
         )
         self.zones = building.data["zones"] = shm_zones.ZoneTable()
         self.files = building.data["files"] = files.OpenFiles()
+        self.facts = building.facts
         self.sources: list[reader.Source] = []
         scope = builder.Scope(building, directive.MAIN)
         if options.directives:
@@ -114,6 +117,8 @@ class Cycle:
         "lingering",  # list[Listening]: UDP addresses of former cycles whose sessions go on
         "inherited",  # Sequence[Listening]: what came with the process; only the first cycle's
         "serial",  # shm.Serial: connection numbers, one for all cycles of a master
+        "facts",  # facts.Facts
+        "rows",  # shm_facts.Rows: what they count in, one for all cycles of a master
         "workers",  # int: processes that serve (1 without a master)
         "is_heir",  # bool: workers of a dead master are to hand their UDP clients over
         "refused",  # int: cycles that had workers for a moment, and were to follow this one
@@ -145,7 +150,9 @@ class Cycle:
             to.error(log.WARN, 'no "stream" block in configuration, nothing is served')
         self.zones = reading.zones
         self.files = reading.files
+        self.facts = reading.facts
         self.serial: shm.Serial = old.serial if old is not None else shm.Serial()
+        self.rows: shm_facts.Rows = old.rows if old is not None else shm_facts.Rows()
         self.workers = max(1, self.main.worker_processes) if self.main.master_process else 1
         self.inherited = inherited
         self.listenings: list[Listening] = []
@@ -157,6 +164,7 @@ class Cycle:
             self._make_pid_file(old)
             self.files.open_all()
             self.zones.build(old.zones if old is not None else None)
+            self.facts.attach(self.rows)
             if orphaned is not None:
                 inherited = self.inherited = merge(orphaned(self), inherited)
             self.listenings = listening.open_all(
@@ -194,7 +202,9 @@ class Cycle:
         self.stream = reading.stream
         self.zones = reading.zones
         self.files = reading.files
+        self.facts = reading.facts
         self.serial = beside.serial
+        self.rows = beside.rows
         self.workers = max(1, self.main.worker_processes)
         self.inherited = ()
         self.is_heir = False
@@ -203,6 +213,7 @@ class Cycle:
         self.log = self._make_logs(beside.log)
         self.files.open_all()
         self.zones.build(beside.zones)
+        self.facts.attach(self.rows)
         known = {one.options.key: one for one in (*beside.listenings, *beside.lingering)}
         self.listenings = []
         for conf in self.stream.listenings if self.stream is not None else ():
@@ -264,6 +275,8 @@ class Cycle:
             and (old is not None or one.options.key in wanted)
             and not any(id(sock) in kept for sock in one.socks)
         ]
+        for one in self.lingering:
+            self.facts.cell(core_facts.DROPPED, core_facts.label_of(one.options))
 
     def _before(self, old: Cycle | None) -> list[Listening]:
         """Return what was listened at before this cycle."""
@@ -314,6 +327,7 @@ class Cycle:
     def abandon(self, old: Cycle | None) -> None:
         """Undo the build; the old cycle has everything it had."""
         listening.abandon(self.listenings)
+        self.facts.attach(None)
         self.zones.close(keep=old.zones if old is not None else None)
         self.files.close_all()
         if self._new_pid:
@@ -325,6 +339,7 @@ class Cycle:
 
         Args: others: all cycles that still have workers
         """
+        self.facts.attach(None)
         kept = {id(zone) for other in others for zone in other.zones.zones()}
         for zone in self.zones.zones():
             if id(zone) not in kept:

@@ -18,6 +18,7 @@ from ngxstream.conf import error_log, units
 from ngxstream.conf.directive import MAIN, Directive
 from ngxstream.conf.module import Module
 from ngxstream.core import errors, files
+from ngxstream.core.facts import WORKERS, Fact
 from ngxstream.process import elsewhere, events
 from ngxstream.process.options import LOCK_PATH, PID_PATH
 
@@ -249,7 +250,8 @@ MAIN_DIRECTIVES: Final = (
               "Accepted; certificates are read anew on a reload.", default="on"),
 )
 
-MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf)
+REFUSED: Final = Fact("messages_refused", WORKERS, "Messages between workers that were refused.")
+MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf, facts=(REFUSED,))
 MODULES: Final = (MAIN_MODULE, events.MODULE, elsewhere.MODULE)
 
 

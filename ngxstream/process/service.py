@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
+from ngxstream.event import eviction, poller, wakeups
 from ngxstream.event import loop as loops
-from ngxstream.event import poller, wakeups
 from ngxstream.event.accept import BURST, TcpListener
 from ngxstream.event.udp import UdpListener
 from ngxstream.event.udp_proxied import ProxiedUdpListener
 from ngxstream.modules.proxy import udp_one_way
-from ngxstream.stream import travel
+from ngxstream.stream import core_facts, travel
 
 if TYPE_CHECKING:
     from ngxstream.core.inet import ListenKey, SockAddr
@@ -68,6 +68,8 @@ class Service:
         """
         self.cycle = cycle
         self.loop = loop
+        loop.cells = cycle.rows.cells
+        loop.get(eviction.Eviction).evicted = cycle.facts.counter(core_facts.EVICTED)
         self.worker = worker
         self.tcp_listeners: list[TcpListener] = []
         self.udp_listeners: list[UdpListener] = []
@@ -125,8 +127,11 @@ class Service:
         make: Callable[..., UdpListener] = UdpListener
         if believes is not None:
             make = functools.partial(ProxiedUdpListener, believes=believes)
+        lost = self.cycle.facts.counter(
+            core_facts.DROPPED, core_facts.label_of(listening.options)
+        )
         added = [
-            make(self.loop, listening, sock, begin, table=table, idle=idle)
+            make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)
         ]
         self.udp_listeners += added

@@ -24,7 +24,7 @@ from ngxstream.event import poller
 from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
 from ngxstream.process import departure as departures
-from ngxstream.process import handover, rendezvous, signals, system
+from ngxstream.process import directives, handover, rendezvous, signals, system
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
 
@@ -161,6 +161,7 @@ class Worker:
             users=[
                 known.main.user.uid for known in (cycle, *context.former) if known.main.user
             ],
+            refused=cycle.facts.counter(directives.REFUSED),
         )
         self.arrival.when_settled(self._settle)
 
@@ -196,7 +197,8 @@ class Worker:
             if self.siblings is None:  # nobody else gives back what they held
                 cycles = (self.cycle, *self.context.former)
                 zones = [zone for cycle in cycles for zone in cycle.zones.zones()]
-                self.siblings = Siblings(self.loop, [self.context.generations.zone, *zones])
+                zones += [self.context.generations.zone, self.cycle.rows.zone]
+                self.siblings = Siblings(self.loop, zones)
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""

@@ -14,7 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.stream import phases, preread, proxy_protocol, servers, session, tracing
+from ngxstream.stream import (
+    core_facts,
+    phases,
+    preread,
+    proxy_protocol,
+    servers,
+    session,
+    tracing,
+)
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -132,6 +140,8 @@ class AddressConf:
             self.begin = self.default_server.handler or phases.run_content
         if self.proxy_protocol and not draft.options.is_udp:  # whose header the listener reads
             self.begin = proxy_protocol.begin
+        if any(server.watched for server in self.servers):
+            self.begin = core_facts.watching(self.begin)
 
 
 class ListeningConf:
@@ -215,6 +225,9 @@ def listenings(draft: StreamDraft) -> list[ListeningConf]:
                 shared.addresses = {}
             conf.text = shared.options.text
             shared.addresses[inet.host_of(options.sockaddr)] = conf
+    for listening in found:
+        if listening.options.is_udp:
+            draft.builder.facts.cell(core_facts.DROPPED, core_facts.label_of(listening.options))
     # a system call less for every connection; `pass` may bring one to any server
     if all(server.core.tcp_nodelay for server in draft.servers):
         for listening in found:

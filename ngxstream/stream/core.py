@@ -19,6 +19,7 @@ from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
 from ngxstream.core.log import DEBUG
 from ngxstream.stream import (
+    core_facts,
     listen,
     preread,
     resolver_conf,
@@ -76,6 +77,7 @@ class ServerConf:
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
         self.rechecks: tuple[Handler, ...] = ()  # of a session that selects it by name
+        self.watched: core_facts.Watched | None = None
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
@@ -169,6 +171,7 @@ class StreamConf:
         self.servers = tuple(draft.servers)
         self.upstreams = draft.upstreams
         self.variables = draft.variables
+        self.facts = draft.builder.facts
         self.data = draft.data
         self.listenings = tuple(listenings(draft))
 
@@ -290,5 +293,6 @@ MODULE = StreamModule(
     directives=DIRECTIVES,
     conf=CoreConf,
     variables=VARIABLES,
-    keeps=(*session.KEEPS, *preread.KEEPS),
+    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS),
+    facts=core_facts.FACTS,
 )

@@ -13,10 +13,12 @@ from ngxstream import modules
 from ngxstream.conf import reader
 from ngxstream.conf.builder import Builder
 from ngxstream.conf.files import Memory
+from ngxstream.conf.module import Module
 from ngxstream.core import errors
 from ngxstream.core.files import OpenFiles
 from ngxstream.core.log import DEBUG, Log
 from ngxstream.core.log import NAMES as LEVELS
+from ngxstream.core.shm_facts import Rows
 from ngxstream.core.shm_zones import ZoneTable
 from ngxstream.event import accept, listening
 from ngxstream.event.loop import Loop, PoisoningLoop
@@ -40,15 +42,25 @@ class Built:
     files: OpenFiles = field(default_factory=OpenFiles)
 
 
-def build(text: str, *, prefix: str = "/p/", others: dict[str, bytes] | None = None) -> Built:
+def build(
+    text: str,
+    *,
+    prefix: str = "/p/",
+    others: dict[str, bytes] | None = None,
+    more: tuple[Module, ...] = (),
+) -> Built:
     """Judge the text of a configuration (the events block may be missing).
 
-    shape: prefix is where logs go; others are files to include, by full path below /p/conf/
+    Args:
+        text: with @names@ filled in
+        prefix: where logs go
+        others: files to include, by full path below /p/conf/
+        more: modules besides those of the program
     """
     warnings: list[str] = []
     made = Built(None, "", warnings)
     builder = Builder(
-        modules.ALL,
+        (*modules.ALL, *more),
         prefix=prefix,
         conf_prefix="/p/conf/",
         warn=lambda level, message: warnings.append(f"[{level}] {message}"),
@@ -102,6 +114,9 @@ class Hall:
         self.target = LogTarget()
         self.log = Log([self.target])
         self.loop = PoisoningLoop(self.log)
+        self.rows = Rows()
+        self.conf.facts.attach(self.rows)
+        self.loop.cells = self.rows.cells
         self.conf.use_main_log(self.log, lambda specs: self.log)
         self.sessions: list[Session] = []
         self.socks: list[socket.socket] = []
@@ -123,6 +138,12 @@ class Hall:
             return s
 
         return begin_and_note
+
+    def facts(self, label: str = "") -> dict[str, int]:
+        """Return the facts that have this label and are not 0."""
+        return {
+            cell.fact.name: n for cell, n in self.conf.facts.totals() if n and cell.label == label
+        }
 
     def port(self, name: str) -> int:
         """Return the port that ``@name@`` stands for."""

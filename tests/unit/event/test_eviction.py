@@ -42,7 +42,7 @@ def test_the_idle_longest_stranger_goes_first(plan, wanted) -> None:
     friends = sorted((i for i, talks in plan if talks and i >= 1000), reverse=True)
     expected = strangers if strangers or young * 16 >= loop.connections else friends
     made = [eviction.make() for _ in range(wanted)]
-    assert min(wanted, len(expected)) == sum(made) == eviction.evicted
+    assert min(wanted, len(expected)) == sum(made) == eviction.evicted.own
     assert expected[: len(loop.gone)] == [loop.now_ms - c.active_ms for c in loop.gone]
 
 

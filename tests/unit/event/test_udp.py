@@ -132,7 +132,7 @@ def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> N
         for _ in range(5):
             sock = stack.enter_context(socket.socket(socket.AF_INET, UDP))
             sock.sendto(b"x", listener.address)
-        run_until(loop, lambda: listener.listener.dropped == 4)
+        run_until(loop, lambda: listener.listener.lost.own == 4)
         alerts = [text for _, text in loop.log.lines if "worker_connections" in text]
         assert [
             "1 worker_connections are not enough while accepting new connection on "
@@ -287,7 +287,7 @@ def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> No
     assert [[b"0", b"1"] if i in several else [b"0"] for i in range(60)] == [
         room.got(sock) for sock in new
     ]
-    assert [0, 0] == [room.listener.dropped, room.listener.new.size]
+    assert [0, 0] == [room.listener.lost.own, room.listener.new.size]
     assert not room.loop.posted
 
 
@@ -335,7 +335,7 @@ def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
         while loop.posted:
             loop.turn(0)
         assert [sent] * 12 == [room.got(sock) for sock in new]
-        assert [0, 0] == [room.listener.dropped, room.listener.new.size]
+        assert [0, 0] == [room.listener.lost.own, room.listener.new.size]
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -407,8 +407,8 @@ def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(roo
         most = max(most, room.listener.new.size)
     assert [b"first", *[b"y"] * 10] == room.got(room.known[0])
     assert 0 < most <= room.listener.new.limit + udp_new.COST + 100
-    assert room.listener.dropped > 0
-    assert 200 == room.listener.dropped + len(room.keepers) - 3
+    assert room.listener.lost.own > 0
+    assert 200 == room.listener.lost.own + len(room.keepers) - 3
     (told,) = [text for level, text in room.loop.log.lines if level == udp_new.WARN]
     assert "come faster than sessions can begin" in told
     assert 0 == room.listener.new.size
@@ -480,7 +480,7 @@ def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
     assert 5 == len(held)  # the one that passes the bound is kept
     key, peer, local, data = held[0]
     room.listener.keep(key, peer, local, data)
-    assert (5, 1) == (len(room.listener.held.datagrams), room.listener.dropped)
+    assert (5, 1) == (len(room.listener.held.datagrams), room.listener.lost.own)
     room.listener.start()
     room.turn_until_all_is_read()
     assert [b"%d" % n for n in range(8)] == [data[:1] for data in room.got(room.known[0])[1:]]
@@ -498,7 +498,7 @@ def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.Monke
     assert (False, 4) == (room.listener.open, len(room.listener.held.datagrams))
     key, peer, local, data = room.listener.held.datagrams[0]
     room.listener.keep(key, peer, local, data)
-    assert (4, 1) == (len(room.listener.held.datagrams), room.listener.dropped)
+    assert (4, 1) == (len(room.listener.held.datagrams), room.listener.lost.own)
 
 
 def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
@@ -527,7 +527,7 @@ def test_only_so_many_answers_wait_for_room(room: Room) -> None:
         assert 1 == room.listener.send_to(c, b"%d" % (n % 10))
     with pytest.raises(BlockingIOError):
         room.listener.send_to(c, b"x")
-    assert (udp_answers.QUEUED, 1) == (len(room.listener.answers.queue), room.listener.dropped)
+    assert (udp_answers.QUEUED, 1) == (len(room.listener.answers.queue), room.listener.lost.own)
     room.listener.answers.on_room(0)
     assert not room.listener.answers.queue
 
@@ -541,4 +541,4 @@ def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: R
     room.turn_until_all_is_read()
     assert 2 >= len(taken)
     assert {b"mine"} == set(taken)
-    assert 1 == room.listener.dropped
+    assert 1 == room.listener.lost.own

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.core.facts import Counter
 from ngxstream.event import udp_new
 from tests.support.engine import engine
 
@@ -17,7 +18,7 @@ class Beginner(udp_new.NewClients):
     def __init__(self, loop: Any, quota: int) -> None:
         options = SimpleNamespace(text="here")
         self.listener: Any = SimpleNamespace(
-            loop=loop, accepts=True, dropped=0, listening=SimpleNamespace(options=options)
+            loop=loop, accepts=True, lost=Counter(), listening=SimpleNamespace(options=options)
         )
         super().__init__(self.listener)
         self.quota = quota
@@ -73,7 +74,7 @@ def test_every_client_s_datagrams_begin_what_they_begin_in_order(plan, quota, tu
         assert all(
             len(session) == quota for own in new.sessions.values() for session in own[:-1]
         )
-        assert (0, 0, 0) == (new.size, len(new.waiting), new.dropped)
+        assert (0, 0, 0) == (new.size, len(new.waiting), new.listener.lost.own)
 
 
 def test_who_came_first_begins_first() -> None:
@@ -109,7 +110,7 @@ def test_what_waits_has_a_bound_and_what_was_held_is_not_lost_to_it() -> None:
         new.limit = 3 * (udp_new.COST + 10)
         for n in range(6):
             put(new, n, bytes(10))
-        assert ([0, 1, 2], 3, 3) == (list(new.waiting), new.dropped, new.listener.dropped)
+        assert ([0, 1, 2], 3) == (list(new.waiting), new.listener.lost.own)
         put(new, "held", bytes(10), is_bounded=False)
         assert 4 == len(new.waiting)
         (told,) = loop.log.lines

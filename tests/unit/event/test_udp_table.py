@@ -260,7 +260,7 @@ class TableMachine(RuleBasedStateMachine):
     def nothing_else_happened(self) -> None:
         """Slots, losses and what was passed on are as they should be."""
         assert SLOTS - self._living() == self.loop.free_connections
-        assert self.listener.dropped == 0
+        assert self.listener.lost.own == 0
         assert self.model_passed == self.passed
         assert [] == [text for level, text in self.loop.log.lines if "exception" in text]
 

@@ -99,6 +99,7 @@ def test_a_session_over_the_limit_is_refused(made: Limited) -> None:
     third.close()
     assert 0 == made.total("z", KEY)
     assert ["REJECTED 503", "PASSED 200", "PASSED 200", "PASSED 200"] == made.logged()
+    assert {"limit_conn_passed": 3, "limit_conn_rejected": 1} == made.hall.facts("z")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,7 @@ def test_a_dry_run_refuses_nobody(made: Limited) -> None:
     assert 1 == made.total("z", KEY)
     made.leave(second, 1)
     assert ["REJECTED_DRY_RUN 200"] == made.logged()
+    assert {"limit_conn_passed": 1, "limit_conn_rejected_dry_run": 1} == made.hall.facts("z")
     assert 1 == made.total("z", KEY)
     made.leave(first, 0)
     assert 0 == made.total("z", KEY)

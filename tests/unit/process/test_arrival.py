@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ngxstream.core.facts import Counter
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
 from ngxstream.event.udp import UdpListener
@@ -249,7 +250,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     listening = Listening(options)
     listening.socks = [None, None]  # type: ignore[list-item]
     listening.is_steered = True
-    listener: Any = SimpleNamespace(listening=listening, dropped=0)
+    listener: Any = SimpleNamespace(listening=listening, lost=Counter())
     put: list[Any] = []
     box = SimpleNamespace(waiting=0, put=lambda *words: put.append(words), pump=lambda: None)
     results = []
@@ -271,7 +272,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     for worker in (0, 1):
         new._service.worker = worker
         arrival.Arrival.stray(new, listener, peer, peer, b"x")
-    assert (8, 1) == (len(put), listener.dropped)
+    assert (8, 1) == (len(put), listener.lost.own)
 
 
 def test_go_takes_the_mail_first() -> None:

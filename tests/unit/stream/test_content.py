@@ -17,7 +17,7 @@ import pytest
 import ngxstream
 from ngxstream.modules import ALL, limit_conn, realip
 from ngxstream.modules.proxy.udp_state import NEVER_GRO
-from ngxstream.stream import content, session
+from ngxstream.stream import content, core_facts, session
 from ngxstream.stream.content import Content
 from ngxstream.stream.module import StreamModule
 from tests.support import moving
@@ -195,7 +195,11 @@ def test_what_is_not_declared_is_found() -> None:
 # -- there and back --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [key for key, kept in KEEPS.items() if kept.pack is not None])
+# of who is counted the fact moves, what counts is each process's own: test_core_facts.py
+@pytest.mark.parametrize(
+    "key",
+    [key for key, kept in KEEPS.items() if kept.pack is not None and key != core_facts.WATCHED],
+)
 def test_what_a_module_keeps_moves(world: World, key: str) -> None:
     """The session that comes has what the one that left had."""
     world.old.only_session().set_module_ctx(key, KEPT[key])

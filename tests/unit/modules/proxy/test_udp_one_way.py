@@ -51,7 +51,7 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
                 got.append(owned.owner_of(servers[1].recv(4096)))
         assert 6 == len(got)
         assert got == sorted((1, n) for n in range(12) if (1, n) in got)
-        assert 5 == listener.dropped
+        assert 5 == listener.lost.own
         assert hall.alerts()
 
 
