@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ngxstream.core import inet
 from ngxstream.core.log import DEBUG
 from ngxstream.event import tls, tracing
-from ngxstream.stream import phases
+from ngxstream.stream import phases, session
 
 if TYPE_CHECKING:
     from ngxstream.stream.phases import Engine, Handler
@@ -44,7 +44,7 @@ def watch(s: Session) -> None:
 
 
 def _ended(s: Session) -> None:
-    if s.ctx is not None:  # no other session, or process, goes on with the connection
+    if s.module_ctx(session.TRACE) is not None:  # no other session, or process, goes on with the connection
         s.log_plain(DEBUG, f"finalize stream session: {s.status}")
         s.log_plain(DEBUG, f"close stream connection: {s.c.fd}")
 

@@ -18,19 +18,22 @@ from ngxstream.stream.session import Session
 
 if TYPE_CHECKING:
     from ngxstream.conf.module import Given
+    from ngxstream.modules.proxy.handler import Proxy
 
 
 def handle(s: Session) -> None:
     """Proxy a session to an upstream of the configuration. Source: ngx_stream_proxy_handler"""
-    make = UdpProxy if s.c.is_udp else TcpProxy
-    proxy = s.content = traced.make(s) if s.log.level >= DEBUG else make(s)
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
+    s.content = proxy
     proxy.start()
 
 
 def handle_target(s: Session) -> None:
     """Proxy a session to where the variables of its proxy_pass point."""
-    make = UdpProxy if s.c.is_udp else TcpProxy
-    proxy = s.content = traced.make(s) if s.log.level >= DEBUG else make(s)
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
+    s.content = proxy
     s.server.proxy.target.begin(proxy)
 
 
