@@ -44,7 +44,7 @@ def watch(s: Session) -> None:
 
 
 def _ended(s: Session) -> None:
-    if s.module_ctx(session.TRACE) is not None:  # no other session, or process, goes on with the connection
+    if s.module_ctx(session.TRACE) is not None:  # the connection ends with it
         s.log_plain(DEBUG, f"finalize stream session: {s.status}")
         s.log_plain(DEBUG, f"close stream connection: {s.c.fd}")
 
