@@ -226,6 +226,7 @@ class _Parse:
             lexed.close()
 
     def _run(self, lexed: Iterator[tuple[str, int, bool]]) -> None:
+        """Make statements of crossplane's tokens."""
         block = self.top
         words: list[str] = []
         quoted: list[bool] = []

@@ -275,6 +275,7 @@ class Arrival:
             listener.hold()
 
     def _open(self) -> None:
+        """Read the sockets as ever, after what was held."""
         self.holding = False
         for listener in self._service.udp_listeners:
             listener.start()

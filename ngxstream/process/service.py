@@ -73,6 +73,8 @@ class Service:
         self._current = frozenset(cycle.listenings)
         self._listeners: dict[ListenKey, UdpListener] = {}
         for known in (cycle, *former):
+            for file in known.files:
+                file.gather(loop.lines)
             if known.stream is not None:
                 self.places.add(known.generation, known.stream, known.listenings)
         for listening in cycle.lingering:

@@ -1,9 +1,9 @@
-"""What the names of an upstream stand for, written down once for all workers, and who asks for it.
+"""The addresses of an upstream's names, in memory that all workers share, and their resolution.
 
 Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_resolve_handler
 (ngx_stream_upstream_zone_module.c).
 
-1. What a name stands for is in memory that all workers and the next configuration share, with a
+1. The addresses of a name are in memory that all workers and the next configuration share, with a
    number that counts the changes.
 2. A name is asked for once, however many workers there are. Each of them looks from time to time
    whether it is due; the first that finds it so claims it for as long as a lookup may take. A
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 
-HALF: Final = 1 << 16  # bytes that what a name stands for may take: some 1700 addresses
+HALF: Final = 1 << 16  # bytes that the addresses of a name may take: some 1700 addresses
 STAGGER_MS: Final = 100  # between the workers' looks at the time
 SPARE_MS: Final = 1000  # added to the time an answer holds. Source: nginx
 
@@ -77,7 +77,7 @@ class Group(Protocol):
 
 
 class Entry(NamedTuple):
-    """One address a name stands for.
+    """One address of a name.
 
     port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms is when
     a DNS server first answered that its name does not exist (CLOCK_MONOTONIC), 0 for never.
@@ -94,7 +94,7 @@ class Entry(NamedTuple):
 
 
 class Record:
-    """What one name stands for, in memory that forks share; use it under the zone's lock.
+    """The addresses of one name, in memory that forks share; use it under the zone's lock.
 
     Written in two halves by turns: a worker that dies while it writes leaves the other half.
     Workers of another user can write it too: what they spoil reads as no addresses.
@@ -186,10 +186,7 @@ class Name:
     # -- what it stands for --------------------------------------------------------------------
 
     def share(self, models: dict[str, Record]) -> None:
-        """Find the record of an earlier configuration or make one. Before the workers are forked.
-
-        Args: models: the records that there are, by origin; what is made is added.
-        """
+        """Find or make the record, before the fork, and add it to the models by origin."""
         table = self.group.table
         records = table.names
         record = records.get(self.key)
@@ -318,9 +315,9 @@ class Name:
             self.free_claim(retry_ms)
 
     def publish(self, answer: Answer) -> int:
-        """Write down what the name stands for now: what stays keeps its place and its row.
+        """Record the addresses of now: what stays keeps its place and its row.
 
-        Returns: for how many ms more something is held whose name does not exist, 0 for nothing.
+        Returns: for how many ms more an address is held whose name does not exist
         """
         with self.group.table.zone.lock:
             before = self.record.read()
@@ -352,10 +349,7 @@ class Name:
         return left_ms
 
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
-        """Return the addresses of an answer as they are written down.
-
-        A service's records of the lowest priority are primaries, the others backups.
-        """
+        """Make entries; records of a service's lowest priority are primaries, others backups."""
         if not self.spec.service:
             return [Entry(found.family, found.host, 0, 1, False, "", -1) for found in addresses]
         lowest = min((found.priority for found in addresses), default=0)

@@ -37,12 +37,9 @@ def test_a_module_says_what_it_owns(path: Path) -> None:
 
 
 SECTIONS = re.compile(r"(?<![\w-])(shape|returns|source): |(?<![\w-])raises: \w")
-SPELLED = ("__", "stream", "conf", "core", "process")  # the others are being converted
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if source_id(p).startswith(SPELLED)], ids=source_id
-)
+@every_source
 def test_sections_of_docstrings_are_capitalised(path: Path) -> None:
     """`Args:`, `Returns:`, `Raises:`, `Source:`, as the Google style spells them."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -123,7 +120,7 @@ def changes(function: ast.AST, names: set[str]) -> list[str]:
     "path", [p for p in SOURCES if source_id(p).startswith(HOT)], ids=source_id
 )
 def test_no_state_lives_in_a_module(path: Path) -> None:
-    """No function of the layers below process/ changes what a module's own name is bound to."""
+    """No function below process/ changes what a module's own name is bound to."""
     tree = tree_of(path)
     names = module_names(tree)
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -1,4 +1,4 @@
-"""The one law of the house: imports walk down. Read from the source, nothing is imported."""
+"""Imports walk down the layers. Read from the source, nothing is imported."""
 
 import ast
 import graphlib
@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ngxstream"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the lowest to the highest; conf, event and ipc stand side by side.
+# From the lowest to the highest; conf, event and ipc stand side by side, none imports another.
 LAYERS = {
     "core": 0, "wire": 1, "conf": 2, "event": 2, "ipc": 2, "stream": 3, "modules": 4, "process": 5
 }
-# The only door to a third party's code.
+# The only module that imports what is not of the standard library.
 THIRD_PARTY = {"crossplane": "conf/reader.py"}
 
 
@@ -75,10 +75,10 @@ def full_name(found: Import) -> str:
 
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=source_id)
-# Without the entry point and the list of all modules.
+# Without __init__.py and __main__.py of the package, and the list of all modules.
 INSIDE = [p for p in SOURCES if "/" in source_id(p)]
-ROOMS = [p for p in INSIDE if source_id(p).startswith("modules/")]
-ROOMS.remove(PACKAGE / "modules" / "__init__.py")
+FEATURES = [p for p in INSIDE if source_id(p).startswith("modules/")]
+FEATURES.remove(PACKAGE / "modules" / "__init__.py")
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=source_id)
@@ -98,8 +98,8 @@ def test_imports_walk_down(path: Path) -> None:
     assert [] == climbed
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=source_id)
-def test_features_import_no_other_features(path: Path) -> None:
+@pytest.mark.parametrize("path", FEATURES, ids=source_id)
+def test_features_import_no_other_feature(path: Path) -> None:
     """A feature imports no other feature; what two share is one layer down."""
     own = source_id(path).removesuffix(".py").split("/")
     crossed = []
