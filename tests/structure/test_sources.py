@@ -36,7 +36,7 @@ def test_a_module_says_what_it_owns(path: Path) -> None:
     assert len(said.split()) >= 3, "the module's docstring"
 
 
-SECTIONS = re.compile(r"(?<![\w-])(shape|returns|source): |(?<![\w-])raises: \w")
+SECTIONS = re.compile(r"(^|\. )\s*(shape|returns|raises|source): ", re.MULTILINE)
 
 
 @every_source
