@@ -290,10 +290,6 @@ DIRECTIVES = (
 )
 
 MODULE = StreamModule(
-    name="core",
-    directives=DIRECTIVES,
-    conf=CoreConf,
-    variables=VARIABLES,
-    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS),
-    facts=core_facts.FACTS,
+    name="core", directives=DIRECTIVES, conf=CoreConf, variables=VARIABLES,
+    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS), facts=core_facts.FACTS,
 )

@@ -61,24 +61,17 @@ _NUMBERS: Final = (
     "start_ms", "connect_ms", "first_byte_ms", "session_ms", "bytes_sent", "bytes_received"
 )
 _STATE: Final = Record(
-    "record of an attempt",
-    Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
+    "record of an attempt", Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
     Field(2, "peer_name", _WORD, ""),
 )
 _CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
 _NAMED: Final = Record("module's value", Field(1, "name", _WORD), Field(2, "value", _OWN))
 _HEADER: Final = Record(
-    "PROXY header",
-    Field(1, "version", codec.Int(1, 2)),
-    Field(2, "command", codec.Int(0, 15)),
-    Field(3, "family", codec.Int(0, 15)),
-    Field(4, "transport", codec.Int(0, 15)),
-    Field(5, "length", codec.Int(0, 1 << 17)),
-    Field(6, "has_client", codec.BOOL, False),
-    Field(7, "src_addr", codec.Text(256), ""),
-    Field(8, "src_port", codec.Int(0, 65_535), 0),
-    Field(9, "dst_addr", codec.Text(256), ""),
-    Field(10, "dst_port", codec.Int(0, 65_535), 0),
+    "PROXY header", Field(1, "version", codec.Int(1, 2)), Field(2, "command", codec.Int(0, 15)),
+    Field(3, "family", codec.Int(0, 15)), Field(4, "transport", codec.Int(0, 15)),
+    Field(5, "length", codec.Int(0, 1 << 17)), Field(6, "has_client", codec.BOOL, False),
+    Field(7, "src_addr", codec.Text(256), ""), Field(8, "src_port", codec.Int(0, 65_535), 0),
+    Field(9, "dst_addr", codec.Text(256), ""), Field(10, "dst_port", codec.Int(0, 65_535), 0),
     Field(11, "tlvs", codec.Bytes(1 << 16), b""),
 )
 # generation, address, server, $connection, bytes received, sent, family, passes, start (ms)
