@@ -1,14 +1,14 @@
-"""What a session takes with it to another process, but for its content: packed and unpacked.
+"""The hand-over record of a session, without its content: packed and unpacked.
 
-nginx has no counterpart: there a session ends with its process's interest in it.
+nginx has no counterpart: there a session never leaves its process.
 
 Both processes are forks of one master and have the configuration the session began under in
 memory, so that a session names its settings by place: the generation of the configuration, the
 listen address and the server by their numbers. Everything else is values of a schema. What a module
 keeps about a session, it packs and unpacks itself (StreamModule.keeps).
 
-The other process may run as another user: what it says names nothing but places that exist, and
-stays a session of the shape it claims.
+The other process may run as another user: a record is refused if it names a place that does not
+exist or has a value that no session can have.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class PackedSession:
     __slots__ = ("_values", "address", "key", "listening", "number", "server", "stream")
 
     def __init__(self, data: bytes, places: Places) -> None:
-        """Look at what another process says of a session.
+        """Check a record that another process has sent.
 
         Raises: KeyError when its configuration is unknown here, CodecError for what is no session
         """

@@ -62,7 +62,7 @@ class Variable:
 
 
 def not_found(s: Session) -> bytes | None:
-    """Get nothing: what a named capture is before its regex matched."""
+    """Return None: the value of a named capture before its regex matched."""
     return None
 
 
