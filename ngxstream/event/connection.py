@@ -6,6 +6,7 @@ Answers for ngx_connection_t (src/core/ngx_connection.h), client side.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from ngxstream.core import codes
@@ -13,19 +14,39 @@ from ngxstream.core import codes
 if TYPE_CHECKING:
     from ngxstream.core.inet import SockAddr
     from ngxstream.event.listening import Listening
+    from ngxstream.event.recycle import SocketPool
     from ngxstream.event.tls import Transport
+    from ngxstream.event.udp_clients import Sink
 
-    Stream: TypeAlias = socket.SocketType | Transport  # connected; what stands for a socket too
+    Stream: TypeAlias = socket.SocketType | Transport  # connected; a TLS transport has its methods
 
 
 class Table(Protocol):
-    """Where a UDP client is listed, so that its datagrams find their session."""
+    """Where a UDP client is listed, so that its datagrams find their session (event/udp.py)."""
+
+    family: int
+    sockets: SocketPool  # towards the servers of its clients
+
+    def send_to(self, c: Connection, data: bytes, /) -> int:
+        """Send one datagram to the client."""
+
+    def control_for(self, c: Connection, /) -> list[tuple[int, int, bytes]] | None:
+        """Return the control data that an answer to the client carries."""
+
+    def again(self, c: Connection, views: list[memoryview], /) -> None:
+        """Take datagrams of a client that its session kept before it was ready for any."""
+
+    def enlist(self, c: Connection, sink: Sink) -> None:
+        """Send a client's datagrams to a sink from now on."""
+
+    def go_on(self, c: Connection, run: Callable[[], None]) -> None:
+        """Run a session on that took its client's datagrams until now; it lists itself anew."""
 
     def forget(self, c: Connection) -> None:
         """Take the client out."""
 
-    def send_to(self, c: Connection, data: bytes) -> int:
-        """Send one datagram to the client."""
+    def kept_for(self, c: Connection) -> list[bytes]:
+        """Return what came from a client while its session was not ready."""
 
 
 class Connection:
@@ -44,22 +65,14 @@ class Connection:
         "listening",  # Listening it came in by
         "table",  # Table | None: of a UDP client while it is listed or can be answered
         "key",  # what the table knows it by
+        "placed",  # bool: UDP: its session is listed, or wants no more than its first datagram
         "closed",  # bool: owned by Loop.close_connection
         "passes",  # int: how often `pass` has handed it on
         "reserved",  # int: slots it holds for what its session will connect to
     )
 
-    def __init__(
-        self,
-        sock: Stream,
-        fd: int,
-        family: int,
-        sockaddr: SockAddr,
-        number: int,
-        listening: Listening,
-        table: Table | None = None,
-        key: Any = None,
-    ) -> None:
+    def __init__(self, sock: Stream, fd: int, family: int, sockaddr: SockAddr, number: int,
+                 listening: Listening, table: Table | None = None, key: Any = None) -> None:
         """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
@@ -73,6 +86,7 @@ class Connection:
         self.listening = listening
         self.table = table
         self.key = key
+        self.placed = False
         self.closed = False
         self.passes = 0
         self.reserved = 0
@@ -93,10 +107,7 @@ class Connection:
         return local
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send to the client without waiting, for writers off the hot path.
-
-        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
-        """
+        """Send off the hot path, without waiting. Returns: bytes sent, or AGAIN. Raises: OSError"""
         try:
             if self.table is not None:
                 sent = self.table.send_to(self, bytes(data))

@@ -19,12 +19,15 @@ UDP_GRO: Final = 104
 MAX_SEGMENTS: Final = 64
 # the payload of one IPv4 message; over IPv6 20 more would fit, not worth a second number
 MAX_PAYLOAD: Final = 65507
+ANCILLARY_SPACE: Final = (  # for facts()
+    socket.CMSG_SPACE(struct.calcsize("=I4s4s"))
+    + socket.CMSG_SPACE(struct.calcsize("=16sI"))
+    + socket.CMSG_SPACE(4)
+)
 # errnos of a path that cannot do GSO: no checksum offload, a segment above the MTU
 _NO_GSO: Final = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP))
 
-_segments = [
-    [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(2049)
-]
+_segments = [[(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(2049)]
 
 
 def segment_control(size: int) -> list[tuple[int, int, bytes]]:

@@ -1,4 +1,4 @@
-"""Clients of a UDP gate: what a table knows them by, and what takes their datagrams.
+"""Clients of a UDP listener: what a table knows them by, and what takes their datagrams.
 
 A table's key is the client's sockaddr; on a wildcard socket the packed local address stands behind
 it, and where PROXY headers tell clients apart (udp_proxied.py) so does what they say.
@@ -21,7 +21,7 @@ def peer_of(key: Any) -> Any:
     """Return the address that answers go to, from the key a table knows a client by.
 
     An unnamed Unix client has no address: what is sent to NOBODY is refused.
-    source: ngx_event_udp.c ngx_event_recvmsg, where such a client's socklen is made up
+    Source: ngx_event_udp.c ngx_event_recvmsg, where such a client's socklen is made up
     """
     if key is None:
         return NOBODY
@@ -29,10 +29,8 @@ def peer_of(key: Any) -> Any:
 
 
 def local_of(key: Any) -> bytes:
-    """Return the packed local address in a key of a wildcard socket.
-
-    shape: it is the second part of the key; where there is more (udp_proxied.py) its length is
-    in front of it
+    """Return the packed local address in a key of a wildcard socket: its second part, in which
+    its length comes first where there is more (udp_proxied.py).
     """
     data: bytes = key[1]
     return data if len(data) in (4, 16) else data[1 : 1 + data[0]]
@@ -49,7 +47,7 @@ class Sink(Protocol):
     c: Connection
 
     def take(self, views: list[memoryview]) -> list[memoryview] | None:
-        """Take datagrams, in order. returns: what is left for the client's next session, if any"""
+        """Take datagrams, in order. Returns: what is left for the client's next session, if any"""
 
     def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
         """Take a coalesced message of datagrams of `size` bytes (the last may be shorter)."""

@@ -1,9 +1,9 @@
-"""The UDP gate of `listen … udp proxy_protocol`: clients behind a peer, told by PROXY headers.
+"""The UDP listener of `listen … udp proxy_protocol`: clients behind a peer, told by PROXY headers.
 
 nginx refuses this combination. One socket of a peer (a dnsdist, say) carries many clients, so a
 session belongs to the peer's socket and the client together.
 
-Whom to believe
+Which peers are trusted
 ---------------
 * Only a peer that `set_real_ip_from` names. What others send is dropped, whatever is in it.
 * `proxy_protocol`: every datagram begins with a version 2 header. One that does not is dropped:
@@ -12,9 +12,9 @@ Whom to believe
   session that it begins has all that follows from there. What follows was written by the client,
   so a second header may be a forgery: believed when it says what the first one said; otherwise
   either the client lies or the peer has reused its port, and the session is over.
-* LOCAL is the peer speaking for itself: a health check, served under the peer's own address.
+* LOCAL is the peer's own datagram: a health check, served under the peer's own address.
 
-Every datagram that is dropped is counted under its reason; the log hears of it once a second.
+Every datagram that is dropped is counted under its reason; it is logged once a second.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import inet
 from ngxstream.core.facts import Counter
 from ngxstream.event import datagram
-from ngxstream.event.udp import ANCILLARY_SPACE, Drained, UdpGate
+from ngxstream.event.udp import Drained, UdpListener
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
+    from ngxstream.event.udp import Begin
     from ngxstream.event.udp_clients import Sink
+    from ngxstream.event.udp_held import OneHeld
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 ERR: Final = 4
@@ -47,18 +49,18 @@ CHECKSUM: Final = "its PROXY protocol header has a wrong checksum"
 CHANGED: Final = "a second PROXY protocol header names another client"
 REASONS: Final = (UNTRUSTED, MISSING, TEXT, BROKEN, MISMATCH, CHECKSUM, CHANGED)
 
-_LOCAL: Final = b"\0"  # tag of a peer that speaks for itself
+_LOCAL: Final = b"\0"  # tag of a peer's own datagrams
 
 
 class RefusedError(Exception):
-    """A datagram that nothing is believed of; its text is one of REASONS."""
+    """A datagram that is dropped; its text is one of REASONS."""
 
 
 def read(view: memoryview) -> tuple[bytes, ProxyHeader]:
     """Read the header in front of a datagram.
 
-    returns: the tag of its client (equal for equal clients, see client_of) and the header
-    raises: RefusedError
+    Returns: the tag of its client (equal for equal clients, see client_of) and the header
+    Raises: RefusedError
     """
     head = bytes(view[:16])
     if not head.startswith(proxy_protocol.SIGNATURE):
@@ -87,10 +89,10 @@ def header_of(tag: bytes) -> ProxyHeader:
     return proxy_protocol.parse_datagram(start + tag[1:], (proxy_protocol.DGRAM,))
 
 
-class ProxiedUdpGate(UdpGate):
+class ProxiedUdpListener(UdpListener):
     """One listening UDP socket whose peers say by headers who their clients are.
 
-    shape: the table's keys are (peer, length of local + local + tag): see event.udp_clients
+    The table's keys are (peer, length of local + local + tag): see event.udp_clients
     """
 
     __slots__ = (
@@ -105,19 +107,11 @@ class ProxiedUdpGate(UdpGate):
         "_new_headers",  # dict: key -> ProxyHeader, of clients whose sessions are to begin
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: Any,
-        begin: Callable[[Connection, Loop], Any],
-        *,
-        believes: Callable[[Any, bytes | None], bool],
-        table: dict[Any, Sink] | None = None,
-        idle: bool = False,
-        lost: Counter | None = None,
-    ) -> None:
-        """shape: as UdpGate; believes says whose headers are taken"""
+    def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
+                 believes: Callable[[Any, bytes | None], bool],
+                 table: dict[Any, Sink] | None = None, idle: bool = False,
+                 lost: Counter | None = None) -> None:
+        """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
         self.refused = dict.fromkeys(REASONS, 0)
@@ -129,7 +123,8 @@ class ProxiedUdpGate(UdpGate):
         self._new_headers: dict[Any, ProxyHeader] = {}
         super().__init__(loop, listening, sock, begin, table=table, idle=idle, lost=lost)
 
-    def _choose(self) -> Callable[[int], None]:
+    def choose(self) -> Callable[[int], None]:
+        """Return what reads the socket."""
         return self.on_proxied
 
     def on_proxied(self, mask: int) -> None:
@@ -141,17 +136,17 @@ class ProxiedUdpGate(UdpGate):
         count = 0
         try:
             for slot in slots[:limit]:
-                n, ancillary, _, peer = receive((slot,), ANCILLARY_SPACE)
+                n, ancillary, _, peer = receive((slot,), datagram.ANCILLARY_SPACE)
                 count += 1
                 local, size = datagram.facts(ancillary)
                 view = slot[:n]
-                # coalesced only when a former gate of the socket left that on
+                # coalesced only when a former owner of the socket left that on
                 for part in datagram.split(view, size) if 0 < size < n else (view,):
                     self._sort(peer, local, part, drained)
         except BlockingIOError:
             self._limit = count or 1
         except OSError as error:
-            self._failed(error)
+            self.on_error(error)
         else:
             self._limit = min(len(slots), limit * 2)
         self._hand_out(drained)
@@ -171,7 +166,7 @@ class ProxiedUdpGate(UdpGate):
         if key not in self.table:
             self._remember(key, header)
             if self.first:  # what follows in this drain has no header: is it of a session?
-                self.begin_for(key, [payload], 1)
+                self.new.begin_for(key, [payload], 1)
                 return
         drained.setdefault(key, []).append(payload)
 
@@ -182,29 +177,22 @@ class ProxiedUdpGate(UdpGate):
             self._new_headers = {at: new[at] for at in self._waiting if at in new}
         self._new_headers.setdefault(key, header)
 
-    def _admit_view(self, key: Any, view: memoryview) -> None:
+    def begin_with(self, key: Any, view: memoryview) -> None:
         """Begin a session with one datagram."""
-        if not is_tagged(key):  # begun before a reload gave this address its peers
-            return
-        peer, local = self._parts(key)
-        loop = self.loop
-        loop.header = self._new_headers.pop(key, None) or self._header(tag_of(key))
-        try:
-            self.admit(key, peer, local, view)
-        finally:
-            loop.header = None
+        if is_tagged(key):  # else it was known before a reload gave this address its peers
+            header = self._new_headers.pop(key, None) or self._header(tag_of(key))
+            self.new.admit(key, *self.parts(key), view, header)
 
-    def _parts(self, key: Any) -> tuple[Any, bytes | None]:
+    def parts(self, key: Any) -> tuple[Any, bytes | None]:
         """Return the peer's address and the packed local one of a key."""
         if not is_tagged(key):
-            return super()._parts(key)
+            return super().parts(key)
         peer, data = key
         return peer, data[1 : 1 + data[0]] or None
 
-    def _open(
-        self, peer: Any, local: bytes | None, view: memoryview, drained: Drained
-    ) -> tuple[Any, ProxyHeader, memoryview]:
-        """Return whose a datagram is: key, header and payload. raises: RefusedError"""
+    def _open(self, peer: Any, local: bytes | None, view: memoryview,
+              drained: Drained) -> tuple[Any, ProxyHeader, memoryview]:
+        """Return whose a datagram is: key, header and payload. Raises: RefusedError"""
         if not self._trusts(peer, local):
             raise RefusedError(UNTRUSTED)
         source = (peer, local)
@@ -234,7 +222,7 @@ class ProxiedUdpGate(UdpGate):
         return key, header, view[header.length :]
 
     def _parse(self, view: memoryview) -> tuple[bytes, ProxyHeader]:
-        """Read a header, or remember it: a client's datagrams all bear the same one."""
+        """Read a header, or remember it: all datagrams of a client have the same one."""
         raw = bytes(view[: 16 + int.from_bytes(view[14:16], "big")])
         found = self._headers.get(raw)
         if found is None:
@@ -270,7 +258,7 @@ class ProxiedUdpGate(UdpGate):
     def _refuse(self, reason: str, peer: Any) -> None:
         """Count a datagram that is dropped, and say so once a second."""
         self.refused[reason] += 1
-        self.dropped += 1
+        self.lost.add()
         loop = self.loop
         if loop.now_ms - self._told_ms >= 1000 and loop.log.level >= ERR:
             self._told_ms = loop.now_ms
@@ -281,7 +269,7 @@ class ProxiedUdpGate(UdpGate):
             )
 
     def enlist(self, c: Connection, sink: Sink) -> None:
-        """Send a client's datagrams to a sink from now on; see UdpGate."""
+        """Send a client's datagrams to a sink from now on; see UdpListener."""
         if self.first and is_tagged(c.key):  # it may come from another worker
             peer, data = c.key
             self._sole[peer, data[1 : 1 + data[0]] or None] = c.key
@@ -289,10 +277,10 @@ class ProxiedUdpGate(UdpGate):
 
     # -- what did not come straight from the socket ----------------------------------------------
 
-    def _gather(self, held: Iterable[tuple[Any, Any, bytes | None, bytes]]) -> Drained:
+    def _gather(self, held: Iterable[OneHeld]) -> Drained:
         """Sort datagrams that another worker read, or that were held, by client.
 
-        With a tagged key somebody has read the header: data is what stands behind it.
+        With a tagged key somebody has read the header: data is what follows it.
         """
         drained: Drained = {}
         for key, peer, local, data in held:
@@ -305,7 +293,7 @@ class ProxiedUdpGate(UdpGate):
 
 
 def is_tagged(key: Any) -> bool:
-    """Tell whether a table's key is one of a gate of this kind."""
+    """Tell whether a table's key is one of a listener of this kind."""
     return (
         isinstance(key, tuple)
         and len(key) == 2

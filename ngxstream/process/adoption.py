@@ -21,7 +21,7 @@ from ngxstream.stream.session import UNTIL
 if TYPE_CHECKING:
     from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.process.departure import Departure
     from ngxstream.process.handover import Key
     from ngxstream.process.mailbox import Mail
@@ -36,8 +36,8 @@ def fits(options: ListenOptions, key: Any) -> bool:
         return not isinstance(key, tuple)
     if not isinstance(key, tuple):
         return False
-    behind = key[1] if isinstance(key[0], tuple) else None
-    if inet.family_of(key if behind is None else key[0]) != family:
+    address, behind = key if isinstance(key[1], bytes) else (key, None)
+    if inet.family_of(address) != family:
         return False
     if behind is None:
         return not options.wildcard
@@ -80,8 +80,8 @@ class Adopter:
         """Tell whether another user's process may send datagrams of a client: it gave the session,
         or nobody has one.
         """
-        gate = self._service.gate_of(where)
-        return gate is None or key not in gate.table or self._given.get((where, key)) == pid
+        listener = self._service.listener_of(where)
+        return listener is None or key not in listener.table or self._given.get((where, key)) == pid
 
     def forget(self, pid: int) -> None:
         """Forget what a process may add: it has sent everything."""
@@ -106,14 +106,12 @@ class Adopter:
         if faults:
             raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
 
-    def _take_session(
-        self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool
-    ) -> None:
+    def _take_session(self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool) -> None:
         """Take up one session. Raises: CodecError; nothing is left of it then"""
         service, loop, pid = self._service, self._loop, mail.pid
         where, session, name, data, is_listed, waiting = handover.SESSION.decode(record)
-        gate = service.gate_of(where)
-        if gate is None:
+        listener = service.listener_of(where)
+        if listener is None:
             raise CodecError("nobody listens at their address")
         try:
             packed = travel.PackedSession(session, service.places)
@@ -123,9 +121,9 @@ class Adopter:
         if kind is None or kind.read is None:
             raise CodecError(f'their content is of an unknown kind, "{name}"')
         restore = kind.read(data, fds, packed.server, is_foreign)
-        self._check_client(gate, packed.key, mail.uid if is_foreign else None, is_listed)
+        self._check_client(listener, packed.key, mail.uid if is_foreign else None, is_listed)
         known = packed.listening.options.key == where  # else it was passed on
-        s = packed.unpack(loop, gate, packed.listening if known else gate.listening)
+        s = packed.unpack(loop, listener, packed.listening if known else listener.listening)
         fds.clear()
         loop.live += 1
         loop.free_connections -= 1
@@ -151,16 +149,16 @@ class Adopter:
         self._limit(s)
 
     def _check_client(
-        self, gate: UdpGate, key: Any, stranger: int | None, is_listed: bool
+        self, listener: UdpListener, key: Any, stranger: int | None, is_listed: bool
     ) -> None:
         """See that a session's client can be one of an address.
 
         Args: stranger: user id of who gives it, where that is another one. Raises: CodecError
         """
-        if not fits(gate.listening.options, key):
+        if not fits(listener.listening.options, key):
             raise CodecError("their clients cannot be such of their address")
         if stranger is not None:
-            if is_listed and key in gate.table:
+            if is_listed and key in listener.table:
                 raise CodecError(f"user {stranger} gives sessions of clients that are ours")
             if self._loop.free_connections < 2:
                 raise CodecError(f"user {stranger} gives more sessions than there is room for")
@@ -187,22 +185,22 @@ class Adopter:
         is_settled: bool,
     ) -> None:
         """Take datagrams of a client of ours that somebody else has read. Raises: CodecError"""
-        gate = self._service.gate_of(where)
-        if gate is None:
+        listener = self._service.listener_of(where)
+        if listener is None:
             return
-        if not fits(gate.listening.options, key) or udp_clients.peer_of(key) != (
+        if not fits(listener.listening.options, key) or udp_clients.peer_of(key) != (
             udp_clients.NOBODY if peer is None else peer
         ):
             raise CodecError("datagrams of a client that cannot be one of their address")
         for data in datagrams:
             if self.departure is not None:
-                self.departure.pass_on(gate, key, peer, local, data)
+                self.departure.pass_on(listener, key, peer, local, data)
             elif not is_settled:
-                gate.keep(key, peer, local, data)
+                listener.keep(key, peer, local, data)
             else:
-                stray, gate.stray = gate.stray, None  # whoever sent it knows that it is ours
-                gate.deliver(key, peer, local, data)
-                gate.stray = stray
+                stray, listener.stray = listener.stray, None  # whoever sent it knows it is ours
+                listener.deliver(key, peer, local, data)
+                listener.stray = stray
 
     def take_waiting(self, pid: int, number: int, datagrams: list[bytes]) -> None:
         """Send on what a session had yet to send where it came from."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
 
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.process.departure import Departure
     from ngxstream.process.service import Service
 
@@ -108,8 +108,8 @@ class Arrival:
         self.idle = idle
         self.holding = False
         loop.register(reader.fileno(), self.on_mail, poller.LEVEL)
-        for gate in service.udp_gates:
-            gate.stray = self.stray
+        for listener in service.udp_listeners:
+            listener.stray = self.stray
         if idle:
             loop.live += 1
             loop.call_later(LOOK_MS, self._look, cancelable=True)
@@ -242,7 +242,7 @@ class Arrival:
 
     def _look(self) -> None:
         if not self.settled:
-            # before it is said who is late: thousands of gates may have kept this loop for seconds
+            # before it is said who is late: thousands of listeners may have kept the loop busy
             self.on_mail(0)
             self._check()
         if not self.settled:
@@ -262,9 +262,7 @@ class Arrival:
             self._hold()
         if self.holding and (late or (known and not alive)):
             if alive - self._done:
-                self._log.error(
-                    log.WARN, f"{len(alive)} leaving workers did not hand over in time"
-                )
+                self._log.error(log.WARN, f"{len(alive)} leaving workers did not hand over in time")
             self._open()
 
     def _read_on(self) -> None:
@@ -281,13 +279,14 @@ class Arrival:
         if service.worker == 0:
             for listening in service.cycle.listenings:
                 listening.steer(service.cycle.workers, self._log)
-        for gate in service.udp_gates:
-            gate.hold()
+        for listener in service.udp_listeners:
+            listener.hold()
 
     def _open(self) -> None:
+        """Read the sockets as ever, after what was held."""
         self.holding = False
-        for gate in self._service.udp_gates:
-            gate.start()
+        for listener in self._service.udp_listeners:
+            listener.start()
         self._loop.live -= 1
         self._end_of_strays()
         self._tell_settled()
@@ -299,10 +298,10 @@ class Arrival:
 
     # -- strays --------------------------------------------------------------------------------
 
-    def stray(self, gate: UdpGate, key: Any, peer: Any, data: bytes | memoryview) -> bool:
+    def stray(self, listener: UdpListener, key: Any, peer: Any, data: bytes | memoryview) -> bool:
         """Pass a datagram on if its client is another worker's. Returns: whether it is"""
         service = self._service
-        listening = gate.listening
+        listening = listener.listening
         n = handover.owner_of(
             listening, peer, service.cycle.workers, current=service.is_current(listening)
         )
@@ -315,13 +314,13 @@ class Arrival:
             box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])
             box.pump()
         else:
-            gate.dropped += 1
+            listener.lost.add()
         return True
 
     def _end_of_strays(self) -> None:
         self._loop.call_later(STRAY_MS, self._no_more_strays, cancelable=True)
 
     def _no_more_strays(self) -> None:
-        for gate in self._service.udp_gates:
-            if gate.listening.is_steered:
-                gate.stray = None
+        for listener in self._service.udp_listeners:
+            if listener.listening.is_steered:
+                listener.stray = None

@@ -19,7 +19,7 @@ from ngxstream.stream.session import UNTIL
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.process.handover import Plan
     from ngxstream.process.service import Service
     from ngxstream.stream.content import Content
@@ -37,9 +37,7 @@ class Departure:
     __slots__ = ("_boxes", "_by_owner", "_done", "_loop", "_more", "_plan", "_said", "_service",
                  "_until_ms")
 
-    def __init__(
-        self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]) -> None:
         """Stop reading, say so, and begin to send; done() is called when all is sent."""
         self._loop = loop
         self._service = service
@@ -54,11 +52,11 @@ class Departure:
         self._said: set[int] = set()
         timeout = service.cycle.main.worker_shutdown_timeout
         self._until_ms = loop.now_ms + timeout if timeout else 0
-        for gate in service.udp_gates:
-            gate.close()
-        for gate in service.udp_gates:  # before STOPPED: what is read after that is younger
-            for held in gate.take_held():
-                self._put(gate, *held)
+        for listener in service.udp_listeners:
+            listener.close()
+        for listener in service.udp_listeners:  # before STOPPED: what is read after that is younger
+            for held in listener.take_held():
+                self._put(listener, *held)
         pid = loop.pid
         for box in self._boxes:
             box.put(mailbox.STOPPED, pid, plan.pids)
@@ -75,13 +73,13 @@ class Departure:
         self._by_owner[n].append(s)
         self._boxes[n].pump()
 
-    def pass_on(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> None:
+    def pass_on(self, listener: UdpListener, key: Any, peer: Any, local: Any, data: bytes) -> None:
         """Send one datagram to the owner of its client."""
-        self._boxes[self._put(gate, key, peer, local, data)].pump()
+        self._boxes[self._put(listener, key, peer, local, data)].pump()
 
-    def _put(self, gate: UdpGate, key: Any, peer: Any, local: Any, data: bytes) -> int:
+    def _put(self, listener: UdpListener, key: Any, peer: Any, local: Any, data: bytes) -> int:
         """Have one datagram sent to the owner of its client. Returns: whose box it is in"""
-        listening = gate.listening
+        listening = listener.listening
         n = self._owner_of(listening, peer)
         self._boxes[n].put(mailbox.DATAGRAMS, listening.options.key, key, peer, local, [data])
         return n
@@ -150,14 +148,14 @@ class Departure:
     ) -> tuple[bytes, Sequence[Any]]:
         """Pack one session and let go of it. Returns: its record, and its sockets"""
         c = s.c
-        gate: Any = c.table
+        listener: Any = c.table
         if self._until_ms and s.module_ctx(UNTIL) is None:
             s.set_module_ctx(UNTIL, self._until_ms)
         waiting = held.waiting()
         kind, data, sockets = held.pack()
         if len(sockets) > MOST_SOCKETS:
             raise ValueError(f"a session with {len(sockets)} sockets")
-        sink = gate.table.get(c.key)
+        sink = listener.table.get(c.key)
         record = handover.SESSION.encode((
             c.listening.options.key, travel.pack(s, self._service.places), kind, data,
             sink is not None and sink.c is c, len(waiting),
@@ -169,10 +167,10 @@ class Departure:
     def _begin_anew(self, box: Outbox, s: Session) -> None:
         """Send the datagrams that a session got so far: it begins at its new owner."""
         c = s.c
-        gate: Any = c.table
+        listener: Any = c.table
         peer = udp_clients.peer_of(c.key)
         local = handover.local_of(c.key, peer)
-        sink = gate.table.get(c.key)
+        sink = listener.table.get(c.key)
         kept = getattr(sink, "kept", ()) if sink is not None and sink.c is c else ()
         for data in (s.preread, *kept):
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])

@@ -15,8 +15,8 @@ from ngxstream.core import codes, log
 from ngxstream.event import eviction, poller, wakeups
 from ngxstream.event import loop as loops
 from ngxstream.event.accept import BURST, TcpListener
-from ngxstream.event.udp import UdpGate
-from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.event.udp import UdpListener
+from ngxstream.event.udp_proxied import ProxiedUdpListener
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.stream import core_facts, travel
 
@@ -40,13 +40,13 @@ class Service:
         "cycle",
         "loop",
         "worker",  # its number
-        "tcp_gates",
-        "udp_gates",
+        "tcp_listeners",
+        "udp_listeners",
         "places",  # travel.Places: of this and of former configurations
         "former",  # list[Cycle]: whose sessions may come, or are here
         "_generations",  # Generations | None
         "_current",  # frozenset[Listening]: those of the cycle
-        "_gates",  # dict: ListenOptions.key -> UdpGate, one for each address
+        "_listeners",  # dict: ListenOptions.key -> UdpListener, one for each address
     )
 
     def __init__(
@@ -71,21 +71,21 @@ class Service:
         loop.cells = cycle.rows.cells
         loop.get(eviction.Eviction).evicted = cycle.facts.counter(core_facts.EVICTED)
         self.worker = worker
-        self.tcp_gates: list[TcpListener] = []
-        self.udp_gates: list[UdpGate] = []
+        self.tcp_listeners: list[TcpListener] = []
+        self.udp_listeners: list[UdpListener] = []
         self.places = travel.Places()
         self.former = list(former)
         self._generations = generations
         self._current = frozenset(cycle.listenings)
-        self._gates: dict[ListenKey, UdpGate] = {}
+        self._listeners: dict[ListenKey, UdpListener] = {}
         for known in (cycle, *former):
             for file in known.files:
                 file.gather(loop.lines)
             if known.stream is not None:
                 self.places.add(known.generation, known.stream, known.listenings)
         for listening in cycle.lingering:
-            for gate in self._add_udp(listening, _nobody, idle):
-                gate.accepts = False
+            for listener in self._add_udp(listening, _nobody, idle):
+                listener.accepts = False
         stream, events = cycle.stream, cycle.events
         if stream is None:
             return
@@ -93,13 +93,13 @@ class Service:
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
             if conf.options.is_udp:
                 forward = udp_one_way.forwarder(conf, loop)
-                for gate in self._add_udp(listening, conf.begin, idle, conf.believes):
+                for listener in self._add_udp(listening, conf.begin, idle, conf.believes):
                     if forward is not None:
-                        gate.forward_by(forward)
+                        listener.forward_by(forward)
                 continue
             for sock in listening.for_worker(worker, cycle.workers):
                 exclusive = cycle.workers > 1 and listening.is_shared(sock)
-                self.tcp_gates.append(
+                self.tcp_listeners.append(
                     TcpListener(
                         loop,
                         listening,
@@ -120,30 +120,28 @@ class Service:
         begin: Callable[[Connection, Loop], object],
         idle: bool,
         believes: Callable[[SockAddr, bytes | None], bool] | None = None,
-    ) -> list[UdpGate]:
+    ) -> list[UdpListener]:
         """Make the listeners of one address; they share the table of its clients.
 
         Args: believes: says whose PROXY headers are taken, None where there are none
         """
         table: dict[Any, Any] = {}
-        make: Callable[..., UdpGate] = UdpGate
+        make: Callable[..., UdpListener] = UdpListener
         if believes is not None:
-            make = functools.partial(ProxiedUdpGate, believes=believes)
-        lost = self.cycle.facts.counter(
-            core_facts.DROPPED, core_facts.label_of(listening.options)
-        )
+            make = functools.partial(ProxiedUdpListener, believes=believes)
+        lost = self.cycle.facts.counter(core_facts.DROPPED, core_facts.label_of(listening.options))
         added = [
             make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)
         ]
-        self.udp_gates += added
+        self.udp_listeners += added
         if added:
-            self._gates[listening.options.key] = added[0]
+            self._listeners[listening.options.key] = added[0]
         return added
 
-    def gate_of(self, key: ListenKey) -> UdpGate | None:
+    def listener_of(self, key: ListenKey) -> UdpListener | None:
         """Return the listener of an address. Args: key: ListenOptions.key"""
-        return self._gates.get(key)
+        return self._listeners.get(key)
 
     def is_current(self, listening: Listening) -> bool:
         """Tell whether an address is one of the configuration that serves, not of a former one."""
@@ -158,14 +156,14 @@ class Service:
     def close_lingering(self) -> bool:
         """Close listeners of gone addresses that have no clients. Returns: whether others have"""
         left = []
-        for gate in self.udp_gates:
-            if self.is_current(gate.listening) or gate.table or gate.is_needed:
-                left.append(gate)
+        for listener in self.udp_listeners:
+            if self.is_current(listener.listening) or listener.table or listener.is_needed:
+                left.append(listener)
                 continue
-            gate.close()
-            self._gates.pop(gate.listening.options.key, None)
-        self.udp_gates = left
-        used = {gate.sock for gate in left}
+            listener.close()
+            self._listeners.pop(listener.listening.options.key, None)
+        self.udp_listeners = left
+        used = {listener.sock for listener in left}
         used |= {session.c.sock for session in self.loop.sessions if session.c.is_udp}
         lingering = [sock for one in self.cycle.lingering for sock in one.socks]
         for sock in lingering:
@@ -175,15 +173,15 @@ class Service:
 
     def count(self) -> int:
         """Return how many listeners there are; each takes a connection slot, as in nginx."""
-        return len(self.tcp_gates) + len(self.udp_gates)
+        return len(self.tcp_listeners) + len(self.udp_listeners)
 
-    def close_gates(self, *, udp: bool = True) -> None:
+    def close_listeners(self, *, udp: bool = True) -> None:
         """Take no new clients, TCP or at all. The listening sockets stay."""
-        for tcp_gate in self.tcp_gates:
-            tcp_gate.close()
+        for tcp_listener in self.tcp_listeners:
+            tcp_listener.close()
         if udp:
-            for udp_gate in self.udp_gates:
-                udp_gate.close()
+            for udp_listener in self.udp_listeners:
+                udp_listener.close()
 
     def close_sockets(self) -> None:
         """Close this process's copies of the listening sockets that no session needs.
@@ -191,12 +189,12 @@ class Service:
         Call it again later for UDP: a socket stays while clients are answered through it.
         """
         needed = {session.c.sock for session in self.loop.sessions if session.c.is_udp}
-        needed |= {gate.sock for gate in self.udp_gates if gate.open or gate.is_needed}
+        needed |= {one.sock for one in self.udp_listeners if one.open or one.is_needed}
         for listening in (*self.cycle.listenings, *self.cycle.lingering):
             for sock in listening.socks:
                 if sock not in needed:
                     sock.close()
-        self.udp_gates = [gate for gate in self.udp_gates if gate.sock in needed]
+        self.udp_listeners = [one for one in self.udp_listeners if one.sock in needed]
 
     def reopen(self) -> None:
         """Open all logs anew. Source: ngx_reopen_files"""
@@ -222,7 +220,7 @@ class Service:
                 self.loop.fault(session.content)
 
 
-def _nobody(c: Connection, loop: Loop) -> None:
+def _nobody(*_: object) -> None:
     """Begin no session: the address is gone, and its listener accepts nobody."""
 
 

@@ -95,17 +95,17 @@ class SingleProcess:
             self.verdicts.refuse(f"{collector.warnings}\n{collector.text}")
             self.verdicts.restore()
             return
-        before.close_gates()
+        before.close_listeners()
         new.commit(before.cycle)
         loop = self.loop
         loop.log = new.log
         loop.free_connections += before.count()
         self.service = Service(new, loop, 0)
         loop.free_connections -= self.service.count()
-        former = {gate.fd: gate for gate in before.udp_gates}
-        for gate in self.service.udp_gates:
-            if gate.fd in former:
-                gate.take_over(former[gate.fd])
+        former = {listener.fd: listener for listener in before.udp_listeners}
+        for listener in self.service.udp_listeners:
+            if listener.fd in former:
+                listener.take_over(former[listener.fd])
         self._close_lingering()
         if not self.old:
             loop.call_later(CLEAN_MS, self._sweep, cancelable=True)

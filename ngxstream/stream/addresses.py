@@ -14,7 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.stream import core_facts, phases, preread, proxy_protocol, servers, session
+from ngxstream.stream import (
+    core_facts,
+    phases,
+    preread,
+    proxy_protocol,
+    servers,
+    session,
+    tracing,
+)
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.session import Session
+    from ngxstream.wire.proxy_protocol import ProxyHeader
 
 
 class AddressDraft:
@@ -129,9 +138,8 @@ class AddressConf:
         self.begin: Callable[[Session], object] = session.begin
         if len(self.engine) == 1:  # the content phase alone: no phases to walk
             self.begin = self.default_server.handler or phases.run_content
-        if self.proxy_protocol:
-            is_udp = draft.options.is_udp
-            self.begin = proxy_protocol.begin_datagram if is_udp else proxy_protocol.begin
+        if self.proxy_protocol and not draft.options.is_udp:  # whose header the listener reads
+            self.begin = proxy_protocol.begin
         if any(server.watched for server in self.servers):
             self.begin = core_facts.watching(self.begin)
 
@@ -160,16 +168,23 @@ class ListeningConf:
         addresses = [self.default, *(self.addresses or {}).values()]
         return max(server.slots for address in addresses for server in address.servers)
 
-    def begin(self, c: Connection, loop: Loop) -> Session:
-        """Begin the session of an accepted connection. Source: ngx_stream_init_connection"""
+    def begin(
+        self, c: Connection, loop: Loop, first: bytes = b"", header: ProxyHeader | None = None
+    ) -> Session:
+        """Begin the session of a client. Source: ngx_stream_init_connection
+
+        Args: first: a UDP client's first datagram; header: the PROXY header that stood before it
+        """
         address = self.default
         if self.addresses is not None:
             local = c.local_sockaddr()
             address = self.addresses.get(inet.host_of(local), address)
-        s = session.Session(c, loop, address)
+        s = session.Session(c, loop, address, first, header)
         if self.is_debugged is not None and self.is_debugged(c.sockaddr):
             s.debug()
         if s.log.level >= log.INFO:
+            if s.log.level >= log.DEBUG:
+                tracing.begin(s)
             s.log_connected()
         try:
             address.begin(s)

@@ -18,14 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core.codes import (
-    AGAIN,
-    DECLINED,
-    DONE,
-    ERROR,
-    INTERNAL_SERVER_ERROR,
-    OK,
-)
+from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, OK
 from ngxstream.core.log import ERR
 from ngxstream.event.turn_budget import TurnBudget
 
@@ -48,14 +41,12 @@ Engine = tuple[tuple[Checker, Handler, int], ...]
 
 
 def compile_engine(
-    modules: Iterable[StreamModule],
-    servers: Iterable[ServerConf],
-    preread: Checker,
+    modules: Iterable[StreamModule], servers: Iterable[ServerConf], preread: Checker
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    Returns: entries (checker, handler, next) where `next` is the index of the following phase; the
-    last entry is always the content phase. `preread` is the checker of the preread phase.
+    Args: preread: the checker of that phase. Returns: entries (checker, handler, next) where `next`
+    is the index of the following phase; the last one is always the content phase.
     """
     servers = tuple(servers)
     by_phase: list[list[Handler]] = [[] for _ in range(CONTENT)]
@@ -152,5 +143,3 @@ def run_content(s: Session) -> int:
     else:
         handler(s)
     return DONE
-
-

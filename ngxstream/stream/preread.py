@@ -12,6 +12,11 @@ Answers for ngx_stream_core_preread_phase, ngx_stream_preread_peek and ngx_strea
 3. preread_timeout is for the whole phase. When it is over, and on EOF or an error, the session
    ends with status 200 and no upstream has been tried; a buffer full of bytes that were not
    enough is a 400.
+4. Over UDP a handler is first asked with the first datagram. If it wants more (AGAIN), the client's
+   further datagrams come here, and it is asked anew with each of them: datagrams() returns all so
+   far. What ends that is the same, and a number of datagrams besides. Once the phase is over, what
+   came behind the first datagram goes on as if it came now: to what the content listed, or to the
+   client's next session. Until then none of it is counted.
 """
 
 from __future__ import annotations
@@ -31,10 +36,13 @@ from ngxstream.core.codes import (
     STREAM_OK,
 )
 from ngxstream.core.log import ERR
+from ngxstream.event import datagram
+from ngxstream.event.udp_clients import KEPT
 from ngxstream.stream import phases
 from ngxstream.stream.content import Kept
 
 if TYPE_CHECKING:
+    from ngxstream.event.connection import Table
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
 
@@ -135,6 +143,75 @@ class Preread:
                 return BAD_REQUEST
 
 
+class Further:
+    """The further datagrams that a UDP session waits for: the Sink of its client meanwhile."""
+
+    __slots__ = ("c", "s", "kept", "size", "timer", "is_waiting", "goes_on")
+
+    def __init__(self, s: Session) -> None:
+        self.c = s.c
+        self.s = s
+        self.kept: list[bytes] = []  # what came behind s.preread
+        self.size = len(s.preread)  # bytes, of all
+        self.is_waiting = False  # for one more
+        self.goes_on = False  # its phase let the session pass
+        self.timer = s.loop.call_later(s.server.core.preread_timeout, self.on_timeout)
+        s.add_cleanup(self.timer.cancel)  # the session may be ended from outside
+        s.set_module_ctx(KEY, self)
+
+    def wait(self) -> int:
+        """Wait for one more, if there may be one. Returns: AGAIN, or a status to end with"""
+        s, c = self.s, self.c
+        if self.size >= s.server.core.preread_buffer_size or len(self.kept) + 1 >= KEPT:
+            s.log_error(ERR, "preread buffer full")
+            return BAD_REQUEST
+        self.is_waiting = True
+        c.table.enlist(c, self)  # type: ignore[union-attr]
+        return AGAIN
+
+    def take(self, views: list[memoryview]) -> list[memoryview] | None:
+        """Go on with the phase, datagram by datagram; give on what is not wanted here."""
+        c, s = self.c, self.s
+        table: Table = c.table  # type: ignore[assignment]
+        for n, view in enumerate(views, 1):
+            self.kept.append(bytes(view))
+            self.size += len(view)
+            self.is_waiting = False
+            table.go_on(c, lambda: phases.run(s))
+            if self.is_waiting:
+                continue
+            self.timer.cancel()
+            s.set_module_ctx(KEY, None)
+            if not self.goes_on:
+                return views[n:]
+            table.again(c, [*(memoryview(data) for data in self.kept), *views[n:]])
+            break
+        return None
+
+    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
+        """Take the datagrams of a burst."""
+        return self.take(datagram.split(view, size))
+
+    def count(self) -> None:
+        """Count what the session that ends here has taken."""
+        self.c.received += self.size - len(self.s.preread)
+
+    def on_timeout(self) -> None:
+        """End the session: nothing usable came in time."""
+        self.count()
+        self.s.finalize(STREAM_OK)
+
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.s.finalize(INTERNAL_SERVER_ERROR)
+
+
+def datagrams(s: Session) -> list[bytes]:
+    """Return all datagrams that a UDP session's handlers may look at, in order."""
+    further = s.module_ctx(KEY)
+    return [s.preread] if further is None else [s.preread, *further.kept]
+
+
 def _is_half_closed(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLRDHUP)
@@ -144,6 +221,8 @@ def _is_half_closed(fd: int) -> bool:
 def check(s: Session, handler: Handler) -> int:
     """Ask one preread handler and advance by its answer. Source: ngx_stream_core_preread_phase"""
     s.action = "prereading client data"
+    if s.c.is_udp:
+        return _check_datagrams(s, handler)
     waiting: Preread | None = s.module_ctx(KEY)
     if waiting is None:
         code = handler(s)
@@ -156,6 +235,27 @@ def check(s: Session, handler: Handler) -> int:
         return AGAIN
     if waiting is not None:
         waiting.stop()
+    return _advance(s, code)
+
+
+def _check_datagrams(s: Session, handler: Handler) -> int:
+    """Ask one preread handler of a UDP session, which may want further datagrams."""
+    code = handler(s)
+    further: Further | None = s.module_ctx(KEY)
+    if code == AGAIN:
+        if further is None:
+            further = Further(s)
+        code = further.wait()
+        if code == AGAIN:
+            return AGAIN
+    if further is not None:
+        further.goes_on = code in (OK, DECLINED)
+        if not further.goes_on:
+            further.count()
+    return _advance(s, code)
+
+
+def _advance(s: Session, code: int) -> int:
     if code == OK:
         s.phase = s.address.engine[s.phase][2]
         return OK

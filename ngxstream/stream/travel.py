@@ -16,10 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import inet
+from ngxstream.core import inet, log
 from ngxstream.event.connection import Connection
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, List, Record
+from ngxstream.stream import tracing
 from ngxstream.stream.session import Session
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.stream.variables import UNSET
@@ -28,7 +29,7 @@ from ngxstream.wire.proxy_protocol import ProxyHeader
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
     from ngxstream.event.loop import Loop
-    from ngxstream.event.udp import UdpGate
+    from ngxstream.event.udp import UdpListener
     from ngxstream.stream.addresses import AddressConf
     from ngxstream.stream.content import Kept
     from ngxstream.stream.core import ServerConf, StreamConf
@@ -44,6 +45,7 @@ REMADE: Final = {
     "s.preread": "its content has what it needs of it",
     "s.ctx": "by StreamModule.keeps",
     "s.cleanups": "whoever unpacks what they give back adds them anew",
+    "c.placed": "said anew",
     "c.sock": "of the listener", "c.fd": "of the listener", "c.table": "of the listener",
     "c.listening": "of the listener",
     "c.is_udp": "UDP sessions alone move",
@@ -180,15 +182,17 @@ class PackedSession:
         if any(index >= size for index, _ in values[6]):
             raise CodecError("a variable that there is not")
 
-    def unpack(self, loop: Loop, gate: UdpGate, listening: Listening) -> Session:
+    def unpack(self, loop: Loop, listener: UdpListener, listening: Listening) -> Session:
         """Make the session anew in this process; the caller gives it its content.
 
-        Args: gate: what its client is answered through; listening: the address it came in by.
+        Args: listener: what its client is answered through; listening: the address it came in by.
         Raises: CodecError where a module refuses what is said in its name; nothing is left then
         """
         numbers, sockaddr, local, key, action, states, values, captures, kept, header = self._values
         _, _, _, serial, received, sent, family, passes, start_ms = numbers
-        c = Connection(gate.sock, gate.fd, family, sockaddr, serial, listening, gate, key)
+        c = Connection(
+            listener.sock, listener.fd, family, sockaddr, serial, listening, listener, key
+        )
         c.received, c.sent = received, sent
         c.local, c.passes = local, passes
         s = Session(c, loop, self.address)
@@ -196,7 +200,6 @@ class PackedSession:
             s.select_server(self.server)
         s.start_ms = min(start_ms, loop.now_ms)
         s.action = action
-        s.preread = b""
         s.states = [_unpack_state(state) for state in states] or None
         if values:
             s.values = [UNSET] * self.stream.variables.size
@@ -209,6 +212,8 @@ class PackedSession:
         except CodecError:
             loop.call_all(reversed(s.abandon()))
             raise
+        if s.log.level >= log.DEBUG:
+            tracing.watch(s)
         return s
 
 

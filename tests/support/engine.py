@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ngxstream.event import accept, poller, udp
+from ngxstream.event import accept, poller, udp, udp_answers
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop, PoisoningLoop
 from ngxstream.event.splice import PipePool
@@ -28,8 +28,8 @@ class MemoryLog:
         self.lines.append((level, text))
 
 
-class Gate:
-    """A listening socket and its gate in a loop."""
+class Listener:
+    """A listening socket and its listener in a loop."""
 
     def __init__(self, loop: Loop, begin: Callable[..., Any], kind: int, host: str = "127.0.0.1",
                  **options: Any) -> None:
@@ -47,11 +47,11 @@ class Gate:
         self.sock = sock
         if kind == socket.SOCK_STREAM:
             sock.listen(128)
-            self.gate: Any = accept.TcpListener(loop, self, sock, begin, **options)
+            self.listener: Any = accept.TcpListener(loop, self, sock, begin, **options)
         else:
             if wildcard:
-                sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
-            self.gate = udp.UdpGate(loop, self, sock, begin)
+                sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
+            self.listener = udp.UdpListener(loop, self, sock, begin)
 
 
 @contextmanager

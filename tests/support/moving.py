@@ -67,7 +67,7 @@ DEADLINE, REUSED, PEER = 3, 13, 16
 
 
 class Place:
-    """One worker: a loop, its gates, its mailbox."""
+    """One worker: a loop, its listeners, its mailbox."""
 
     def __init__(self, made: cycle.Cycle, *, idle: bool) -> None:
         self.loop = services.make_loop(made, 0)

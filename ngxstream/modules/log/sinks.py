@@ -73,9 +73,9 @@ class Complaints:
 
 
 class Buffer:
-    """Lines on their way to one file, in one worker; all logs to that file share it.
+    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0.
 
-    Args: size: in bytes; flush_ms: 0 for no timer; gzip: a level or 0
+    All logs to the file share it.
     """
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
@@ -119,7 +119,7 @@ class Buffer:
         return data
 
     def write(self, data: bytes) -> int:
-        """Write whole lines. Returns: how many bytes of them went. Raises: OSError"""
+        """Write whole lines; returns how many bytes of them went. Raises: OSError"""
         self.file.chunk.gatherer.write()
         if not self.gzip:
             return os.write(self.file.fd, data)
@@ -129,10 +129,7 @@ class Buffer:
         return len(data) if written == len(packed) else 0
 
     def flush(self, complaints: Log | None = None) -> None:
-        """Write everything now: the time is up, the file is reopened, the worker leaves.
-
-        Source: ngx_stream_log_flush
-        """
+        """Write all lines now. Source: ngx_stream_log_flush"""
         data = self.drain()
         if not data:
             return
@@ -178,7 +175,7 @@ class BufferedSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Keep the line of a session, writing what stands before it if there is no room."""
+        """Buffer a session's line, writing the buffer first if it is full."""
         loop = s.loop
         if self._complaints.is_full(loop.now_ms):
             return
@@ -227,9 +224,7 @@ class PathSink:
             return
         line = self._line.line(s)
         path = self._path.get(s)
-        if b"\0" in path or (
-            b".." in path and path.split(b"/").count(b"..") > self._parents
-        ):
+        if b"\0" in path or (b".." in path and path.split(b"/").count(b"..") > self._parents):
             s.log_error(
                 log.ERR,
                 f'access log "{_shown(path)}" is not written: a variable brought ".." or a NUL',

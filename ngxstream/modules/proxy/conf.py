@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
@@ -17,20 +18,31 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.event.udp_clients import Sink
+    from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.stream.core import ServerConf, StreamDraft
-    from ngxstream.stream.upstream import UpstreamConf
+    from ngxstream.stream.upstream import Peer, UpstreamConf
     from ngxstream.stream.values import ComplexValue
+
+    Step = Callable[[UdpProxy, Sink], Sink]
 
 UNLIMITED: Final = 0x7FFFFFFF  # proxy_responses' default: any number
 BOTH: Final = STREAM | SERVER
 
 
+class Lender(NamedTuple):
+    """Whose sockets UDP sessions leave by, where it is not each its own (udp_one_way.py, dsr.py).
+
+    Args: open: returns a socket, None for the session's own; begin: goes on with one that was lent.
+    """
+
+    open: Callable[[UdpProxy, Peer, Any], Any]
+    begin: Callable[[UdpProxy], None]
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyConf:
-    """Settings of a proxying server. Times are ms, sizes bytes, rates bytes a second.
-
-    source: ngx_stream_proxy_merge_srv_conf
-    """
+    """Settings in ms, bytes and bytes a second. Source: ngx_stream_proxy_merge_srv_conf"""
 
     upstream: UpstreamConf | None = None  # of a proxy_pass without variables
     target: target.Target | None = None  # of one with
@@ -52,26 +64,31 @@ class ProxyConf:
     socket_sndbuf: int = 0
     bind: bind.Bind = bind.NONE
     options: connect.PeerOptions = connect.PLAIN
-    is_rated: bool = field(init=False)
+    is_rated: bool = False
+    # of UDP sessions: what a client's datagrams pass first (udp_steps.py), and by which sockets
+    steps: tuple[Step, ...] = ()
+    lender: Lender | None = None
 
-    def __post_init__(self) -> None:
-        rated = self.upload_rate is not None or self.download_rate is not None
-        object.__setattr__(self, "is_rated", rated)
+    @property
+    def is_headed(self) -> bool:
+        """Whether a PROXY header goes in front of every datagram."""
+        return bool(self.every_datagram and self.proxy_protocol)
 
 
 def merge(outer: Given, inner: Given) -> ProxyConf:
-    """Merge what two blocks gave. source: ngx_stream_proxy_merge_srv_conf"""
+    """Merge what two blocks gave. Source: ngx_stream_proxy_merge_srv_conf"""
     given = {k: v for k, v in {**outer, **inner}.items() if not k.startswith("_")}
     given["options"] = connect.PeerOptions(
         given.get("socket_rcvbuf", 0),
         given.get("socket_sndbuf", 0),
         given.get("socket_keepalive", False),
     )
+    given["is_rated"] = "upload_rate" in given or "download_rate" in given
     return ProxyConf(**given)
 
 
 def check(conf: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Judge a server's settings together. raises: UnplacedError"""
+    """Judge a server's settings together. Raises: UnplacedError"""
     if conf.proxy_protocol != 1 or not any(draft.options.is_udp for draft in server.listens):
         return
     place = f"in {server.file}:{server.line}"
@@ -95,10 +112,7 @@ def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
-    """Return the proxy's directives.
-
-    shape: proxy_pass makes `handler` the content handler, or `target_handler` with variables
-    """
+    """Return the directives. Args: content handlers of proxy_pass without and with variables"""
 
     def proxy_pass(scope: Scope, module: Module, st: Statement) -> None:
         given = scope.given_of(module)

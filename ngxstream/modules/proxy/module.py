@@ -2,75 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ngxstream.modules.proxy import conf, dsr, udp_one_way, udp_state
+from ngxstream.core.log import DEBUG
+from ngxstream.modules.proxy import conf, dsr, traced, udp_one_way, udp_state, udp_steps
 from ngxstream.modules.proxy.conf import ProxyConf
-from ngxstream.modules.proxy.handler import Proxy
-from ngxstream.modules.proxy.headed import HeadedCountedUdpProxy, HeadedUdpProxy
 from ngxstream.modules.proxy.tcp import TcpProxy
-from ngxstream.modules.proxy.udp import CountedUdpProxy, UdpProxy
-from ngxstream.modules.proxy.udp_rated import (
-    RatedCountedUdpProxy,
-    RatedHeadedCountedUdpProxy,
-    RatedHeadedUdpProxy,
-    RatedUdpProxy,
-)
+from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.modules.proxy.variables import VARIABLES
 from ngxstream.stream.content import ContentKind
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
 
 if TYPE_CHECKING:
-    from ngxstream.stream.core import ServerConf, StreamDraft
+    from ngxstream.conf.module import Given
+    from ngxstream.modules.proxy.handler import Proxy
 
 
 def handle(s: Session) -> None:
-    """Proxy a session to an upstream of the configuration. source: ngx_stream_proxy_handler"""
-    proxy: Proxy = s.server.udp_proxy(s) if s.c.is_udp else TcpProxy(s)
+    """Proxy a session to an upstream of the configuration. Source: ngx_stream_proxy_handler"""
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
     s.content = proxy
     proxy.start()
 
 
 def handle_target(s: Session) -> None:
     """Proxy a session to where the variables of its proxy_pass point."""
-    proxy: Proxy = s.server.udp_proxy(s) if s.c.is_udp else TcpProxy(s)
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
     s.content = proxy
     s.server.proxy.target.begin(proxy)
 
 
-def _udp_kind(given: ProxyConf) -> type[UdpProxy]:
-    """Decide the kind, once for each server."""
-    counted = bool(given.requests)
-    headed = bool(given.every_datagram and given.proxy_protocol)
-    if given.is_rated:
-        if headed:
-            return RatedHeadedCountedUdpProxy if counted else RatedHeadedUdpProxy
-        return RatedCountedUdpProxy if counted else RatedUdpProxy
-    if dsr.is_direct(given):
-        return dsr.DsrUdpProxy
-    if udp_one_way.is_one_way(given):
-        return udp_one_way.OneWayUdpProxy
-    if headed:
-        return HeadedCountedUdpProxy if counted else HeadedUdpProxy
-    return CountedUdpProxy if counted else UdpProxy
+def _remake(s: Session) -> UdpProxy:
+    return traced.TracedUdp(s) if s.log.level >= DEBUG else UdpProxy(s)
 
 
-def _check(given: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Check a server's settings, and decide what depends on nothing else."""
-    conf.check(given, server, draft)
-    server.udp_proxy = _udp_kind(given)
+def _merge(outer: Given, inner: Given) -> ProxyConf:
+    """Merge what two blocks gave, and choose how UDP sessions cross."""
+    made = conf.merge(outer, inner)
+    lender = None
+    if not made.is_rated and dsr.is_direct(made):
+        lender = dsr.LENDER
+    elif udp_one_way.is_one_way(made):
+        lender = udp_one_way.LENDER
+    return replace(made, steps=udp_steps.chosen(made), lender=lender)
 
 
 MODULE = StreamModule(
     name="proxy",
     directives=conf.directives(handle, handle_target),
     conf=conf.ProxyConf,
-    merge=conf.merge,
-    check=_check,
+    merge=_merge,
+    check=conf.check,
     variables=VARIABLES,
     contents=(
         ContentKind("tcp proxy", TcpProxy, stays="TCP sessions end where they began"),
-        ContentKind(udp_state.NAME, UdpProxy, udp_state.read, remade=udp_state.REMADE),
+        ContentKind(
+            udp_state.NAME, UdpProxy, partial(udp_state.read, _remake), remade=udp_state.REMADE
+        ),
     ),
 )

@@ -1,17 +1,11 @@
-"""A proxied UDP session: one connected socket to the server, datagrams counted both ways.
+"""A proxied UDP session: connecting it, its place in the client's table, and moving it.
 
-Answers for the SOCK_DGRAM branches of ngx_stream_proxy_module.c.
+Answers for the SOCK_DGRAM branches of ngx_stream_proxy_connect and ngx_stream_proxy_init_upstream
+(ngx_stream_proxy_module.c). What the session holds, and what ends it, is in udp_exchange.py.
 
-What ends a session (R is proxy_requests, N is proxy_responses):
-    datagrams < R            it goes on
-    datagrams = R            it is taken out of the table: the client's next datagram begins anew
-    responses >= N x datagrams, nothing queued         "udp done", 200
-    idle for proxy_timeout, responses as expected      "udp timed out", 200
-    idle for proxy_timeout, responses missing          "upstream timed out", 502, peer failed
-    refused before any response                        the next server, or 502
-    room is needed for a new client                    the session idle longest gives way, 200
-
-How datagrams cross is the business of the two halves: udp_to_server.py and udp_to_client.py.
+There is one class of sessions. What the configuration asks for besides was chosen when it was read
+(ProxyConf.steps, ProxyConf.lender): what a client's datagrams pass before they come here, and whose
+socket they leave by.
 """
 
 from __future__ import annotations
@@ -21,77 +15,40 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, errors, log
-from ngxstream.event import connect, datagram, eviction, poller, udp_clients
+from ngxstream.event import connect, eviction, poller
 from ngxstream.event.connect import UNIX
-from ngxstream.modules.proxy import handler, udp_state
-from ngxstream.modules.proxy.conf import UNLIMITED
-from ngxstream.modules.proxy.udp_to_client import ToClient
+from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp_to_server import ToServer
 from ngxstream.stream.upstream import CONNECT
-from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
-    from ngxstream.stream.session import Session
+    from ngxstream.event.connection import Table
+    from ngxstream.event.udp_clients import Sink
     from ngxstream.stream.upstream import Peer
 
-NEVER_MS: Final = 1 << 62
 HEARD_MS: Final = 1000
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
-class UdpProxy(ToServer, ToClient):
+class UdpProxy(ToServer):
     """The content of a proxied UDP session."""
 
-    __slots__ = (
-        "gate",  # UdpGate the client came in by
-        "client",  # sockaddr answers go to
-        "control",  # control data answers carry (source address), or None
-        "requests",
-        "responses",
-        "expected",  # int: proxy_responses
-        "failed",  # bool: the peer counts as failed at the end
-        "gso",  # bool: the path to the server takes GSO
-        "client_gso",
-        "queue",  # list[bytes] | None: waiting for room towards the server
-        "dropped",
-        "limit",  # how many answers a drain reads without asking for EAGAIN
-        "first",  # bytes: the first datagram, kept until it is answered
-        "gro_hints",
-        "gro",
-        "family",  # of a socket that may be recycled at the end, or 0
-    )
+    __slots__ = ()
 
     kind = socket.SOCK_DGRAM
 
-    def __init__(self, s: Session) -> None:
-        handler.Proxy.__init__(self, s)
-        c = s.c
-        gate: Any = c.table
-        self.gate = gate
-        self.control = gate.control_for(c)
-        self.client = udp_clients.peer_of(c.key)
-        self.requests = 1
-        self.responses = 0
-        self.expected = self.conf.responses
-        self.failed = False
-        self.gso = True
-        self.client_gso = gate.family != UNIX  # whose datagrams nobody would cut
-        self.queue: list[bytes] | None = None
-        self.dropped = 0
-        self.limit = 1
-        self.first = s.preread
-        self.gro_hints = 0
-        self.gro = False
-        self.family = 0
-
-    # -- connecting ----------------------------------------------------------------------------
-
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Connect a socket that rested, if there is one like we need, or a new one."""
+        conf = self.conf
         self.family = 0
-        if local is None and self.conf.options.plain and peer.family != UNIX:
+        if conf.lender is not None:
+            lent = conf.lender.open(self, peer, local)
+            self.is_lent = lent is not None
+            if lent is not None:
+                return lent, True
+        if local is None and conf.options.plain and peer.family != UNIX:
             self.family = peer.family
-            sock = self.gate.sockets.take(peer.family, rested=True)
+            sock = self.c.table.sockets.take(peer.family, rested=True)  # type: ignore[union-attr]
             if sock is not None:
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
@@ -105,9 +62,10 @@ class UdpProxy(ToServer, ToClient):
             if error.errno not in _NO_DESCRIPTORS:
                 raise
             evict = self.loop.get(eviction.Eviction)
-            sock = self.gate.sockets.take(self.family)
+            sockets = self.c.table.sockets  # type: ignore[union-attr]
+            sock = sockets.take(self.family)
             if sock is None and self.family and evict.make():
-                sock = self.gate.sockets.take(self.family)  # that of the session that ended
+                sock = sockets.take(self.family)  # that of the session that ended
             if sock is not None and not sock.connect_ex(peer.sockaddr):
                 self._see_that_it_is_another(sock, peer)
                 return sock, True
@@ -116,7 +74,7 @@ class UdpProxy(ToServer, ToClient):
             raise
 
     def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
-        """Let go of a socket that is connected to itself. Raises: ConnectError"""
+        """Close a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)
             raise connect.refused(peer.name)
@@ -127,16 +85,20 @@ class UdpProxy(ToServer, ToClient):
         state: Any = self.state
         self.connected = True
         peer: Any = self.peer
-        if peer.family == UNIX:
-            self.gso = False
         self.selection.notify(peer, CONNECT)
         state.connect_ms = loop.now_ms - state.start_ms
         if s.log.level >= log.INFO:
             self.log_connected()
         s.action = "proxying connection"
+        if self.is_lent:
+            conf.lender.begin(self)  # type: ignore[union-attr]
+            return
+        if peer.family == UNIX:
+            self.gso = False
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
-        loop.register(self.pc_fd, self.on_event, poller.LEVEL)
+        rates = self.rates
+        loop.register(self.pc_fd, self.on_event if rates is None else rates.on_event, poller.LEVEL)
         first = self.first
         if conf.proxy_protocol:
             first = self.proxy_header() + first
@@ -150,194 +112,51 @@ class UdpProxy(ToServer, ToClient):
             s.finalize(codes.INTERNAL_SERVER_ERROR)
         if s.status or ((conf.requests or not self.expected) and self.settle()):
             return
-        self.enlist()
+        if conf.requests == 1:
+            self.c.placed = True  # the client's next datagram begins anew
+        else:
+            self.enlist()
 
     def enlist(self) -> None:
-        """Have the client's further datagrams come here."""
-        if self.conf.requests == 1:
-            self.gate.release(self.c)
-        else:
-            self.gate.enlist(self.c, self)
+        """Have the client's further datagrams come here, past the steps that are configured."""
+        sink: Sink = self
+        for step in self.conf.steps:
+            sink = step(self, sink)
+        self.c.table.enlist(self.c, sink)  # type: ignore[union-attr]
 
     def connect_late(self) -> None:
         """Connect a session that was not ready for a while; then take what came meanwhile."""
-        c, gate = self.c, self.gate
-        kept = gate.kept_for(c)
-        gate.enlist(c, self)
+        c = self.c
+        table: Table = c.table  # type: ignore[assignment]
+        kept = table.kept_for(c)
+        table.enlist(c, self)
         self.connect()
         if kept:
-            gate.again(c, [memoryview(data) for data in kept])
+            table.again(c, [memoryview(data) for data in kept])
 
-    def proxy_header(self) -> bytes:
-        """Return the PROXY protocol header that goes in front of the first datagram."""
-        src, dst = self.c.sockaddr, self.c.local_sockaddr()
-        if self.conf.proxy_protocol == 1:
-            return proxy_protocol.build_v1(src, dst)
-        return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
-
-    # -- failing -------------------------------------------------------------------------------
-
-    def on_refused(self, error: OSError) -> None:
-        """The server's host refused a datagram (ICMP): a failure of the peer.
-
-        Before any response the next server gets the first datagram; after one, the refusal is a
-        response like another, as in nginx.
-        Source: ngx_stream_proxy_process (recv error on a datagram socket)
-        """
-        s = self.s
-        s.action = "proxying and reading from upstream"
-        s.log_error(handler.upstream_level(error), "recv() failed", error.errno)
-        s.action = "proxying connection"
-        if not self.responses:
-            self.fail_over()
-            return
-        self.failed = True
-        self.responses += 1
-        self.deadline = self.loop.now_ms + self.timeout
-        self.settle()
-
-    def fail_over(self) -> None:
-        """Go on to the next server with the first datagram, or end as 502 when there is none."""
-        self.dropped += self.requests - 1  # what followed it went to the server that refuses
-        self.loop.timers.remove(self)
-        self.queue = None
-        self.family = 0
-        self.next_upstream()
-
-    # -- changing hands ------------------------------------------------------------------------
+    def watch(self) -> None:
+        """Register for the server's answers."""
+        on_event = self.on_event_gro if self.gro else self.on_event
+        if self.rates is not None:
+            on_event = self.rates.on_event
+        self.loop.register(self.pc_fd, on_event, poller.LEVEL)
 
     way = udp_state.way
     pack = udp_state.pack
     release = udp_state.release
     send_waiting = udp_state.send_waiting
 
-    def pack_rates(self) -> Any:
-        """Return what rate limits keep; there are none here."""
-        return None
+    def pack_rates(self) -> tuple[int | None, int | None, int] | None:
+        """Return what rate limits keep, if there are any."""
+        return None if self.rates is None else self.rates.pack()
 
-    def unpack_rates(self, packed: Any) -> None:
+    def unpack_rates(self, packed: tuple[int | None, int | None, int]) -> None:
         """Go on with what pack_rates() returned in another process."""
-
-    def leave(self) -> None:
-        """Stop what goes on here in the background."""
-
-    def whole(self, data: bytes) -> bytes:
-        """Return a client's datagram as the server gets it."""
-        return data
+        if self.rates is not None:
+            self.rates.unpack(packed)
 
     def waiting(self) -> list[bytes]:
-        """Return, and forget, what waits for room towards the server, as it gets it."""
+        """Return, and forget, what waits for room or for the rate, as the server gets it."""
         queue, self.queue = self.queue, None
-        return queue or []
-
-    # -- ending --------------------------------------------------------------------------------
-
-    def settle(self) -> bool:
-        """End the session if all that is expected has come. Returns: whether it ended
-
-        Source: ngx_stream_proxy_test_finalize
-        """
-        conf = self.conf
-        if self.s.status:
-            return True
-        if conf.requests:
-            if self.requests < conf.requests:
-                return False
-            self.gate.forget(self.c)
-        if self.expected == UNLIMITED or self.responses < self.expected * self.requests:
-            return False
-        if self.queue is not None:
-            return False
-        if self.s.log.level >= log.INFO:
-            self.s.log_plain(log.INFO, f"udp done, {self._packets()}")
-        self.s.finalize(codes.STREAM_OK)
-        return True
-
-    def _packets(self) -> str:
-        a, b, c, d = self.counts()
-        dropped = f", dropped:{self.dropped}" if self.dropped else ""
-        return (
-            f"packets from/to client:{self.requests}/{self.responses}, "
-            f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}{dropped}"
-        )
-
-    # -- giving way ----------------------------------------------------------------------------
-
-    @property
-    def active_ms(self) -> int:
-        """When something moved last, loop ms; NEVER while nothing can tell."""
-        deadline = self.deadline
-        return deadline - self.timeout if deadline and self.pc is not None else NEVER_MS
-
-    @property
-    def conversing(self) -> bool:
-        """Whether both sides have spoken more than once: no forged source does."""
-        return self.requests > 1 and self.responses > 0
-
-    def give_way(self) -> None:
-        """End for the sake of a new client."""
-        s = self.s
-        if s.log.level >= log.INFO:
-            s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
-        s.finalize(codes.STREAM_OK)
-
-    def on_timeout(self) -> None:
-        """Nothing moved for proxy_timeout."""
-        s = self.s
-        if self.expected == UNLIMITED or self.responses >= self.expected * self.requests:
-            if s.log.level >= log.INFO:
-                s.log_plain(log.INFO, f"udp timed out, {self._packets()}")
-            s.finalize(codes.STREAM_OK)
-            return
-        s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
-        self.failed = True
-        s.finalize(codes.BAD_GATEWAY)
-
-    def on_fault(self) -> None:
-        """An unexpected exception: end this session only."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
-
-    def counts(self) -> tuple[int, int, int, int]:
-        """Return bytes from and to the client, from and to the upstream."""
-        state = self.state
-        if state is None:
-            return self.c.received, self.c.sent, 0, 0
-        return self.c.received, self.c.sent, state.bytes_received, state.bytes_sent
-
-    def close(self) -> None:
-        """Let go of the peer and its socket."""
-        loop, state, pc = self.loop, self.state, self.pc
-        loop.timers.remove(self)
-        if state is not None:
-            state.session_ms = loop.now_ms - state.start_ms
-        self._free(self.failed)
-        if (
-            pc is not None
-            and self.family
-            and not self.gro
-            and self.queue is None
-            and self.gate.sockets.give(pc, self.pc_fd, self.family)
-        ):
-            self.pc = None
-            loop.free_connections += 1
-        else:
-            self._close_peer()
-
-
-class CountedUdpProxy(UdpProxy):
-    """A session that takes only so many datagrams: what comes after begins a new one."""
-
-    __slots__ = ()
-
-    def take(self, views: list[memoryview]) -> list[memoryview] | None:
-        """Send on as many datagrams as the session may take, and return the rest."""
-        room = max(0, self.conf.requests - self.requests)
-        if room:
-            super().take(views[:room])
-        if not self.s.status:
-            self.settle()
-        return views[room:]
-
-    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
-        """Cut a burst at the quota."""
-        return self.take(datagram.split(view, size))
+        delayed = self.rates.take_delayed() if self.rates is not None else []
+        return [*(queue or ()), *delayed]

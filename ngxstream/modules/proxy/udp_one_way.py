@@ -6,7 +6,7 @@ leave through one connected socket, which is never read. Everything else is as i
 phases, the balancer's choice for each datagram, variables, logs.
 
 Where nothing looks at a session (no rules, no logs, plain round robin), there is none either: the
-gate's drains go straight to a Forwarder, which asks the balancer about each datagram and sends
+listener's drains go straight to a Forwarder, which asks the balancer about each datagram and sends
 what goes to one server in as few messages as sizes allow.
 
 A refusal (ICMP) that an earlier datagram met is told to the next send: it is nobody's who would
@@ -19,18 +19,18 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import codes, errors, inet, log
+from ngxstream.core import errors, inet, log
 from ngxstream.event import connect, datagram
-from ngxstream.modules.proxy.udp import UdpProxy
+from ngxstream.modules.proxy.conf import Lender
 from ngxstream.stream import rotation, round_robin
-from ngxstream.stream.upstream import CONNECT
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Stream
     from ngxstream.event.loop import Loop
+    from ngxstream.modules.proxy.conf import ProxyConf
+    from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.stream.addresses import ListeningConf
     from ngxstream.stream.core import ServerConf
-    from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
 SHARED: Final = 1024  # sockets kept in a worker
@@ -39,13 +39,10 @@ _BY_TURNS: Final = (round_robin.RoundRobin, rotation.RotatingRoundRobin)
 _STALE: Final = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH))
 
 
-def is_one_way(conf: Any) -> bool:
+def is_one_way(conf: ProxyConf) -> bool:
     """Tell whether the sessions of a server are of this kind."""
     return bool(
-        conf.requests == 1
-        and conf.responses == 0
-        and conf.bind.value is None
-        and not conf.is_rated
+        conf.requests == 1 and conf.responses == 0 and conf.bind.value is None and not conf.is_rated
     )
 
 
@@ -63,7 +60,7 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
         sock, _ = connect.connect_peer(
             peer.family, socket.SOCK_DGRAM, peer.sockaddr, peer.name, options
         )
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are not read
         if len(shared) >= SHARED:
             loop.closing.extend(shared.values())
             shared.clear()
@@ -71,61 +68,35 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
     return sock
 
 
-class OneWayUdpProxy(UdpProxy):
-    """A session of one datagram and no answer."""
+def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
+    """Return the socket that all sessions to this server share."""
+    return shared_socket(proxy.loop, peer, proxy.conf.options)
 
-    __slots__ = ()
 
-    def __init__(self, s: Session) -> None:
-        super().__init__(s)
-        self.expected = 0
-
-    def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
-        """Return the socket that all sessions to this server share."""
-        return shared_socket(self.loop, peer, self.conf.options), True
-
-    def begin(self, ready: bool) -> None:
-        """Send the datagram; that was all."""
-        s, state = self.s, self.state
-        assert self.peer is not None and state is not None
-        self.connected = True
-        self.selection.notify(self.peer, CONNECT)
-        state.connect_ms = self.loop.now_ms - state.start_ms
-        if s.log.level >= log.INFO:
-            self.log_connected()
-        s.action = "proxying connection"
-        first = self.first
-        if self.conf.proxy_protocol:
-            first = self.proxy_header() + first
+def _begin(proxy: UdpProxy) -> None:
+    """Send the datagram; that was all."""
+    s, pc = proxy.s, proxy.pc
+    state: Any = proxy.state
+    first = proxy.first
+    if proxy.conf.proxy_protocol:
+        first = proxy.proxy_header() + first
+    try:
         try:
-            try:
-                state.bytes_sent += self.pc.send(first)
-            except OSError as error:
-                if error.errno not in _STALE:
-                    raise
-                state.bytes_sent += self.pc.send(first)
-        except BlockingIOError:
-            self.dropped += 1  # the interface's queue is full; there is no later for this session
+            state.bytes_sent += pc.send(first)
         except OSError as error:
-            pc = self.pc
-            self._send_failed(error)
-            if s.status or self.pc is not pc:
-                return
-        if s.log.level >= log.INFO:
-            s.log_plain(log.INFO, f"udp done, {self._packets()}")
-        s.finalize(codes.STREAM_OK)
+            if error.errno not in _STALE:
+                raise
+            state.bytes_sent += pc.send(first)
+    except BlockingIOError:
+        proxy.dropped += 1  # the interface's queue is full; there is no later for this session
+    except OSError as error:
+        proxy.send_failed(error)
+        if s.status or proxy.pc is not pc:
+            return
+    proxy.settle()
 
-    def _close_peer(self) -> None:
-        """Leave the socket to the sessions to come."""
-        if self.pc is not None:
-            self.pc = None
-            self.loop.free_connections += 1
 
-    def close(self) -> None:
-        """Let go of the peer."""
-        self.finish_state(0, 0)
-        self._free(self.failed)
-        self._close_peer()
+LENDER: Final = Lender(_open, _begin)
 
 
 class _Nobody:
@@ -202,9 +173,9 @@ class Forwarder:
             sock = shared_socket(self._loop, peer, self._options)
         except errors.NgxError as error:
             return self._fail(peer, str(error), views, tries)
-        may_gso = peer.family != socket.AF_UNIX  # whose datagrams nobody would cut
+        may_gso = peer.family != socket.AF_UNIX  # where no GSO message is cut
         done = 0
-        stale = True  # an error may be told that is of what was sent before
+        stale = True  # an error may be that of an earlier datagram
         for first, end, size in datagram.runs(views):
             at = first
             while at < end:
@@ -259,7 +230,7 @@ class Forwarder:
 
 
 def forwarder(conf: ListeningConf, loop: Loop) -> Forwarder | None:
-    """Return what takes the datagrams of an address of which nobody wants to see a session."""
+    """Return what takes the datagrams of an address where no session has to be seen."""
     address = conf.default
     server = address.default_server
     given = getattr(server, "proxy", None)

@@ -11,186 +11,148 @@ while the allowance is above 0.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ngxstream.event import datagram, poller
-from ngxstream.modules.proxy import handler
-from ngxstream.modules.proxy.headed import Headed
-from ngxstream.modules.proxy.udp import CountedUdpProxy, UdpProxy
+from ngxstream.event import datagram
 
 if TYPE_CHECKING:
-    from ngxstream.event.pump import RateLimiter
-    from ngxstream.stream.session import Session
+    from ngxstream.event.timers import Timer
+    from ngxstream.modules.proxy.udp import UdpProxy
+    from ngxstream.modules.proxy.udp_exchange import Exchange
 
 DELAYED: Final = 256  # datagrams that may wait
 DELAYED_BYTES: Final = 1 << 18
 
 
-# The slots of a rated session, declared by the classes at the end (handler.NO_SLOTS).
-SLOTS: Final = (
-    "upload",  # RateLimiter | None
-    "download",
-    "delayed",  # deque[bytes]: of the client, not yet allowed
-    "delayed_bytes",
-    "uploaded",  # int: bytes let through to the server
-    "upload_timer",  # Timer | None
-    "download_timer",
-)
+class Rates:
+    """The limits of one session: what its client, or its server, may send in a second.
 
+    As a Sink it stands before the session in its client's table.
+    """
 
-class _Rated(UdpProxy):
-    """A session whose client, or server, may send so many bytes a second."""
+    __slots__ = (
+        "c",
+        "proxy",
+        "header",  # bytes: goes in front of every datagram
+        "upload",  # RateLimiter | None
+        "download",
+        "delayed",  # deque[bytes]: of the client, not yet allowed
+        "delayed_bytes",
+        "uploaded",  # int: bytes let through to the server
+        "upload_timer",  # Timer | None
+        "download_timer",
+    )
 
-    __slots__ = handler.NO_SLOTS
-
-    upload: RateLimiter | None
-    download: RateLimiter | None
-    delayed: deque[bytes]
-    delayed_bytes: int
-    uploaded: int
-    upload_timer: Any
-    download_timer: Any
-
-    def __init__(self, s: Session) -> None:
-        super().__init__(s)
-        self.upload = self.limiter(self.conf.upload_rate)
-        self.download = self.limiter(self.conf.download_rate)
-        self.delayed = deque()
+    def __init__(self, proxy: Exchange) -> None:
+        conf = proxy.conf
+        self.c = proxy.c
+        self.proxy: UdpProxy = proxy  # type: ignore[assignment]  # there is no other kind
+        self.header = proxy.proxy_header() if conf.is_headed else b""
+        self.upload = proxy.limiter(conf.upload_rate)
+        self.download = proxy.limiter(conf.download_rate)
+        self.delayed: deque[bytes] = deque()
         self.delayed_bytes = 0
-        self.uploaded = len(self.first)  # it goes at once
-        self.upload_timer = None
-        self.download_timer = None
+        self.uploaded = len(proxy.first)  # it goes at once
+        self.upload_timer: Timer | None = None
+        self.download_timer: Timer | None = None
 
-    # -- from the client -----------------------------------------------------------------------
-
-    def take(self, views: list[memoryview]) -> list[memoryview] | None:
+    def take(self, views: list[memoryview]) -> None:
         """Send on what the rate allows; the rest waits."""
-        if self.upload is None:
-            return super().take(views)
-        now_ms = self.loop.now_ms
-        self.requests += len(views)
-        pc = self.pc
+        proxy = self.proxy
+        proxy.requests += len(views)
+        pc = proxy.pc
         for n, view in enumerate(views, 1):
             self.c.received += len(view)
-            if self.pc is None:
-                return None
+            if proxy.pc is None:
+                return
             if not self.delayed and self._allowance() > 0:
-                self.uploaded += len(view)
-                self.send(view)
-                if self.pc is not pc and self.pc is not None:
-                    pc = self.pc
-                    self.dropped -= len(views) - n  # fail_over() took them for lost
+                self._send(view)
+                if proxy.pc is not pc and proxy.pc is not None:
+                    pc = proxy.pc
+                    proxy.dropped -= len(views) - n  # fail_over() took them for lost
             elif len(self.delayed) < DELAYED and self.delayed_bytes < DELAYED_BYTES:
                 self.delayed.append(bytes(view))
                 self.delayed_bytes += len(view)
             else:
-                self.dropped += 1
-        if self.s.status:
-            return None
-        self.deadline = now_ms + self.timeout
-        self._wait()
-        if not self.expected:
-            self.settle()
-        return None
+                proxy.dropped += 1
+        if proxy.s.status:
+            return
+        proxy.deadline = proxy.loop.now_ms + proxy.timeout
+        self.wait()
+        if not proxy.expected:
+            proxy.settle()
 
-    def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
+    def take_burst(self, view: memoryview, size: int) -> None:
         """Take a coalesced message datagram by datagram."""
-        if self.upload is None:
-            return super().take_burst(view, size)
-        return self.take(datagram.split(view, size))
+        self.take(datagram.split(view, size))
+
+    def _send(self, data: bytes | memoryview) -> None:
+        self.uploaded += len(data)
+        self.proxy.send(b"".join((self.header, data)) if self.header else data)
 
     def _allowance(self) -> int:
         assert self.upload is not None
-        return self.upload.allowance(self.loop.now_ms, self.uploaded)
+        return self.upload.allowance(self.proxy.loop.now_ms, self.uploaded)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Come back when the rate allows more."""
         if self.delayed and self.upload_timer is None:
             assert self.upload is not None
             delay_ms = max(1, self.upload.wait_ms(min(0, self._allowance())))
-            self.upload_timer = self.loop.call_later(delay_ms, self._go_on, cancelable=True)
+            loop = self.proxy.loop
+            self.upload_timer = loop.call_later(delay_ms, self._go_on, cancelable=True)
 
     def _go_on(self) -> None:
         self.upload_timer = None
-        delayed = self.delayed
-        while delayed and self.pc is not None and self._allowance() > 0:
+        delayed, proxy = self.delayed, self.proxy
+        while delayed and proxy.pc is not None and self._allowance() > 0:
             data = delayed.popleft()
             self.delayed_bytes -= len(data)
-            self.uploaded += len(data)
-            self.send(data)
-        if self.s.status:
+            self._send(data)
+        if proxy.s.status:
             return
-        self.deadline = self.loop.now_ms + self.timeout
-        self._wait()
-        self.settle()
-
-    def settle(self) -> bool:
-        """End the session if nothing waits and all that is expected has come."""
-        return not self.delayed and super().settle()
-
-    # -- from the server -----------------------------------------------------------------------
+        proxy.deadline = proxy.loop.now_ms + proxy.timeout
+        self.wait()
+        proxy.settle()
 
     def on_event(self, mask: int) -> None:
-        """Drain one answer at a time while the rate allows."""
-        if self.download is None:
-            super().on_event(mask)
-            return
-        self.limit = 1
-        allowance = self.download.allowance(self.loop.now_ms, self._downloaded())
-        if allowance <= 0:
-            self._pause(self.download.wait_ms(allowance))
-            return
-        super().on_event(mask)
-
-    def on_event_gro(self, mask: int) -> None:
-        """Drain coalesced answers while the rate allows."""
-        if self.download is not None:
-            allowance = self.download.allowance(self.loop.now_ms, self._downloaded())
+        """Drain one answer at a time, or one coalesced message, while the rate allows."""
+        proxy, download = self.proxy, self.download
+        if download is not None:
+            proxy.limit = 1
+            state = proxy.state
+            received = state.bytes_received if state is not None else 0
+            allowance = download.allowance(proxy.loop.now_ms, received)
             if allowance <= 0:
-                self._pause(self.download.wait_ms(allowance))
+                self._pause(download.wait_ms(allowance))
                 return
-        super().on_event_gro(mask)
-
-    def _downloaded(self) -> int:
-        return self.state.bytes_received if self.state is not None else 0
+        if proxy.gro:
+            proxy.on_event_gro(mask)
+        else:
+            proxy.on_event(mask)
 
     def _pause(self, delay_ms: int) -> None:
         """Leave the server's answers in the kernel for a while."""
-        if self.download_timer is None and self.queue is None:
-            self.loop.poller.remove(self.pc_fd)
-            self.download_timer = self.loop.call_later(
+        proxy = self.proxy
+        if self.download_timer is None and proxy.queue is None:
+            proxy.loop.poller.remove(proxy.pc_fd)
+            self.download_timer = proxy.loop.call_later(
                 max(1, delay_ms), self._resume, cancelable=True
             )
 
     def _resume(self) -> None:
         self.download_timer = None
-        if self.pc is not None and self.queue is None:
-            self.deadline = self.loop.now_ms + self.timeout
-            handler = self.on_event_gro if self.gro else self.on_event
-            self.loop.register(self.pc_fd, handler, poller.LEVEL)
+        proxy = self.proxy
+        if proxy.pc is not None and proxy.queue is None:
+            proxy.deadline = proxy.loop.now_ms + proxy.timeout
+            proxy.watch()
 
-    def on_timeout(self) -> None:
-        """Nothing moved for proxy_timeout; a direction that has to rest does not count.
+    @property
+    def is_resting(self) -> bool:
+        """Whether a direction waits for its rate."""
+        return self.upload_timer is not None or self.download_timer is not None
 
-        source: ngx_stream_proxy_process, which removes the timer while one is delayed
-        """
-        if self.upload_timer is not None or self.download_timer is not None:
-            self.deadline = self.loop.now_ms + self.timeout
-            self.loop.timers.add(self)
-            return
-        super().on_timeout()
-
-    # -- changing hands, ending ----------------------------------------------------------------
-
-    def fail_over(self) -> None:
-        """Go on to the next server; the pauses of the former one are over."""
-        self.leave()
-        super().fail_over()
-        if self.pc is not None:
-            self.dropped -= len(self.delayed)  # they were not sent yet
-            self._wait()
-
-    def pack_rates(self) -> Any:
+    def pack(self) -> tuple[int | None, int | None, int]:
         """Return when the counting began and how much was let through."""
         upload, download = self.upload, self.download
         return (
@@ -199,7 +161,7 @@ class _Rated(UdpProxy):
             self.uploaded,
         )
 
-    def unpack_rates(self, packed: Any) -> None:
+    def unpack(self, packed: tuple[int | None, int | None, int]) -> None:
         """Count on from there."""
         upload_s, download_s, self.uploaded = packed
         if self.upload is not None and upload_s is not None:
@@ -207,48 +169,20 @@ class _Rated(UdpProxy):
         if self.download is not None and download_s is not None:
             self.download.start_s = download_s
 
-    def waiting(self) -> list[bytes]:
-        """Return, and forget, what waits for room or for the rate."""
-        found = super().waiting()
-        found += map(self.whole, self.delayed)
+    def take_delayed(self) -> list[bytes]:
+        """Return, and forget, what waits for the rate, as the server gets it."""
         self.uploaded += self.delayed_bytes  # they are let through where they go
+        found = [self.header + data for data in self.delayed]
         self.delayed.clear()
         return found
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Stop the timers."""
         for timer in (self.upload_timer, self.download_timer):
             if timer is not None:
                 timer.cancel()
         self.upload_timer = self.download_timer = None
 
-    def close(self) -> None:
-        """Let go of everything."""
-        if self.download_timer is not None:
-            self.gro = True  # its socket is not watched: it cannot rest among the others
-        self.leave()
-        super().close()
-
-
-class RatedUdpProxy(_Rated):
-    """The plain kind."""
-
-    __slots__ = SLOTS
-
-
-class RatedCountedUdpProxy(CountedUdpProxy, _Rated):
-    """One that takes only so many datagrams."""
-
-    __slots__ = SLOTS
-
-
-class RatedHeadedUdpProxy(Headed, _Rated):
-    """One with a PROXY header in front of every datagram."""
-
-    __slots__ = SLOTS
-
-
-class RatedHeadedCountedUdpProxy(Headed, CountedUdpProxy, _Rated):
-    """One with both."""
-
-    __slots__ = SLOTS
+    def on_fault(self) -> None:
+        """End the session after an exception nobody expected."""
+        self.proxy.on_fault()

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
-from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, Record
-from ngxstream.modules.proxy import bind, udp_to_server
+from ngxstream.modules.proxy import bind
 from ngxstream.stream import content, round_robin
 from ngxstream.stream.content import Packed
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
@@ -34,17 +33,19 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
 
+    Make = Callable[[Session], UdpProxy]
+
 NAME: Final = "udp proxy"
 # slots of a UdpProxy, of whatever kind, that are not packed, and why
 REMADE: Final = {
-    **dict.fromkeys(("s", "c", "loop", "gate", "client", "control", "header"), "of the session"),
+    **dict.fromkeys(("s", "c", "loop", "client", "control"), "of the session"),
     **dict.fromkeys(("conf", "timeout", "expected"), "of the server's configuration"),
     **dict.fromkeys(("upstream", "selection", "peer"), "found by name"),
     **dict.fromkeys(("pc", "pc_fd", "connected"), "the socket itself moves"),
-    **dict.fromkeys(("queue", "delayed", "delayed_bytes"), "waiting() gives it away"),
-    **dict.fromkeys(("upload", "download", "uploaded"), "by pack_rates()"),
-    **dict.fromkeys(("upload_timer", "download_timer", "tick"), "timers begin anew"),
-    **dict.fromkeys(("kept", "sent"), "with a socket of its client's a session ends at once"),
+    "queue": "waiting() gives it away",
+    "rates": "by pack_rates() and waiting()",
+    "tick": "timers begin anew",
+    "is_lent": "with such a socket a session ends at once",
     "state": "the last one of the session",
     "limit": "learnt again",
 }
@@ -78,9 +79,6 @@ NEVER_GRO: Final = -(1 << 30)  # gro_hints where a server was found not to coale
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
-# -- methods of UdpProxy: see content.Content ------------------------------------------------------
-
-
 def way(proxy: UdpProxy) -> int:
     """Tell which way it goes: one that has no server to talk to begins anew."""
     return content.MOVES if proxy.connected and proxy.pc is not None else content.ANEW
@@ -103,7 +101,7 @@ def pack(proxy: UdpProxy) -> Packed:
 
 
 def release(proxy: UdpProxy) -> None:
-    """Let go of everything here, ending nothing; who has packed it owns the socket."""
+    """Drop what is held here; whoever packed the session owns the socket."""
     loop = proxy.loop
     proxy.leave()
     if proxy.pc is not None:
@@ -119,13 +117,11 @@ def release(proxy: UdpProxy) -> None:
 def send_waiting(proxy: UdpProxy, data: bytes) -> None:
     """Send what UdpProxy.waiting() returned at the former place."""
     if proxy.pc is not None:
-        udp_to_server.ToServer.send(proxy, data)
+        proxy.send(data)
 
 
-# -- a record that came ----------------------------------------------------------------------------
-
-
-def read(data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool) -> content.Restore:
+def read(make: Make, data: bytes, fds: Sequence[int], server: ServerConf,
+         is_shared: bool) -> content.Restore:
     """Look at what another process says of a proxied session. See content.Read
 
     Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
@@ -140,20 +136,18 @@ def read(data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool) -
     if reused not in (0, family):
         raise CodecError("a socket to be used again that is of another family")
     _check_socket(fds[0], family, rest[1][2])
-    return functools.partial(_restore, numbers, rest, fds[0], is_shared)
+    return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
-def _restore(
-    numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
-    s: Session, current: StreamConf | None,
-) -> UdpProxy:
+def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
+             is_shared: bool, s: Session, current: StreamConf | None) -> UdpProxy:
     """Take the session up where it was left."""
     (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
      family) = numbers
     name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.preread = first
-    proxy: UdpProxy = s.server.udp_proxy(s)
+    proxy = make(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)
@@ -177,7 +171,7 @@ def _restore(
     latest = loop.now_ms + proxy.timeout
     proxy.deadline = min(deadline or latest, latest)
     loop.timers.add(proxy)
-    loop.register(fd, proxy.on_event_gro if gro else proxy.on_event, poller.LEVEL)
+    proxy.watch()
     if rates is not None:
         proxy.unpack_rates(rates)
     return proxy
@@ -215,9 +209,8 @@ def _plain(sockaddr: Any) -> Any:
     return sockaddr.encode("utf-8", "surrogateescape") if isinstance(sockaddr, str) else sockaddr
 
 
-def _hold(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int, peer: Any
-) -> tuple[Selection, Peer]:
+def _hold(s: Session, current: StreamConf | None, name: str, port: int, index: int,
+          peer: Any) -> tuple[Selection, Peer]:
     """Count the session on the peer it talks to."""
     peer_name, server, sockaddr = peer
     for conf in _candidates(s, current, name, port, index):
@@ -232,9 +225,8 @@ def _hold(
     return found
 
 
-def _candidates(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int
-) -> list[UpstreamConf]:
+def _candidates(s: Session, current: StreamConf | None, name: str, port: int,
+                index: int) -> list[UpstreamConf]:
     if index < 0:
         return []  # a name resolved for this session alone
     found = [None if current is None else current.upstreams.at(name, port), s.server.proxy.upstream]

@@ -10,44 +10,20 @@ for. Learnt is also whether the server sends with GSO itself (`gro`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ngxstream.core import codes, log
 from ngxstream.event import datagram
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
+from ngxstream.modules.proxy.udp_exchange import Exchange
 from ngxstream.stream.upstream import FIRST_BYTE
 
-if TYPE_CHECKING:
-    from ngxstream.event.udp import UdpGate
 
+class ToClient(Exchange):
+    """The downward half of a session."""
 
-class ToClient(handler.Proxy):
-    """The downward half of a UdpProxy, which has the slots and says what they are."""
-
-    __slots__ = handler.NO_SLOTS
-
-    gate: UdpGate
-    client: Any
-    control: Any
-    requests: int
-    responses: int
-    expected: int
-    client_gso: bool
-    queue: list[bytes] | None
-    dropped: int
-    limit: int
-    first: bytes
-    gro_hints: int
-    gro: bool
-
-    def settle(self) -> bool:
-        """End the session if all that is expected has come. See UdpProxy"""
-        raise NotImplementedError
-
-    def on_refused(self, error: OSError) -> None:
-        """The server's host refused a datagram. See UdpProxy"""
-        raise NotImplementedError
+    __slots__ = ()
 
     def on_event(self, mask: int) -> None:
         """Drain the server's answers to the client.
@@ -170,11 +146,12 @@ class ToClient(handler.Proxy):
 
     def answer(self, view: memoryview) -> None:
         """Send one datagram to the client. # hot"""
+        sock: Any = self.c.sock
         try:
             if self.control is None:
-                self.gate.sock.sendto(view, self.client)
+                sock.sendto(view, self.client)
             else:
-                self.gate.sock.sendmsg((view,), self.control, 0, self.client)
+                sock.sendmsg((view,), self.control, 0, self.client)
         except BlockingIOError:
             self._answer_later((view,))
             return
@@ -189,7 +166,8 @@ class ToClient(handler.Proxy):
             self._answer_each(views)
             return
         control = self.control or []
-        send = self.gate.sock.sendmsg
+        sock: Any = self.c.sock
+        send = sock.sendmsg
         for first, end, size in datagram.runs(views):
             if end - first == 1:
                 self.answer(views[first])
@@ -216,8 +194,9 @@ class ToClient(handler.Proxy):
         if not self.client_gso:
             self.answer_many(datagram.split(view, size))
             return
+        sock: Any = self.c.sock
         try:
-            self.c.sent += self.gate.sock.sendmsg(
+            self.c.sent += sock.sendmsg(
                 (view,), (self.control or []) + datagram.segment_control(size), 0, self.client
             )
         except BlockingIOError:
@@ -239,7 +218,7 @@ class ToClient(handler.Proxy):
     def _answer_later(self, views: Any) -> None:
         for view in views:
             try:
-                self.c.sent += self.gate.send_to(self.c, bytes(view))
+                self.c.sent += self.c.table.send_to(self.c, bytes(view))  # type: ignore[union-attr]
             except BlockingIOError:
                 self.dropped += 1
             except OSError as error:

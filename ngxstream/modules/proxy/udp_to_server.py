@@ -3,7 +3,7 @@
 Answers for the sending half of ngx_stream_proxy_process, from the client, SOCK_DGRAM
 (ngx_stream_proxy_module.c).
 
-What the gate drained for a client in one turn leaves in one GSO message where sizes allow
+What the listener drained for a client in one turn leaves in one GSO message where sizes allow
 (event/datagram.py); a path that cannot do GSO is found out once and noted at info. Without room in
 the socket up to QUEUED datagrams wait, in order.
 """
@@ -11,39 +11,21 @@ the socket up to QUEUED datagrams wait, in order.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from ngxstream.core import codes, log
 from ngxstream.event import datagram, poller
 from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy.udp_to_client import ToClient
 
 QUEUED: Final = 64  # datagrams waiting for room towards the server
 
 
-class ToServer(handler.Proxy):
-    """The upward half of a UdpProxy, which has the slots and says what they are."""
+class ToServer(ToClient):
+    """The upward half of a session."""
 
-    __slots__ = handler.NO_SLOTS
-
-    requests: int
-    responses: int
-    expected: int
-    failed: bool
-    gso: bool
-    queue: list[bytes] | None
-    dropped: int
-
-    def settle(self) -> bool:
-        """End the session if all that is expected has come. See UdpProxy"""
-        raise NotImplementedError
-
-    def fail_over(self) -> None:
-        """Go on to the next server. See UdpProxy"""
-        raise NotImplementedError
-
-    def on_fault(self) -> None:
-        """End after an exception nobody expected. See UdpProxy"""
-        raise NotImplementedError
+    __slots__ = ()
 
     def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the client sent. # hot: once a client and turn"""
@@ -92,7 +74,7 @@ class ToServer(handler.Proxy):
         except BlockingIOError:
             self._enqueue(data)
         except OSError as error:
-            self._send_failed(error)
+            self.send_failed(error)
 
     def send_many(self, views: list[memoryview]) -> None:
         """Send several datagrams, in as few messages as their sizes allow."""
@@ -118,7 +100,7 @@ class ToServer(handler.Proxy):
                     self._send_rest(pc, views[end:])
                 return
 
-    def _send_each(self, views: list[memoryview]) -> None:
+    def _send_each(self, views: Sequence[bytes | memoryview]) -> None:
         pc = self.pc
         for n, view in enumerate(views, 1):
             self.send(view)
@@ -126,7 +108,7 @@ class ToServer(handler.Proxy):
                 self._send_rest(pc, views[n:])
                 return
 
-    def _send_rest(self, pc: Any, views: list[memoryview]) -> None:
+    def _send_rest(self, pc: Any, views: Sequence[bytes | memoryview]) -> None:
         """Go on when a send to `pc` had no room, or was refused and there is a next server."""
         if self.pc is None or not views:
             return
@@ -142,13 +124,14 @@ class ToServer(handler.Proxy):
             self.gso = False
             self.s.log_error(log.INFO, "sending datagrams one by one", error.errno)
             return True
-        self._send_failed(error)
+        self.send_failed(error)
         return False
 
-    def _send_failed(self, error: OSError) -> None:
+    def send_failed(self, error: OSError) -> None:
         """A failed send counts against the peer, and ends the session if it was answered before.
 
-        A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
+        A datagram that is too large, by itself or with a header, is no failure of the peer: it is
+        dropped.
         """
         s = self.s
         if error.errno == errno.EMSGSIZE:
@@ -177,7 +160,7 @@ class ToServer(handler.Proxy):
             queue.append(bytes(data))
 
     def flush(self) -> bool:
-        """Send what waited for room. returns: whether all of it is gone"""
+        """Send what waited for room. Returns: whether all of it is gone"""
         queue, pc = self.queue or [], self.pc
         while queue:
             try:
@@ -185,23 +168,13 @@ class ToServer(handler.Proxy):
             except BlockingIOError:
                 return False
             except OSError as error:
-                self._send_failed(error)
+                self.send_failed(error)
                 if self.pc is not pc:  # the session is over, or the next server has the first one
-                    self._flush_rest(pc, queue[1:])
+                    self._send_rest(pc, queue[1:])
                     return False
             queue.pop(0)
         self.queue = None
         return True
-
-    def _flush_rest(self, pc: Any, rest: list[bytes]) -> None:
-        """Go on as _send_rest(), with datagrams that are as the server gets them."""
-        for n, data in enumerate(rest):
-            if self.pc is not pc:
-                if self.pc is None:
-                    return
-                pc = self.pc
-                self.dropped -= len(rest) - n
-            ToServer.send(self, data)
 
 
 class _Room:
@@ -209,7 +182,7 @@ class _Room:
 
     __slots__ = ("proxy", "go_on")
 
-    def __init__(self, proxy: ToServer, go_on: Any) -> None:
+    def __init__(self, proxy: ToServer, go_on: Callable[[int], None]) -> None:
         self.proxy = proxy
         self.go_on = go_on
 

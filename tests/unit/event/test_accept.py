@@ -19,13 +19,13 @@ class Worker:
         self.loop = Loop(MemoryLog(), poller.POLLERS[kind](512), connections)
         self.taken: list = []
         relay = wakeups.Relay(self.loop, fd) if fd >= 0 else None
-        self.gates: list = []
+        self.listeners: list = []
         for sock in socks:
             self.add(sock, slots, relay, pause_ms)
 
     def add(self, sock, slots, relay, pause_ms=60_000) -> None:
         """Accept on one more socket."""
-        self.gates.append(
+        self.listeners.append(
             accept.TcpListener(
                 self.loop, self.listening(sock), sock, lambda c, loop: self.taken.append(c),
                 exclusive=relay is not None, slots=slots, relay=relay, pause_ms=pause_ms,
@@ -34,7 +34,7 @@ class Worker:
 
     @staticmethod
     def listening(sock) -> SimpleNamespace:
-        """Return what a gate wants to know of its socket."""
+        """Return what a listener wants to know of its socket."""
         address = sock.getsockname()
         return SimpleNamespace(options=ListenOptions(
             family=socket.AF_INET, socktype=socket.SOCK_STREAM, sockaddr=address,
@@ -43,8 +43,8 @@ class Worker:
 
     def close(self) -> None:
         """Close what the worker has accepted, and its poller."""
-        for gate in self.gates:
-            gate.close()
+        for listener in self.listeners:
+            listener.close()
         for c in self.taken:
             c.sock.close()
         self.loop.poller.close()
@@ -236,7 +236,7 @@ def test_who_has_no_room_for_two_slots_hears_of_who_takes_one(uneven, listeners,
     clients(listeners[1])
     settle(full, other)
     assert [1, 2] == [len(worker.taken) for worker in uneven]
-    other.loop.register(listeners[1].fileno(), other.gates[1].on_readable, poller.LEVEL)
+    other.loop.register(listeners[1].fileno(), other.listeners[1].on_readable, poller.LEVEL)
 
 
 @pytest.mark.parametrize("pause_ms", [10, 100])
@@ -257,8 +257,8 @@ def test_what_nobody_hears_tells_that_all_are_full(
 def test_a_closed_listener_is_out_of_it(listeners, shared_fd, clients) -> None:
     """A worker that leaves takes no more of what is passed on."""
     worker = Worker(listeners, 50, fd=shared_fd)
-    for gate in worker.gates:
-        gate.close()
+    for listener in worker.listeners:
+        listener.close()
     os.eventfd_write(shared_fd, 1)
     clients(listeners[0])
     settle(worker)
@@ -325,7 +325,7 @@ def test_exceptions_of_a_session_do_not_stop_the_others(clients) -> None:
         sock.bind(("127.0.0.1", 0))
         sock.listen(8)
         sock.setblocking(False)
-        gate = accept.TcpListener(loop, Worker.listening(sock), sock, begin)
+        listener = accept.TcpListener(loop, Worker.listening(sock), sock, begin)
         free = loop.free_connections
         clients(sock, 3)
         loop.turn(0)
@@ -333,7 +333,7 @@ def test_exceptions_of_a_session_do_not_stop_the_others(clients) -> None:
         assert [True, False, False] == [c.closed for c in begun]
         assert (free - 2, 2) == (loop.free_connections, loop.live)
         assert 1 == len(loop.log.lines)
-        gate.close()
+        listener.close()
         for c in begun:
             c.sock.close()
         sock.close()

@@ -24,9 +24,9 @@ def each(request: pytest.FixtureRequest) -> Iterator[poller.Poller]:
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Give the two ends of a TCP connection; the first is watched."""
-    with socket.create_server(("127.0.0.1", 0)) as gate:
-        far = socket.create_connection(gate.getsockname())
-        near, _ = gate.accept()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near, _ = listener.accept()
     near.setblocking(False)
     with near, far:
         yield near, far

@@ -1,18 +1,17 @@
-"""The UDP gate: order and boundaries of every client's datagrams, whatever the mix."""
+"""The UDP listener: order and boundaries of every client's datagrams, whatever the mix."""
 
 import itertools
 import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, turn_budget, udp, udp_clients, udp_new
-from tests.support.engine import Gate, engine, run_until
+from ngxstream.event import datagram, turn_budget, udp, udp_answers, udp_clients, udp_held, udp_new
+from tests.support.engine import Listener, engine, run_until
 
 UDP = socket.SOCK_DGRAM
 
@@ -43,8 +42,8 @@ class Keeper:
 def listing(keepers):
     """Make a begin() that lists a Keeper for each new client."""
 
-    def begin(c, loop) -> None:
-        keeper = Keeper(c, bytes(loop.datagram))
+    def begin(c, loop, first, header) -> None:
+        keeper = Keeper(c, first)
         keepers[c.key] = keeper
         c.table.enlist(c, keeper)
 
@@ -58,13 +57,13 @@ def test_every_client_s_datagrams_come_whole_and_in_order(plan, host) -> None:
     """Four clients mix their datagrams in any way; each session sees its own, as sent."""
     keepers: dict = {}
     with ExitStack() as stack, engine() as loop:
-        gate = Gate(loop, listing(keepers), UDP, host)
-        stack.callback(gate.sock.close)
-        gate.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+        listener = Listener(loop, listing(keepers), UDP, host)
+        stack.callback(listener.sock.close)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         clients = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(4)]
         sent: list[list[bytes]] = [[] for _ in clients]
         for sock in clients:
-            sock.connect(("127.0.0.1", gate.address[1]))
+            sock.connect(("127.0.0.1", listener.address[1]))
         for i, (who, size) in enumerate(plan):
             data = bytes([i % 256]) * size
             clients[who].send(data)
@@ -80,10 +79,10 @@ def test_gro_goes_on_for_a_coalescing_client_and_off_again() -> None:
     """Long runs of one size switch coalescing on; when they stop it goes off; nothing is lost."""
     keepers: dict = {}
     with ExitStack() as stack, engine() as loop:
-        gate = Gate(loop, listing(keepers), UDP)
-        stack.callback(gate.sock.close)
+        listener = Listener(loop, listing(keepers), UDP)
+        stack.callback(listener.sock.close)
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        client.connect(gate.address)
+        client.connect(listener.address)
         expected = 0
 
         def settle() -> None:
@@ -93,24 +92,24 @@ def test_gro_goes_on_for_a_coalescing_client_and_off_again() -> None:
             client.sendmsg([bytes(20 * 100)], datagram.segment_control(100))
             expected += 20
             settle()
-        if not datagram.set_gro(gate.sock, True):
+        if not datagram.set_gro(listener.sock, True):
             pytest.skip("this kernel has no UDP_GRO")
-        assert gate.gate._gro
+        assert listener.listener._gro.is_on
         for _ in range(700):
             client.send(b"x" * 100)
             expected += 1
             settle()
-        assert not gate.gate._gro
+        assert not listener.listener._gro.is_on
 
 
 def test_a_client_gets_its_answer_from_the_address_it_used() -> None:
     """On a wildcard socket the answer's source is the destination of the question."""
     with ExitStack() as stack, engine() as loop:
-        gate = Gate(loop, lambda c, loop: c.send(bytes(loop.datagram)), UDP, "0.0.0.0")
-        stack.callback(gate.sock.close)
+        listener = Listener(loop, lambda c, loop, first, header: c.send(first), UDP, "0.0.0.0")
+        stack.callback(listener.sock.close)
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         client.setblocking(False)
-        client.sendto(b"ping", ("127.0.0.77", gate.address[1]))
+        client.sendto(b"ping", ("127.0.0.77", listener.address[1]))
         answers: list = []
 
         def answered() -> bool:
@@ -121,35 +120,35 @@ def test_a_client_gets_its_answer_from_the_address_it_used() -> None:
             return True
 
         run_until(loop, answered)
-        assert [(b"ping", ("127.0.0.77", gate.address[1]))] == answers
+        assert [(b"ping", ("127.0.0.77", listener.address[1]))] == answers
 
 
 def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> None:
     """With worker_connections used up, strangers' datagrams are counted, with one alert."""
     keepers: dict = {}
     with ExitStack() as stack, engine(connections=1) as loop:
-        gate = Gate(loop, listing(keepers), UDP)
-        stack.callback(gate.sock.close)
+        listener = Listener(loop, listing(keepers), UDP)
+        stack.callback(listener.sock.close)
         for _ in range(5):
             sock = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-            sock.sendto(b"x", gate.address)
-        run_until(loop, lambda: gate.gate.dropped == 4)
+            sock.sendto(b"x", listener.address)
+        run_until(loop, lambda: listener.listener.lost.own == 4)
         alerts = [text for _, text in loop.log.lines if "worker_connections" in text]
         assert [
             "1 worker_connections are not enough while accepting new connection on "
-            + gate.options.text
+            + listener.options.text
         ] == alerts
 
 
-class Room:
-    """A gate in a loop, known clients, and ways to make others."""
+class Served:
+    """A listener in a loop, known clients, and ways to make others."""
 
     def __init__(self, stack: ExitStack, loop, count: int, *, gro: bool = False) -> None:
         self.keepers: dict = {}
         self.stack, self.loop = stack, loop
-        self.listening = Gate(loop, listing(self.keepers), UDP)
+        self.listening = Listener(loop, listing(self.keepers), UDP)
         stack.callback(self.listening.sock.close)
-        self.gate = self.listening.gate
+        self.listener = self.listening.listener
         self.listening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         self.known = [self.client() for _ in range(count)]
         for sock in self.known:
@@ -157,7 +156,7 @@ class Room:
         self.turn_until_all_is_read()
         if gro:
             datagram.set_gro(self.listening.sock, True)
-            self.gate.start()
+            self.listener.start()
 
     def client(self) -> socket.socket:
         """Make a client."""
@@ -181,159 +180,126 @@ class Room:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gro"])
-def room(request) -> Iterator[Room]:
-    """Give a gate with three known clients, on a socket that coalesces or does not."""
+def served(request) -> Iterator[Served]:
+    """Give a listener with three known clients, on a socket that coalesces or does not."""
     with ExitStack() as stack, engine() as loop:
-        yield Room(stack, loop, 3, gro=request.param)
+        yield Served(stack, loop, 3, gro=request.param)
 
 
-def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(room: Room) -> None:
+def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(served: Served) -> None:
     """The second of three raises: its own session ends, with one alert; the others got theirs."""
-    room.keepers[room.known[1].getsockname()].fails = True
-    room.gate._limit = 64
+    served.keepers[served.known[1].getsockname()].fails = True
+    served.listener._limit = 64
     for n in range(4):
-        for sock in room.known:
+        for sock in served.known:
             sock.send(b"%d" % n)
-    room.known[1].sendmsg([bytes(300)], datagram.segment_control(100))
-    room.known[0].sendmsg([bytes(300)], datagram.segment_control(100))
-    room.turn_until_all_is_read()
+    served.known[1].sendmsg([bytes(300)], datagram.segment_control(100))
+    served.known[0].sendmsg([bytes(300)], datagram.segment_control(100))
+    served.turn_until_all_is_read()
     wanted = [b"first", b"0", b"1", b"2", b"3"]
-    assert wanted + [bytes(100)] * 3 == room.got(room.known[0])
-    assert wanted == room.got(room.known[2])
-    assert all("no good" in text for text in room.alerts())
-    assert room.alerts()
+    assert wanted + [bytes(100)] * 3 == served.got(served.known[0])
+    assert wanted == served.got(served.known[2])
+    assert all("no good" in text for text in served.alerts())
+    assert served.alerts()
 
 
-def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(room: Room) -> None:
+def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(served: Served) -> None:
     """Beginning one of three sessions raises: its slot is free again, the other two are there."""
-    begin = room.gate.begin
+    begin = served.listener.begin
 
-    def fail_at_the_second(c, loop) -> None:
-        if bytes(loop.datagram) == b"bad":
+    def fail_at_the_second(c, loop, first, header) -> None:
+        if first == b"bad":
             raise ValueError("no good")
-        begin(c, loop)
+        begin(c, loop, first, header)
 
-    room.gate.begin = fail_at_the_second
-    new = [room.client() for _ in range(3)]
-    free = room.loop.free_connections
+    served.listener.begin = fail_at_the_second
+    new = [served.client() for _ in range(3)]
+    free = served.loop.free_connections
     for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
         sock.send(data)
-    room.turn_until_all_is_read()
-    assert [[b"one"], [], [b"three"]] == [room.got(sock) for sock in new]
-    assert free - 2 == room.loop.free_connections
-    assert 1 == len(room.alerts())
+    served.turn_until_all_is_read()
+    assert [[b"one"], [], [b"three"]] == [served.got(sock) for sock in new]
+    assert free - 2 == served.loop.free_connections
+    assert 1 == len(served.alerts())
 
 
 def test_a_new_session_that_fails_with_its_second_datagram_takes_nothing_from_the_others(
-    room: Room,
+    served: Served,
 ) -> None:
     """Three are begun in one drain with two datagrams each; the second raises once it is there."""
-    begin = room.gate.begin
+    begin = served.listener.begin
 
-    def begin_a_bad_one(c, loop) -> None:
-        begin(c, loop)
-        room.keepers[c.sockaddr].fails = bytes(loop.datagram) == b"bad"
+    def begin_a_bad_one(c, loop, first, header) -> None:
+        begin(c, loop, first, header)
+        served.keepers[c.sockaddr].fails = first == b"bad"
 
-    room.gate.begin = begin_a_bad_one
-    room.gate._limit = 64
-    new = [room.client() for _ in range(3)]
+    served.listener.begin = begin_a_bad_one
+    served.listener._limit = 64
+    new = [served.client() for _ in range(3)]
     for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
         sock.send(data)
         sock.send(b"more")
-    room.turn_until_all_is_read()
-    while room.loop.posted:
-        room.loop.turn(0)
+    served.turn_until_all_is_read()
+    while served.loop.posted:
+        served.loop.turn(0)
     wanted = [[b"one", b"more"], [b"bad"], [b"three", b"more"]]
-    assert wanted == [room.got(sock) for sock in new]
-    assert new[1].getsockname() not in room.gate.table
-    assert 1 == len(room.alerts())
+    assert wanted == [served.got(sock) for sock in new]
+    assert new[1].getsockname() not in served.listener.table
+    assert 1 == len(served.alerts())
 
 
-def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
+def test_those_who_are_served_come_before_those_who_begin(served: Served) -> None:
     """In one drain the known client's datagram, which came last, is taken before any beginning."""
     order: list[str] = []
-    keeper = room.keepers[room.known[0].getsockname()]
-    take, begin = keeper.take, room.gate.begin
+    keeper = served.keepers[served.known[0].getsockname()]
+    take, begin = keeper.take, served.listener.begin
     keeper.take = lambda views: (order.append("known"), take(views))[1]
-    room.gate.begin = lambda c, loop: (order.append("new"), begin(c, loop))[1]
-    room.gate._limit = 64
-    for sock in [room.client() for _ in range(5)]:
+    served.listener.begin = lambda *given: (order.append("new"), begin(*given))[1]
+    served.listener._limit = 64
+    for sock in [served.client() for _ in range(5)]:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.turn_until_all_is_read()
+    served.known[0].send(b"y")
+    served.turn_until_all_is_read()
     assert ["known", *["new"] * 5] == order
 
 
-def test_sessions_begin_while_a_drain_is_read_where_nobody_is_served(room: Room) -> None:
-    """After MIXED drains of new clients alone; a known client ends that with the next drain."""
-    if room.gate._choose() != room.gate.on_readable:
-        return  # a drain that looks at control data always waits for its end
-    order: list[str] = []
-    keeper = room.keepers[room.known[0].getsockname()]
-    take, begin = keeper.take, room.gate.begin
-    keeper.take = lambda views: (order.append("known"), take(views))[1]
-
-    def beginning(c: Any, loop: Any) -> Any:
-        order.append("new")
-        if order == ["new", "new"]:
-            raise ValueError("the second")
-        return begin(c, loop)
-
-    room.gate.begin = beginning
-    room.gate._mixed = 0
-    for expected in (["new"] * 5 + ["known"], ["known", *["new"] * 5]):
-        order.clear()
-        room.gate._limit = 64
-        for sock in [room.client() for _ in range(5)]:
-            sock.send(b"x")
-        room.known[0].send(b"y")
-        room.turn_until_all_is_read()
-        assert expected == order
-        assert udp.MIXED >= room.gate._mixed > 0
-    mixed = room.gate._mixed
-    room.gate._limit = 64
-    room.client().send(b"x")
-    room.turn_until_all_is_read()
-    assert mixed - 1 == room.gate._mixed
-
-
-def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> None:
+def test_a_turn_begins_so_many_sessions_while_it_serves_others(served: Served) -> None:
     """Of sixty new clients in a drain with a known one, a turn begins NEW and the rest waits."""
-    new = [room.client() for _ in range(60)]
-    room.gate._limit = 64
+    new = [served.client() for _ in range(60)]
+    served.listener._limit = 64
     for sock in new:
         for n in range(1 + (sock is new[20])):
             sock.send(b"%d" % n)
-    room.known[0].send(b"y")
+    served.known[0].send(b"y")
     seen: list[int] = []
-    while len(room.keepers) < 63:
-        room.loop.turn(0)
-        seen.append(len(room.keepers))
+    while len(served.keepers) < 63:
+        served.loop.turn(0)
+        seen.append(len(served.keepers))
         if len(seen) == 2:  # one that waits sends once more: behind what waits
             new[59].send(b"1")
-    assert [b"first", b"y"] == room.got(room.known[0])
+    assert [b"first", b"y"] == served.got(served.known[0])
     begun = [after - before for before, after in itertools.pairwise([3, *seen])]
     assert max(begun) <= 2 * udp_new.NEW  # those of the drain, and those that waited
     assert len(begun) > 2
-    room.turn_until_all_is_read()
-    room.loop.turn(0)
+    served.turn_until_all_is_read()
+    served.loop.turn(0)
     several = {20, 59}
     assert [[b"0", b"1"] if i in several else [b"0"] for i in range(60)] == [
-        room.got(sock) for sock in new
+        served.got(sock) for sock in new
     ]
-    assert [0, 0] == [room.gate.dropped, room.gate.new.size]
-    assert not room.loop.posted
+    assert [0, 0] == [served.listener.lost.own, served.listener.new.size]
+    assert not served.loop.posted
 
 
 def test_where_nobody_is_served_nobody_waits() -> None:
     """Sixty clients of one datagram each are begun in the drain that reads them."""
     with ExitStack() as stack, engine() as loop:
-        room = Room(stack, loop, 0)
-        room.gate._limit = 64
-        for sock in [room.client() for _ in range(60)]:
+        served = Served(stack, loop, 0)
+        served.listener._limit = 64
+        for sock in [served.client() for _ in range(60)]:
             sock.send(b"x")
         loop.turn(0)
-        assert 60 == len(room.keepers)
+        assert 60 == len(served.keepers)
         assert not loop.posted
 
 
@@ -344,44 +310,44 @@ def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
 ) -> None:
     """Each of twelve uses up a turn: one begins in a turn, all of them do, none loses anything."""
     with ExitStack() as stack, engine() as loop:
-        room = Room(stack, loop, count)
-        begin = room.gate.begin
+        served = Served(stack, loop, count)
+        begin = served.listener.begin
 
-        def take_long(c, loop) -> None:
+        def take_long(c, loop, first, header) -> None:
             loop.get(turn_budget.TurnBudget).has_share(c)
             loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
-            begin(c, loop)
+            begin(c, loop, first, header)
 
-        room.gate.begin = take_long
-        room.gate._limit = 64
-        new = [room.client() for _ in range(12)]
+        served.listener.begin = take_long
+        served.listener._limit = 64
+        new = [served.client() for _ in range(12)]
         sent = [b"%d" % n for n in range(each)]
         for data in sent:
             for sock in new:
                 sock.send(data)
         seen = [count]
-        while len(room.keepers) < 12 + count:
+        while len(served.keepers) < 12 + count:
             loop.turn(0)
-            seen.append(len(room.keepers))
+            seen.append(len(served.keepers))
             assert len(seen) < 40
         # one in a drain, and one of those that waited
         assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
         while loop.posted:
             loop.turn(0)
-        assert [sent] * 12 == [room.got(sock) for sock in new]
-        assert [0, 0] == [room.gate.dropped, room.gate.new.size]
+        assert [sent] * 12 == [served.got(sock) for sock in new]
+        assert [0, 0] == [served.listener.lost.own, served.listener.new.size]
 
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
-    room: Room, size: int
+    served: Served, size: int
 ) -> None:
     """Copies of it, of a burst too: what is in the loop's slots is another's in the next turn."""
     begun = []
-    room.gate.begin = lambda c, loop: begun.append(c)
-    sock = room.client()
+    served.listener.begin = lambda c, *_: begun.append(c)
+    sock = served.client()
     sock.send(b"first")
-    room.turn_until_all_is_read()
+    served.turn_until_all_is_read()
     count = udp_clients.KEPT + 6
     sent = [b"%03d" % n * 40 for n in range(count)]
     if size:
@@ -391,188 +357,188 @@ def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
     else:
         for data in sent:
             sock.send(data)
-    room.turn_until_all_is_read()
-    room.loop.turn(0)
+    served.turn_until_all_is_read()
+    served.loop.turn(0)
     wanted = [data[:size] if size else data for data in sent[: udp_clients.KEPT]]
     (c,) = begun
-    assert wanted == room.gate.kept_for(c)
-    assert 6 == room.gate.table[c.key].dropped
-    room.loop.close_connection(c)
+    assert wanted == served.listener.kept_for(c)
+    assert 6 == served.listener.table[c.key].dropped
+    served.loop.close_connection(c)
 
 
-def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: Room) -> None:
+def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(served: Served) -> None:
     """Its datagrams begin a session each, and the first of them uses the turn up."""
     begun = []
 
-    def take_long(c, loop) -> None:
-        begun.append(bytes(loop.datagram))
+    def take_long(c, loop, first, header) -> None:
+        begun.append(first)
         loop.get(turn_budget.TurnBudget).has_share(c)
         loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
-        room.gate.release(c)
+        c.placed = True
         loop.close_connection(c)
 
-    room.gate.begin = take_long
-    sock = room.client()
+    served.listener.begin = take_long
+    sock = served.client()
     sock.send(b"0")
-    room.turn_until_all_is_read()
-    while room.loop.posted:
-        room.loop.turn(0)
-    c = room.keepers[room.known[0].getsockname()].c
-    room.gate.forget(c)
-    room.gate.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
+    served.turn_until_all_is_read()
+    while served.loop.posted:
+        served.loop.turn(0)
+    c = served.keepers[served.known[0].getsockname()].c
+    served.listener.forget(c)
+    served.listener.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
     assert [b"0", b"1"] == begun
-    while room.loop.posted:
-        room.loop.turn(0)
+    while served.loop.posted:
+        served.loop.turn(0)
     assert [b"0", b"1", b"2", b"3"] == begun
 
 
-def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:
+def test_new_clients_that_are_too_many_are_dropped_counted_and_told_once(served: Served) -> None:
     """What waits is bounded in bytes: of a flood the rest is lost, of the known client nothing."""
-    room.gate.new.limit = 40 * (udp_new.COST + 100)
-    new = [room.client() for _ in range(200)]
-    room.gate._limit = 64
+    served.listener.new.limit = 40 * (udp_new.COST + 100)
+    new = [served.client() for _ in range(200)]
+    served.listener._limit = 64
     for n, sock in enumerate(new):
         sock.send(bytes(100))
         if n % 20 == 0:
-            room.known[0].send(b"y")
+            served.known[0].send(b"y")
     most = 0
-    while room.loop.posted or select.select([room.listening.sock], [], [], 0)[0]:
-        room.loop.turn(0)
-        most = max(most, room.gate.new.size)
-    assert [b"first", *[b"y"] * 10] == room.got(room.known[0])
-    assert 0 < most <= room.gate.new.limit + udp_new.COST + 100
-    assert room.gate.dropped > 0
-    assert 200 == room.gate.dropped + len(room.keepers) - 3
-    (told,) = [text for level, text in room.loop.log.lines if level == udp_new.WARN]
+    while served.loop.posted or select.select([served.listening.sock], [], [], 0)[0]:
+        served.loop.turn(0)
+        most = max(most, served.listener.new.size)
+    assert [b"first", *[b"y"] * 10] == served.got(served.known[0])
+    assert 0 < most <= served.listener.new.limit + udp_new.COST + 100
+    assert served.listener.lost.own > 0
+    assert 200 == served.listener.lost.own + len(served.keepers) - 3
+    (told,) = [text for level, text in served.loop.log.lines if level == udp_new.WARN]
     assert "come faster than sessions can begin" in told
-    assert 0 == room.gate.new.size
+    assert 0 == served.listener.new.size
 
 
-def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(room: Room) -> None:
+def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(served: Served) -> None:
     """A client waits here while its session is handed over: the order of its datagrams is kept."""
-    sock = room.client()
-    room.gate.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
-    keeper = Keeper(room.keepers[room.known[0].getsockname()].c, b"0")
-    room.gate.table[sock.getsockname()] = keeper
+    sock = served.client()
+    served.listener.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
+    keeper = Keeper(served.keepers[served.known[0].getsockname()].c, b"0")
+    served.listener.table[sock.getsockname()] = keeper
     sock.send(b"3")
-    room.turn_until_all_is_read()
+    served.turn_until_all_is_read()
     assert [b"0", b"1", b"2", b"3"] == keeper.got
-    del room.gate.table[sock.getsockname()]
+    del served.listener.table[sock.getsockname()]
 
 
-def test_what_waits_to_begin_goes_along_when_the_gate_changes_hands(room: Room) -> None:
-    """A gate that closes gives what it has not begun to whoever takes what is held."""
-    new = [room.client() for _ in range(60)]
-    room.gate._limit = 64
+def test_what_waits_to_begin_goes_along_when_the_listener_changes_hands(served: Served) -> None:
+    """A listener that closes gives what it has not begun to whoever takes what is held."""
+    new = [served.client() for _ in range(60)]
+    served.listener._limit = 64
     for sock in new:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.loop.turn(0)
-    room.gate.close()
-    assert room.gate.is_needed
-    held = room.gate.take_held()
-    assert len(held) == 63 - len(room.keepers) > 0
+    served.known[0].send(b"y")
+    served.loop.turn(0)
+    served.listener.close()
+    assert served.listener.is_needed
+    held = served.listener.take_held()
+    assert len(held) == 63 - len(served.keepers) > 0
     for one in held:
-        room.gate.deliver(*one)
-    while room.loop.posted:
-        room.loop.turn(0)
-    assert [[b"x"]] * 60 == [room.got(sock) for sock in new]
+        served.listener.deliver(*one)
+    while served.loop.posted:
+        served.loop.turn(0)
+    assert [[b"x"]] * 60 == [served.got(sock) for sock in new]
 
 
-def test_what_was_held_begins_by_and_by(room: Room) -> None:
-    """A gate that held datagrams of a hundred new clients begins a few each turn, and all."""
-    room.gate.close()
-    room.gate.hold()
-    new = [room.client() for _ in range(100)]
+def test_what_was_held_begins_by_and_by(served: Served) -> None:
+    """A listener that held datagrams of a hundred new clients begins a few each turn, and all."""
+    served.listener.close()
+    served.listener.hold()
+    new = [served.client() for _ in range(100)]
     for sock in new:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.turn_until_all_is_read()
-    room.gate.start()
-    assert [b"first", b"y"] == room.got(room.known[0])
-    assert len(room.keepers) <= 3 + udp_new.NEW
-    while room.loop.posted:
-        before = len(room.keepers)
-        room.loop.turn(0)
-        assert len(room.keepers) <= before + udp_new.NEW
-    assert [[b"x"]] * 100 == [room.got(sock) for sock in new]
+    served.known[0].send(b"y")
+    served.turn_until_all_is_read()
+    served.listener.start()
+    assert [b"first", b"y"] == served.got(served.known[0])
+    assert len(served.keepers) <= 3 + udp_new.NEW
+    while served.loop.posted:
+        before = len(served.keepers)
+        served.loop.turn(0)
+        assert len(served.keepers) <= before + udp_new.NEW
+    assert [[b"x"]] * 100 == [served.got(sock) for sock in new]
 
 
 def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past HELD_BYTES the gate reads no more, and drops what others send it; it goes on later."""
-    monkeypatch.setattr(udp, "HELD_BYTES", 2_500)
-    room.gate.close()
-    room.gate.hold()
+    """Past BYTES the listener reads no more, and drops what others send it; it goes on later."""
+    monkeypatch.setattr(udp_held, "BYTES", 2_500)
+    served.listener.close()
+    served.listener.hold()
     for n in range(8):
-        room.known[0].send(b"%d" % n + bytes(499))
+        served.known[0].send(b"%d" % n + bytes(499))
     for _ in range(20):
-        room.loop.turn(0)
-    assert not room.gate.open
-    held = list(room.gate._held)
+        served.loop.turn(0)
+    assert not served.listener.open
+    held = list(served.listener.held.datagrams)
     assert 5 == len(held)  # the one that passes the bound is kept
     key, peer, local, data = held[0]
-    room.gate.keep(key, peer, local, data)
-    assert (5, 1) == (len(room.gate._held), room.gate.dropped)
-    room.gate.start()
-    room.turn_until_all_is_read()
-    assert [b"%d" % n for n in range(8)] == [data[:1] for data in room.got(room.known[0])[1:]]
+    served.listener.keep(key, peer, local, data)
+    assert (5, 1) == (len(served.listener.held.datagrams), served.listener.lost.own)
+    served.listener.start()
+    served.turn_until_all_is_read()
+    assert [b"%d" % n for n in range(8)] == [data[:1] for data in served.got(served.known[0])[1:]]
 
 
-def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past HELD datagrams the gate reads no more, and drops what others send it."""
-    monkeypatch.setattr(udp, "HELD", 4)
-    room.gate.close()
-    room.gate.hold()
+def test_what_is_held_is_bounded_in_number(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past so many datagrams the listener reads no more, and drops what others send it."""
+    monkeypatch.setattr(udp_held, "DATAGRAMS", 4)
+    served.listener.close()
+    served.listener.hold()
     for _ in range(8):
-        room.known[0].send(b"x")
+        served.known[0].send(b"x")
     for _ in range(20):
-        room.loop.turn(0)
-    assert (False, 4) == (room.gate.open, len(room.gate._held))
-    key, peer, local, data = room.gate._held[0]
-    room.gate.keep(key, peer, local, data)
-    assert (4, 1) == (len(room.gate._held), room.gate.dropped)
+        served.loop.turn(0)
+    assert (False, 4) == (served.listener.open, len(served.listener.held.datagrams))
+    key, peer, local, data = served.listener.held.datagrams[0]
+    served.listener.keep(key, peer, local, data)
+    assert (4, 1) == (len(served.listener.held.datagrams), served.listener.lost.own)
 
 
-def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
+def test_an_answer_that_fails_hinders_no_other_that_waits(served: Served) -> None:
     """Of three answers that wait for room one raises: it is told and forgotten, two are sent."""
-    for sock in room.known:
-        room.gate._queue.append((room.keepers[sock.getsockname()].c, b"answer"))
-    c, _ = room.gate._queue[1]
-    room.gate._queue[1] = (c, None)  # a fault of ours
-    room.gate._on_room(0)
-    for sock, expected in zip(room.known, (b"answer", None, b"answer"), strict=True):
+    for sock in served.known:
+        served.listener.answers.queue.append((served.keepers[sock.getsockname()].c, b"answer"))
+    c, _ = served.listener.answers.queue[1]
+    served.listener.answers.queue[1] = (c, None)  # a fault of ours
+    served.listener.answers.on_room(0)
+    for sock, expected in zip(served.known, (b"answer", None, b"answer"), strict=True):
         sock.setblocking(False)
         if expected:
             assert expected == sock.recv(100)
         else:
             with pytest.raises(BlockingIOError):
                 sock.recv(100)
-    assert 1 == len(room.alerts())
-    assert not room.gate._queue
+    assert 1 == len(served.alerts())
+    assert not served.listener.answers.queue
 
 
-def test_only_so_many_answers_wait_for_room(room: Room) -> None:
+def test_only_so_many_answers_wait_for_room(served: Served) -> None:
     """QUEUED answers wait for room in the socket; the next one is refused and counted."""
-    c = room.keepers[room.known[0].getsockname()].c
-    room.gate._queue.append((c, b"0"))
-    for n in range(1, udp.QUEUED):
-        assert 1 == room.gate.send_to(c, b"%d" % (n % 10))
+    c = served.keepers[served.known[0].getsockname()].c
+    served.listener.answers.queue.append((c, b"0"))
+    for n in range(1, udp_answers.QUEUED):
+        assert 1 == served.listener.send_to(c, b"%d" % (n % 10))
     with pytest.raises(BlockingIOError):
-        room.gate.send_to(c, b"x")
-    assert (udp.QUEUED, 1) == (len(room.gate._queue), room.gate.dropped)
-    room.gate._on_room(0)
-    assert not room.gate._queue
+        served.listener.send_to(c, b"x")
+    assert (udp_answers.QUEUED, 1) == (len(served.listener.answers.queue), served.listener.lost.own)
+    served.listener.answers.on_room(0)
+    assert not served.listener.answers.queue
 
 
-def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: Room) -> None:
+def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(served: Served) -> None:
     """One that wants no more and keeps its place loses what it gives back; it is counted."""
-    keeper = room.keepers[room.known[0].getsockname()]
+    keeper = served.keepers[served.known[0].getsockname()]
     taken: list[bytes] = []
     keeper.take = lambda views: (taken.extend(map(bytes, views)), views)[1]
-    room.known[0].send(b"mine")
-    room.turn_until_all_is_read()
+    served.known[0].send(b"mine")
+    served.turn_until_all_is_read()
     assert 2 >= len(taken)
     assert {b"mine"} == set(taken)
-    assert 1 == room.gate.dropped
+    assert 1 == served.listener.lost.own

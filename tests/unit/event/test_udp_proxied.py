@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxstream.event import udp, udp_proxied
+from ngxstream.event import udp_answers, udp_proxied
 from ngxstream.event.connection import Connection
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.loop import Loop
-from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.event.udp_proxied import ProxiedUdpListener
 from ngxstream.wire import proxy_protocol as pp
 from tests.support.engine import engine
 
@@ -40,7 +40,7 @@ class Sink:
 
 
 class Bench:
-    """A gate on a socket of its own, its sessions, and peers that send to it."""
+    """A listener on a socket of its own, its sessions, and peers that send to it."""
 
     def __init__(self, loop: Loop, host: str = "127.0.0.1", *, first: bool = False) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -51,7 +51,7 @@ class Bench:
         port = self.sock.getsockname()[1]
         wildcard = host == "0.0.0.0"
         if wildcard:
-            self.sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+            self.sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
         self.address = ("127.0.0.1" if wildcard else host, port)
         self.options = ListenOptions(
             family=family,
@@ -65,7 +65,7 @@ class Bench:
         self.trusted = {"127.0.0.1", "::1"}
         self.sinks: list[Sink] = []
         self.headers: list[pp.ProxyHeader] = []
-        self.gate = ProxiedUdpGate(
+        self.listener = ProxiedUdpListener(
             loop, self, self.sock, self.begin, believes=lambda p, _: p[0] in self.trusted
         )
         self.peers = [self.peer() for _ in range(2)]
@@ -76,17 +76,16 @@ class Bench:
         made.connect(self.address)
         return made
 
-    def begin(self, c: Connection, loop: Loop) -> None:
+    def begin(self, c: Connection, loop: Loop, first: bytes, header: pp.ProxyHeader | None) -> None:
         """Begin a session."""
         sink = Sink(c)
-        assert loop.datagram is not None
-        sink.got.append(bytes(loop.datagram))
+        sink.got.append(first)
         self.sinks.append(sink)
-        self.headers.append(loop.header)
-        self.gate.enlist(c, sink)
+        self.headers.append(header)
+        self.listener.enlist(c, sink)
 
     def send(self, *datagrams: bytes, peer: int = 0) -> None:
-        """Have a peer send, and the gate read."""
+        """Have a peer send, and the listener read."""
         for data in datagrams:
             self.peers[peer].send(data)
         for _ in range(4):
@@ -98,13 +97,13 @@ class Bench:
 
     def refused(self) -> dict[str, int]:
         """Return the reasons that were met, and how often."""
-        return {reason: n for reason, n in self.gate.refused.items() if n}
+        return {reason: n for reason, n in self.listener.refused.items() if n}
 
     def close(self) -> None:
         """Close the sockets."""
         for sink in self.sinks:
             self.loop.close_connection(sink.c)
-        self.gate.close()
+        self.listener.close()
         for sock in (self.sock, *self.peers):
             sock.close()
 
@@ -146,7 +145,7 @@ def test_one_client_behind_two_sockets_is_two_sessions(bench: Bench) -> None:
 def test_answers_go_to_the_peer(bench: Bench) -> None:
     """What is sent to a session's client goes to the socket its datagrams came from."""
     bench.send(headed(ALICE, b"question"))
-    bench.gate.send_to(bench.sinks[0].c, b"answer")
+    bench.listener.send_to(bench.sinks[0].c, b"answer")
     bench.peers[0].settimeout(20)
     assert b"answer" == bench.peers[0].recv(100)
 
@@ -260,11 +259,11 @@ def test_a_session_from_another_worker_knows_its_peer(first: Bench) -> None:
         other = Bench(loop, first=True)
         peer = other.peers[0].getsockname()
         sink.c.key = (peer, sink.c.key[1])
-        other.gate.enlist(sink.c, sink)
+        other.listener.enlist(sink.c, sink)
         other.send(b"a2")
         assert [[b"a1", b"a2"]] == first.got()
         assert {} == other.refused()
-        del other.gate.table[sink.c.key]
+        del other.listener.table[sink.c.key]
         other.close()
 
 
@@ -272,11 +271,11 @@ def test_payloads_of_another_worker_keep_their_client(bench: Bench) -> None:
     """A datagram whose header was read elsewhere begins or continues its client's session."""
     bench.send(headed(ALICE, b"a1"))
     key = bench.sinks[0].c.key
-    bench.gate.deliver(key, key[0], key[1], b"a2")
+    bench.listener.deliver(key, key[0], key[1], b"a2")
     assert [[b"a1", b"a2"]] == bench.got()
     bench.loop.close_connection(bench.sinks[0].c)
-    bench.gate._by_tag.clear()
-    bench.gate.deliver(key, key[0], key[1], b"a3")
+    bench.listener._by_tag.clear()
+    bench.listener.deliver(key, key[0], key[1], b"a3")
     assert [[b"a1", b"a2"], [b"a3"]] == bench.got()
     assert ALICE == (bench.headers[1].src_addr, bench.headers[1].src_port)
 
@@ -288,8 +287,8 @@ def test_many_headers_are_not_remembered_for_ever(bench: Bench) -> None:
         for n in range(20):
             bench.send(headed(("192.0.2.9", 2000 + n), b"x"))
     assert 20 == len(bench.got())
-    assert len(bench.gate._headers) <= 4
-    assert len(bench.gate._by_tag) <= 4
+    assert len(bench.listener._headers) <= 4
+    assert len(bench.listener._by_tag) <= 4
 
 
 def test_peers_whose_sessions_are_over_are_forgotten_those_of_others_are_not_looked_at(
@@ -298,17 +297,17 @@ def test_peers_whose_sessions_are_over_are_forgotten_those_of_others_are_not_loo
     """However many sessions there are, a new one does not go through all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(udp_proxied, "REMEMBERED", 4)
-        known = first.gate._sole
+        known = first.listener._sole
         first.peers += [first.peer() for _ in range(40)]
         for n in range(12):
             first.send(headed(ALICE, b"x"), peer=n)
-        assert known is first.gate._sole
+        assert known is first.listener._sole
         assert 12 == len(known)
         for n in range(12, 40):
             first.send(headed(ALICE, b"x"), peer=n)
             first.loop.close_connection(first.sinks[n].c)
         assert 40 == len(first.sinks)
-        assert len(first.gate._sole) <= 2 * 12 + 4 + 1
+        assert len(first.listener._sole) <= 2 * 12 + 4 + 1
         first.send(b"y", peer=3)
         assert [b"x", b"y"] == first.sinks[3].got
 

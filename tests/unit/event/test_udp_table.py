@@ -1,4 +1,4 @@
-"""The table of a UDP gate's clients against a model: whose session is it, and what did it get."""
+"""The table of a UDP listener's clients against a model: whose session it is, what it got."""
 
 import select
 import socket
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ngxstream.event import datagram, udp, udp_clients
-from tests.support.engine import Gate, engine
+from tests.support.engine import Listener, engine
 
 UDP = socket.SOCK_DGRAM
 CLIENTS = 3
@@ -20,7 +20,7 @@ runs = st.tuples(st.integers(0, CLIENTS - 1), st.sampled_from((1, 1, 1, 2, 40)))
 
 
 class Real:
-    """A session as the gate knows it."""
+    """A session as the listener knows it."""
 
     def __init__(self, c: Any, first: bytes) -> None:
         self.c = c
@@ -48,7 +48,7 @@ class Model:
 
 
 class TableMachine(RuleBasedStateMachine):
-    """Clients send in any order; sessions become ready, are renewed and end; the gate is held."""
+    """Clients send in any order; sessions become ready, are renewed and end; it is held."""
 
     host = "127.0.0.1"
 
@@ -56,10 +56,10 @@ class TableMachine(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.loop = self.stack.enter_context(engine(connections=SLOTS))
-        self.listening = Gate(self.loop, self._begin, UDP, self.host)
+        self.listening = Listener(self.loop, self._begin, UDP, self.host)
         self.stack.callback(self.listening.sock.close)
-        self.gate: udp.UdpGate = self.listening.gate
-        self.gate.stray = self._stray
+        self.listener: udp.UdpListener = self.listening.listener
+        self.listener.stray = self._stray
         self.listening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         self.clients = [
             self.stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(CLIENTS)
@@ -83,20 +83,22 @@ class TableMachine(RuleBasedStateMachine):
         """Close everything."""
         self.stack.close()
 
-    # What the gate calls.
+    # What the listener calls.
 
-    def _begin(self, c: Any, loop: Any) -> None:
-        real = Real(c, bytes(loop.datagram))
+    def _begin(self, c: Any, loop: Any, first: bytes, header: Any) -> None:
+        real = Real(c, first)
         self.real.append(real)
         if self.beginning == "list":
             c.table.enlist(c, real)
         elif self.beginning == "single":
-            c.table.release(c)
+            c.placed = True
         elif self.beginning == "end":
             loop.close_connection(c)
 
-    def _stray(self, gate: udp.UdpGate, key: Any, peer: Any, data: bytes | memoryview) -> bool:
-        if self.names[peer] not in self.foreign or key in gate.table:
+    def _stray(
+        self, listener: udp.UdpListener, key: Any, peer: Any, data: bytes | memoryview
+    ) -> bool:
+        if self.names[peer] not in self.foreign or key in listener.table:
             return False
         self.passed.append(bytes(data))
         return True
@@ -121,7 +123,7 @@ class TableMachine(RuleBasedStateMachine):
                 session.kept.append(data)
         elif client in self.foreign:
             self.model_passed.append(data)
-        elif self.gate.accepts:
+        elif self.listener.accepts:
             session = Model(client, data, self.beginning)
             self.model.append(session)
             if self.beginning in ("list", "wait"):
@@ -178,8 +180,8 @@ class TableMachine(RuleBasedStateMachine):
         found = self._pick(pick, waits=True)
         if found:
             real, session = found
-            real.got += self.gate.kept_for(real.c)
-            self.gate.enlist(real.c, real)
+            real.got += self.listener.kept_for(real.c)
+            self.listener.enlist(real.c, real)
             session.got += session.kept
             session.kept = []
             session.waits = False
@@ -190,7 +192,7 @@ class TableMachine(RuleBasedStateMachine):
         found = self._pick(pick, waits=False)
         if found:
             real, session = found
-            self.gate.forget(real.c)
+            self.listener.forget(real.c)
             if self.table.get(session.client) is session:
                 del self.table[session.client]
 
@@ -213,21 +215,21 @@ class TableMachine(RuleBasedStateMachine):
     @rule(on=st.sampled_from((True, True, True, False)))
     def strangers_are_welcome(self, on: bool) -> None:
         """New clients are accepted, or not any more."""
-        self.gate.accepts = on
+        self.listener.accepts = on
 
     @precondition(lambda self: not self.holding)
     @rule()
     def hold(self) -> None:
-        """The gate reads, and keeps what it reads."""
-        self.gate.close()
-        self.gate.hold()
+        """The listener reads, and keeps what it reads."""
+        self.listener.close()
+        self.listener.hold()
         self.holding = True
 
     @precondition(lambda self: self.holding)
     @rule()
     def start(self) -> None:
-        """The gate takes what it kept, in order, and goes on."""
-        self.gate.start()
+        """The listener takes what it kept, in order, and goes on."""
+        self.listener.start()
         self.holding = False
         self._settle()
         held, self.held = self.held, []
@@ -249,7 +251,7 @@ class TableMachine(RuleBasedStateMachine):
         """Whoever is in the table should be, with the right session behind the name."""
         listed = {
             self.names[udp_clients.peer_of(key)]: sink.c
-            for key, sink in self.gate.table.items()
+            for key, sink in self.listener.table.items()
         }
         of = {id(session): real.c for real, session in self._pairs()}
         assert {client: of[id(session)] for client, session in self.table.items()} == listed
@@ -258,7 +260,7 @@ class TableMachine(RuleBasedStateMachine):
     def nothing_else_happened(self) -> None:
         """Slots, losses and what was passed on are as they should be."""
         assert SLOTS - self._living() == self.loop.free_connections
-        assert self.gate.dropped == 0
+        assert self.listener.lost.own == 0
         assert self.model_passed == self.passed
         assert [] == [text for level, text in self.loop.log.lines if "exception" in text]
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ngxstream.core.facts import Counter
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
-from ngxstream.event.udp import UdpGate
+from ngxstream.event.udp import UdpListener
 from ngxstream.process import arrival, mailbox
 from tests.support import strangers, tools
 from tests.support.engine import MemoryLog, engine, run_until
@@ -56,11 +57,11 @@ class Newcomer:
             )
         )
         listening.socks.append(self.sock)
-        self.gate = UdpGate(loop, listening, self.sock, self.begin, idle=True)
+        self.listener = UdpListener(loop, listening, self.sock, self.begin, idle=True)
         cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1)
         service = SimpleNamespace(
-            cycle=cycle, worker=0, udp_gates=[self.gate], gate_of=lambda key: self.gate,
-            is_current=lambda one: one is listening,
+            cycle=cycle, worker=0, udp_listeners=[self.listener],
+            listener_of=lambda key: self.listener, is_current=lambda one: one is listening,
         )
         self.box = mailbox.Mailbox()
         stack.callback(self.box.close)
@@ -69,8 +70,8 @@ class Newcomer:
         )
         self.key = listening.options.key
 
-    def begin(self, c, loop) -> None:
-        self.got.append(bytes(loop.datagram))
+    def begin(self, c, loop, first, header) -> None:
+        self.got.append(first)
         loop.close_connection(c)
 
     def tell(self, kind: int, *values) -> None:
@@ -155,8 +156,8 @@ def test_its_sessions_go_on(world: World) -> None:
     sock.close()
     world.say(mailbox.DONE, os.getpid())
     world.turn(lambda: world.new.arrival.settled)
-    for gate in world.old.service.udp_gates:
-        gate.close()
+    for listener in world.old.service.udp_listeners:
+        listener.close()
     assert before == world.exchange(b"three")
     assert [] == world.warnings()
 
@@ -249,7 +250,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     listening = Listening(options)
     listening.socks = [None, None]  # type: ignore[list-item]
     listening.is_steered = True
-    gate: Any = SimpleNamespace(listening=listening, dropped=0)
+    listener: Any = SimpleNamespace(listening=listening, lost=Counter())
     put: list[Any] = []
     box = SimpleNamespace(waiting=0, put=lambda *words: put.append(words), pump=lambda: None)
     results = []
@@ -260,7 +261,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
         new: Any = SimpleNamespace(_service=service, _boxes=[box, box])
         for n in range(8):
             peer = (f"127.0.0.{n + 1}", 9)
-            results.append(arrival.Arrival.stray(new, gate, peer, peer, b"%d" % n))
+            results.append(arrival.Arrival.stray(new, listener, peer, peer, b"%d" % n))
     assert 8 == sum(results) == len(put)
     peers = {words[3] for words in put}
     assert 8 == len(peers)
@@ -270,8 +271,8 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     peer = next(iter(peers))
     for worker in (0, 1):
         new._service.worker = worker
-        arrival.Arrival.stray(new, gate, peer, peer, b"x")
-    assert (8, 1) == (len(put), gate.dropped)
+        arrival.Arrival.stray(new, listener, peer, peer, b"x")
+    assert (8, 1) == (len(put), listener.lost.own)
 
 
 def test_go_takes_the_mail_first() -> None:

@@ -331,7 +331,7 @@ def test_the_work_of_a_reload_grows_with_the_addresses(world: World) -> None:
         service = services.Service(new, loop, 0, former=[old])
         assert not service.close_lingering()
         new.release_lingering([])
-        service.close_gates()
+        service.close_listeners()
         service.close_sockets()
         loop.get(PipePool).close()
         loop.poller.close()
@@ -348,7 +348,7 @@ def test_telling_current_addresses_from_former_ones_is_no_walk(world: World) -> 
     old.listenings = []
     assert service.is_current(mine)
     old.listenings = [mine]
-    service.close_gates()
+    service.close_listeners()
     loop.get(PipePool).close()
     loop.poller.close()
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from ngxstream.event.udp import UdpGate
+from ngxstream.core import codes
+from ngxstream.event.udp import UdpListener
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.stream import content
+from ngxstream.stream import content, preread, session
 from ngxstream.stream.content import Content, ContentKind, Read, Restore
+from ngxstream.stream.session import Session
 from tests.support import moving
 from tests.support.moving import World, world
 
@@ -71,7 +73,7 @@ def test_a_session_without_content_begins_anew(world: World) -> None:
     s.content, s.preread = None, b"first"
     s.c.table.table[s.c.key] = SimpleNamespace(c=s.c, kept=[b"second", b"third"])
     world.hand_over()
-    assert (set(), {}) == (world.old.loop.sessions, world.old.service.udp_gates[0].table)
+    assert (set(), {}) == (world.old.loop.sessions, world.old.service.udp_listeners[0].table)
     heard = []
     for _ in range(3):
         world.turn(lambda: moving.has_datagram(world.backend))
@@ -81,8 +83,8 @@ def test_a_session_without_content_begins_anew(world: World) -> None:
     assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
 
 
-class FullGate(UdpGate):
-    """A gate whose socket has no room."""
+class FullGate(UdpListener):
+    """A listener whose socket has no room."""
 
     __slots__ = ()
 
@@ -93,16 +95,16 @@ class FullGate(UdpGate):
 def test_a_text_that_waits_for_room_is_returned_once(tmp_path: Path) -> None:
     """By the worker that leaves: its session ends where it began."""
     with World(tmp_path) as world:
-        (gate,) = [
-            one for one in world.old.service.udp_gates
+        (listener,) = [
+            one for one in world.old.service.udp_listeners
             if one.listening.options.sockaddr[0] == "127.0.0.2"
         ]
-        gate.__class__ = FullGate
+        listener.__class__ = FullGate
         world.client.sendto(b"one", ("127.0.0.2", world.address[1]))
         world.turn(lambda: world.old.loop.sessions)
         world.hand_over()
         assert 1 == len(world.old.loop.sessions)
-        gate.__class__ = UdpGate
+        listener.__class__ = UdpListener
         world.turn(lambda: not world.old.loop.sessions)
         assert b"nothing" == world.client.recv(100)
         with pytest.raises(BlockingIOError):
@@ -194,7 +196,8 @@ def test_any_module_s_content_moves_with_its_sockets(world: World, count: int) -
     world.hand_over()
     held: Any = world.new.only_session().content
     assert [b"first", b"second"] == held.said
-    assert (count, held) == (len(held.sockets), world.new.service.udp_gates[0].table[held.c.key])
+    table = world.new.service.udp_listeners[0].table
+    assert (count, held) == (len(held.sockets), table[held.c.key])
     assert all(os.readlink(f"/proc/self/fd/{one.fileno()}") == "/dev/null" for one in held.sockets)
     assert before == len(os.listdir("/proc/self/fd"))
     world.new.only_session().finalize(200)
@@ -218,3 +221,29 @@ def test_a_content_that_cannot_be_made_anew_ends_alone(world: World) -> None:
     assert free == world.new.loop.free_connections
     assert "no good" in world.log.read_text()
     assert 'a "greedy" cannot be made anew' in world.warnings()[0]
+
+
+def test_a_session_that_prereads_begins_anew_at_its_new_owner(tmp_path: Path) -> None:
+    """It wants three datagrams and has two: both go along, and the third completes them there."""
+    shown: list[tuple[Any, list[bytes]]] = []
+
+    def want_three(s: Session) -> int:
+        shown.append((s.loop, preread.datagrams(s)))
+        return codes.OK if len(shown[-1][1]) == 3 else codes.AGAIN
+
+    with World(tmp_path) as world:
+        stream: Any = world.cycle.stream
+        address = stream.listenings[0].default
+        address.engine = ((preread.check, want_three, 1), *address.engine)
+        address.begin = session.begin
+        for data in (b"one", b"two"):
+            world.client.sendto(data, world.address)
+            world.turn(lambda data=data: shown and shown[-1][1][-1] == data)
+        world.hand_over()
+        assert not world.old.loop.sessions
+        assert not world.old.service.udp_listeners[0].table
+        world.client.sendto(b"three", world.address)
+        world.turn(lambda: len(shown) == 5)
+        assert (world.new.loop, [b"one", b"two", b"three"]) == shown[-1]
+        assert [b"one", b"two", b"three"] == [world.backend.recv(100) for _ in range(3)]
+        assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]

@@ -11,13 +11,13 @@ from tests.support.moving import World, world  # noqa: F401 - a fixture
 def test_there_is_a_listener_for_each_address(world: World) -> None:  # noqa: F811
     """Known by the address's key, and by no other."""
     service = world.old.service
-    assert (2, 2) == (service.count(), len(service.udp_gates))
+    assert (2, 2) == (service.count(), len(service.udp_listeners))
     for listening in world.cycle.listenings:
-        gate = service.gate_of(listening.options.key)
-        assert gate is not None
-        assert listening is gate.listening
+        listener = service.listener_of(listening.options.key)
+        assert listener is not None
+        assert listening is listener.listening
         assert service.is_current(listening)
-    assert service.gate_of((2, 2, ("127.0.0.3", 1))) is None
+    assert service.listener_of((2, 2, ("127.0.0.3", 1))) is None
 
 
 def test_closed_listeners_keep_the_socket_that_a_client_is_answered_by(
@@ -25,7 +25,7 @@ def test_closed_listeners_keep_the_socket_that_a_client_is_answered_by(
 ) -> None:
     """It is closed when the last of them has gone."""
     service = world.old.service
-    service.close_gates()
+    service.close_listeners()
     service.close_sockets()
     ours, other = world.cycle.listenings
     assert (True, False) == (ours.socks[0].fileno() >= 0, other.socks[0].fileno() >= 0)

@@ -57,7 +57,7 @@ def test_its_places_travel(world: World) -> None:
     after: Any = world.new.only_session()
     assert (before.address, before.server) == (after.address, after.server)
     assert (sock.family, sock.key, sock.fd) == (after.c.family, after.c.key, after.c.fd)
-    assert after.c.table is world.new.service.udp_gates[0]
+    assert after.c.table is world.new.service.udp_listeners[0]
 
 
 def test_every_slot_travels_or_is_declared() -> None:
@@ -143,9 +143,9 @@ def test_a_module_refuses_what_is_no_part_of_its(world: World) -> None:
     """And nothing of the session is left."""
     data = place(world, moving.KEPT, [("realip", "nonsense")])
     parcel = travel.PackedSession(data, world.new.service.places)
-    gate = world.new.service.udp_gates[0]
+    listener = world.new.service.udp_listeners[0]
     with pytest.raises(CodecError):
-        parcel.unpack(world.new.loop, gate, gate.listening)
+        parcel.unpack(world.new.loop, listener, listener.listening)
     assert not world.new.loop.sessions
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ngxstream.modules.proxy import udp_rated
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 
@@ -23,37 +23,37 @@ class Rated:
         self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.server.bind(("127.0.0.1", 0))
         self.server.setblocking(False)
-        self.hall = stack.enter_context(
-            UdpHall(
+        self.served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ upstream group {{ {first} "
                 f"server 127.0.0.1:{self.server.getsockname()[1]}; }} server {{ "
                 f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; {lines} }} }}"
             )
         )
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        self.client.connect(self.hall.address())
+        self.client.connect(self.served.address())
         self.client.setblocking(False)
-        self.hall.gates[0]._limit = 64
+        self.served.listeners[0]._limit = 64
 
     @property
     def sessions(self) -> int:
         """How many sessions live."""
-        return len(self.hall.loop.sessions)
+        return len(self.served.loop.sessions)
 
     def content(self) -> Any:
         """Return the content of the only session."""
-        (s,) = self.hall.loop.sessions
+        (s,) = self.served.loop.sessions
         return s.content
 
     def read(self) -> None:
         """Turn until nothing waits that may be read."""
-        self.hall.loop.turn(0)
-        while select.select([self.hall.loop.poller._epoll], [], [], 0)[0]:
-            self.hall.loop.turn(0)
+        self.served.loop.turn(0)
+        while select.select([self.served.loop.poller._epoll], [], [], 0)[0]:
+            self.served.loop.turn(0)
 
     def at(self, ms: int) -> None:
         """Have it be so many ms later than the session began, for the timers alone."""
-        loop = self.hall.loop
+        loop = self.served.loop
         loop.now_ms = self.content().started_ms + ms
         loop.timers.expire(loop.now_ms, lambda callback: callback())
 
@@ -74,7 +74,7 @@ def test_an_upload_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) -> 
     for ms in range(0, 7000, 500):
         rated.at(ms)
         assert 1 == rated.sessions
-        if rated.content().upload_timer is None:
+        if rated.content().rates.upload_timer is None:
             break
     assert ms >= 5000
     assert [owned.datagram(1, n, 600) for n in range(2)] == [rated.server.recv(2048) for _ in "12"]
@@ -92,19 +92,19 @@ def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) ->
     _, proxy = rated.server.recvfrom(100)
     for n in range(2):
         rated.server.sendto(owned.datagram(1, n, 600), proxy)
-    rated.hall.loop.turn(0)
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
+    rated.served.loop.turn(0)
     assert owned.datagram(1, 0, 600) == rated.client.recv(2048)
-    assert rated.content().download_timer is not None
+    assert rated.content().rates.download_timer is not None
     rated.client.send(b"!")  # the other direction does not cut the rest short
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
     content = rated.content()
     for ms in range(0, 8000, 500):
         rated.at(ms)
         assert 1 == rated.sessions
-        if content.download_timer is None:
-            assert content.deadline == rated.hall.loop.now_ms + content.timeout
-            content.on_event(0)  # as the loop would, at the time that is set
+        if content.rates.download_timer is None:
+            assert content.deadline == rated.served.loop.now_ms + content.timeout
+            content.rates.on_event(0)  # as the loop would, at the time that is set
         if content.responses == 2:
             break
     assert ms >= 5000
@@ -127,10 +127,10 @@ def test_only_so_many_datagrams_and_bytes_wait_for_the_rate(stack: ExitStack, si
     rated.read()
     content = rated.content()
     most = min(udp_rated.DELAYED, -(-udp_rated.DELAYED_BYTES // size))
-    assert most == len(content.delayed)
-    assert [owned.datagram(1, n, size) for n in range(1, most + 1)] == list(content.delayed)
-    assert (most * size, count - 1 - most) == (content.delayed_bytes, content.dropped)
-    content.leave()
+    assert most == len(content.rates.delayed)
+    assert [owned.datagram(1, n, size) for n in range(1, most + 1)] == list(content.rates.delayed)
+    assert (most * size, count - 1 - most) == (content.rates.delayed_bytes, content.dropped)
+    content.rates.stop()
 
 
 def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> None:
@@ -140,13 +140,13 @@ def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> No
     sent = [owned.datagram(1, n, 600) for n in range(3)]
     for data in sent:
         rated.client.send(data)
-    rated.hall.loop.turn(0)
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
+    rated.served.loop.turn(0)
     content = rated.content()
     assert sent[0] == rated.server.recv(2048)
-    assert (sent[1:], 0) == (list(content.delayed), content.dropped)
-    assert content.upload_timer is not None
-    content.leave()
+    assert (sent[1:], 0) == (list(content.rates.delayed), content.dropped)
+    assert content.rates.upload_timer is not None
+    content.rates.stop()
 
 
 def test_a_coalesced_message_waits_for_the_rate_too(stack: ExitStack) -> None:
@@ -156,9 +156,9 @@ def test_a_coalesced_message_waits_for_the_rate_too(stack: ExitStack) -> None:
     rated.client.send(sent[0])
     rated.read()
     content = rated.content()
-    assert content.take_burst(memoryview(sent[1] + sent[2]), 600) is None
-    assert sent[1:] == list(content.delayed)
-    content.leave()
+    assert content.rates.take_burst(memoryview(sent[1] + sent[2]), 600) is None
+    assert sent[1:] == list(content.rates.delayed)
+    content.rates.stop()
 
 
 def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -> None:
@@ -168,7 +168,8 @@ def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -
         rated.client.send(owned.datagram(1, n, 600))
     rated.read()
     content = rated.content()
-    assert 3 == len(content.delayed)
+    rates = content.rates
+    assert 3 == len(rates.delayed)
     rated.server.close()
     content.pc.send(b"x")  # refused: the next send is told
     for ms in range(0, 60_000, 500):
@@ -176,4 +177,17 @@ def test_a_session_that_ends_while_it_sends_on_waits_no_more(stack: ExitStack) -
         if not rated.sessions:
             break
     assert 0 == rated.sessions
-    assert content.upload_timer is None
+    assert rates.upload_timer is None
+    assert content.rates is None  # no circle is left
+
+
+def test_what_comes_after_the_last_one_begins_anew_while_that_one_waits(stack: ExitStack) -> None:
+    """With proxy_requests 2, the second waits for the rate: the third is the next session's."""
+    rated = Rated(stack, "proxy_upload_rate 1; proxy_requests 2;")
+    sent = [owned.datagram(1, n, 600) for n in range(3)]
+    for data in sent:
+        rated.client.send(data)
+        rated.read()
+    assert 2 == rated.sessions
+    assert [sent[0], sent[2]] == [rated.server.recv(2048) for _ in "12"]
+    assert [0, 0] == [s.content.dropped for s in rated.served.loop.sessions]

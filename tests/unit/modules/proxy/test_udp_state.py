@@ -31,8 +31,8 @@ def test_a_session_without_a_record_of_an_attempt_gets_one(world: World) -> None
     values[moving.STATES] = []
     world.post(values, proxied, sock.fileno())
     sock.close()
-    for gate in world.old.service.udp_gates:
-        gate.close()
+    for listener in world.old.service.udp_listeners:
+        listener.close()
     world.new.arrival.go()
     world.exchange(b"two")
     (state,) = world.new.only_session().states or ()
@@ -95,9 +95,9 @@ def test_a_socket_has_to_be_what_it_is_said_to_be(world: World, kind: str) -> No
     data, server = proxy.pack().data, proxy.s.server
     fd = opened(kind, world.backend.getsockname())
     with pytest.raises(CodecError):
-        udp_state.read(data, [fd], server, False)
+        udp_state.read(UdpProxy, data, [fd], server, False)
     os.close(fd)
-    udp_state.read(data, [proxy.pc.fileno()], server, False)
+    udp_state.read(UdpProxy, data, [proxy.pc.fileno()], server, False)
 
 
 def test_a_server_of_another_family_is_refused(world: World) -> None:
@@ -113,7 +113,7 @@ def test_a_server_of_another_family_is_refused(world: World) -> None:
         changed = [*values[:n], value, *values[n + 1 :]]
         with pytest.raises(CodecError, match=why):
             udp_state.read(
-                moving.proxied_of(changed), [proxy.pc.fileno()], proxy.s.server, False
+                UdpProxy, moving.proxied_of(changed), [proxy.pc.fileno()], proxy.s.server, False
             )
 
 
@@ -122,10 +122,10 @@ def test_rates_travel(tmp_path: Path) -> None:
     with World(tmp_path, server="proxy_upload_rate 1m; proxy_download_rate 1m;") as world:
         world.exchange(b"one")
         before: Any = world.old.only_session().content
-        kept = (before.upload.start_s, before.download.start_s, before.uploaded)
+        kept = before.pack_rates()
         world.hand_over()
         after: Any = world.new.only_session().content
-        assert kept == (after.upload.start_s, after.download.start_s, after.uploaded)
+        assert kept == after.pack_rates()
 
 
 def test_a_session_that_has_left_is_no_more_waited_for(world: World) -> None:
@@ -154,11 +154,11 @@ def test_no_more_servers_are_tried_than_were_left(
 
 def test_what_was_held_for_a_session_goes_on_with_it(world: World) -> None:
     """A worker that leaves while it holds datagrams of a former hand-over gives those too."""
-    (gate, *_) = [one for one in world.old.service.udp_gates if one.table]
+    (listener, *_) = [one for one in world.old.service.udp_listeners if one.table]
     peer = world.client.getsockname()
-    gate.close()
-    gate.hold()
-    gate.keep(peer, peer, None, b"held")
+    listener.close()
+    listener.hold()
+    listener.keep(peer, peer, None, b"held")
     world.hand_over()
     world.turn(lambda: has_datagram(world.backend))
     assert b"held" == world.backend.recv(100)

@@ -5,13 +5,12 @@ import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 
@@ -24,26 +23,26 @@ class Answered:
         self.server.bind(("127.0.0.1", 0))
         self.server.settimeout(20)
         port = self.server.getsockname()[1]
-        self.hall = stack.enter_context(
-            UdpHall(
+        self.served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
                 f"proxy_pass 127.0.0.1:{port}; }} }}"
             )
         )
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.client.settimeout(20)
-        self.client.connect(self.hall.address())
+        self.client.connect(self.served.address())
         self.client.send(b"?")
-        self.turn(self.hall.gates[0].sock)
+        self.turn(self.served.listeners[0].sock)
         _, self.proxy = self.server.recvfrom(100)
-        (s,) = self.hall.loop.sessions
+        (s,) = self.served.loop.sessions
         self.content: Any = s.content
 
     def turn(self, sock: Any) -> None:
         """Turn until a socket has been read empty."""
-        self.hall.loop.turn(0)
+        self.served.loop.turn(0)
         while select.select([sock], [], [], 0)[0]:
-            self.hall.loop.turn(0)
+            self.served.loop.turn(0)
 
     def answer(self, count: int, size: int = 100) -> list[bytes]:
         """Have the server send so many datagrams; return what the client receives, in order."""
@@ -61,14 +60,12 @@ def answered() -> Iterator[Answered]:
         yield Answered(stack)
 
 
-class Gate:
+class Noted:
     """A socket that notes what is sent, and refuses what a path without GSO refuses."""
 
     def __init__(self, *, gso: bool) -> None:
         self.gso = gso
         self.sent: list[bytes] = []
-        self.sock = SimpleNamespace(sendto=self.sendto, sendmsg=self.sendmsg)
-        self.sockets = SimpleNamespace(give=lambda *_: False)  # keeps none
 
     def sendto(self, view: Any, client: Any) -> None:
         """Send one datagram."""
@@ -90,14 +87,14 @@ def test_several_answers_are_sent_once_each(
     answered: Answered, sizes: tuple[int, ...], gso: bool
 ) -> None:
     """In order and whole, whether the path takes several in a message or not."""
-    gate = answered.content.gate = Gate(gso=gso)
+    noted = answered.content.c.sock = Noted(gso=gso)
     before = answered.content.c.sent
     sent = [bytes([n]) * size for n, size in enumerate(sizes)]
     answered.content.answer_many([memoryview(data) for data in sent])
-    assert sent == gate.sent
+    assert sent == noted.sent
     assert sum(sizes) == answered.content.c.sent - before
     answered.content.answer_many([memoryview(data) for data in sent])  # it is known by now
-    assert sent * 2 == gate.sent
+    assert sent * 2 == noted.sent
 
 
 @pytest.mark.parametrize("gso", [True, False])
@@ -105,10 +102,10 @@ def test_a_coalesced_answer_is_the_datagrams_the_server_sent(
     answered: Answered, gso: bool
 ) -> None:
     """Where the client's path cannot do the same, they are sent one by one."""
-    gate = answered.content.gate = Gate(gso=gso)
+    noted = answered.content.c.sock = Noted(gso=gso)
     for _ in range(2):
         answered.content.answer_burst(memoryview(b"aabbc"), 2)
-    assert [b"aa", b"bb", b"c"] * 2 == gate.sent
+    assert [b"aa", b"bb", b"c"] * 2 == noted.sent
     assert gso == answered.content.client_gso
 
 
@@ -136,7 +133,7 @@ def test_a_server_that_sends_runs_is_read_as_one_that_coalesces(answered: Answer
     views = [memoryview(bytes(100))] * 9
     for n in range(4):
         assert n == content.gro_hints
-        content.gate = Gate(gso=True)
+        content.c.sock = Noted(gso=True)
         content.requests += 100
         content.limit = 9
         for _ in range(9):

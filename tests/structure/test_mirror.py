@@ -20,10 +20,14 @@ ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
     "event/listen_options.py": "unit/event/test_listening.py",
     "event/tls_pump.py": "unit/event/test_tls.py",
+    "event/udp_answers.py": "unit/event/test_udp.py",
+    "event/udp_gro.py": "unit/event/test_udp.py",
+    "event/udp_held.py": "unit/event/test_udp.py",
     "modules/proxy/handler.py": "unit/modules/proxy/test_tcp.py",
     "modules/proxy/tls.py": "wire/test_tls_origination.py",
     "stream/drawing.py": "unit/modules/upstream/test_hash.py",
     "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
+    "modules/proxy/udp_exchange.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/ssl/context.py": "unit/modules/ssl/test_handshake.py",
 }
 

@@ -4,30 +4,32 @@ import socket
 from typing import Any, Self
 
 from ngxstream.core import log
-from ngxstream.event import datagram, listening, udp
+from ngxstream.event import datagram, listening, udp, udp_answers
 from ngxstream.event.client_sockets import ClientSockets
 from ngxstream.event.loop import PoisoningLoop
 from ngxstream.event.recycle import SocketPool
-from ngxstream.event.udp_proxied import ProxiedUdpGate
+from ngxstream.event.udp_proxied import ProxiedUdpListener
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.modules.proxy.udp_one_way import shared_sockets
-from tests.support import hall
+from tests.support import in_process
 
 
-class UdpHall:
+class UdpInProcess:
     """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
 
-    def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
+    def __init__(
+        self, text: str, *, gro: bool = False, connections: int = 4096, level: int = log.WARN
+    ) -> None:
         """Build and listen. shape: gro switches coalescing on as a former owner might have"""
-        built = hall.build(text)
+        built = in_process.build(text)
         assert built.conf is not None, built.error
         built.zones.build()
         self.built = built
-        self.target = hall.LogTarget(log.WARN)
+        self.target = in_process.LogTarget(level)
         self.log = log.Log([self.target])
         self.loop = PoisoningLoop(self.log, connections=connections)
         built.conf.use_main_log(self.log, lambda specs: self.log)
-        self.gates: list[udp.UdpGate] = []
+        self.listeners: list[udp.UdpListener] = []
         for conf in built.conf.listenings:
             options = conf.options
             sock = socket.SocketType(options.family, socket.SOCK_DGRAM)
@@ -35,25 +37,25 @@ class UdpHall:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
             if options.wildcard:
-                sock.setsockopt(socket.IPPROTO_IP, udp.IP_PKTINFO, 1)
+                sock.setsockopt(socket.IPPROTO_IP, udp_answers.IP_PKTINFO, 1)
             if gro:
                 datagram.set_gro(sock, True)
             opened: Any = listening.Listening(options)
-            gate = (
-                udp.UdpGate(self.loop, opened, sock, conf.begin)
+            listener = (
+                udp.UdpListener(self.loop, opened, sock, conf.begin)
                 if conf.believes is None
-                else ProxiedUdpGate(self.loop, opened, sock, conf.begin, believes=conf.believes)
+                else ProxiedUdpListener(self.loop, opened, sock, conf.begin, believes=conf.believes)
             )
             forward = udp_one_way.forwarder(conf, self.loop)
             if forward is not None:
-                gate.forward_by(forward)
-            self.gates.append(gate)
+                listener.forward_by(forward)
+            self.listeners.append(listener)
 
     def address(self, number: int = 0) -> Any:
         """Return where clients reach the listener of that number."""
-        if self.gates[number].family == socket.AF_UNIX:
-            return self.gates[number].sock.getsockname()
-        return "127.0.0.1", self.gates[number].sock.getsockname()[1]
+        if self.listeners[number].family == socket.AF_UNIX:
+            return self.listeners[number].sock.getsockname()
+        return "127.0.0.1", self.listeners[number].sock.getsockname()[1]
 
     def alerts(self) -> list[str]:
         """Return the messages of level alert."""
@@ -64,8 +66,8 @@ class UdpHall:
         for s in list(self.loop.sessions):
             s.finalize(200)
         self.loop.turn(wait_ms=0)
-        for gate in self.gates:
-            gate.sock.close()
+        for listener in self.listeners:
+            listener.sock.close()
         self.loop.get(SocketPool).close()
         self.loop.get(ClientSockets).close()
         for sock in self.loop.get(shared_sockets).values():

@@ -1,0 +1,231 @@
+"""What a proxied UDP session holds, how it connects again, and what ends it.
+
+Answers for the SOCK_DGRAM branches of ngx_stream_proxy_module.c, but for the bytes themselves:
+those are of udp_to_client.py and udp_to_server.py, which extend this class, and udp.py makes the
+whole of it.
+
+What ends a session (R is proxy_requests, N is proxy_responses):
+    datagrams < R            it goes on
+    datagrams = R            it is taken out of the table: the client's next datagram begins anew
+    responses >= N x datagrams, nothing queued         "udp done", 200
+    idle for proxy_timeout, responses as expected      "udp timed out", 200
+    idle for proxy_timeout, responses missing          "upstream timed out", 502, peer failed
+    refused before any response                        the next server, or 502
+    room is needed for a new client                    the session idle longest gives way, 200
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from ngxstream.core import codes, log
+from ngxstream.event import udp_clients
+from ngxstream.event.connect import UNIX
+from ngxstream.modules.proxy import handler
+from ngxstream.modules.proxy.conf import UNLIMITED
+from ngxstream.modules.proxy.udp_rated import Rates
+from ngxstream.wire import proxy_protocol
+
+if TYPE_CHECKING:
+    from ngxstream.event.connection import Table
+    from ngxstream.stream.session import Session
+
+NEVER_MS: Final = 1 << 62
+
+
+class Exchange(handler.Proxy):
+    """The counts of a session, and its ends."""
+
+    __slots__ = (
+        "client",  # sockaddr answers go to
+        "control",  # control data answers carry (source address), or None
+        "requests",
+        "responses",
+        "expected",  # int: proxy_responses
+        "failed",  # bool: the peer counts as failed at the end
+        "gso",  # bool: the path to the server takes GSO
+        "client_gso",
+        "queue",  # list[bytes] | None: waiting for room towards the server
+        "dropped",
+        "limit",  # how many answers a drain reads without asking for EAGAIN
+        "first",  # bytes: the first datagram, kept until it is answered
+        "gro_hints",
+        "gro",
+        "family",  # of a socket that may be recycled at the end, or 0
+        "rates",  # Rates | None: where the configuration has any
+        "is_lent",  # bool: the socket is not the session's own, see conf.Lender
+    )
+
+    def __init__(self, s: Session) -> None:
+        handler.Proxy.__init__(self, s)
+        c, conf = s.c, self.conf
+        table: Table = c.table  # type: ignore[assignment]
+        self.control = table.control_for(c)
+        self.client = udp_clients.peer_of(c.key)
+        self.requests = 1
+        self.responses = 0
+        self.expected = conf.responses
+        self.failed = False
+        self.gso = True
+        self.client_gso = table.family != UNIX  # where no GSO message is cut
+        self.queue: list[bytes] | None = None
+        self.dropped = 0
+        self.limit = 1
+        self.first = s.preread
+        self.gro_hints = 0
+        self.gro = False
+        self.family = 0
+        self.rates = Rates(self) if conf.is_rated else None
+        self.is_lent = False
+
+    def proxy_header(self) -> bytes:
+        """Return the PROXY protocol header that goes in front of a datagram."""
+        src, dst = self.c.sockaddr, self.c.local_sockaddr()
+        if self.conf.proxy_protocol == 1:
+            return proxy_protocol.build_v1(src, dst)
+        return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
+
+    def on_refused(self, error: OSError) -> None:
+        """The server's host refused a datagram (ICMP): a failure of the peer.
+
+        Before any response the next server gets the first datagram; after one, the refusal is a
+        response like another, as in nginx.
+
+        Source: ngx_stream_proxy_process (recv error on a datagram socket)
+        """
+        s = self.s
+        s.action = "proxying and reading from upstream"
+        s.log_error(handler.upstream_level(error), "recv() failed", error.errno)
+        s.action = "proxying connection"
+        if not self.responses:
+            self.fail_over()
+            return
+        self.failed = True
+        self.responses += 1
+        self.deadline = self.loop.now_ms + self.timeout
+        self.settle()
+
+    def fail_over(self) -> None:
+        """Go on to the next server with the first datagram, or end as 502 when there is none."""
+        rates = self.rates
+        if rates is not None:
+            rates.stop()  # the pauses of the former one are over
+        self.dropped += self.requests - 1  # what followed it went to the server that refuses
+        self.loop.timers.remove(self)
+        self.queue = None
+        self.family = 0
+        self.next_upstream()
+        if rates is not None and self.pc is not None:
+            self.dropped -= len(rates.delayed)  # they were not sent yet
+            rates.wait()
+
+    def settle(self) -> bool:
+        """End the session if all has come; tell whether. Source: ngx_stream_proxy_test_finalize"""
+        conf = self.conf
+        if self.s.status:
+            return True
+        if conf.requests:
+            if self.requests < conf.requests:
+                return False
+            self.c.table.forget(self.c)  # type: ignore[union-attr]
+        if self.expected == UNLIMITED or self.responses < self.expected * self.requests:
+            return False
+        if self.queue is not None or (self.rates is not None and self.rates.delayed):
+            return False
+        if self.s.log.level >= log.INFO:
+            self.s.log_plain(log.INFO, f"udp done, {self._packets()}")
+        self.s.finalize(codes.STREAM_OK)
+        return True
+
+    def _packets(self) -> str:
+        a, b, c, d = self.counts()
+        dropped = f", dropped:{self.dropped}" if self.dropped else ""
+        return (
+            f"packets from/to client:{self.requests}/{self.responses}, "
+            f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}{dropped}"
+        )
+
+    @property
+    def active_ms(self) -> int:
+        """When something moved last, loop ms; NEVER while nothing can tell."""
+        deadline = self.deadline
+        return deadline - self.timeout if deadline and self.pc is not None else NEVER_MS
+
+    @property
+    def conversing(self) -> bool:
+        """Whether both sides have spoken more than once: no forged source does."""
+        return self.requests > 1 and self.responses > 0
+
+    def give_way(self) -> None:
+        """End for the sake of a new client."""
+        s = self.s
+        if s.log.level >= log.INFO:
+            s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
+        s.finalize(codes.STREAM_OK)
+
+    def on_timeout(self) -> None:
+        """Nothing moved for proxy_timeout; a direction that has to rest does not count.
+
+        Source: ngx_stream_proxy_process, which removes the timer while one is delayed
+        """
+        s = self.s
+        if self.rates is not None and self.rates.is_resting:
+            self.deadline = self.loop.now_ms + self.timeout
+            self.loop.timers.add(self)
+            return
+        if self.expected == UNLIMITED or self.responses >= self.expected * self.requests:
+            if s.log.level >= log.INFO:
+                s.log_plain(log.INFO, f"udp timed out, {self._packets()}")
+            s.finalize(codes.STREAM_OK)
+            return
+        s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
+        self.failed = True
+        s.finalize(codes.BAD_GATEWAY)
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Return bytes from and to the client, from and to the upstream."""
+        state = self.state
+        if state is None:
+            return self.c.received, self.c.sent, 0, 0
+        return self.c.received, self.c.sent, state.bytes_received, state.bytes_sent
+
+    def leave(self) -> None:
+        """Stop what goes on here in the background."""
+        rates, self.rates = self.rates, None  # it knows this session: no circle may stay
+        if rates is not None:
+            rates.stop()
+
+    def close(self) -> None:
+        """Free the peer and its socket."""
+        loop, state, pc = self.loop, self.state, self.pc
+        loop.timers.remove(self)
+        if state is not None:
+            state.session_ms = loop.now_ms - state.start_ms
+        self._free(self.failed)
+        if self.rates is not None:
+            if self.rates.download_timer is not None:
+                self.family = 0  # its socket is not watched: it cannot rest among the others
+            self.leave()
+        if (
+            pc is not None
+            and self.family
+            and not self.gro
+            and self.queue is None
+            and self.c.table.sockets.give(  # type: ignore[union-attr]
+                pc, self.pc_fd, self.family)
+        ):
+            self.pc = None
+            loop.free_connections += 1
+        else:
+            self._close_peer()
+
+    def _close_peer(self) -> None:
+        """Close the socket, or leave it to whom it belongs."""
+        if not self.is_lent:
+            if not self.family and self.pc is not None:  # another process may have a copy
+                self.loop.unregister(self.pc_fd)
+            super()._close_peer()
+        elif self.pc is not None:
+            self.pc = None
+            self.loop.free_connections += 1
