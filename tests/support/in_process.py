@@ -70,7 +70,7 @@ def build(
     raw = text.encode("utf-8", "surrogateescape")
     files = Memory({CONF: raw, **(others or {})})
     tree = reader.read(CONF, conf_prefix="/p/conf/", files=files)
-    # the events block is judged by the process storey, which is not here
+    # the events block is judged by process/, which is not here
     statements = [st for st in tree.main.statements if st.directive != "events"]
     try:
         builder.build(statements)
