@@ -18,7 +18,7 @@ class UdpInProcess:
     """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
 
     def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
-        """Build and listen. shape: gro switches coalescing on as a former owner might have"""
+        """Build and listen. Args: gro switches coalescing on as a former owner might have"""
         built = in_process.build(text)
         assert built.conf is not None, built.error
         built.zones.build()

@@ -22,7 +22,7 @@ class Content:
 
 
 def world(plan, connections=512, now_ms=100_000):
-    """Make a loop with sessions. shape: plan is [(idle ms, conversing)]"""
+    """Make a loop with sessions. Args: plan is [(idle ms, conversing)]"""
     loop = SimpleNamespace(now_ms=now_ms, connections=connections, sessions=[], gone=[])
     for idle_ms, conversing in plan:
         content = Content(loop, now_ms - idle_ms, conversing)

@@ -22,7 +22,7 @@ class Limited:
     """A server whose sessions last until their client goes."""
 
     def __init__(self, folder: Path, stream: str, server: str) -> None:
-        """shape: stream and server are what stands in the two blocks."""
+        """Args: stream and server are what stands in the two blocks."""
         self.backend = socket.create_server(("127.0.0.1", 0))
         (folder / "logs").mkdir()
         self.log = folder / "logs" / "a.log"

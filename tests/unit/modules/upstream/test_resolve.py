@@ -37,7 +37,7 @@ class Lab:
     def __init__(self, loop: Loop, clock: MovingClock, lines: str, *, old: Lab | None = None,
                  outer: str = "", options: str = "",
                  dns_server: ScriptedDns | None = None) -> None:
-        """shape: lines are the inside of the upstream; `old` is the configuration before this;
+        """Args: lines are the inside of the upstream; `old` is the configuration before this;
         options are more words of the resolver directive.
         """
         self.loop = loop
