@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ngxstream"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the lowest to the highest; conf, event and ipc never import each other.
+# From the lowest to the highest; conf, event and ipc stand side by side, none imports another.
 LAYERS = {
     "core": 0, "wire": 1, "conf": 2, "event": 2, "ipc": 2, "stream": 3, "modules": 4, "process": 5
 }
-# The only module that imports what is neither ours nor the standard library's.
+# The only module that imports what is not of the standard library.
 THIRD_PARTY = {"crossplane": "conf/reader.py"}
 
 

@@ -555,7 +555,8 @@ def run(
             stack.enter_context(Prepared(generated.make(seed), number, certs))
             for number, seed in enumerate(seeds)
         ]
-        text = HEAD + "stream { " + "\n".join(each.conf(soon_ms) for each in all_prepared) + " }"
+        servers = "\n".join(prepared.conf(soon_ms) for prepared in all_prepared)
+        text = HEAD + "stream { " + servers + " }"
         programs = {
             name: stack.enter_context(program(text, folder))
             for name, program in proxies.PROGRAMS.items()

@@ -123,7 +123,9 @@ class Stream:
             pass
 
 
-def play(poller_name, method: str, up: bytes, down: bytes, buffer: int = 0, read: int = 1 << 18):
+def play(
+    poller_name: str, method: str, up: bytes, down: bytes, buffer: int = 0, read: int = 1 << 18
+):
     """Relay two streams against each other; returns the relay's ends as seen from outside."""
     with ExitStack() as stack, engine(poller_name) as loop:
         relay = Relay(loop, stack, method, buffer)
