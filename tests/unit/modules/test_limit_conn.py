@@ -240,5 +240,5 @@ def test_a_zone_cannot_change_its_key() -> None:
 
 
 def test_the_smallest_zone_is_nginx_s() -> None:
-    """Eight pages are enough."""
+    """A zone of eight pages is accepted."""
     assert "" == build(zone_conf("$pid", f"{shm.LEAST // 1024}k")).error
