@@ -64,7 +64,7 @@ def given(world: World) -> Any:
 
 
 def test_a_stranger_may_send_while_its_session_has_the_client(given: Given) -> None:
-    """Not when the client is ours since."""
+    """It may no longer when the client has a session of ours."""
     s = given.give(is_foreign=True)
     assert given.may_send()
     s.finalize(200)
@@ -81,7 +81,7 @@ def test_a_session_that_has_no_client_gives_no_say(given: Given) -> None:
 
 
 def test_who_has_sent_everything_has_no_say(given: Given) -> None:
-    """In what it gave."""
+    """A worker that has handed over everything may send nothing more for the sessions it gave."""
     given.give(is_foreign=True, waiting=1)
     given.adopter.forget(GIVER + 1)
     assert given.may_send() and given.adopter.is_owed(GIVER, given.number)
@@ -225,7 +225,7 @@ def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: s
 
 
 def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
-    """Whatever place a session names."""
+    """Which server the session names makes no difference."""
     values, proxied, sock = world.parcel()
     values[moving.ADDRESS] = values[moving.SERVER] = 1
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
@@ -248,7 +248,7 @@ def test_a_content_of_an_unknown_kind_is_refused(world: World, kind: str) -> Non
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_proxied_session_has_one_socket(world: World, count: int) -> None:
-    """Neither none nor more."""
+    """A session that comes with no socket, or with several, is refused."""
     values, proxied, sock = world.parcel()
     record = world.record(values, proxied)
     world.say(mailbox.SESSIONS, [record], bytes((count,)), fds=[sock.fileno()] * count)

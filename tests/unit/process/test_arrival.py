@@ -84,7 +84,7 @@ class Newcomer:
 
 @st.composite
 def stories(draw):
-    """shape: (number of dead predecessors, [(sender, event) or a client's datagram, ...])"""
+    """Args: (number of dead predecessors, [(sender, event) or a client's datagram, ...])"""
     talks = {
         sender: ["stopped", *["mail"] * draw(st.integers(0, 3)), "done"] for sender in (0, 1)
     }
