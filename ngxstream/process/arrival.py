@@ -1,7 +1,7 @@
-"""A new worker's side of the hand-over: it waits, holds what comes, and reads once all is here.
+"""A new worker's side of the hand-over: it waits, queues datagrams, then reads.
 
 nginx has no counterpart. handover.py tells what both sides do. For its whole life a worker reads
-its mailbox here; what sessions and datagrams are made of what it says is adoption.py's business.
+its mailbox here; adoption.py creates the sessions and handles the datagrams.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def is_alive(pid: int) -> bool:
 
 
 class Arrival:
-    """What of a hand-over a worker has heard so far, and the reader of its mailbox."""
+    """How far a hand-over is, as this worker knows it; it reads the worker's mailbox."""
 
     __slots__ = (
         "_adopter",  # adoption.Adopter
@@ -74,15 +74,8 @@ class Arrival:
     )
 
     def __init__(
-        self,
-        loop: Loop,
-        service: Service,
-        reader: socket.socket,
-        writers: Sequence[socket.socket],
-        *,
-        idle: bool,
-        patience_ms: int = handover.START_MS,
-        users: Iterable[int | None] = (),
+        self, loop: Loop, service: Service, reader: socket.socket, writers: Sequence[socket.socket],
+        *, idle: bool, patience_ms: int = handover.START_MS, users: Iterable[int | None] = (),
         refused: Counter | None = None,
     ) -> None:
         """Args: idle: others read the sockets still; patience_ms: how long this worker waits for
@@ -129,7 +122,7 @@ class Arrival:
             self._settled.append(do)
 
     def depart(self, departure: Departure) -> None:
-        """Hand on from now on whatever still comes."""
+        """Pass on whatever still comes from now on."""
         self._adopter.departure = departure
 
     # -- reading mail --------------------------------------------------------------------------
@@ -166,7 +159,7 @@ class Arrival:
         return mail.kind
 
     def _refuse(self, error: CodecError) -> None:
-        """Say what was refused; who says nonsense without end does not fill the log."""
+        """Say what was refused; a sender of endless malformed messages does not fill the log."""
         now_ms = self._loop.now_ms
         if now_ms - self._refused_ms >= 1000:
             self._refused_ms, self._refused = now_ms, 0
@@ -266,7 +259,6 @@ class Arrival:
             self._open()
 
     def _read_on(self) -> None:
-        """Take all mail there is."""
         self._reading_on = True
         while self._take_message():
             pass

@@ -13,7 +13,7 @@ import pytest
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.recycle import SocketPool
 from ngxstream.process import adoption, mailbox
-from tests.support import moving, strangers, tools
+from tests.support import descriptors, moving, strangers, tools
 from tests.support.moving import World
 from tests.support.strangers import NOBODY
 
@@ -216,9 +216,9 @@ def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: s
     """The log says why, once for all of a message."""
     values, proxied, sock = world.parcel()
     values[n] = value
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     assert not world.new.loop.sessions
     assert why in world.warnings()[0]
     sock.close()
@@ -237,9 +237,9 @@ def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
 def test_a_content_of_an_unknown_kind_is_refused(world: World, kind: str) -> None:
     """One that no module here has, or that never moves: in one line, with its sockets."""
     values, proxied, sock = world.parcel()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     world.post(values, proxied, sock.fileno(), kind=kind)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     assert not world.new.loop.sessions
     (line,) = world.warnings()
     assert f'1 UDP sessions were dropped: their content is of an unknown kind, "{kind}"' in line

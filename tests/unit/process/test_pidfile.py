@@ -14,7 +14,7 @@ import pytest
 import ngxstream
 from ngxstream.core import errors
 from ngxstream.process import pidfile
-from tests.support import processes, tools
+from tests.support import descriptors, processes, tools
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -249,14 +249,14 @@ def test_a_process_began_after_the_machine() -> None:
 
 def test_making_and_reading_it_keeps_nothing_open(tmp_path: Path) -> None:
     """Each descriptor is closed again, also of a file that cannot be written to."""
-    before = os.listdir("/proc/self/fd")
+    before = descriptors.numbers()
     pidfile.create(str(tmp_path / "pid"), os.getpid())
     pidfile.create(str(tmp_path / "pid"), None)
     with pytest.raises(errors.UnplacedError) as caught:
         pidfile.create("/dev/full", 1)
     assert 'pwrite() "/dev/full" failed (28: No space left on device)' == str(caught.value)
     assert os.getpid() == pidfile._parse(pidfile._read(str(tmp_path / "pid")))
-    assert before == os.listdir("/proc/self/fd")
+    assert before == descriptors.numbers()
 
 
 @pytest.mark.parametrize(
