@@ -186,7 +186,7 @@ class Query:
         "tick",
         "exchanges",  # list[_Exchange]: open ones, oldest first
         "asked",  # set[int]: servers asked in this round
-        "refused",  # set[int]: servers that said that they cannot tell
+        "refused",  # set[int]: servers that answered with an error
         "noted",  # bool: a stray response was logged
     )
 
@@ -271,7 +271,7 @@ class Query:
             self._refuse(exchange, response.rcode)
 
     def _refuse(self, exchange: _Exchange, code: int) -> None:
-        """A server cannot tell: ask another, or give up when there is none left."""
+        """Ask another server after an error response, or give up when there is none left."""
         asker = self.asker
         if code == dns.FORMERR or code > dns.REFUSED:
             asker.log_error(
@@ -390,7 +390,7 @@ class _Datagram(_Exchange):
                 self.query.on_message(self, data)
 
     def on_stray(self) -> None:
-        """Count; too many are an attack."""
+        """Count it; after too many the question is asked over TCP."""
         self.strays += 1
         if self.strays == STRAYS:
             self.query.insist(self)
@@ -457,7 +457,7 @@ class _Stream(_Exchange):
         self._broken()
 
     def on_truncated(self) -> None:
-        """There is no way that fits more."""
+        """Fail: TCP has no longer messages."""
         self._broken()
 
     def _broken(self) -> None:

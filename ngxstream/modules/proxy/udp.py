@@ -10,7 +10,6 @@ socket they leave by.
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +17,7 @@ from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, eviction, poller
 from ngxstream.event.connect import UNIX
 from ngxstream.modules.proxy import udp_state
+from ngxstream.modules.proxy.handler import NO_DESCRIPTORS
 from ngxstream.modules.proxy.udp_to_server import ToServer
 from ngxstream.stream.upstream import CONNECT
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer
 
 HEARD_MS: Final = 1000
-_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class UdpProxy(ToServer):
@@ -59,7 +58,7 @@ class UdpProxy(ToServer):
         try:
             return super().open(peer, local, transparent)
         except errors.InternalError as error:
-            if error.errno not in _NO_DESCRIPTORS:
+            if error.errno not in NO_DESCRIPTORS:
                 raise
             evict = self.loop.get(eviction.Eviction)
             sockets = self.c.table.sockets  # type: ignore[union-attr]

@@ -74,7 +74,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
 
 
 def _begin(proxy: UdpProxy) -> None:
-    """Send the datagram; that was all."""
+    """Send the datagram, which ends the session."""
     s, pc = proxy.s, proxy.pc
     state: Any = proxy.state
     first = proxy.first
@@ -88,7 +88,7 @@ def _begin(proxy: UdpProxy) -> None:
                 raise
             state.bytes_sent += pc.send(first)
     except BlockingIOError:
-        proxy.dropped += 1  # the interface's queue is full; there is no later for this session
+        proxy.dropped += 1  # the interface's queue is full; and this session ends now
     except OSError as error:
         proxy.send_failed(error)
         if s.status or proxy.pc is not pc:
@@ -100,7 +100,7 @@ LENDER: Final = Lender(_open, _begin)
 
 
 class _Nobody:
-    """Stands for the session in a selection that has none."""
+    """Takes the place of the session in a selection without one."""
 
     __slots__ = ("c", "is_udp", "log", "loop")
 
@@ -111,7 +111,7 @@ class _Nobody:
         self.is_udp = True
 
     def log_error(self, level: int, message: str, err: int | None = None) -> None:
-        """Say what a selection has to say."""
+        """Log a message of the selection."""
         if level <= self.log.level:
             self.log.write(level, message)
 
