@@ -62,9 +62,9 @@ fresh:
 	@FULL='$(FULL)' ARGS='$(ARGS)' .ci/fresh $(RELEASE)
 
 check: $(VENV)/dev.stamp
-	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests
+	$(BIN)/python -m ruff check --config tests/structure/ruff.toml ngxstream tests
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q tests/house
+	$(BIN)/python -m pytest -q tests/structure
 
 fuzz: $(VENV)/test.stamp
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/fuzz tests/unit $(ARGS)

@@ -1,6 +1,6 @@
 """Prints the generated pages of docs/, from the records and the marks of the tests.
 
-`python -m tests.docs` writes them; tests/house/test_docs_fresh.py fails when they are stale.
+`python -m tests.docs` writes them; tests/structure/test_docs_fresh.py fails when they are stale.
 """
 
 import ast

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ngxstream.core import codes, facts
+from ngxstream.core import codes, facts, gather
 from ngxstream.core.log import ALERT, CRIT, unexpected
 from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
@@ -51,6 +51,7 @@ class Loop:
         self.handlers = self.poller.handlers
         self.timers = timers.TimerWheel()
         self.now_ms = monotonic_ms()
+        self.lines = gather.Gatherer()  # of log files
         self.turns = 0  # those whose poll returned all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
@@ -130,8 +131,12 @@ class Loop:
     def run(self) -> None:
         """Turn until stop(), or until a graceful exit has nothing left to wait for."""
         gc.disable()
-        while not self.stopped:
-            self.turn()
+        try:
+            while not self.stopped:
+                self.turn()
+        finally:
+            self.lines.active = False
+            self.lines.write()
 
     def stop(self) -> None:
         """Leave run() after this turn."""
@@ -147,6 +152,8 @@ class Loop:
             elif wait_ms > LONGEST_MS:
                 wait_ms = LONGEST_MS
         events = self.poller.poll(wait_ms)
+        lines = self.lines
+        lines.active = True
         now_ms = self.now_ms = monotonic_ns() // 1_000_000
         if len(events) < self._batch:
             self.turns += 1
@@ -163,7 +170,10 @@ class Loop:
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
             self.call_all(posted)
-        closing = self.closing
+        lines.active = False
+        while lines.waiting:
+            self.call_all((lines.write,))
+        closing = self.closing  # after the lines: who sees the end finds them
         if closing:
             for sock in closing:
                 try:

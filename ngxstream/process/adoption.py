@@ -106,9 +106,7 @@ class Adopter:
         if faults:
             raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
 
-    def _take_session(
-        self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool
-    ) -> None:
+    def _take_session(self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool) -> None:
         """Take up one session. Raises: CodecError; nothing is left of it then"""
         service, loop, pid = self._service, self._loop, mail.pid
         where, session, name, data, is_listed, waiting = handover.SESSION.decode(record)

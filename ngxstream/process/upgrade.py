@@ -89,13 +89,9 @@ _ANNOUNCEMENT: Final = codec.Record(
 
 def record_of(cycle: Cycle) -> Record:
     """Write a configuration down."""
-    texts = {
-        file.path: file.raw for source in cycle.reading.sources for file in source.files
-    }
+    texts = {file.path: file.raw for source in cycle.reading.sources for file in source.files}
     listenings = (*cycle.listenings, *cycle.lingering)
-    return Record(
-        cycle.generation, texts, {one.options.key: one.steered for one in listenings}
-    )
+    return Record(cycle.generation, texts, {one.options.key: one.steered for one in listenings})
 
 
 class Link:

@@ -3,8 +3,8 @@
 Answers for ngx_stream_log_handler, ngx_stream_log_write, ngx_stream_log_script_write,
 ngx_stream_log_gzip and ngx_stream_log_flush (ngx_stream_log_module.c).
 
-1. A line, or a buffer of whole lines, is one write(2) to a file opened for appending: lines of
-   several workers are never mixed.
+1. A buffer of whole lines, or what core/gather.py makes of the lines of a turn, is one write(2) to
+   a file opened for appending: lines of several workers are never mixed.
 2. After ENOSPC a log is left alone for the rest of the second; what else goes wrong is said once
    a minute.
 3. The value of a variable cannot lead out of the directory that the text around it names: a path
@@ -17,6 +17,7 @@ import errno
 import os
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, log
@@ -72,7 +73,10 @@ class Complaints:
 
 
 class Buffer:
-    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0."""
+    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0.
+
+    All logs to the file share it.
+    """
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
 
@@ -116,6 +120,7 @@ class Buffer:
 
     def write(self, data: bytes) -> int:
         """Write whole lines; returns how many bytes of them went. Raises: OSError"""
+        self.file.chunk.gatherer.write()
         if not self.gzip:
             return os.write(self.file.fd, data)
         packed = zlib.compress(data, self.gzip, GZIP_WINDOW)
@@ -141,7 +146,7 @@ class Buffer:
 
 
 class FileSink:
-    """A log that is written to its file line by line."""
+    """A log without a buffer of its own."""
 
     __slots__ = ("_complaints", "_file", "_line")
 
@@ -151,18 +156,12 @@ class FileSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Write the line of a session."""
+        """Have the line of a session written."""
         complaints = self._complaints
         if complaints.is_full(s.loop.now_ms):
             return
-        line = self._line.line(s)
-        try:
-            written = os.write(self._file.fd, line)
-        except OSError as error:
-            complaints.failed(s, self._file.path, error)
-            return
-        if written != len(line):
-            complaints.incomplete(s, self._file.path, written, len(line))
+        file = self._file
+        file.chunk.add(self._line.line(s), file, partial(complaints.failed, s, file.path))
 
 
 class BufferedSink:

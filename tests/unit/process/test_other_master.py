@@ -9,7 +9,7 @@ from typing import Any
 from ngxstream.core.log import Log
 from ngxstream.process import upgrade
 from ngxstream.process.other_master import REFUSED, OtherMaster
-from tests.support.hall import LogTarget
+from tests.support.in_process import LogTarget
 
 
 def master(folder: Path) -> Any:

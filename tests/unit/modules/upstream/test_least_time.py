@@ -12,7 +12,7 @@ from ngxstream.stream import upstream as law
 from ngxstream.stream.peer_state import PeerState
 from ngxstream.stream.upstream import UpstreamState
 from tests.support.balancing import Clock, group, numbered, port, session, take
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 def state(clock: Clock, connect: int = -1, first: int = -1, whole: int = -1) -> UpstreamState:

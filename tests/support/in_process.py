@@ -1,7 +1,7 @@
 """A stream block built and served inside the test's own process: no program, no worker.
 
-``build`` judges a configuration and gives what nginx would say; ``Hall`` serves one on a Loop that
-the test turns by hand.
+``build`` judges a configuration and gives what nginx would say; ``InProcess`` serves one on a Loop
+that the test turns by hand.
 """
 
 import socket
@@ -99,7 +99,7 @@ class LogTarget:
         return self
 
 
-class Hall:
+class InProcess:
     """A stream block served on a Loop in this process; TCP only."""
 
     def __init__(self, text: str, **settings: Any) -> None:
