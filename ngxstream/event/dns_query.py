@@ -293,7 +293,7 @@ class Query:
         if len(self.asked | self.refused) < len(self.asker.servers):
             self.send()
 
-    def insist(self, exchange: _Exchange) -> None:
+    def ask_over_tcp(self, exchange: _Exchange) -> None:
         """Ask the same server over TCP."""
         self._shut(exchange)
         if self._open(_Stream(self, exchange.number)):
@@ -393,11 +393,11 @@ class _Datagram(_Exchange):
         """Count it; after too many the question is asked over TCP."""
         self.strays += 1
         if self.strays == STRAYS:
-            self.query.insist(self)
+            self.query.ask_over_tcp(self)
 
     def on_truncated(self) -> None:
         """Ask over TCP."""
-        self.query.insist(self)
+        self.query.ask_over_tcp(self)
 
 
 class _Stream(_Exchange):

@@ -122,7 +122,7 @@ def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, worke
     """
     adoptable = {listening.options.key: listening for listening in old}
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
-    _economize(found, workers)
+    _limit_groups(found, workers)
     try:
         for _ in range(TRIES):
             own = bound.Neighbours()  # who else is there may have changed
@@ -144,7 +144,7 @@ def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, worke
     raise errors.ListenError("still could not bind()")
 
 
-def _economize(found: Sequence[Listening], workers: int) -> None:
+def _limit_groups(found: Sequence[Listening], workers: int) -> None:
     """Settle how many sockets the UDP groups of a set may have.
 
     What a group of this master's has stays as it is: whose a client is must not change with it.

@@ -52,7 +52,7 @@ class UdpProxy(ToServer):
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
                     if self.loop.now_ms - peer.state.heard_ms > HEARD_MS:
-                        self._see_that_it_is_another(sock, peer)
+                        self._refuse_own(sock, peer)
                     return sock, True
                 self.loop.close_later(sock)
         try:
@@ -66,13 +66,13 @@ class UdpProxy(ToServer):
             if sock is None and self.family and evict.make():
                 sock = sockets.take(self.family)  # that of the session that ended
             if sock is not None and not sock.connect_ex(peer.sockaddr):
-                self._see_that_it_is_another(sock, peer)
+                self._refuse_own(sock, peer)
                 return sock, True
             if not evict.may_log():
                 error.level = "info"
             raise
 
-    def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
+    def _refuse_own(self, sock: Any, peer: Peer) -> None:
         """Close a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)

@@ -1,16 +1,16 @@
 """Fire and forget (`proxy_requests 1; proxy_responses 0`): syslog, NetFlow, statsd.
 
 nginx makes a socket for every datagram and closes it behind it. Such a session asks for no answer,
-so nothing is owed to a source port of its own: all sessions of a worker that go to one server
-leave through one connected socket, which is never read. Everything else is as in any session: its
+so it needs no source port of its own: all sessions of a worker that go to one server leave
+through one connected socket, which is never read. Everything else is as in any session: its
 phases, the balancer's choice for each datagram, variables, logs.
 
 Where nothing looks at a session (no rules, no logs, plain round robin), there is none either: the
 listener's drains go straight to a Forwarder, which asks the balancer about each datagram and sends
 what goes to one server in as few messages as sizes allow.
 
-A refusal (ICMP) that an earlier datagram met is told to the next send: it is nobody's who would
-still be there, so it is noted and the send done again.
+The refusal (ICMP) of an earlier datagram, whose session is over, is an error of the next send: that
+send is repeated.
 """
 
 from __future__ import annotations
