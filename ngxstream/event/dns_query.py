@@ -24,6 +24,7 @@ import errno
 import functools
 import os
 import socket
+import struct
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -47,6 +48,8 @@ IN_FLIGHT: Final = 128
 TURN_BYTES: Final = 65536  # of responses read in one turn: some 3 ms of a worker at worst
 OVERHEAD: Final = 512  # what a response counts for besides its length
 TOLD: Final = 64
+_HEADER: Final = struct.Struct("!6H")
+_KINDS: Final = {dns.A: "A", dns.AAAA: "AAAA", dns.SRV: "SRV"}
 
 
 class Reply(NamedTuple):
@@ -222,6 +225,10 @@ class Query:
         loop.timers.add(self)
 
     def _open(self, exchange: _Exchange) -> bool:
+        to, question = self.asker.loop.log, self.question
+        if to.level >= log.DEBUG:
+            kind = _KINDS.get(question.kind, question.kind)
+            to.write(log.DEBUG, f'resolve: "{question.name}" {kind} {exchange.ident}')
         try:
             exchange.begin()
         except OSError as error:
@@ -251,6 +258,11 @@ class Query:
     def on_message(self, exchange: _Exchange, message: bytes) -> None:
         """Take a message from a server. Source: ngx_resolver_process_response"""
         self.asker.count(len(message))
+        to = self.asker.loop.log
+        if to.level >= log.DEBUG and len(message) >= _HEADER.size:
+            ident, flags, *counts = _HEADER.unpack_from(message)
+            text = f"resolver DNS response {ident} fl:{flags:04X} {'/'.join(map(str, counts))}"
+            to.write(log.DEBUG, text)
         try:
             response = dns.parse(message, exchange.ident, self.question)
             found = dns.follow(response) if response.rcode == dns.NOERROR else None

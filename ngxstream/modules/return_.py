@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import SERVER, TAKE1, Directive
 from ngxstream.core.codes import AGAIN, INTERNAL_SERVER_ERROR, STREAM_OK
-from ngxstream.core.log import INFO
+from ngxstream.core.log import DEBUG, INFO
 from ngxstream.stream import values
 from ngxstream.stream.content import Content, ContentKind
 from ngxstream.stream.module import StreamModule
@@ -39,6 +39,8 @@ def handle(s: Session) -> None:
     if not text:
         s.finalize(STREAM_OK)
         return
+    if s.log.level >= DEBUG:
+        s.log_plain(DEBUG, f'stream return text: "{text.decode("utf-8", "surrogateescape")}"')
     content = s.content = Returning(s, text)
     content.write()
 

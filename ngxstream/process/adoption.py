@@ -36,8 +36,8 @@ def fits(options: ListenOptions, key: Any) -> bool:
         return not isinstance(key, tuple)
     if not isinstance(key, tuple):
         return False
-    behind = key[1] if isinstance(key[0], tuple) else None
-    if inet.family_of(key if behind is None else key[0]) != family:
+    address, behind = key if isinstance(key[1], bytes) else (key, None)
+    if inet.family_of(address) != family:
         return False
     if behind is None:
         return not options.wildcard

@@ -37,7 +37,7 @@ class OtherMaster:
         self._master = master
         self._link = link
         self.is_older = link is not None
-        self.pid = os.getppid() if link is not None else 0
+        self.pid = link.pid if link is not None else 0
 
     @property
     def is_alive(self) -> bool:

@@ -126,6 +126,8 @@ class SingleSelection:
 
     __slots__ = ("tier", "peer", "tries")
 
+    method: ClassVar[str] = "rr"
+
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
         self.peer = tier.peers[0]
@@ -172,6 +174,7 @@ class RoundRobinSelection:
 
     __slots__ = ("s", "tier", "tried", "tries")
 
+    method: ClassVar[str] = "rr"
     learns: ClassVar[bool] = False  # whether successes change more than counts
     weighs: ClassVar[bool] = False  # whether the method chooses by sessions
 

@@ -134,7 +134,7 @@ MAPS = {
     "an empty source": ('map "" $x { "~^$" regex; default default; }', "$x"),
     "volatile": (VOLATILE, "$one$a$two$b"),
     "redefined": ("map 1 $x { 1 first; } map 1 $x { 1 second; }", "$x"),
-    "redefined by another room": ("map 1 $x { 1 map; } geo $x { default geo; }", "$x"),
+    "redefined by another module": ("map 1 $x { 1 map; } geo $x { default geo; }", "$x"),
     "a circle": ("map $y $x { default <$y>; } map $x $y { default [$x]; }", "$x"),
     "a map of itself": ("map $x $x { default <$x>; }", "$x"),
     "a map of a map": ("map $y $x { b found; } map a $y { a b; }", "$x"),

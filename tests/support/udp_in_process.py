@@ -17,13 +17,15 @@ from tests.support import in_process
 class UdpInProcess:
     """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
 
-    def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
+    def __init__(
+        self, text: str, *, gro: bool = False, connections: int = 4096, level: int = log.WARN
+    ) -> None:
         """Build and listen. shape: gro switches coalescing on as a former owner might have"""
         built = in_process.build(text)
         assert built.conf is not None, built.error
         built.zones.build()
         self.built = built
-        self.target = in_process.LogTarget(log.WARN)
+        self.target = in_process.LogTarget(level)
         self.log = log.Log([self.target])
         self.loop = PoisoningLoop(self.log, connections=connections)
         built.conf.use_main_log(self.log, lambda specs: self.log)

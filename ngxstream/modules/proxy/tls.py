@@ -11,7 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import libssl, libssl_facts, tls
+from ngxstream.event import libssl, libssl_facts, tls, tracing
 from ngxstream.modules.proxy import handler
 from ngxstream.wire import proxy_protocol
 
@@ -93,6 +93,8 @@ class Handshake:
             session = conf.context.sessions.get(key)
             if session is not None:
                 transport.connection.session = session
+        if s.log.level >= log.DEBUG:
+            tracing.trace_tls(transport, s.trace())
 
     def _set_name(self, conf: ProxySslConf) -> None:
         """Decide on the name; send it by SNI if it is one. Source: ngx_stream_proxy_ssl_name"""

@@ -223,6 +223,8 @@ class Exchange(handler.Proxy):
     def _close_peer(self) -> None:
         """Close the socket, or leave it to whom it belongs."""
         if not self.is_lent:
+            if not self.family and self.pc is not None:  # another process may have a copy
+                self.loop.unregister(self.pc_fd)
             super()._close_peer()
         elif self.pc is not None:
             self.pc = None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
+
+    Make = Callable[[Session], UdpProxy]
 
 NAME: Final = "udp proxy"
 # slots of a UdpProxy, of whatever kind, that are not packed, and why
@@ -118,7 +120,7 @@ def send_waiting(proxy: UdpProxy, data: bytes) -> None:
         proxy.send(data)
 
 
-def read(make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf,
+def read(make: Make, data: bytes, fds: Sequence[int], server: ServerConf,
          is_shared: bool) -> content.Restore:
     """Look at what another process says of a proxied session. See content.Read
 
@@ -137,7 +139,7 @@ def read(make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerCo
     return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
-def _restore(make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
+def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
              is_shared: bool, s: Session, current: StreamConf | None) -> UdpProxy:
     """Take the session up where it was left."""
     (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
@@ -145,7 +147,7 @@ def _restore(make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any]
     name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.preread = first
-    proxy: UdpProxy = make(s)
+    proxy = make(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)

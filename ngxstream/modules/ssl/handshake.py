@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
+from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls, tracing
 from ngxstream.event.poller import READABLE
 from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
@@ -68,6 +68,8 @@ class Handshake(Content):
             except OSError:
                 pass  # the client is gone already: the handshake will say so
         transport = c.sock = tls.Transport(s.loop, context, c.sock)
+        if s.log.level >= log.DEBUG:
+            tracing.trace_tls(transport, s.trace())
         self.transport: tls.Transport | None = transport
         underway = self.underway = context.owner
         underway[transport.pointer] = self

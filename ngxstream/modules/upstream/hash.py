@@ -66,6 +66,8 @@ class HashSelection(drawing.DrawSelection):
 
     __slots__ = ("key", "hash", "rehash")
 
+    method = "hash"
+
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.key: bytes = tier.aid.key.get(s)
@@ -87,6 +89,7 @@ class ConsistentSelection(drawing.DrawSelection):
 
     __slots__ = ("place",)
 
+    method = "consistent hash"
     least = 1
     settle = round_robin.RoundRobinSelection.take_turn
 

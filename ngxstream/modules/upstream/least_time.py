@@ -46,6 +46,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
 
     __slots__ = ("waiting",)
 
+    method = "least time"
     learns = True
 
     def __init__(self, tier: Tier, s: Session) -> None:

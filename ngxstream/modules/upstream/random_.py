@@ -32,6 +32,8 @@ class RandomSelection(drawing.DrawSelection):
 
     __slots__ = ()
 
+    method = "random"
+
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.misses = 0
@@ -48,6 +50,7 @@ class TwoSelection(RandomSelection):
 
     __slots__ = ("first",)
 
+    method = "random2"
     weighs = True
 
     def __init__(self, tier: Tier, s: Session) -> None:

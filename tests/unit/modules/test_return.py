@@ -73,6 +73,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self.c = client
+        self.log = SimpleNamespace(level=0)
         self.action = ""
         self.status = 0
         self.content: Any = None
