@@ -124,7 +124,7 @@ class ToClient(Exchange):
                 self.answer(view)
             if self.s.status:
                 return
-        if dry and self.gro_hints > 512:  # what is queued would lose its cuts
+        if dry and self.gro_hints > 512:  # what is queued would be read as one datagram
             self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
             self.gro = False
             datagram.set_gro(self.pc, False)
