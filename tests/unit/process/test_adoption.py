@@ -116,6 +116,29 @@ def test_a_session_that_goes_on_elsewhere_has_sent_what_waited(given: Given) -> 
     assert [s, given.give(is_foreign=False, listed=False)] == gone
 
 
+def test_what_comes_after_a_departure_departs_too(world: World) -> None:
+    """A worker that has handed over keeps no session that reaches it late."""
+    values, proxied, sock = world.parcel()
+    gone: list[Any] = []
+    world.new.arrival.depart(SimpleNamespace(take=gone.append))  # type: ignore[arg-type]
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    assert [world.new.only_session()] == gone
+
+
+def test_who_was_given_a_datagram_may_pass_on_the_next(given: Given) -> None:
+    """That it is ours is known of this one alone."""
+    listener = given.world.new.service.listener_of(given.world.key)
+    assert listener is not None
+    before = listener.stray
+    s = given.give(is_foreign=False)
+    given.adopter.take_datagrams(
+        given.world.key, given.key, given.key, None, [b"x"], is_settled=True
+    )
+    assert (b"x", before) == (given.world.backend.recv(100), listener.stray)
+    s.finalize(200)
+
+
 # -- a leaving worker of another user --------------------------------------------------------------
 
 
@@ -210,6 +233,7 @@ def test_it_takes_no_more_than_there_is_room(world: World) -> None:
         (moving.KEY, ("/path", b"x"), "clients cannot be such"),
         (moving.GENERATION, 77, "of an unknown configuration"),
         (moving.SERVER, 1, "does not listen at its address"),
+        (moving.SERVER, 2, "a session of server 2"),
     ],
 )
 def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: str) -> None:
