@@ -28,7 +28,7 @@ help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
 	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
 	@echo "make fresh    make run and make test on a Debian that was just installed (RELEASE=, as root)"
-	@echo "make check    lint, types and the rules of the house"
+	@echo "make check    lint, types and the structure of the source"
 	@echo "make differential  generated configurations and running scenarios, on nginx and on ours"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
@@ -62,9 +62,9 @@ fresh:
 	@FULL='$(FULL)' ARGS='$(ARGS)' .ci/fresh $(RELEASE)
 
 check: $(VENV)/dev.stamp
-	$(BIN)/python -m ruff check --config tests/house/ruff.toml ngxstream tests
+	$(BIN)/python -m ruff check --config tests/structure/ruff.toml ngxstream tests
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -q tests/house
+	$(BIN)/python -m pytest -q tests/structure
 
 fuzz: $(VENV)/test.stamp
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/fuzz tests/unit $(ARGS)

@@ -15,7 +15,7 @@ from typing import Final
 from tests.support import refusals
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-TABLE: Final = ROOT / "tests" / "house" / "nginx_directives.tsv"
+TABLE: Final = ROOT / "tests" / "structure" / "nginx_directives.tsv"
 KINDS: Final = ("effect", "refusal")
 REFUSAL_TEST: Final = "tests/differential/test_refusals.py::test_a_bad_use_is_refused"
 

@@ -1,6 +1,6 @@
 """Prints the generated pages of docs/, from the records and the marks of the tests.
 
-`python -m tests.docs` writes them; tests/house/test_docs_fresh.py fails when they are stale.
+`python -m tests.docs` writes them; tests/structure/test_docs_fresh.py fails when they are stale.
 """
 
 import ast
@@ -15,7 +15,7 @@ from ngxstream.core.facts import WORKERS
 from ngxstream.process import directives as process_directives
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.variables import CHANGEABLE, NOCACHEABLE, PREFIX
-from tests import directives
+from tests import directives, ways
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMMAND = "make docs"
@@ -145,7 +145,7 @@ def modules_page() -> str:
         "# The modules",
         "",
         f"Printed from the first sentence of each module (`{COMMAND}`); do not edit.",
-        "The layers are those of [house.md](house.md), from the top down.",
+        "The layers are those of [architecture.md](architecture.md), from the top down.",
     ]
     for layer in LAYERS:
         lines += ["", f"## {layer}/", "", "| module | |", "|---|---|"]
@@ -158,7 +158,20 @@ def modules_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def architecture_page() -> str:
+    """Return docs/architecture.md: as it is, but for the ways, which are drawn anew."""
+    text = (DOCS / "architecture.md").read_text()
+    before, _, rest = text.partition("<!-- ways -->\n")
+    _, end, after = rest.partition("<!-- end of ways -->")
+    drawn = "\n".join(
+        f"### {name}\n\n```\n{ways.draw(ways.way(steps))}\n```\n"
+        for name, steps in ways.WAYS.items()
+    )
+    return f"{before}<!-- ways -->\n{drawn}{end}{after}"
+
+
 PAGES = {
+    "architecture.md": architecture_page,
     "directives.md": directives_page,
     "facts.md": facts_page,
     "modules.md": modules_page,

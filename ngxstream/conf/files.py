@@ -39,7 +39,7 @@ class Disk:
     __slots__ = ()
 
     def read(self, path: str) -> bytes:
-        """raises: ReadFileError when reading fails, another OSError when opening does."""
+        """Raises: ReadFileError when reading fails, another OSError when opening does."""
         fd = os.open(path.encode("utf-8", "surrogateescape"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             parts = []
@@ -73,7 +73,7 @@ class Memory:
         self.contents = contents
 
     def read(self, path: str) -> bytes:
-        """raises: FileNotFoundError."""
+        """Raises: FileNotFoundError."""
         try:
             return self.contents[path]
         except KeyError:

@@ -115,8 +115,7 @@ def read(path: str, *, conf_prefix: str, files: conf_files.Files | None = None) 
     return Source(reading.file(path, literal=False), list(reading.opened.values()))
 
 
-def read_text(text: str, *, conf_prefix: str = "",
-              files: conf_files.Files | None = None) -> Source:
+def read_text(text: str, *, conf_prefix: str = "", files: conf_files.Files | None = None) -> Source:
     """Read the parameter of -g; faults and statements are `in command line`, without line.
 
     Source: ngx_conf_file.c ngx_conf_param
@@ -227,6 +226,7 @@ class _Parse:
             lexed.close()
 
     def _run(self, lexed: Iterator[tuple[str, int, bool]]) -> None:
+        """Make statements of crossplane's tokens."""
         block = self.top
         words: list[str] = []
         quoted: list[bool] = []

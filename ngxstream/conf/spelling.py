@@ -81,8 +81,7 @@ class _Spelling:
     def statement(self) -> bool:
         """Spell one statement, or a list of them; return False at the end of the text.
 
-        Raises:
-            tokens.FaultError: what stands there is no statement.
+        Raises: tokens.FaultError: what stands there is no statement.
         """
         text = self.tokens
         line = text.line

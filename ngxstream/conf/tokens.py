@@ -95,11 +95,8 @@ class Tokens:
     def read(self) -> bytes:
         """Read one statement into words.
 
-        Returns:
-            What ended it: `;`, `{` or, without any words, `}`; nothing at the end of the text.
-
-        Raises:
-            FaultError: what stands there is no statement.
+        Returns: What ended it: `;`, `{` or, without any words, `}`; nothing at the end of the text.
+        Raises: FaultError: what stands there is no statement.
         """
         text = self.text
         words = self.words = []

@@ -45,8 +45,7 @@ class NgxError(Exception):
 
     level: str = "error"
 
-    def __init__(self, message: str | None = None, *,
-                 errno: int | OSError | None = None) -> None:
+    def __init__(self, message: str | None = None, *, errno: int | OSError | None = None) -> None:
         """Args: message: without errno text or place; None for the docstring of the class"""
         self.message: str = (self.__class__.__doc__ or "") if message is None else message
         self.errno: int | None = errno_of(errno)
@@ -66,9 +65,8 @@ class NgxError(Exception):
 class ConfError(NgxError):
     """A configuration that cannot be used; its text is nginx's, byte for byte.
 
-    Args:
-        file: the path as nginx prints it, COMMAND_LINE for -g, None for no ` in FILE:LINE`
-        line: its 1-based number; None or 0 for ` in FILE` alone
+    Args: file: the path as nginx prints it, COMMAND_LINE for -g, None for no ` in FILE:LINE`; line:
+    its 1-based number; None or 0 for ` in FILE` alone
     Source: ngx_conf_file.c ngx_conf_log_error
     """
 

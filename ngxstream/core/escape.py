@@ -12,8 +12,7 @@ _DEFAULT_SAFE: Final = bytes(n for n in range(0x20, 0x7F) if n not in b'"\\')
 _JSON_SAFE: Final = bytes(n for n in range(0x20, 0x100) if n not in b'"\\')
 _PRINTED: Final = bytes(range(0x20, 0x7F))
 _SHOWN: Final = {  # control characters, and bytes that are not UTF-8 (PEP 383)
-    number: f"\\x{number & 0xFF:02X}"
-    for number in (*range(0x20), 0x7F, *range(0xDC80, 0xDD00))
+    number: f"\\x{number & 0xFF:02X}" for number in (*range(0x20), 0x7F, *range(0xDC80, 0xDD00))
 }
 
 _DEFAULT_BAD: Final = re.compile(rb'[\x00-\x1f"\\\x7f-\xff]')

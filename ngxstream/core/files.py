@@ -20,7 +20,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import errors
+from ngxstream.core import errors, gather
 
 if TYPE_CHECKING:
     from ngxstream.core.log import Log
@@ -80,6 +80,7 @@ class OpenFile:
         "path",   # str: absolute; "" for standard error
         "fd",     # int: CLOSED until the cycle has opened it
         "flush",  # (() -> None) | None: called before a reopening, for whoever buffers
+        "chunk",  # gather.Chunk: lines that wait until the turn ends
     )
 
     def __init__(self, path: str, fd: int = CLOSED) -> None:
@@ -87,6 +88,12 @@ class OpenFile:
         self.path = path
         self.fd = fd
         self.flush: Callable[[], None] | None = None
+        self.chunk = gather.Chunk(gather.Gatherer())
+
+    def gather(self, lines: gather.Gatherer) -> None:
+        """Have lines wait with others of the process until the turn of its loop ends."""
+        self.chunk.gatherer.write()
+        self.chunk = lines.chunk_of(self)
 
     def open(self) -> None:
         """Open for appending, made with mode 0644 if it is not there.
@@ -103,6 +110,7 @@ class OpenFile:
     def close(self) -> None:
         """Close it; standard error stays."""
         if self.path and self.fd != CLOSED:
+            self.chunk.gatherer.write()
             fd, self.fd = self.fd, CLOSED
             os.close(fd)
 
@@ -117,6 +125,7 @@ class OpenFile:
             return
         if self.flush is not None:
             self.flush()
+        self.chunk.gatherer.write()
         path = _bytes(self.path)
         try:
             fd = _open(self.path)
@@ -129,6 +138,7 @@ class OpenFile:
             os.close(fd)
             return
         old, self.fd = self.fd, fd
+        self.gather(self.chunk.gatherer)
         if old != CLOSED:
             os.close(old)
 

@@ -32,9 +32,7 @@ CITY_REV0_V6: Final = 31
 COUNTRIES: Final = frozenset({COUNTRY, COUNTRY_V6})
 CITIES: Final = frozenset({CITY_REV0, CITY_REV1, CITY_REV0_V6, CITY_REV1_V6})
 NAMES: Final = frozenset({ISP, ORG, ASNUM, DOMAIN, ISP_V6, ORG_V6, ASNUM_V6, DOMAIN_V6})
-V6: Final = frozenset({
-    COUNTRY_V6, ASNUM_V6, ISP_V6, ORG_V6, DOMAIN_V6, CITY_REV1_V6, CITY_REV0_V6,
-})
+V6: Final = frozenset({COUNTRY_V6, ASNUM_V6, ISP_V6, ORG_V6, DOMAIN_V6, CITY_REV1_V6, CITY_REV0_V6})
 _WIDE: Final = frozenset({ISP, ORG, DOMAIN, ISP_V6, ORG_V6, DOMAIN_V6})  # records of 4 bytes
 _COARSE: Final = frozenset({CITY_REV0, CITY_REV0_V6})  # cities without dma and area codes
 

@@ -64,9 +64,7 @@ class Url:
             self.addrs += [Addr(family, (host, port), f"{host}:{port}") for port in ports]
         else:
             text = address_text((host, 0, 0, 0))  # once for a range of thousands
-            self.addrs += [
-                Addr(family, (host, port, 0, 0), f"[{text}]:{port}") for port in ports
-            ]
+            self.addrs += [Addr(family, (host, port, 0, 0), f"[{text}]:{port}") for port in ports]
         self.family = self.addrs[0].family
 
 

@@ -4,7 +4,7 @@ A Log is a set of targets, each with a threshold of its own; `Log.level` is the 
 them, so that a caller pays one comparison for a line nobody wants. Writing never raises: a log
 that cannot be written to must not take a session with it.
 
-1. A line is one write(2), at most MAX_LINE bytes with its line feed.
+1. A line has at most MAX_LINE bytes with its line feed; gather.py writes it.
 2. One message is one line of text in a target, whoever wrote what it quotes: a line feed, an
    escape, any character that is not to be printed, and bytes that are not UTF-8 are written as
    `\x1B` (core/escape.py). So nobody forges a line, colours it or hides one.
@@ -70,6 +70,21 @@ def _line(data: bytes, keep: str = "") -> bytes:
     return escape.printed(data, keep)[: MAX_LINE - 1] + b"\n"
 
 
+class _Process:
+    """The process as lines name it, asked of the kernel once."""
+
+    def __init__(self) -> None:
+        self.learn()
+        os.register_at_fork(after_in_child=self.learn)
+
+    def learn(self) -> None:
+        pid = os.getpid()
+        self.mark = f"{pid}#{pid}: "
+
+
+_PROCESS: Final = _Process()
+
+
 class Target(Protocol):
     """Something that receives lines: a file, a syslog server, a ring in memory."""
 
@@ -112,11 +127,14 @@ class FileTarget:
         """Append one line. A full disk is left alone for the rest of the second."""
         if self._full_until >= 0 and self.clock.second() == self._full_until:
             return
-        try:
-            os.write(self.file.fd, line)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                self._full_until = self.clock.second()
+        chunk = self.file.chunk
+        chunk.add(line, self.file, self._failed)
+        if level <= ALERT:
+            chunk.gatherer.write()
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno == errno.ENOSPC:
+            self._full_until = self.clock.second()
 
     def with_level(self, level: int) -> FileTarget:
         """Return the same file with another threshold."""
@@ -264,8 +282,7 @@ class Log:
             self.write(level, text)
 
     def _head(self, level: int) -> str:
-        pid = os.getpid()
-        return f"{self.clock.log_time()} [{NAMES[level]}] {pid}#{pid}: "
+        return f"{self.clock.log_time()} [{NAMES[level]}] {_PROCESS.mark}"
 
     def _leave_room(self, level: int, text: str) -> str:
         """Cut a text so that an errno fits behind it. Source: ngx_log.c ngx_log_errno"""

@@ -150,8 +150,7 @@ class Links:
     def resolve(self) -> regex_tree.Node:
         """Write the tree without calls, and without references that match nothing.
 
-        Raises:
-            RegexError: For what only PCRE can do.
+        Raises: RegexError: For what only PCRE can do.
         """
         tree = self._resolve(self.tree, frozenset(), ())
         for node in regex_tree.walk(tree):

@@ -103,16 +103,10 @@ class Machine:
         ``stack`` holds what to go back to: (instruction, position), or (~slot, old value) for a
         slot to be restored on the way.
 
-        Args:
-            subject: All of it.
-            at: The instruction.
-            position: Where in the subject.
-            slots: Filled in by a match, and as they were before if there is none.
-            tried: Where this match, from whatever position, was at a choice before.
-            left: How many instructions may be run.
-
-        Returns:
-            The position behind the match, -1 if there is none; and how many are left.
+        Args: subject: All of it; at: The instruction; position: Where in the subject; slots: Filled
+        in by a match, and as they were before if there is none; tried: Where this match, from
+        whatever position, was at a choice before; left: How many instructions may be run.
+        Returns: The position behind the match, -1 if there is none; and how many are left.
         """
         program, end = self._program, len(subject)
         lookups = len(self._loops) >> 3  # what a key costs besides

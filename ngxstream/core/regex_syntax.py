@@ -106,8 +106,7 @@ class _Parser(regex_groups.GroupScanner):
     def _choice(self, *, reset: bool = False) -> regex_tree.Node:
         """Read branches up to ) or the end; options set in one hold for those after it.
 
-        Args:
-            reset: Number the groups of each branch from the same number on: (?|…).
+        Args: reset: Number the groups of each branch from the same number on: (?|…).
         """
         first = most = self._groups
         branches = [self._sequence()]

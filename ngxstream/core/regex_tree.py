@@ -159,21 +159,11 @@ DEFINE: Final = "(DEFINE)"  # no name of a group: a condition that never holds
 EMPTY: Final = Sequence(())
 NOTHING: Final = Chars(0, SIZE_TYPE)  # (*FAIL)
 ANY_NEWLINE: Final = Atomic(
-    Choice(
-        (
-            Sequence((Chars(1 << 0x0D), Chars(1 << 0x0A))),
-            Chars(regex_chars.VERTICAL),
-        )
-    )
+    Choice((Sequence((Chars(1 << 0x0D), Chars(1 << 0x0A))), Chars(regex_chars.VERTICAL)))
 )
 # what Unicode takes for one character: below U+0100 only CR LF are two code points of one
 ANY_CHARACTER: Final = Atomic(
-    Choice(
-        (
-            Sequence((Chars(1 << 0x0D), Chars(1 << 0x0A))),
-            Chars(regex_chars.EVERY),
-        )
-    )
+    Choice((Sequence((Chars(1 << 0x0D), Chars(1 << 0x0A))), Chars(regex_chars.EVERY)))
 )
 
 
@@ -190,9 +180,7 @@ Widths = Mapping[int, int | None]
 def width(node: Node, groups: Widths | None = None) -> int | None:
     """Count the bytes a node always matches; None if that may differ.
 
-    Args:
-        node: What is measured.
-        groups: The widths of groups that may be referred to.
+    Args: node: What is measured; groups: The widths of groups that may be referred to.
     """
     if isinstance(node, Chars):
         return 1

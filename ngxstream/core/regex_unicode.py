@@ -167,12 +167,8 @@ SPACES: Final = "_- \t\n\v\f\r"  # what does not count in a name
 def find(name: str) -> int | None:
     """Find the bytes that have a property; None if PCRE2 knows none of this name.
 
-    Args:
-        name: In lower case, without SPACES; "class:value" and "class=value" too.
-
-    Returns:
-        A set of bytes as regex_chars has them.
-
+    Args: name: In lower case, without SPACES; "class:value" and "class=value" too.
+    Returns: A set of bytes as regex_chars has them.
     Source: pcre2_compile.c:get_ucp().
     """
     at = min((name.find(sign) for sign in ":=" if sign in name), default=-1)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ngxstream.core.shm_counts import Counts
 
 PAGE: Final = mmap.PAGESIZE
-LEAST: Final = 8 * PAGE  # no zone may be smaller. source: ngx_stream_limit_conn_zone
+LEAST: Final = 8 * PAGE  # no zone may be smaller. Source: ngx_stream_limit_conn_zone
 
 _RECLAIMING: Final = 2  # the byte of the lock that is held by who gives back
 # what is given back before the lock is free for others again: some 0.2 ms
@@ -60,17 +60,30 @@ class UnfinishedError(BusyError):
     """There is more to give back than who does it has time for at once."""
 
 
+class _Process:
+    """The pid of this process, also of one that was forked: asking the kernel costs 0.1 µs."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self) -> None:
+        self.note()
+        os.register_at_fork(after_in_child=self.note)
+
+    def note(self) -> None:
+        """Ask the kernel."""
+        self.pid = os.getpid()
+
+
+_SELF: Final = _Process()
+
+
 class Lock:
     """A lock between processes that its holder's death releases. Not reentrant, not for threads."""
 
     __slots__ = ("fd",)
 
     def __init__(self, name: str) -> None:
-        """Make the file. Raises: OSError.
-
-        Args:
-            name: what lsof shows
-        """
+        """Make the file. Raises: OSError. Args: name: what lsof shows"""
         self.fd = -1  # there may be no descriptor left
         self.fd = os.memfd_create(name[:200].partition("\0")[0], os.MFD_CLOEXEC)
 
@@ -143,10 +156,8 @@ class Zone:
     def __init__(self, name: str, size: int, tag: str) -> None:
         """Make a zone. Raises: OSError.
 
-        Args:
-            name: what the configuration and lsof call it
-            size: in bytes; it bounds tables of keys, cells come on top
-            tag: name of the module it belongs to
+        Args: name: what the configuration and lsof call it; size: in bytes; it bounds tables of
+        keys, cells come on top; tag: name of the module it belongs to
         """
         if size:
             self.memory(size).close()  # what nginx would map: there must be so much
@@ -174,9 +185,8 @@ class Zone:
     def ledger(self) -> Ledger:
         """What this process holds. Raises: OSError where it has none yet and cannot have one."""
         ledger = self._ledger
-        pid = os.getpid()
-        if ledger is None or ledger.pid != pid:  # a child's parent may have counted
-            ledger = self._ledger = Ledger(self.ledgers, pid)
+        if ledger is None or ledger.pid != _SELF.pid:  # a child's parent may have counted
+            ledger = self._ledger = Ledger(self.ledgers, _SELF.pid)
         return ledger
 
     def claim(self) -> None:
@@ -226,13 +236,9 @@ class Zone:
 def reclaim(zones: Iterable[Zone], pid: int, complain: Callable[[str], None]) -> bool:
     """Give back what a dead process held, in each zone once.
 
-    Args:
-        zones: all there are; one may come more than once
-        pid: the process
-        complain: is told of zones where that is not possible
-
-    Returns:
-        whether it is done; if not (a lock is held, there is more) it should be tried again
+    Args: zones: all there are; one may come more than once; pid: the process; complain: is told of
+    zones where that is not possible
+    Returns: whether it is done; if not (a lock is held, there is more) it should be tried again
     """
     done = True
     for zone in {id(zone): zone for zone in zones}.values():

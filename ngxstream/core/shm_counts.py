@@ -179,13 +179,8 @@ class KeyTable(Counts):
     def acquire(self, key: bytes, limit: int) -> Entry | Literal[False] | None:
         """Count one more of a key unless it stands at the limit already.
 
-        Args:
-            key: 1 to 255 bytes
-            limit: how many there may be, in all processes
-
-        Returns:
-            what gives it back by release(); False at the limit, None when the zone is full
-
+        Args: key: 1 to 255 bytes; limit: how many there may be, in all processes
+        Returns: what gives it back by release(); False at the limit, None when the zone is full
         Source: ngx_stream_limit_conn_module.c ngx_stream_limit_conn_handler
         """
         length = len(key)

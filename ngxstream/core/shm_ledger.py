@@ -37,6 +37,7 @@ ENTRIES: Final = CHUNK // WORD - 1  # of a chunk: 32 767 where pages have 4096 b
 GROUP: Final = PAGE // WORD  # chunks whose owners are in one page, before them
 GROUP_BYTES: Final = PAGE + GROUP * CHUNK
 GROUPS: Final = 1024  # at most: any worker can make the file longer than anybody can read
+MOST_READ: Final = 2048  # chunks that are added up, some 20 ms: it can claim all there could be
 
 _PACK: Final = struct.Struct("=q")
 _OWNERS: Final = 1  # the byte of the lock that is held while a chunk finds an owner
@@ -109,11 +110,17 @@ class Ledgers:
 
     def words(self, at: int, count: int = 1) -> Iterator[memoryview[int]]:
         """Yield, of each process's chunk, so many words from this one on."""
+        left = MOST_READ
         for start, owners in self._pages():
             for n, pid in enumerate(owners):
                 if pid:
+                    if not left:
+                        return
+                    left -= 1
                     address = start + PAGE + n * CHUNK + at * WORD
-                    yield memoryview(os.pread(self._fd, count * WORD, address)).cast("q")
+                    data = os.pread(self._fd, count * WORD, address)
+                    if len(data) == count * WORD:  # else nobody's: a process has written its pid
+                        yield memoryview(data).cast("q")
 
     def free(self, address: int) -> None:
         """Take a chunk from its owner, who is dead and holds nothing any more.

@@ -114,8 +114,6 @@ def _refusal(request: ZoneRequest, error: OSError) -> errors.NgxError:
         return errors.UnplacedError(
             f'shared memory zone "{request.name}" could not be made', errno=error
         )
-    refusal = errors.UnplacedError(
-        f"mmap(MAP_ANON|MAP_SHARED, {request.size}) failed", errno=error
-    )
+    refusal = errors.UnplacedError(f"mmap(MAP_ANON|MAP_SHARED, {request.size}) failed", errno=error)
     refusal.level = "alert"
     return refusal

@@ -82,9 +82,7 @@ def _tag(value: str) -> str:
     if len(value.encode("utf-8", "surrogateescape")) > MAX_TAG:
         raise errors.ConfError("syslog tag length exceeds 32")
     if _TAG.fullmatch(value) is None:
-        raise errors.ConfError(
-            'syslog "tag" only allows alphanumeric characters and underscore'
-        )
+        raise errors.ConfError('syslog "tag" only allows alphanumeric characters and underscore')
     return value
 
 

@@ -67,19 +67,10 @@ class TcpListener:
         "open",
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: socket.SocketType,
-        begin: Callable[[Connection, Loop], object],
-        *,
-        burst: int = BURST,
-        exclusive: bool = False,
-        pause_ms: int = PAUSE_MS,
-        slots: int = 1,
-        relay: Relay | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, listening: Listening, sock: socket.SocketType,
+                 begin: Callable[[Connection, Loop], object], *, burst: int = BURST,
+                 exclusive: bool = False, pause_ms: int = PAUSE_MS, slots: int = 1,
+                 relay: Relay | None = None) -> None:
         """Accept from now on.
 
         Args: sock: One of listening's; begin: Called with each client's connection and the loop;

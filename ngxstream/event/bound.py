@@ -25,8 +25,8 @@ _ANY: Final = b"\0" * 16
 class Neighbours:
     """The UDP sockets of ours, and all that the kernel knows of.
 
-    The kernel's table is read once, at the first question: with thousands of addresses in the way
-    of each other it is long. Sockets of ours that were bound since are known all the same.
+    The kernel's table is read once, at the first question: with thousands of addresses that
+    conflict it is long. Sockets of ours that were bound since are known all the same.
     """
 
     __slots__ = ("_own", "_ports", "_table")
@@ -38,13 +38,13 @@ class Neighbours:
         self._table: dict[tuple[int, int], list[tuple[bytes, int]]] | None = None
 
     def add(self, socks: Iterable[socket.socket]) -> None:
-        """Take bound sockets for ours; others than for UDP do no harm."""
+        """Add sockets that are ours; those that are not of UDP are ignored."""
         self._own += socks
 
     def alone_block(self, sockaddr: InetAddr) -> bool:
-        """Tell whether all sockets in the way of a UDP address are ours, and any is.
+        """Tell whether a UDP address conflicts with sockets, and all of these are ours.
 
-        Sockets of the other address family count when none of its own is in the way.
+        Sockets of the other address family count when none of its own conflicts.
         """
         port = sockaddr[1]
         self._sort_out()

@@ -40,7 +40,7 @@ class _Kept:
 
 
 class ClientSockets:
-    """A worker's sockets that speak for clients."""
+    """A worker's sockets that send from clients' addresses."""
 
     __slots__ = ("_loop", "_kept", "_is_sweeping", "limit", "made")
 
@@ -52,13 +52,9 @@ class ClientSockets:
         self.limit = max(LEAST, loop.connections // SHARE)
         self.made = 0
 
-    def get(
-        self, family: int, sockaddr: SockAddr, options: connect.PeerOptions
-    ) -> socket.SocketType:
-        """Return the socket that sends from a client's address, made if there is none.
-
-        Raises: BindError, InternalError
-        """
+    def get(self, family: int, sockaddr: SockAddr,
+            options: connect.PeerOptions) -> socket.SocketType:
+        """Return a client's socket, made if needed. Raises: BindError, InternalError"""
         kept = self._kept
         key = sockaddr if options.plain else (sockaddr, options)
         found = kept.get(key)
@@ -101,6 +97,4 @@ def _receive_nothing(sock: socket.SocketType) -> None:
     """Have the kernel drop whatever comes for a socket."""
     program = array.array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K, 0 bytes
     address, _ = program.buffer_info()
-    sock.setsockopt(
-        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, address)
-    )
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, address))

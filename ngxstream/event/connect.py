@@ -68,16 +68,10 @@ class BindError(errors.InternalError):
     level = "crit"
 
 
-def connect_peer(
-    family: int,
-    kind: int,
-    sockaddr: SockAddr,
-    name: str,
-    options: PeerOptions = PLAIN,
-    local: SockAddr | None = None,
-    transparent: bool = False,
-    drawn: range = ALL_PORTS,
-) -> tuple[socket.SocketType, bool]:
+def connect_peer(family: int, kind: int, sockaddr: SockAddr, name: str,
+                 options: PeerOptions = PLAIN, local: SockAddr | None = None,
+                 transparent: bool = False,
+                 drawn: range = ALL_PORTS) -> tuple[socket.SocketType, bool]:
     """Begin a connection.
 
     Args: kind: SOCK_STREAM or SOCK_DGRAM; name: The peer as logged; local: What to bind to, port 0
@@ -117,10 +111,7 @@ def is_own(sock: socket.SocketType, sockaddr: SockAddr) -> bool:
 
 
 def ephemeral_ports(_: object) -> range:
-    """Return the ports that the kernel draws for a socket, as they are now; all if it is silent.
-
-    Source: Documentation/networking/ip-sysctl.rst, ip_local_port_range
-    """
+    """Return the ports that the kernel draws (ip_local_port_range); all if it does not say."""
     try:
         with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
             lowest, highest = map(int, file.read().split())
@@ -134,9 +125,8 @@ def refused(name: str) -> ConnectError:
     return ConnectError(f"connect() to {name} failed", errno.ECONNREFUSED)
 
 
-def open_bound(
-    family: int, kind: int, options: PeerOptions, local: SockAddr | None, *, transparent: bool
-) -> socket.SocketType:
+def open_bound(family: int, kind: int, options: PeerOptions, local: SockAddr | None, *,
+               transparent: bool) -> socket.SocketType:
     """Return a bare non-blocking socket with its options, bound if there is an address to bind to.
 
     Raises: BindError, InternalError
@@ -179,9 +169,8 @@ def _set_options(sock: socket.SocketType, kind: int, options: PeerOptions) -> No
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _bind(
-    sock: socket.SocketType, family: int, kind: int, local: SockAddr, transparent: bool
-) -> None:
+def _bind(sock: socket.SocketType, family: int, kind: int, local: SockAddr,
+          transparent: bool) -> None:
     if transparent:
         try:
             if family == socket.AF_INET6:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ngxstream.event.tls import Transport
     from ngxstream.event.udp_clients import Sink
 
-    Stream: TypeAlias = socket.SocketType | Transport  # connected; what stands for a socket too
+    Stream: TypeAlias = socket.SocketType | Transport  # connected; a TLS transport has its methods
 
 
 class Table(Protocol):
@@ -74,17 +74,8 @@ class Connection:
         "reserved",  # int: slots it holds for what its session will connect to
     )
 
-    def __init__(
-        self,
-        sock: Stream,
-        fd: int,
-        family: int,
-        sockaddr: SockAddr,
-        number: int,
-        listening: Listening,
-        table: Table | None = None,
-        key: Any = None,
-    ) -> None:
+    def __init__(self, sock: Stream, fd: int, family: int, sockaddr: SockAddr, number: int,
+                 listening: Listening, table: Table | None = None, key: Any = None) -> None:
         """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
@@ -119,10 +110,7 @@ class Connection:
         return local
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send to the client without waiting, for writers off the hot path.
-
-        Returns: bytes sent, codes.AGAIN when there is no buffer space. Raises: OSError
-        """
+        """Send off the hot path, without waiting. Returns: bytes sent, or AGAIN. Raises: OSError"""
         try:
             if self.table is not None:
                 sent = self.table.send_to(self, bytes(data))

@@ -27,9 +27,7 @@ ANCILLARY_SPACE: Final = (  # for facts()
 # errnos of a path that cannot do GSO: no checksum offload, a segment above the MTU
 _NO_GSO: Final = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP))
 
-_segments = [
-    [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(2049)
-]
+_segments = [[(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] for size in range(2049)]
 
 
 def segment_control(size: int) -> list[tuple[int, int, bytes]]:

@@ -12,7 +12,7 @@ What becomes of a question:
    question is asked over TCP, where guessing is harder.
 3. A silent server is followed by the next one, and asked last for a while. One that says "server
    failure" or the like is followed at once, and not asked this question again. The reply is a
-   failure when all servers have failed; while some are silent it is the waiting ones who give up.
+   failure when all servers have failed; while some are silent, those who wait time out.
 4. No more than IN_FLIGHT questions are on their way; the others queue.
 5. Responses share each turn of the loop with everybody else: no more than TURN_BYTES of them are
    read in one, and those who wait for a reply are called TOLD a turn.
@@ -24,6 +24,7 @@ import errno
 import functools
 import os
 import socket
+import struct
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -47,6 +48,8 @@ IN_FLIGHT: Final = 128
 TURN_BYTES: Final = 65536  # of responses read in one turn: some 3 ms of a worker at worst
 OVERHEAD: Final = 512  # what a response counts for besides its length
 TOLD: Final = 64
+_HEADER: Final = struct.Struct("!6H")
+_KINDS: Final = {dns.A: "A", dns.AAAA: "AAAA", dns.SRV: "SRV"}
 
 
 class Reply(NamedTuple):
@@ -92,8 +95,7 @@ class Asker:
     def ask(self, question: dns.Question, done: Done) -> None:
         """Ask, or wait for the reply to the same question; `done` is never called from here.
 
-        Args: name: In lower case, without a final dot. Raises: DnsError for a name that has
-        no wire form
+        Raises: DnsError for a name that has no wire form
         """
         query = self.queries.get(question)
         if query is not None:
@@ -223,6 +225,10 @@ class Query:
         loop.timers.add(self)
 
     def _open(self, exchange: _Exchange) -> bool:
+        to, question = self.asker.loop.log, self.question
+        if to.level >= log.DEBUG:
+            kind = _KINDS.get(question.kind, question.kind)
+            to.write(log.DEBUG, f'resolve: "{question.name}" {kind} {exchange.ident}')
         try:
             exchange.begin()
         except OSError as error:
@@ -252,6 +258,11 @@ class Query:
     def on_message(self, exchange: _Exchange, message: bytes) -> None:
         """Take a message from a server. Source: ngx_resolver_process_response"""
         self.asker.count(len(message))
+        to = self.asker.loop.log
+        if to.level >= log.DEBUG and len(message) >= _HEADER.size:
+            ident, flags, *counts = _HEADER.unpack_from(message)
+            text = f"resolver DNS response {ident} fl:{flags:04X} {'/'.join(map(str, counts))}"
+            to.write(log.DEBUG, text)
         try:
             response = dns.parse(message, exchange.ident, self.question)
             found = dns.follow(response) if response.rcode == dns.NOERROR else None
@@ -437,7 +448,7 @@ class _Stream(_Exchange):
     def on_readable(self, mask: int) -> None:
         """Collect the response, up to the 64 KB that its length can say."""
         if self.sock is None or not self.query.asker.may_read():
-            return  # readiness is a level: we are told again
+            return  # level-triggered: it is reported again
         try:
             data = self.sock.recv(65536)
         except BlockingIOError:
@@ -454,7 +465,7 @@ class _Stream(_Exchange):
             self.query.on_message(self, message)
 
     def on_stray(self) -> None:
-        """Whoever holds the connection does not speak our protocol."""
+        """End a connection whose other end does not speak DNS."""
         self._broken()
 
     def on_truncated(self) -> None:

@@ -27,10 +27,7 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 def numbers(value: str, log: logs.Log) -> list[int]:
-    """Return the descriptors that the variable names, up to the first bad one.
-
-    Args: value: Decimal numbers, each followed by `;` or `:`
-    """
+    """Return the descriptors that the variable names (`4;5;`), up to the first bad one."""
     log.error(logs.NOTICE, f'using inherited sockets from "{value}"')
     found: list[int] = []
     at = 0
@@ -87,7 +84,7 @@ def value_of(listenings: Iterable[Listening]) -> str:
 def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[Listening]:
     """Make a Listening of every address; sockets of one address are its group, in order.
 
-    What is no listening socket of ours to have is said and left alone. Args: lent:
+    What is no listening socket that may be adopted is logged and left alone. Args: lent:
     Whether a service manager listens with them when we are gone
     """
     found: dict[tuple[int, int, inet.SockAddr], Listening] = {}
@@ -193,11 +190,6 @@ def _options(sock: socket.socket) -> ListenOptions:
         if sock.type == socket.SOCK_STREAM:
             deferred = bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT))
     return ListenOptions(
-        family=family,
-        socktype=int(sock.type),
-        sockaddr=sockaddr,
-        text=inet.sock_ntop(sockaddr),
-        wildcard=inet.is_wildcard(sockaddr),
-        reuseport=reuseport,
-        deferred=deferred,
+        family=family, socktype=int(sock.type), sockaddr=sockaddr, text=inet.sock_ntop(sockaddr),
+        wildcard=inet.is_wildcard(sockaddr), reuseport=reuseport, deferred=deferred,
     )

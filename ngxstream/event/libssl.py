@@ -9,7 +9,7 @@ src/event/ngx_event_openssl.h includes.
 
 1. Nothing is called before it is probed: `load()` finds the library, every function of the table
    below and the pointers inside Python's objects, and compares what both sides say of one context
-   and one connection. Where that fails nobody may use TLS, and `Unavailable` says why.
+   and one connection. Where that fails nobody may use TLS, and `Unavailable` has the reason.
 2. A pointer inside a Python object is at a place the ssl module does not promise. Before it is
    believed, the memory behind it is read through /proc/self/mem (which cannot crash) and must name
    the method table its owner was made with.
@@ -232,7 +232,7 @@ class SslError(errors.NgxError):
 
 
 class Library:
-    """The functions of the table above as attributes, and what is said of failures."""
+    """The functions of the table above as attributes, and the texts of its failures."""
 
     def __init__(self, path: str | None) -> None:
         """Bind every function. Raises: OSError, AttributeError"""
@@ -275,10 +275,7 @@ class Library:
     # -- what the library says of a failure ----------------------------------------------------
 
     def reasons(self) -> str:
-        """Empty the error queue into ` (SSL: error:… error:…)`, "" where it is empty.
-
-        Source: ngx_event_openssl.c ngx_ssl_error
-        """
+        """Empty the error queue into ` (SSL: error:…)`, or "". Source: ngx_ssl_error"""
         said = bytearray()
         data = ctypes.c_char_p()
         flags = ctypes.c_int()

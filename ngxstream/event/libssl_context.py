@@ -21,11 +21,8 @@ from ngxstream.event.tls_protocols import SSLV3, TLSV1, TLSV1_1, TLSV1_2, TLSV1_
 T = TypeVar("T")
 
 _NO_PROTOCOL: Final = (
-    (SSLV3, ssl.OP_NO_SSLv3),
-    (TLSV1, ssl.OP_NO_TLSv1),
-    (TLSV1_1, ssl.OP_NO_TLSv1_1),
-    (TLSV1_2, ssl.OP_NO_TLSv1_2),
-    (TLSV1_3, ssl.OP_NO_TLSv1_3),
+    (SSLV3, ssl.OP_NO_SSLv3), (TLSV1, ssl.OP_NO_TLSv1), (TLSV1_1, ssl.OP_NO_TLSv1_1),
+    (TLSV1_2, ssl.OP_NO_TLSv1_2), (TLSV1_3, ssl.OP_NO_TLSv1_3),
 )
 _NO_ANTI_REPLAY: Final = 1 << 24
 _DONT_INSERT_EMPTY_FRAGMENTS: Final = 1 << 11
@@ -87,16 +84,9 @@ _HELLO_CB: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p
 )
 _CERT_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_NAME_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-)
+_NAME_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 _ALPN_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_uint,
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint,
     ctypes.c_void_p,
 )
 _STATUS_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
@@ -124,7 +114,7 @@ class Context:
         "leaves",  # list[Stack]: certificates in the order they were given
         "sessions",  # dict: of a client side: the latest session of each peer
         "owner",  # whatever those who made it want to find again
-        "cache",  # what is to be told of a session that is no good any more, or None
+        "cache",  # called with a session that is not valid any more, or None
         "_kept",  # list: callbacks and buffers the SSL_CTX points at
         "_ca_names",  # list[bytes]: DER of the names sent to clients
     )
@@ -178,13 +168,9 @@ class Context:
         if prefer_server:
             self.set_options(int(ssl.OP_CIPHER_SERVER_PREFERENCE))
 
-    def add_certificate(
-        self, name: str, key_name: str, passwords: tuple[bytes, ...] | None
-    ) -> None:
-        """Use a certificate with its chain and key; one of each kind of key may be used.
-
-        Source: ngx_ssl_certificate
-        """
+    def add_certificate(self, name: str, key_name: str,
+                        passwords: tuple[bytes, ...] | None) -> None:
+        """Use a certificate, one for each kind of key. Source: ngx_ssl_certificate"""
         lib, pointer = self.lib, self.pointer
         stack = libssl_pem.read_certificates(lib, name)
         if not lib.SSL_CTX_use_certificate(pointer, stack.pointers[0]):
@@ -197,20 +183,14 @@ class Context:
             raise lib.error(f'SSL_CTX_use_PrivateKey("{key_name}") failed')
 
     def verify_peer(self, depth: int, *, ask: bool) -> None:
-        """Have peers' certificates checked, to be asked about when a handshake is over.
-
-        Args: ask: A server requests one. Source: ngx_ssl_trusted_certificate
-        """
+        """Check peers' certificates; `ask` requests one. Source: ngx_ssl_trusted_certificate"""
         lib, pointer = self.lib, self.pointer
         mode = VERIFY_PEER if ask else lib.SSL_CTX_get_verify_mode(pointer)
         lib.SSL_CTX_set_verify(pointer, mode, _go_on)
         lib.SSL_CTX_set_verify_depth(pointer, depth)
 
     def trust(self, name: str, *, announce: bool = False) -> libssl_pem.Stack:
-        """Trust the authorities of a file; announce them to clients too.
-
-        Source: ngx_ssl_client_certificate, ngx_ssl_trusted_certificate
-        """
+        """Trust a file's CAs; `announce` them to clients. Source: ngx_ssl_client_certificate"""
         lib = self.lib
         stack = libssl_pem.read_certificates(lib, name)
         store = lib.SSL_CTX_get_cert_store(self.pointer)
@@ -245,10 +225,7 @@ class Context:
         lib.X509_STORE_set_flags(store, _CRL_CHECK)
 
     def run_commands(self, commands: Iterable[tuple[str, str]], prefix: str) -> None:
-        """Run SSL_CONF commands. Args: prefix: Put before relative file names
-
-        Source: ngx_ssl_conf_commands
-        """
+        """Run SSL_CONF commands. Args: prefix: of relative names. Source: ngx_ssl_conf_commands"""
         lib = self.lib
         conf = lib.SSL_CONF_CTX_new()
         try:
@@ -300,10 +277,7 @@ class Context:
             lib.BIO_free(bio)
 
     def set_curves(self, names: str) -> None:
-        """Choose the groups of the key exchange; `auto` leaves the library's.
-
-        Source: ngx_ssl_ecdh_curve
-        """
+        """Set the key exchange groups; `auto` leaves the library's. Source: ngx_ssl_ecdh_curve"""
         if names == "auto":
             return
         if not self.lib.SSL_CTX_ctrl(self.pointer, _CTRL_SET_GROUPS_LIST, 0, encode(names)):
@@ -325,10 +299,9 @@ class Context:
         lib.SSL_CTX_set_alpn_select_cb(self.pointer, self.keep(_ALPN_CB(select)), None)
 
     def on_client_hello(self, handler: HelloHandler) -> None:
-        """Call back for each ClientHello before anything about it is decided.
+        """Call handler(SSL*, server name or None) for each ClientHello, before anything is decided.
 
-        calls back: handler(SSL*, server name or None) -> 0, or the alert to refuse it with
-        Source: ngx_ssl_client_hello_callback
+        It returns 0, or the alert to refuse it with. Source: ngx_ssl_client_hello_callback
         """
         lib = self.lib
 
@@ -342,10 +315,7 @@ class Context:
         lib.SSL_CTX_set_client_hello_cb(self.pointer, self.keep(_HELLO_CB(hello)), None)
 
     def on_certificate(self, handler: CertificateHandler) -> None:
-        """Have the certificate of each connection chosen. calls back: handler(SSL*) -> whether
-
-        Source: SSL_CTX_set_cert_cb
-        """
+        """Call handler(SSL*) -> bool to choose a certificate. Source: SSL_CTX_set_cert_cb"""
 
         def choose(connection: int, arg: int) -> int:
             return int(handler(connection))
@@ -379,10 +349,7 @@ class Context:
         self.lib.SSL_CTX_set_session_id_context(self.pointer, self.id_context, 20)
 
     def staple(self, name: str) -> None:
-        """Send the OCSP response of a file to clients that ask for one.
-
-        Source: ngx_event_openssl_stapling.c ngx_ssl_stapling_file
-        """
+        """Send a file's OCSP response to clients that ask. Source: ngx_ssl_stapling_file"""
         lib = self.lib
         lib.ERR_clear_error()
         bio = lib.BIO_new_file(encode(name), b"r")
@@ -424,9 +391,7 @@ class Context:
         return any(self.lib.X509_check_issued(other, leaf) == 0 for other in others)
 
 
-def with_chain(
-    lib: libssl.Library, stack: libssl_pem.Stack, use: Callable[[int], int]
-) -> bool:
+def with_chain(lib: libssl.Library, stack: libssl_pem.Stack, use: Callable[[int], int]) -> bool:
     """Hand a chain (without its leaf) to a call that takes references of its own."""
     sk = lib.OPENSSL_sk_new_null()
     try:
@@ -437,18 +402,9 @@ def with_chain(
         lib.OPENSSL_sk_free(sk)
 
 
-def use_certificate(
-    lib: libssl.Library,
-    connection: int,
-    name: str,
-    stack: libssl_pem.Stack,
-    key_name: str,
-    key: libssl_pem.Key,
-) -> None:
-    """Use a certificate on one connection. Raises: SslError
-
-    Source: ngx_ssl_connection_certificate
-    """
+def use_certificate(lib: libssl.Library, connection: int, name: str, stack: libssl_pem.Stack,
+                    key_name: str, key: libssl_pem.Key) -> None:
+    """Use a certificate. Raises: SslError. Source: ngx_ssl_connection_certificate"""
     if not lib.SSL_use_certificate(connection, stack.pointers[0]):
         raise lib.error(f'SSL_use_certificate("{name}") failed')
     if not with_chain(lib, stack, lambda sk: lib.SSL_ctrl(connection, _CTRL_CHAIN, 1, sk)):

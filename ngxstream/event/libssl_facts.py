@@ -194,9 +194,7 @@ def certificate(lib: libssl.Library, connection: int) -> bytes:
     return raw_certificate(lib, connection)[:-1].replace(b"\n", b"\n\t")
 
 
-_UNESCAPED: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
-)
+_UNESCAPED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def escaped_certificate(lib: libssl.Library, connection: int) -> bytes:

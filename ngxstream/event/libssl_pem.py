@@ -67,10 +67,7 @@ def read_certificates(lib: libssl.Library, name: str) -> Stack:
 
 
 def read_crls(lib: libssl.Library, name: str) -> Stack:
-    """Read a file of revocation lists. Raises: SslError `cannot load CRL "…": …`
-
-    Source: ngx_ssl_cache_crl_create
-    """
+    """Read revocation lists. Raises: SslError. Source: ngx_ssl_cache_crl_create"""
     bio, _raw = _open(lib, name, "CRL")
     stack = Stack([], lib.X509_CRL_free)
     try:
@@ -108,9 +105,7 @@ def read_key(lib: libssl.Library, name: str, passwords: tuple[bytes, ...] | None
             lib.BIO_ctrl(bio, BIO_CTRL_RESET, 0, None)
     finally:
         lib.BIO_free(bio)
-    raise lib.error(
-        f'cannot load certificate key "{name}": PEM_read_bio_PrivateKey() failed'
-    )
+    raise lib.error(f'cannot load certificate key "{name}": PEM_read_bio_PrivateKey() failed')
 
 
 def der_of(lib: libssl.Library, x509: int) -> bytes:
@@ -134,10 +129,7 @@ def _der(i2d: Callable[..., int], pointer: int) -> bytes:
 
 
 def _open(lib: libssl.Library, name: str, what: str) -> tuple[int, bytes]:
-    """Open what a name stands for. Source: ngx_ssl_cache_create_bio
-
-    Returns: the BIO and the bytes it reads from, which must outlive it
-    """
+    """Return a name's BIO and the bytes it reads, to be kept. Source: ngx_ssl_cache_create_bio"""
     lib.ERR_clear_error()
     if name.startswith("data:") and what != "CRL":
         raw = encode(name[5:])

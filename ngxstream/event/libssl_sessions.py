@@ -1,9 +1,8 @@
 """Sessions that outlive a connection: tickets under keys of ours, and a cache of all workers.
 
-Part of event/libssl.py. Answers for ngx_ssl_session_cache(),
-ngx_ssl_new_session() and ngx_ssl_ticket_key_callback() of src/event/ngx_event_openssl.c. What the
-keys are and where sessions lie is the caller's (modules/ssl/sessions.py); this is how the library
-asks for them.
+Part of event/libssl.py. Answers for ngx_ssl_session_cache(), ngx_ssl_new_session() and
+ngx_ssl_ticket_key_callback() of src/event/ngx_event_openssl.c. What the keys are and where sessions
+lie is the caller's (modules/ssl/sessions.py); this is how the library asks for them.
 """
 
 from __future__ import annotations
@@ -22,30 +21,16 @@ _CTRL_SET_TICKET_KEY_CB: Final = 72
 _TLS1_3: Final = 0x0304
 
 _TICKET_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int,
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
+    ctypes.c_void_p, ctypes.c_int,
 )
 _DECODED_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_size_t,
-    ctypes.c_int,
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int,
     ctypes.c_void_p,
 )
 _NEW_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _GET_CB: Final = ctypes.CFUNCTYPE(
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int)
 )
 _REMOVE_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -89,10 +74,7 @@ class Store(Protocol):
 
 
 def use_ticket_keys(context: libssl_context.Context, keys: Keys) -> None:
-    """Seal tickets with the first of the keys, open them with any.
-
-    calls back: keys() at every ticket, the current key first. Source: ngx_ssl_ticket_key_callback
-    """
+    """Seal tickets with the first of keys(), open with any. Source: ngx_ssl_ticket_key_callback"""
     lib = context.lib
     ciphers = {16: lib.EVP_aes_128_cbc(), 32: lib.EVP_aes_256_cbc()}
     sha256 = lib.EVP_sha256()
@@ -136,9 +118,7 @@ def limit_lifetime(context: libssl_context.Context) -> None:
     lib = context.lib
     pointer = context.pointer
 
-    def decoded(
-        connection: int, session: int, name: int, size: int, status: int, arg: int
-    ) -> int:
+    def decoded(connection: int, session: int, name: int, size: int, status: int, arg: int) -> int:
         if status not in (_STATUS_SUCCESS, _STATUS_SUCCESS_RENEW):
             return _RETURN_IGNORE_RENEW
         if not _age(lib, session, lib.SSL_CTX_get_timeout(pointer)):
@@ -174,7 +154,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
     def new(connection: int, session: int) -> int:
         stateless = not lib.SSL_get_options(connection) & libssl_context.NO_TICKET
         if stateless and lib.SSL_version(connection) == _TLS1_3:
-            return 0  # told of for information only: the client has it all in its ticket
+            return 0  # for information only: the client has it all in its ticket
         size = lib.i2d_SSL_SESSION(session, None)
         key = session_id(lib, session)
         if 0 < size <= MAX_SESSION and 0 < len(key) <= MAX_ID:
@@ -207,10 +187,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
 
 
 def forget(context: libssl_context.Context, connection: int) -> None:
-    """Forget the session of a connection whose client turned out not to be welcome.
-
-    Source: ngx_ssl_remove_cached_session
-    """
+    """Forget a session whose client was not welcome. Source: ngx_ssl_remove_cached_session"""
     lib = context.lib
     session = lib.SSL_get_session(connection)
     if session:

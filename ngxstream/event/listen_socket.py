@@ -43,15 +43,8 @@ def make(options: ListenOptions) -> socket.socket:
     return sock
 
 
-def bind(
-    sock: socket.socket,
-    options: ListenOptions,
-    first: socket.socket | None,
-    own: bound.Neighbours,
-    *,
-    replaces: bool = False,
-    test: bool = False,
-) -> None:
+def bind(sock: socket.socket, options: ListenOptions, first: socket.socket | None,
+         own: bound.Neighbours, *, replaces: bool = False, test: bool = False) -> None:
     """Bind by the rules of the address's kind.
 
     Args: first: The socket of the group that is joined, None where there is none; own knows
@@ -67,10 +60,7 @@ def bind(
     if options.family == socket.AF_INET6:
         only = options.ipv6only is not False
         _set(
-            sock,
-            (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY),
-            only,
-            "setsockopt(IPV6_V6ONLY)",
+            sock, (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY), only, "setsockopt(IPV6_V6ONLY)",
             options,
         )
     try:
@@ -80,7 +70,7 @@ def bind(
             raise
         if not own.alone_block(sockaddr):
             raise
-        # nobody but ourselves is in the way: a wildcard and an address of one port
+        # only sockets of ours conflict: a wildcard and an address of one port
         _set(sock, SO_REUSEPORT, 1, "setsockopt(SO_REUSEPORT)", options)
         _bind_to(sock, options, sockaddr)
     if options.family == socket.AF_UNIX:
@@ -129,9 +119,8 @@ def listen(sock: socket.socket, options: ListenOptions) -> None:
         ) from None
 
 
-def _set(
-    sock: socket.socket, option: tuple[int, int], value: int, what: str, options: ListenOptions
-) -> None:
+def _set(sock: socket.socket, option: tuple[int, int], value: int, what: str,
+         options: ListenOptions) -> None:
     try:
         sock.setsockopt(*option, value)
     except OSError as error:
@@ -165,9 +154,8 @@ def found_group(socks: Sequence[socket.socket], options: ListenOptions) -> None:
             return  # a kernel without the option: Listening.steer() will say so
 
 
-def tune(
-    sock: socket.socket, options: ListenOptions, before: ListenOptions | None, log: logs.Log
-) -> None:
+def tune(sock: socket.socket, options: ListenOptions, before: ListenOptions | None,
+         log: logs.Log) -> None:
     """Set the options of an open socket; what fails is an [alert] and is lived with.
 
     Args: before: What an adopted socket was opened with, None for a new one
@@ -204,9 +192,7 @@ def tune(
                     attempt(socket.IPPROTO_TCP, name, value, f"TCP_KEEP{word}, {value}")
     if options.fastopen is not None:
         attempt(
-            socket.IPPROTO_TCP,
-            socket.TCP_FASTOPEN,
-            options.fastopen,
+            socket.IPPROTO_TCP, socket.TCP_FASTOPEN, options.fastopen,
             f"TCP_FASTOPEN, {options.fastopen}",
         )
     if before is not None and before.backlog != options.backlog:

@@ -43,15 +43,10 @@ JOINING: Final = 4  # one of so many descriptors may be for a further socket of 
 
 
 class Listening:
-    """An open listening address of one cycle. The sockets are shared with cycles before and after.
+    """An open listening address of a cycle; earlier and later ones share its sockets."""
 
-    Source: ngx_listening_t
-    """
-
-    __slots__ = (
-        "options", "socks", "opened", "previous", "steered", "is_steered", "is_lent", "is_fixed",
-        "most",
-    )
+    __slots__ = ("options", "socks", "opened", "previous", "steered", "is_steered", "is_lent",
+                 "is_fixed", "most")
 
     def __init__(self, options: ListenOptions, previous: Listening | None = None) -> None:
         self.options = options
@@ -69,10 +64,7 @@ class Listening:
         return f"<Listening {self.options.text} {[s.fileno() for s in self.socks]}>"
 
     def for_worker(self, worker: int, workers: int) -> list[socket.socket]:
-        """Return the sockets that one of the workers reads, its own first.
-
-        Args: worker: 0 <= worker < workers
-        """
+        """Return the sockets that a worker (0..workers-1) reads, its own first."""
         options = self.options
         if options.is_group:
             return self.socks[(worker - self._first(workers)) % workers :: workers]
@@ -118,15 +110,9 @@ class Listening:
             )
 
 
-def open_all(
-    wanted: Iterable[ListenOptions],
-    old: Iterable[Listening],
-    *,
-    workers: int,
-    log: logs.Log,
-    test: bool = False,
-    sleep: Callable[[float], None] = time.sleep,
-) -> list[Listening]:
+def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, workers: int,
+             log: logs.Log, test: bool = False,
+             sleep: Callable[[float], None] = time.sleep) -> list[Listening]:
     """Open what is wanted, adopting what an old set (or an inherited one) has already.
 
     Args: workers: Counts the processes that will serve (1 without a master); with test (-t) an
@@ -162,12 +148,10 @@ def _economize(found: Sequence[Listening], workers: int) -> None:
     """Settle how many sockets the UDP groups of a set may have.
 
     What a group of this master's has stays as it is: whose a client is must not change with it.
-    One that came from elsewhere is judged anew, as its former owner did.
+    One that came from elsewhere is counted anew, as its former owner did.
     """
     groups = [
-        one
-        for one in found
-        if one.options.is_group and one.options.is_udp and not one.is_fixed
+        one for one in found if one.options.is_group and one.options.is_udp and not one.is_fixed
     ]
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY or len(groups) * (workers - 1) <= limit // JOINING:
@@ -178,13 +162,8 @@ def _economize(found: Sequence[Listening], workers: int) -> None:
             one.most = most
 
 
-def _open(
-    listening: Listening,
-    own: bound.Neighbours,
-    workers: int,
-    log: logs.Log,
-    test: bool,
-) -> bool:
+def _open(listening: Listening, own: bound.Neighbours, workers: int, log: logs.Log,
+          test: bool) -> bool:
     """Open the sockets one address still lacks. Returns: False when it is in use, to be retried"""
     options = listening.options
     replaced = _protocol_change(listening)
@@ -242,9 +221,8 @@ def _protocol_change(listening: Listening) -> bool:
 # -- once the new set is meant -----------------------------------------------------------------
 
 
-def configure(
-    listenings: Iterable[Listening], *, workers: int, log: logs.Log, defer: bool = False
-) -> None:
+def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log,
+              defer: bool = False) -> None:
     """Set the options of all sockets, and steer the groups.
 
     What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
@@ -337,10 +315,7 @@ def release(old: Iterable[Listening], new: Iterable[Listening], *, log: logs.Log
 
 
 def close_all(listenings: Iterable[Listening], *, unlink: bool, log: logs.Log) -> None:
-    """Close all sockets of this process. Args: unlink: Unix paths go as well
-
-    Source: ngx_close_listening_sockets
-    """
+    """Close all sockets, with `unlink` Unix paths too. Source: ngx_close_listening_sockets"""
     for listening in listenings:
         is_open = any(sock.fileno() >= 0 for sock in listening.socks)
         for sock in listening.socks:

@@ -7,8 +7,8 @@ Answers for ngx_process_events_and_timers (src/event/ngx_event.c).
 3. An unexpected exception is an [alert] and ends what it came from: one session, one handler,
    never the loop nor what else happens in the turn. Whoever goes through objects of several
    sessions catches what each of them raises and gives it to fault().
-4. Slots and copy buffer are everybody's: a view of them is good until the function returns that it
-   was handed to. Who keeps bytes copies them. PoisoningLoop shows who did not.
+4. Slots and copy buffer are shared by all: a view of them is good until the function returns that
+   it was handed to. Who keeps bytes copies them. PoisoningLoop shows who did not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ngxstream.core import codes, facts
+from ngxstream.core import codes, facts, gather
 from ngxstream.core.log import ALERT, CRIT, unexpected
 from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
@@ -44,19 +44,15 @@ STRIDE: Final = BUFFER_SIZE + 320  # at 64 KiB from each other all would share a
 class Loop:
     """One worker's loop and what every session of the worker shares."""
 
-    def __init__(
-        self,
-        log: Log,
-        poller: Poller | None = None,
-        connections: int = 512,
-        numbers: Iterator[int] | None = None,
-    ) -> None:
+    def __init__(self, log: Log, poller: Poller | None = None, connections: int = 512,
+                 numbers: Iterator[int] | None = None) -> None:
         self.log = log
         self.poller = poller or EpollPoller()
         self.handlers = self.poller.handlers
         self.timers = timers.TimerWheel()
         self.now_ms = monotonic_ms()
-        self.turns = 0  # those whose poll told of all that was ready
+        self.lines = gather.Gatherer()  # of log files
+        self.turns = 0  # those whose poll returned all that was ready
         self._batch = self.poller.max_events
         self.posted: list[Callable[[], None]] = []
         self.closing: list[Stream] = []  # sockets to close at the end of the turn
@@ -83,20 +79,14 @@ class Loop:
         self.unregister = self.poller.remove
 
     def get(self, make: Callable[[Loop], T]) -> T:
-        """Return what a worker has one of: what make(loop) returned when it was first asked for.
-
-        Who is asked for by many sessions or datagrams is fetched once and kept.
-        """
+        """Return what make(loop) returned at the first call; hot callers keep it."""
         found: T | None = self._services.get(make)
         if found is None:
             found = self._services[make] = make(self)
         return found
 
-    # -- time ----------------------------------------------------------------------------------
-
-    def call_later(
-        self, delay_ms: int, callback: Callable[[], None], cancelable: bool = False
-    ) -> timers.Timer:
+    def call_later(self, delay_ms: int, callback: Callable[[], None],
+                   cancelable: bool = False) -> timers.Timer:
         """Call back once after a delay; a cancelable timer keeps no quitting worker alive."""
         timer = timers.Timer(callback, self._timer_done, cancelable)
         timer.deadline = max(1, self.now_ms + delay_ms)
@@ -114,18 +104,13 @@ class Loop:
         """Call back at the end of this turn."""
         self.posted.append(callback)
 
-    # -- sockets -------------------------------------------------------------------------------
-
     def close_later(self, sock: Stream) -> None:
         """Forget a socket's events now and close it at the end of the turn."""
         self.poller.forget(sock.fileno())
         self.closing.append(sock)
 
     def close_connection(self, c: Connection) -> None:
-        """Close a client's connection: its slot is free, its fd goes at the end of the turn.
-
-        Source: ngx_close_connection
-        """
+        """Close a client; its fd is closed at the end of the turn. Source: ngx_close_connection"""
         if c.closed:
             return
         c.closed = True
@@ -143,13 +128,15 @@ class Loop:
             self.poller.forget(c.fd)
             self.closing.append(c.sock)
 
-    # -- running -------------------------------------------------------------------------------
-
     def run(self) -> None:
         """Turn until stop(), or until a graceful exit has nothing left to wait for."""
         gc.disable()
-        while not self.stopped:
-            self.turn()
+        try:
+            while not self.stopped:
+                self.turn()
+        finally:
+            self.lines.active = False
+            self.lines.write()
 
     def stop(self) -> None:
         """Leave run() after this turn."""
@@ -165,6 +152,8 @@ class Loop:
             elif wait_ms > LONGEST_MS:
                 wait_ms = LONGEST_MS
         events = self.poller.poll(wait_ms)
+        lines = self.lines
+        lines.active = True
         now_ms = self.now_ms = monotonic_ns() // 1_000_000
         if len(events) < self._batch:
             self.turns += 1
@@ -181,7 +170,10 @@ class Loop:
         if self.posted:
             posted, self.posted = self.posted, []  # what they post runs in the next turn
             self.call_all(posted)
-        closing = self.closing
+        lines.active = False
+        while lines.waiting:
+            self.call_all((lines.write,))
+        closing = self.closing  # after the lines: who sees the end finds them
         if closing:
             for sock in closing:
                 try:
@@ -205,7 +197,7 @@ class Loop:
         if on_fault is not None:
             try:
                 on_fault()
-            except Exception:  # one that cannot even end hinders nobody else
+            except Exception:  # the others go on
                 self._tell_fault()
 
     def call_all(self, callbacks: Iterable[Callable[[], None]]) -> None:
@@ -259,5 +251,3 @@ SERVING: Final = PoisoningLoop if os.environ.get(POISON) else Loop
 def monotonic_ms() -> int:
     """Return CLOCK_MONOTONIC in milliseconds: one clock for all processes of the host."""
     return monotonic_ns() // 1_000_000
-
-

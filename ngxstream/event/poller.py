@@ -7,7 +7,7 @@ Some facts about readiness, and what we made of them
 ----------------------------------------------------
 * A connection is registered once, for IN, OUT and RDHUP, edge-triggered (EDGE), and never touched
   again: a change of interest is a system call, and a proxied connection would make two for every
-  stall. The owner's part of the bargain: *an edge is told once; drain until BlockingIOError or a
+  stall. The owner's part: *an edge is reported once; drain until BlockingIOError or a
   short read, or ask the loop to call again.* A short read from a stream socket does mean "dry"
   (epoll(7), questions and answers), unless RDHUP is in the mask.
 * Datagram sockets and listening sockets are level-triggered (LEVEL). A drained datagram socket
@@ -56,7 +56,7 @@ class _Base(selectors.BaseSelector):
     """What all pollers share: the table of handlers, and the selectors interface over it."""
 
     name = ""
-    max_events = 1 << 30  # a poll that returns fewer has told of all that is ready
+    max_events = 1 << 30  # a poll that returns fewer has returned all that is ready
 
     def __init__(self) -> None:
         # bound methods by fd; the loop looks an fd up for every event and skips the unknown
@@ -92,7 +92,7 @@ class _Base(selectors.BaseSelector):
         self.hold_read(fd)
 
     def unmute_read(self, fd: int) -> None:
-        """Say that it is read again: what came meanwhile is told by the next poll."""
+        """Read it again: what came meanwhile is reported by the next poll."""
         self.release_read(fd)
 
     def want_write(self, fd: int) -> None:
@@ -110,9 +110,7 @@ class _Base(selectors.BaseSelector):
             raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
         if not events or events & ~(selectors.EVENT_READ | selectors.EVENT_WRITE):
             raise ValueError(f"Invalid events: {events!r}")
-        mask = IN * bool(events & selectors.EVENT_READ) | OUT * bool(
-            events & selectors.EVENT_WRITE
-        )
+        mask = IN * bool(events & selectors.EVENT_READ) | OUT * bool(events & selectors.EVENT_WRITE)
         self.add(fd, data, mask)
         return self._key(fd)
 
@@ -180,12 +178,12 @@ class EpollPoller(_Base):
         self._masks.pop(fd, None)
 
     def mute_read(self, fd: int) -> None:
-        """Have no edges told of what comes in to a fd registered with EDGE."""
+        """Report no input of a fd that is registered with EDGE."""
         if fd in self.handlers:
             self._epoll.modify(fd, EDGE & ~IN)
 
     def unmute_read(self, fd: int) -> None:
-        """Have them told again, beginning with what is there."""
+        """Report it again, beginning with what is there."""
         if fd in self.handlers:
             self._epoll.modify(fd, EDGE)
 
@@ -291,7 +289,7 @@ class PollPoller(_LevelPoller):
         if mask:
             self._poll.register(fd, mask)
             self._known.add(fd)
-        else:  # nobody asks: with an empty mask poll() would still tell a reset, every time
+        else:  # nobody asks: with an empty mask poll() would still report a reset, every time
             self._drop(fd)
 
     def _drop(self, fd: int) -> None:

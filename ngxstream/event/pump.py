@@ -89,15 +89,8 @@ class Half:
         "closing",  # int: mask bits that tell of the source's end; 0 where send() takes no flags
     )
 
-    def __init__(
-        self,
-        owner: Owner,
-        loop: Loop,
-        source: Stream,
-        source_fd: int,
-        sink: Stream,
-        sink_fd: int,
-    ) -> None:
+    def __init__(self, owner: Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
+                 sink_fd: int) -> None:
         self.owner: Owner | None = owner
         self.loop = loop
         self.twin: Any = None
@@ -247,8 +240,8 @@ class Half:
     def resume(self) -> None:
         """Go on where the fair share or a full sink stopped us.
 
-        The source may have ended meanwhile, and its edge was told while nobody read: a short read
-        is not taken for the end of what there is.
+        The source may have ended meanwhile, and its edge was reported while nobody read: a short
+        read is not taken for the end of what there is.
         """
         if self.owner is not None:
             handler = self.loop.handlers.get(self.source_fd)
@@ -279,10 +272,7 @@ class Half:
         return len(view) - sent
 
     def on_event_rated(self, mask: int) -> None:
-        """Handle an event of a source that may give only so many bytes a second.
-
-        Source: ngx_stream_proxy_process (the limit_rate branch)
-        """
+        """Handle an event of a rated source. Source: ngx_stream_proxy_process (limit_rate)"""
         if mask & OUT and self.twin.pending is not None:
             self.twin.flush()
         owner = self.owner
@@ -350,15 +340,12 @@ class Half:
             self.owner.on_fault()
 
     def close(self) -> None:
-        """Let go of everything: no half points at its twin or its owner any more."""
+        """Drop the references to twin and owner, which would be cycles."""
         self.owner = self.twin = self.pending = None
 
 
 class RateLimiter:
-    """Bytes a second, nginx's arithmetic: whole seconds since the start of proxying.
-
-    Source: ngx_stream_proxy_process
-    """
+    """Bytes a second, by whole seconds of proxying. Source: ngx_stream_proxy_process"""
 
     __slots__ = ("rate", "start_s", "paused")
 
@@ -378,5 +365,3 @@ class RateLimiter:
     def delay_ms(self, n: int) -> int:
         """Return how long to rest after reading n bytes; 0 for not at all."""
         return n * 1000 // self.rate
-
-

@@ -12,9 +12,9 @@ Why no answer can reach another client
    or doubled answer and says "port unreachable", exactly as after close().
 2. While it rests, the socket has no port, so nothing can be queued on it.
 3. What was queued before is read and thrown away before the socket is used again. A resting
-   socket stays in the poller's set, level-triggered: what it holds is told by the next poll and
+   socket stays in the poller's set, level-triggered: what it holds is reported by the next poll and
    thrown away in that turn. One that has rested through a whole turn is empty, and is not asked;
-   one that has not is read until it is dry, where there are no descriptors for a new one.
+   one that has not is read until it is empty, where there are no descriptors for a new one.
 4. The next connect() binds a port that the kernel draws as it does for a new socket. An answer to
    an old port reaches a new session only if the kernel draws that very port again, which is as
    likely as with a socket closed and opened: nothing can tell the difference.

@@ -31,8 +31,8 @@ from ngxstream.wire import dns, dns_names
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
-HOPS: Final = 50  # aliases followed. source: NGX_RESOLVER_MAX_RECURSION
-IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. source: ngx_resolver_create
+HOPS: Final = 50  # aliases followed. Source: NGX_RESOLVER_MAX_RECURSION
+IDLE_MS: Final = 30_000  # what nobody asked for is forgotten. Source: ngx_resolver_create
 KEPT: Final = 10_000  # names
 KEPT_BYTES: Final = 8 << 20  # of memory for all of them, by the estimates below
 NAME_BYTES: Final = 512  # a kept name, besides its text
@@ -140,14 +140,8 @@ class Resolver:
         "_latest",  # dict: by kind, values of the latest reply and what was made of them
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        servers: Sequence[inet.Addr],
-        valid_s: int | None = None,
-        ipv4: bool = True,
-        ipv6: bool = True,
-    ) -> None:
+    def __init__(self, loop: Loop, servers: Sequence[inet.Addr], valid_s: int | None = None,
+                 ipv4: bool = True, ipv6: bool = True) -> None:
         """Args: servers: One at least, as one of ipv4 and ipv6; valid_s: Replaces TTLs"""
         self.loop = loop
         self.asker = Asker(loop, servers)
@@ -160,11 +154,7 @@ class Resolver:
         self._latest: dict[int, tuple[object, tuple[Address, ...]]] = {}
 
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
-        """Find the addresses of a name; an answer at hand is given at once.
-
-        Args: name: As a configuration or a client has it
-        Source: ngx_resolve_start, ngx_resolve_name
-        """
+        """Find a name's addresses; a known answer is given at once. Source: ngx_resolve_name"""
         literal = ip.inet_addr(name)
         if literal is not None:
             address = Address(inet.AF_INET, ip.ntop(literal))
@@ -268,9 +258,8 @@ class _Chain:
 
     __slots__ = ("asker", "kind", "name", "done", "hops", "ttl", "asking")
 
-    def __init__(
-        self, asker: Asker, name: str, kind: int, done: Callable[[_Chain, int, dns.Found], None]
-    ) -> None:
+    def __init__(self, asker: Asker, name: str, kind: int,
+                 done: Callable[[_Chain, int, dns.Found], None]) -> None:
         self.asker = asker
         self.kind = kind
         self.name = name
@@ -284,7 +273,7 @@ class _Chain:
         try:
             self.asker.ask(dns.Question(self.name, self.kind), self.on_reply)
             self.asking = True
-        except dns_names.DnsError:  # nobody can bear such a name
+        except dns_names.DnsError:  # no query can ask for such a name
             self._end(dns.NXDOMAIN, ())
 
     def on_reply(self, reply: Reply) -> None:
@@ -330,9 +319,7 @@ class _Lookup:
         self.resolver = resolver
         self.name = name
         self.waiters: dict[Waiter, None] = {}  # in the order they came
-        self.chains = [
-            _Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds
-        ]
+        self.chains = [_Chain(resolver.asker, name, kind, self.on_end) for kind in resolver.kinds]
         self.codes: dict[int, int] = {}  # by kind
         self.addresses: dict[int, tuple[Address, ...]] = {}
         self.ttl = 1 << 31
@@ -350,7 +337,7 @@ class _Lookup:
             self.ttl = min(self.ttl, found.ttl)
         if len(self.codes) < len(self.chains):
             return
-        self.chains = []  # they point back here, and nobody collects circles
+        self.chains = []  # they point back here: a cycle, and the collector is off
         answer = self.so_far()
         life_s = self.resolver.life_s(self.ttl) if not answer.code else 0
         self.resolver.finished(self, answer, life_s)
@@ -382,7 +369,7 @@ class _Lookup:
         return Answer(code, (), now + (resolver.valid_s or 10) * 1000)
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait for one less; with none left nothing is asked any more."""
+        """Remove a waiter; after the last one the queries are cancelled."""
         if waiter in self.waiters:
             del self.waiters[waiter]
             if not self.waiters:

@@ -110,7 +110,7 @@ class SpliceHalf(pump.Half):
 
     @classmethod
     def promote(cls, half: pump.Half) -> SpliceHalf:
-        """Make the splice half that goes on where a copy half stands. The owner swaps them."""
+        """Make the splice half that replaces a copy half. The owner swaps them."""
         new = cls.__new__(cls)
         for name in pump.Half.__slots__:
             setattr(new, name, getattr(half, name))
@@ -212,12 +212,12 @@ class SpliceHalf(pump.Half):
         poller = self.loop.poller
         poller.no_write(self.sink_fd)
         self.more = False
-        poller.unmute_read(self.source_fd)  # and what is there will be told
+        poller.unmute_read(self.source_fd)  # and what is there will be reported
         if self.eof:
             owner.on_end(self)
 
     def close(self) -> None:
-        """Let go of everything; bytes still in the pipe are lost with it."""
+        """Drop all references; bytes still in the pipe are lost with it."""
         self._give_back(self.loop)
         super().close()
 

@@ -6,11 +6,13 @@ nginx has no counterpart: its bind() fails until somebody removes the path.
    connects for datagrams to the very file learns that from the kernel: it refuses only where there
    is none, of whatever kind, listening or not yet, in any network namespace.
 2. The file that was asked about is the one that is removed: it is moved to a name that nobody else
-   knows, looked at there, and moved back if another one has taken its place in between.
+   knows, looked at there, and moved back if another one has taken its place in between. All that
+   in one folder: who can rename the folders above gets nothing moved in another one.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import stat
@@ -18,16 +20,17 @@ import stat
 
 def remove(path: str | bytes) -> bool:
     """Remove a socket that nobody has any more. Returns: whether it is gone"""
+    folder, name = os.path.split(os.fsdecode(path))
+    fds = []
     try:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fds.append(os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        fds.append(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fds[0]))
+        return _is_stale(fds[1]) and _remove(fds[0], name, os.fstat(fds[1]))
     except (OSError, ValueError):  # or an abstract address
         return False
-    try:
-        return _is_stale(fd) and _remove(os.fsdecode(path), os.fstat(fd))
-    except OSError:
-        return False
     finally:
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
 
 
 def _is_stale(fd: int) -> bool:
@@ -42,15 +45,19 @@ def _is_stale(fd: int) -> bool:
     return False
 
 
-def _remove(path: str, about: os.stat_result) -> bool:
+def _remove(folder: int, name: str, about: os.stat_result) -> bool:
     """Remove a file if it is still the one that it is said to be. Raises: OSError"""
-    if not os.path.samestat(os.lstat(path), about):
+    look = functools.partial(os.stat, dir_fd=folder, follow_symlinks=False)
+    move = functools.partial(os.rename, src_dir_fd=folder, dst_dir_fd=folder)
+    if not os.path.samestat(look(name), about):
         return False
-    aside = f"{path}.{os.urandom(8).hex()}"
-    os.rename(path, aside)
-    if os.path.samestat(os.lstat(aside), about):
-        os.unlink(aside)
+    aside = f"{name}.{os.urandom(8).hex()}"
+    move(name, aside)
+    if os.path.samestat(look(aside), about):
+        os.unlink(aside, dir_fd=folder)
         return True
-    if not os.path.lexists(path):
-        os.rename(aside, path)
+    try:
+        look(name)
+    except FileNotFoundError:
+        move(aside, name)
     return False

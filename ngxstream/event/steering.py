@@ -55,10 +55,7 @@ Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, op
 
 
 def owner_of(family: int, sockaddr: InetAddr, workers: int) -> int:
-    """Tell which of `workers` workers the client at a socket address belongs to.
-
-    Args: family: AF_INET or AF_INET6; sockaddr: With a numeric host
-    """
+    """Tell which worker the client at a socket address, with a numeric host, belongs to."""
     host, port = sockaddr[:2]
     if family == socket.AF_INET:
         word = int.from_bytes(socket.inet_aton(host), "big")

@@ -74,10 +74,7 @@ class TimerWheel:
             self._buckets[filed].discard(owner)
 
     def expire(self, now_ms: int, guard: Callable[[Callable[[], None]], None]) -> None:
-        """Fire what is due and re-file what was touched.
-
-        calls back: owner.on_timeout(); guard(owner.on_timeout) after an exception it raised
-        """
+        """Call on_timeout() of what is due (guard(it) if it raises); re-file what was touched."""
         ticks, buckets = self._ticks, self._buckets
         now_tick = now_ms // TICK_MS
         while ticks and ticks[0] <= now_tick:
@@ -106,9 +103,8 @@ class Timer:
 
     __slots__ = ("deadline", "tick", "_callback", "_done", "_running", "cancelable")
 
-    def __init__(
-        self, callback: Callable[[], None], done: Callable[[Timer], None], cancelable: bool
-    ) -> None:
+    def __init__(self, callback: Callable[[], None], done: Callable[[Timer], None],
+                 cancelable: bool) -> None:
         self.deadline = 0
         self.tick = 0
         self.cancelable = cancelable

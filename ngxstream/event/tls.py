@@ -4,15 +4,16 @@ Answers for ngx_ssl_handshake(), ngx_ssl_recv(), ngx_ssl_write() and ngx_ssl_shu
 src/event/ngx_event_openssl.c. It knows no directive: contexts come ready made
 (event/libssl_context.py).
 
-1. A Transport stands where the socket stood (`c.sock`, `proxy.pc`) and speaks its language:
+1. A Transport stands where the socket stood (`c.sock`, `proxy.pc`) and has its methods:
    recv_into and send raise BlockingIOError when the kernel has no bytes or no
    buffer space, whichever way the library wanted to go.
 2. Readiness: an edge tells of bytes in the kernel, never of those the library holds. Who reads a
    Transport reads until BlockingIOError, and looks again after every event of its descriptor: a
    write may have waited for a read and a read for space.
 3. What was given to send() and not taken is given again, the same bytes first.
-4. A peer's end of stream ends ours, said or not (close_notify): truncation is an end, as in nginx.
-5. Who closes first says so. A client is then given LINGER_MS to say the same; an upstream is not.
+4. A peer's end of stream ends ours, with close_notify or without: truncation is an end, as in
+   nginx.
+5. Who closes first sends close_notify. A client has LINGER_MS to answer it; an upstream has not.
 """
 
 from __future__ import annotations
@@ -39,10 +40,7 @@ MAX_SESSIONS: Final = 1024  # of peers a client side remembers
 
 
 class Failure(OSError):
-    """A read or write that TLS or the kernel failed.
-
-    Attributes: message: nginx's text; code: the errno behind it, None for TLS's own fault
-    """
+    """A failed read or write in nginx's words; `code` is the errno, None for a fault of TLS."""
 
     def __init__(self, message: str, code: int | None) -> None:
         super().__init__(code or errno.EPROTO, message)
@@ -65,9 +63,9 @@ class Transport:
         "wants_write",  # bool: the handshake waits to write, not to read
         "is_done",  # bool: the handshake is over, and well
         "waits",  # bool: the peer is given time to end too
-        "quiet",  # bool: nothing is said at the end
+        "quiet",  # bool: no close_notify is sent
         "session_key",  # what a client side remembers the session by, None for not at all
-        "asked_name",  # bytes | None: name in the ClientHello, where somebody looked
+        "asked_name",  # bytes | None: name in the ClientHello, where it was read
         "failure",  # (message, errno | None) of a handshake that failed
         "complain",  # (message): called with what is wrong with the end, None where nobody does
         "deadline",  # ms, of the lingering
@@ -75,10 +73,7 @@ class Transport:
     )
 
     def __init__(self, loop: Loop, context: Context, sock: Stream) -> None:
-        """Put a connected non-blocking socket under TLS; it loses its descriptor to us.
-
-        Raises: SslError. Source: ngx_ssl_create_connection
-        """
+        """Take over a socket for TLS. Raises: SslError. Source: ngx_ssl_create_connection"""
         lib = self.lib = context.lib
         self.loop = loop
         self.context = context
@@ -108,8 +103,6 @@ class Transport:
             )
         self.read: Callable[[memoryview | bytearray], int] = partial(connection.read, 0)
 
-    # -- the handshake -------------------------------------------------------------------------
-
     def handshake(self) -> int:
         """Go on with the handshake. Returns: OK, AGAIN (after the next event), ERROR
 
@@ -136,8 +129,6 @@ class Transport:
         else:
             self.failure = (f"SSL_do_handshake() failed{lib.reasons()}", number)
         return ERROR
-
-    # -- in the place of a socket --------------------------------------------------------------
 
     def recv_into(self, buffer: memoryview | bytearray) -> int:
         """Read into a buffer; 0 at the end. Raises: BlockingIOError, Failure"""
@@ -171,14 +162,14 @@ class Transport:
         return sent
 
     def failed(self, message: str, error: OSError) -> Failure:
-        """Make a Failure of what the ssl module raised; the connection ends without a word."""
+        """Make a Failure of what the ssl module raised; no close_notify is sent."""
         self.quiet = True
         lib = self.lib
         if told := lib.take_recorded(self.pointer):
             return Failure(message + told, None)
         if not isinstance(error, ssl.SSLError):
             return Failure(message, error.errno)
-        if not getattr(error, "reason", None):  # the kernel's doing
+        if not getattr(error, "reason", None):  # an error of the kernel
             return Failure(message, lib.last_errno())
         return Failure(message + lib.reason_of(error), None)
 
@@ -210,13 +201,8 @@ class Transport:
         """Shut the socket down below TLS, as nginx's half close does."""
         self.sock.shutdown(how)
 
-    # -- the end -------------------------------------------------------------------------------
-
     def close(self) -> None:
-        """Say the end and close; the peer may be given time to say the same. Idempotent.
-
-        Source: ngx_ssl_shutdown
-        """
+        """Send close_notify and close, perhaps later. Idempotent. Source: ngx_ssl_shutdown"""
         if self.connection is None or self.deadline:
             return
         if self.is_done:

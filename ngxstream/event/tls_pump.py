@@ -16,21 +16,15 @@ if TYPE_CHECKING:
 class TlsHalf(pump.Half):
     """One direction of a proxied TCP connection whose source is under TLS.
 
-    Records are small (16 KiB at most) and sends are dear: the buffer is filled with all there is
-    before the sink is given any of it. A direction whose sink alone is under TLS is a plain Half.
+    Records are small (16 KiB at most) and sends are expensive: the buffer is filled with all there
+    is before the sink is given any of it. A direction whose sink alone is under TLS is a plain
+    Half.
     """
 
     __slots__ = ("read", "source")
 
-    def __init__(
-        self,
-        owner: pump.Owner,
-        loop: Loop,
-        source: Transport,
-        source_fd: int,
-        sink: Stream,
-        sink_fd: int,
-    ) -> None:
+    def __init__(self, owner: pump.Owner, loop: Loop, source: Transport, source_fd: int,
+                 sink: Stream, sink_fd: int) -> None:
         super().__init__(owner, loop, source, source_fd, sink, sink_fd)
         self.source: Transport | None = source
         self.read = source.read
@@ -87,15 +81,14 @@ class TlsHalf(pump.Half):
         owner.deadline = self.loop.now_ms + owner.timeout
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Drop all references."""
         self.read = released
         self.source = None
         super().close()
 
 
-def half(
-    owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream, sink_fd: int
-) -> pump.Half:
+def half(owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
+         sink_fd: int) -> pump.Half:
     """Make the half of a direction that a Transport is at one end of."""
     if type(source) is Transport:
         made: pump.Half = TlsHalf(owner, loop, source, source_fd, sink, sink_fd)

@@ -9,7 +9,7 @@ and charged:
    off go first in the turns that follow, in the order they came, some in each turn; whoever comes
    while they wait queues behind them.
 3. Some cannot be put off: a session that ends is logged now. When all have taken MOST_NS nobody
-   has a share any more, whoever it is.
+   has a share any more, whichever it is.
 """
 
 from __future__ import annotations

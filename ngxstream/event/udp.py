@@ -11,7 +11,7 @@ clients costs one wait. Order within a client is kept; boundaries always are.
 
 * The socket is level-triggered, so a drain may stop early: it reads as many datagrams as the
   last drains found and asks for EAGAIN only when that was not the end (`_limit`). A client
-  playing ping-pong pays for a failing receive less and less often (`_patience`).
+  playing ping-pong pays for an EAGAIN less and less often (`_patience`).
 * What was drained belongs to the drain: it is handed to each session as an argument and stored
   nowhere. Who keeps a datagram copies it.
 * What a session raises ends that session (Loop.fault); the others of the drain get theirs.
@@ -78,7 +78,7 @@ class UdpListener:
         "table",  # dict: key -> Sink; key is the client's sockaddr, with the packed local
         # address behind it on a wildcard socket
         "begin",  # called for a client that is not in the table
-        "accepts",  # bool: unknown clients are welcome
+        "accepts",  # bool: sessions of new clients may begin
         "_limit",
         "_filled",
         "_patience",
@@ -87,7 +87,7 @@ class UdpListener:
         "answers",  # Answers
         "send_to",  # theirs
         "control_for",
-        "lost",  # Counter: datagrams lost here, for want of room or of a session slot
+        "lost",  # Counter: datagrams lost here, as the queue was full or no slot was free
         "open",
         "stray",  # None, or called with (listener, key, peer, data) for a client not in the table;
         # True says that the datagram was passed on to the client's owner
@@ -101,17 +101,9 @@ class UdpListener:
         "_waiting",  # OrderedDict: those of `new`
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: Any,
-        begin: Begin,
-        *,
-        table: dict[Any, Sink] | None = None,
-        idle: bool = False,
-        lost: Counter | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
+                 table: dict[Any, Sink] | None = None, idle: bool = False,
+                 lost: Counter | None = None) -> None:
         """Args: table, lost: shared by all listeners of an address; idle: does not begin to read"""
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)
@@ -156,7 +148,7 @@ class UdpListener:
         self._hand_out(self._gather(self.held.take()), is_bounded=False)
 
     def watch(self) -> None:
-        """Hear of the socket, and read it as it has to be read now."""
+        """Register the socket with the reader that it needs now."""
         self.loop.register(self.fd, self.choose(), poller.LEVEL)
 
     def hold(self) -> None:
@@ -391,7 +383,7 @@ class UdpListener:
             self.new.meet(new, budget, is_bounded=is_bounded)
 
     def on_error(self, error: OSError) -> None:
-        """A listening socket tells of ICMP errors of its answers too: they end nobody's session."""
+        """Log an error, unless it is an ICMP error of an answer: these end no session."""
         if self.loop.log.level >= ALERT and error.errno not in (111, 113, 101, 112, 90):
             code = error.errno or 0
             self.loop.log.write(ALERT, f"recvmsg() failed ({code}: {os.strerror(code)})")

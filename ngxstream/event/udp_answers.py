@@ -34,16 +34,11 @@ class Answers:
             return None
         host = udp_clients.local_of(c.key)
         if len(host) == 4:
-            return [
-                (socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))
-            ]
+            return [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4s", 0, host, bytes(4)))]
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16sI", host, 0))]
 
     def send_to(self, c: Connection, data: bytes) -> int:
-        """Send one datagram to a client; without room it waits its turn, up to a bound.
-
-        Returns: its length. Raises: OSError other than "no room"
-        """
+        """Send a datagram, or queue it (up to a bound) if the buffer is full; return its size."""
         listener = self._listener
         if not self.queue:
             try:

@@ -29,10 +29,8 @@ def peer_of(key: Any) -> Any:
 
 
 def local_of(key: Any) -> bytes:
-    """Return the packed local address in a key of a wildcard socket.
-
-    It is the second part of the key; where there is more (udp_proxied.py) its length is
-    in front of it
+    """Return the packed local address in a key of a wildcard socket: its second part, in which
+    its length comes first where there is more (udp_proxied.py).
     """
     data: bytes = key[1]
     return data if len(data) in (4, 16) else data[1 : 1 + data[0]]

@@ -9,7 +9,7 @@ sessions; what other new clients sent waits here, copied, for the turns that fol
 
 1. Whoever came first begins first; a client's datagrams stay in order.
 2. As many bytes wait as the socket's own buffer holds, so a burst that found room there finds room
-   here. What is over that is dropped and counted, and the log hears of it once a second.
+   here. What is over that is dropped and counted, and it is logged once a second.
 3. Where only new clients send (one question and one answer each), nothing waits, unless what they
    send has used up the turn (turn_budget.py). One session begins in each turn even so.
 """
@@ -59,8 +59,6 @@ class NewClients:
         self.size = 0
         self.waiting: OrderedDict[Any, deque[bytes]] = OrderedDict()
 
-    # -- beginning -----------------------------------------------------------------------------
-
     def begin_fresh(self, fresh: list[tuple[Any, memoryview]], budget: int) -> None:
         """Begin the sessions of clients that were not in the table when they were read.
 
@@ -78,9 +76,8 @@ class NewClients:
             except Exception:
                 self._loop.fault(None)
 
-    def meet(
-        self, new: list[tuple[Any, list[memoryview]]], budget: int, *, is_bounded: bool = True
-    ) -> None:
+    def meet(self, new: list[tuple[Any, list[memoryview]]], budget: int, *,
+             is_bounded: bool = True) -> None:
         """Begin the sessions of clients that are not in the table; what is too much waits."""
         listener, waiting, turn = self._listener, self.waiting, self._listener.budget
         stray = listener.stray
@@ -98,13 +95,11 @@ class NewClients:
             if rest:
                 self.put(key, rest, is_bounded=is_bounded)
 
-    def begin_for(
-        self, key: Any, views: list[memoryview], budget: int
-    ) -> tuple[int, list[memoryview]]:
+    def begin_for(self, key: Any, views: list[memoryview],
+                  budget: int) -> tuple[int, list[memoryview]]:
         """Give a client's datagrams to its session, beginning as many as they need.
 
-        Returns:
-            What is left of the budget of new sessions, and of the datagrams when it is used up.
+        Returns: what is left of the budget of new sessions, and of the datagrams
         """
         listener, turn = self._listener, self._listener.budget
         lookup = listener.table.get
@@ -140,14 +135,8 @@ class NewClients:
         if rest:
             self.put(c.key, rest, is_bounded=False)
 
-    def admit(
-        self,
-        key: Any,
-        peer: Any,
-        local: bytes | None,
-        view: memoryview,
-        header: ProxyHeader | None = None,
-    ) -> None:
+    def admit(self, key: Any, peer: Any, local: bytes | None, view: memoryview,
+              header: ProxyHeader | None = None) -> None:
         """Begin the session of a client that is ours. Args: header: in front of its datagram"""
         listener = self._listener
         if not listener.accepts:
@@ -170,9 +159,7 @@ class NewClients:
         )
         if local is not None:
             port = inet.port_of(listening.options.sockaddr)
-            host = socket.inet_ntop(
-                socket.AF_INET if len(local) == 4 else socket.AF_INET6, local
-            )
+            host = socket.inet_ntop(socket.AF_INET if len(local) == 4 else socket.AF_INET6, local)
             c.local = (host, port) if len(local) == 4 else (host, port, 0, 0)
         c.received = len(view)
         try:
@@ -193,13 +180,8 @@ class NewClients:
                 f"while accepting new connection on {self._listener.listening.options.text}",
             )
 
-    # -- waiting -------------------------------------------------------------------------------
-
     def put(self, key: Any, views: list[memoryview], *, is_bounded: bool = True) -> None:
-        """Keep copies of a client's datagrams until its session begins.
-
-        Args: is_bounded: False for what was held already, which has a bound of its own
-        """
+        """Keep copies of datagrams until the session begins. Args: is_bounded: drop over `limit`"""
         if not self._is_posted:
             self._is_posted = True
             self._loop.post(self._begin_some)

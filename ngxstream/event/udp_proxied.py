@@ -3,7 +3,7 @@
 nginx refuses this combination. One socket of a peer (a dnsdist, say) carries many clients, so a
 session belongs to the peer's socket and the client together.
 
-Whom to believe
+Which peers are trusted
 ---------------
 * Only a peer that `set_real_ip_from` names. What others send is dropped, whatever is in it.
 * `proxy_protocol`: every datagram begins with a version 2 header. One that does not is dropped:
@@ -12,9 +12,9 @@ Whom to believe
   session that it begins has all that follows from there. What follows was written by the client,
   so a second header may be a forgery: believed when it says what the first one said; otherwise
   either the client lies or the peer has reused its port, and the session is over.
-* LOCAL is the peer speaking for itself: a health check, served under the peer's own address.
+* LOCAL is the peer's own datagram: a health check, served under the peer's own address.
 
-Every datagram that is dropped is counted under its reason; the log hears of it once a second.
+Every datagram that is dropped is counted under its reason; it is logged once a second.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ CHECKSUM: Final = "its PROXY protocol header has a wrong checksum"
 CHANGED: Final = "a second PROXY protocol header names another client"
 REASONS: Final = (UNTRUSTED, MISSING, TEXT, BROKEN, MISMATCH, CHECKSUM, CHANGED)
 
-_LOCAL: Final = b"\0"  # tag of a peer that speaks for itself
+_LOCAL: Final = b"\0"  # tag of a peer's own datagrams
 
 
 class RefusedError(Exception):
-    """A datagram that nothing is believed of; its text is one of REASONS."""
+    """A datagram that is dropped; its text is one of REASONS."""
 
 
 def read(view: memoryview) -> tuple[bytes, ProxyHeader]:
@@ -107,18 +107,10 @@ class ProxiedUdpListener(UdpListener):
         "_new_headers",  # dict: key -> ProxyHeader, of clients whose sessions are to begin
     )
 
-    def __init__(
-        self,
-        loop: Loop,
-        listening: Listening,
-        sock: Any,
-        begin: Begin,
-        *,
-        believes: Callable[[Any, bytes | None], bool],
-        table: dict[Any, Sink] | None = None,
-        idle: bool = False,
-        lost: Counter | None = None,
-    ) -> None:
+    def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
+                 believes: Callable[[Any, bytes | None], bool],
+                 table: dict[Any, Sink] | None = None, idle: bool = False,
+                 lost: Counter | None = None) -> None:
         """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
@@ -198,9 +190,8 @@ class ProxiedUdpListener(UdpListener):
         peer, data = key
         return peer, data[1 : 1 + data[0]] or None
 
-    def _open(
-        self, peer: Any, local: bytes | None, view: memoryview, drained: Drained
-    ) -> tuple[Any, ProxyHeader, memoryview]:
+    def _open(self, peer: Any, local: bytes | None, view: memoryview,
+              drained: Drained) -> tuple[Any, ProxyHeader, memoryview]:
         """Return whose a datagram is: key, header and payload. Raises: RefusedError"""
         if not self._trusts(peer, local):
             raise RefusedError(UNTRUSTED)
@@ -231,7 +222,7 @@ class ProxiedUdpListener(UdpListener):
         return key, header, view[header.length :]
 
     def _parse(self, view: memoryview) -> tuple[bytes, ProxyHeader]:
-        """Read a header, or remember it: a client's datagrams all bear the same one."""
+        """Read a header, or remember it: all datagrams of a client have the same one."""
         raw = bytes(view[: 16 + int.from_bytes(view[14:16], "big")])
         found = self._headers.get(raw)
         if found is None:
@@ -289,7 +280,7 @@ class ProxiedUdpListener(UdpListener):
     def _gather(self, held: Iterable[OneHeld]) -> Drained:
         """Sort datagrams that another worker read, or that were held, by client.
 
-        With a tagged key somebody has read the header: data is what stands behind it.
+        With a tagged key somebody has read the header: data is what follows it.
         """
         drained: Drained = {}
         for key, peer, local, data in held:

@@ -29,10 +29,7 @@ READ_MS: Final = 50  # a waiting worker reads within this, whatever else it has 
 
 
 def make() -> dict[int, int]:
-    """Make what the workers of a configuration share, before they are forked.
-
-    Returns: slots of a session -> descriptor for its listeners. Raises: OSError
-    """
+    """Make, before the fork, a descriptor for each number of slots. Raises: OSError"""
     made: dict[int, int] = {}
     try:
         for slots in SLOTS:

@@ -20,7 +20,7 @@ _PORT: Final = struct.Struct("<H")
 _PORT6: Final = struct.Struct("<HII")  # port, flow label, scope
 _MAX_PATH: Final = 108  # sizeof(sockaddr_un.sun_path)
 _MAX_HOST: Final = 64  # INET6_ADDRSTRLEN, and the name of an interface
-_MAX_TAG: Final = 1 << 16  # a datagram's PROXY header may stand in it
+_MAX_TAG: Final = 1 << 16  # it may hold a datagram's PROXY header
 
 
 class Address:

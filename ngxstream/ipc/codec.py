@@ -36,7 +36,7 @@ _CONTROL: Final = re.compile("[\0-\x1f\x7f]")
 
 
 class CodecError(errors.NgxError):
-    """What another process said is no message of ours."""
+    """A message of another process is not valid."""
 
 
 class Kind(Protocol[T]):
@@ -79,7 +79,7 @@ class Int:
 class Numbers:
     """Several whole numbers, always together: one step where each by itself would be one.
 
-    A newer release may send more of them; those it adds stand behind.
+    A newer release may send more of them; those it adds come last.
     """
 
     __slots__ = ("_lowest", "_struct")
@@ -290,9 +290,7 @@ class Record:
         self._name = name
         self._fields = [(field.tag, field.kind.encode, field.default) for field in fields]
         self._defaults = [field.default for field in fields]
-        self._known = {
-            field.tag: (place, field.kind.decode) for place, field in enumerate(fields)
-        }
+        self._known = {field.tag: (place, field.kind.decode) for place, field in enumerate(fields)}
         assert len(self._known) == len(fields), "a tag is used twice"
 
     def encode(self, values: Sequence[Any]) -> bytes:
@@ -345,7 +343,7 @@ class Plain:
     __slots__ = ("_depth", "_most")
 
     def __init__(self, most: int, depth: int = 6) -> None:
-        """Args: most: bytes of a value in all; depth: how deep tuples may stand in tuples"""
+        """Args: most: bytes of a value in all; depth: how deep tuples may be nested"""
         self._most = most
         self._depth = depth
 

@@ -33,7 +33,7 @@ from ngxstream.ipc.codec import CodecError
 
 MAGIC: Final = 0xB7
 MAX_FDS: Final = 250  # of a packet, but for its memfd; SCM_MAX_FD is 253
-INLINE: Final = 65_536  # the longest payload that stands in its packet
+INLINE: Final = 65_536  # the longest payload in a packet
 SEND_S: Final = 2.0  # how long the later packets of one message may wait
 MORE: Final = 1  # descriptors of the same message follow
 SEALED: Final = 2  # the first descriptor is a memfd with the payload
@@ -89,9 +89,8 @@ class Packet:
 
     __slots__ = ("_data", "_fds", "_payload", "_sealed")
 
-    def __init__(
-        self, kind: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0
-    ) -> None:
+    def __init__(self, kind: int, payload: bytes = b"", fds: Sequence[int] = (),
+                 flags: int = 0) -> None:
         """Args: fds: at most MAX_FDS, which stay the caller's"""
         size = len(payload)
         self._fds: list[int] = list(fds)
@@ -103,10 +102,7 @@ class Packet:
         self._data = _HEAD.pack(MAGIC, codec.VERSION, kind, flags, size) + payload
 
     def send(self, sock: socket.socket) -> None:
-        """Send it whole.
-
-        Raises: BlockingIOError where the other end does not read, OSError; it may be tried again
-        """
+        """Send it whole. Raises: BlockingIOError where the other end does not read, OSError"""
         if self._payload:  # a memfd takes a descriptor: not before it is the packet's turn
             self._sealed = seal(self._payload)
             self._fds.insert(0, self._sealed)
@@ -117,7 +113,7 @@ class Packet:
             sock.send(self._data)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Close the memory."""
         fd, self._sealed = self._sealed, -1
         if fd >= 0:
             os.close(fd)
@@ -128,9 +124,8 @@ class Port:
 
     __slots__ = ("sock", "speaker", "_fds", "_max_bytes", "_max_fds", "_pid")
 
-    def __init__(
-        self, sock: socket.socket, speaker: Speaker, *, max_bytes: int, max_fds: int = 0
-    ) -> None:
+    def __init__(self, sock: socket.socket, speaker: Speaker, *, max_bytes: int,
+                 max_fds: int = 0) -> None:
         """Take a socket that was made here (pair, connect, accept, adopt).
 
         Args: max_bytes: the longest payload that is taken; max_fds: the most descriptors with one.
@@ -149,10 +144,7 @@ class Port:
         return self.sock.fileno()
 
     def send(self, kind: int, payload: bytes = b"", fds: Sequence[int] = ()) -> bool:
-        """Send one message. Returns: False when the other end is gone or does not read
-
-        Args: kind: 0 < kind < 256; fds: they stay the caller's
-        """
+        """Send one message; `fds` stay the caller's. Returns: False when it cannot be delivered"""
         end = 0.0
         try:
             while len(fds) > MAX_FDS:
@@ -237,9 +229,7 @@ class Port:
             )
         speaker = self.speaker
         if uid not in speaker.uids or (speaker.pid and pid != speaker.pid):
-            raise CodecError(
-                f"process {pid} of user {uid} speaks where only {speaker.role} may"
-            )
+            raise CodecError(f"process {pid} of user {uid} speaks where only {speaker.role} may")
         if flags & ~(MORE | SEALED):
             raise CodecError("a message with unknown flags")
         if size > self._max_bytes:
@@ -296,10 +286,7 @@ def seal(payload: bytes) -> int:
 
 
 def unseal(fd: int, size: int) -> bytes:
-    """Return the bytes of another process's memfd, which has to be sealed and of this size.
-
-    It is read, not mapped. Raises: CodecError
-    """
+    """Read another process's memfd, which has to be sealed and of this size. Raises: CodecError"""
     try:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         if seals & _SEALS != _SEALS:

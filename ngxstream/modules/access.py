@@ -36,15 +36,12 @@ class Rule(NamedTuple):
 
 
 class RuleList:
-    """The rules for one family, first match wins.
-
-    A lookup costs one dict per prefix length in use, however long the list is.
-    """
+    """The rules for one family, first match wins; a lookup is a dict per prefix length in use."""
 
     __slots__ = ("_levels",)
 
     def __init__(self, rules: Iterable[Rule], bits: int) -> None:
-        """shape: rules of one family, and `all`, in the order of the file."""
+        """Args: rules: of one family, and `all`, in the order of the file"""
         levels: dict[int, dict[int, tuple[int, bool]]] = {}
         for place, rule in enumerate(rules):
             shift = bits - rule.prefix
@@ -64,7 +61,7 @@ class RuleList:
 
 @dataclass(frozen=True, slots=True)
 class AccessConf:
-    """Who may connect to a server. shape: None is a list without a rule"""
+    """Who may connect to a server; None is a list without a rule."""
 
     inet: RuleList | None = None
     inet6: RuleList | None = None
@@ -77,7 +74,7 @@ class AccessConf:
 
 
 def handle(s: Session) -> int:
-    """Let a client in or turn it away. source: ngx_stream_access_handler"""
+    """Let a client in or turn it away. Source: ngx_stream_access_handler"""
     conf: AccessConf = s.server.access
     packed = inet.packed(s.c.sockaddr)
     if not packed:

@@ -37,10 +37,7 @@ def _shown(value: bytes) -> str:
 
 
 class Geo:
-    """The items of one geo block.
-
-    shape: `find(packed)` looks a packed address up, once the block is read
-    """
+    """The items of one geo block."""
 
     __slots__ = ("_default", "_ranges", "_scope", "_v4", "_v6", "_values", "is_volatile")
 
@@ -53,10 +50,8 @@ class Geo:
         self._values: dict[str, bytes] = {}  # long blocks repeat few values
         self.is_volatile = False
 
-    # -- reading -------------------------------------------------------------------------------
-
     def take(self, st: Statement) -> None:
-        """Take one item of the block. raises: ConfError. source: ngx_stream_geo"""
+        """Take one item of the block. Raises: ConfError. Source: ngx_stream_geo"""
         key = st.directive
         args = st.args
         if len(args) != 1:
@@ -84,7 +79,7 @@ class Geo:
         return value
 
     def _take_network(self, key: str, text: str) -> None:
-        """source: ngx_stream_geo_cidr"""
+        """Source: ngx_stream_geo_cidr"""
         v4 = self._v4
         if v4 is None:
             v4 = self._v4 = prefixes.PrefixMap(prefixes.IPV4_BITS)
@@ -102,10 +97,9 @@ class Geo:
         elif not networks.delete(network, length):
             self._scope.warn(f'no network "{key}" to delete')
 
-    def _network(
-        self, v4: prefixes.PrefixMap[bytes], text: str
-    ) -> tuple[prefixes.PrefixMap[bytes], int, int]:
-        """Parse a network. source: ngx_stream_geo_cidr_value"""
+    def _network(self, v4: prefixes.PrefixMap[bytes],
+                 text: str) -> tuple[prefixes.PrefixMap[bytes], int, int]:
+        """Parse a network. Source: ngx_stream_geo_cidr_value"""
         if text == _BROADCAST:  # to nginx's parser that is no address
             return v4, 0xFFFFFFFF, prefixes.IPV4_BITS
         try:
@@ -119,7 +113,7 @@ class Geo:
 
     def _insert(self, networks: prefixes.PrefixMap[bytes], network: int, length: int,
                 value: bytes, text: str) -> None:
-        """source: ngx_stream_geo_cidr_add"""
+        """Source: ngx_stream_geo_cidr_add"""
         before = networks.insert(network, length, value)
         if before is not None:
             # nginx shows what that address found so far: a longer network may have decided it
@@ -132,7 +126,7 @@ class Geo:
             )
 
     def _take_range(self, known: ranges.RangeMap[bytes], key: str, text: str) -> None:
-        """source: ngx_stream_geo_range"""
+        """Source: ngx_stream_geo_range"""
         if key == "default":
             if self._default is not None:
                 self._scope.warn(
@@ -167,8 +161,6 @@ class Geo:
             there = "-".join(map(ip.ntop, ends))
             raise errors.ConfError(f'range "{key}" overlaps "{there}"') from None
 
-    # -- looking up ----------------------------------------------------------------------------
-
     def finder(self) -> Callable[[bytes], bytes]:
         """Return what looks up a packed address of 4 or 16 bytes."""
         if self._ranges is not None:
@@ -195,12 +187,12 @@ class Geo:
 
 
 def _client_address(s: Session) -> bytes:
-    """Return the packed address of the client. source: ngx_stream_geo_addr"""
+    """Return the packed address of the client. Source: ngx_stream_geo_addr"""
     return inet.packed(s.c.sockaddr) or NOWHERE
 
 
 def _parsed_address(ref: variables.VariableRef) -> Callable[[Session], bytes]:
-    """Make the getter of the address in a variable. source: ngx_stream_geo_addr"""
+    """Make the getter of the address in a variable. Source: ngx_stream_geo_addr"""
 
     def address(s: Session) -> bytes:
         text = ref.get(s)  # asked now: it has no getter of its own before the block is linked

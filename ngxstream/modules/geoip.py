@@ -26,14 +26,8 @@ _NOWHERE: Final = b"\xff\xff\xff\xff"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
-# -- variables -------------------------------------------------------------------------------
-
-
 def _address(s: Session, database: geoip_db.Database) -> bytes:
-    """Return the client's address as a database wants it.
-
-    source: ngx_stream_geoip_addr, ngx_stream_geoip_addr_v6
-    """
+    """Return the address as a database wants it. Source: ngx_stream_geoip_addr, …_addr_v6"""
     packed = inet.packed(s.c.sockaddr)
     if database.is_v6:
         return _MAPPED + packed if len(packed) == 4 else packed or bytes(16)
@@ -114,9 +108,6 @@ DOCS: Final = {
     REGION_NAME: "Region of the client, its name: not served, see docs/divergences.md.",
 }
 VARIABLES: Final = tuple(Variable(name, _no_value, 0, doc) for name, doc in DOCS.items())
-
-
-# -- directives ------------------------------------------------------------------------------
 
 
 def _database(kind: str, editions: frozenset[int], words: str) -> Setter:

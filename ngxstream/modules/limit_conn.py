@@ -168,7 +168,7 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
     if any(not isinstance(key, bytes) or not 0 < len(key) <= longest for _, key in counts):
         raise ValueError("no key")
     for name, key in counts:
-        zone = zones.pop(name, None)  # a session counts once in a zone, whatever is said
+        zone = zones.pop(name, None)  # a session counts once in a zone
         if zone is not None and zone.table is not None:
             counted = zone.table.acquire(key, sys.maxsize)
             if counted:
@@ -188,9 +188,6 @@ def _status(s: Session) -> bytes | None:
 
 def _is_wanted(server: ServerConf) -> bool:
     return bool(server.limit_conn.limits)
-
-
-# -- directives ------------------------------------------------------------------------------
 
 
 def _zone(scope: Scope, name: str) -> LimitZone:
@@ -222,9 +219,7 @@ def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
     request = builder.data["zones"].request(name, size, NAME)
     zone = _zone(scope, name)
     if zone.key is not None:
-        raise errors.ConfError(
-            f'{st.directive} "{name}" is already bound to key "{zone.key.text}"'
-        )
+        raise errors.ConfError(f'{st.directive} "{name}" is already bound to key "{zone.key.text}"')
     zone.key = key
     request.init = zone.attach
 

@@ -39,7 +39,7 @@ class Map:
         self.is_volatile = False
 
     def take(self, st: Statement) -> None:
-        """Take one item of the block. raises: ConfError. source: ngx_stream_map"""
+        """Take one item of the block. Raises: ConfError. Source: ngx_stream_map"""
         key = st.directive
         args = st.args
         if len(args) != 1:
@@ -77,10 +77,7 @@ class Map:
         return value
 
     def get(self, s: Session) -> bytes:
-        """Return the value of the best item for the session.
-
-        source: ngx_stream_map_variable, ngx_stream_variables.c ngx_stream_map_find
-        """
+        """Return the value of the best item. Source: ngx_stream_map_variable, …_map_find"""
         subject = self._source.get(s)
         if self._hostnames and subject.endswith(b"."):
             subject = subject[:-1]
@@ -99,7 +96,7 @@ class Map:
 
 def _block(scope: Scope, module: Module, st: Statement) -> None:
     given = scope.given_of(module)
-    # nginx settles the tuning of its hashes at the first map: whoever comes later is a duplicate
+    # nginx sets the tuning of its hashes at the first map: a later directive is a duplicate
     given.setdefault("_hash_max_size", 2048)
     given.setdefault("_hash_bucket_size", 64)
     builder = scope.builder

@@ -146,9 +146,7 @@ def _pass(scope: Scope, module: Module, st: Statement) -> None:
     try:
         url = inet.parse_url(text, no_resolve=True)
     except inet.UrlError as error:
-        raise errors.ConfError(
-            f'{error.reason} in "{text}" of the "pass" directive'
-        ) from None
+        raise errors.ConfError(f'{error.reason} in "{text}" of the "pass" directive') from None
     if not url.addrs:
         raise errors.ConfError('"pass" directive has no addresses')
     if url.no_port:

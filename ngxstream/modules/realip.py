@@ -1,4 +1,4 @@
-"""set_real_ip_from: whose word on the client's address is taken (ngx_stream_realip_module.c).
+"""set_real_ip_from: whose PROXY header replaces the client's address (ngx_stream_realip_module.c).
 
 The word is the PROXY protocol header. A client whose header is believed goes by the address in
 it from then on: in variables, access rules, logs, hashes and what is told to upstreams.
@@ -35,13 +35,13 @@ KEY = "realip"
 
 @dataclass(frozen=True, slots=True)
 class RealipConf:
-    """Who is believed. Args: networks: of packed addresses, v4-mapped ones as IPv4"""
+    """Who is trusted. Args: networks: v4-mapped ones as IPv4"""
 
     networks: tuple[ip.Cidr, ...] = ()
     unix: bool = False
 
     def trusts(self, sockaddr: SockAddr) -> bool:
-        """Tell whether a peer's word is taken. Source: ngx_cidr_match"""
+        """Tell whether a peer is trusted. Source: ngx_cidr_match"""
         packed = inet.packed(sockaddr)
         if not packed:
             return self.unix
@@ -57,10 +57,7 @@ class Original(NamedTuple):
 
 
 def handle(s: Session) -> int:
-    """Put the address of a trusted header in the place of the peer's.
-
-    Source: ngx_stream_realip_handler
-    """
+    """Replace the peer's address by a trusted header's. Source: ngx_stream_realip_handler"""
     header = s.proxy_protocol
     if header is None or not header.src_addr:
         return DECLINED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import SERVER, TAKE1, Directive
 from ngxstream.core.codes import AGAIN, INTERNAL_SERVER_ERROR, STREAM_OK
-from ngxstream.core.log import INFO
+from ngxstream.core.log import DEBUG, INFO
 from ngxstream.stream import values
 from ngxstream.stream.content import Content, ContentKind
 from ngxstream.stream.module import StreamModule
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.values import ComplexValue
 
 TIMEOUT_MS: Final = 5_000  # between two writes
-UDP_RETRY_MS: Final = 10  # the listening socket's buffer is full: nobody tells when it is not
+UDP_RETRY_MS: Final = 10  # the listening socket's buffer is full: no event tells when it is not
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ def handle(s: Session) -> None:
     if not text:
         s.finalize(STREAM_OK)
         return
+    if s.log.level >= DEBUG:
+        s.log_plain(DEBUG, f'stream return text: "{text.decode("utf-8", "surrogateescape")}"')
     content = s.content = Returning(s, text)
     content.write()
 
@@ -83,7 +85,7 @@ class Returning(Content):
         self.s.finalize(STREAM_OK)
 
     def close(self) -> None:
-        """Let go of the timers."""
+        """Cancel the timers."""
         self.is_waiting = False
         self._stop()
         if self.retry is not None:

@@ -30,7 +30,7 @@ class SetConf:
 
 
 def handle(s: Session) -> int:
-    """Assign. source: ngx_stream_set_handler"""
+    """Assign. Source: ngx_stream_set_handler"""
     for ref, value in s.server.set.commands:
         ref.assign(s, value.get(s))
     return DECLINED

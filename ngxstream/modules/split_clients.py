@@ -32,11 +32,7 @@ class Parts:
         self._last = 0  # bound of the latest share
 
     def add(self, percent: int, value: bytes) -> None:
-        """Add a share. shape: percent in hundredths, 0 for all that is left.
-
-        raises: ConfError when the shares come to more than the whole
-        source: ngx_conf_split_clients_block
-        """
+        """Add hundredths of a percent, 0 for the rest. Source: ngx_conf_split_clients_block"""
         self._sum = self._sum + percent if percent else WHOLE
         if self._sum > WHOLE:
             raise errors.ConfError("percent total is greater than 100%")
@@ -56,11 +52,7 @@ class Parts:
 
 
 def parse_percent(text: str) -> int:
-    """Read a share in hundredths of a percent; 0 for `*`. nginx keeps the lowest 32 bits of it.
-
-    raises: ConfError `invalid percent value "…"`
-    source: ngx_stream_split_clients
-    """
+    """Read a percentage times 100; 0 is `*`. Raises: ConfError. Source: ngx_stream_split_clients"""
     if text == "*":
         return 0
     try:
@@ -94,7 +86,7 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
         shares.append((percent, encode(item.args[0])))
 
     items.walk(builder, st, take, includes=False)
-    for share in shares:  # the sum is judged at the end of the block
+    for share in shares:  # the sum is checked at the end of the block
         parts.add(*share)
 
 

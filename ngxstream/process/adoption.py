@@ -36,8 +36,8 @@ def fits(options: ListenOptions, key: Any) -> bool:
         return not isinstance(key, tuple)
     if not isinstance(key, tuple):
         return False
-    behind = key[1] if isinstance(key[0], tuple) else None
-    if inet.family_of(key if behind is None else key[0]) != family:
+    address, behind = key if isinstance(key[1], bytes) else (key, None)
+    if inet.family_of(address) != family:
         return False
     if behind is None:
         return not options.wildcard
@@ -106,9 +106,7 @@ class Adopter:
         if faults:
             raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
 
-    def _take_session(
-        self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool
-    ) -> None:
+    def _take_session(self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool) -> None:
         """Take up one session. Raises: CodecError; nothing is left of it then"""
         service, loop, pid = self._service, self._loop, mail.pid
         where, session, name, data, is_listed, waiting = handover.SESSION.decode(record)

@@ -262,9 +262,7 @@ class Arrival:
             self._hold()
         if self.holding and (late or (known and not alive)):
             if alive - self._done:
-                self._log.error(
-                    log.WARN, f"{len(alive)} leaving workers did not hand over in time"
-                )
+                self._log.error(log.WARN, f"{len(alive)} leaving workers did not hand over in time")
             self._open()
 
     def _read_on(self) -> None:
@@ -285,6 +283,7 @@ class Arrival:
             listener.hold()
 
     def _open(self) -> None:
+        """Read the sockets as ever, after what was held."""
         self.holding = False
         for listener in self._service.udp_listeners:
             listener.start()

@@ -113,15 +113,9 @@ class Children:
     def start(self, *, idle: bool = False) -> bool:
         """Start all workers of the cycle.
 
-        Args:
-            idle: Others will hand their UDP clients over.
-
-        Returns:
-            Whether all could be forked.
-
-        Raises:
-            OSError: There are no descriptors for what they share; none was started.
-
+        Args: idle: Others will hand their UDP clients over.
+        Returns: Whether all could be forked.
+        Raises: OSError: There are no descriptors for what they share; none was started.
         Source:
             ngx_process_cycle.c ngx_start_worker_processes
         """

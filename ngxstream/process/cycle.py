@@ -86,9 +86,7 @@ class Reading:
             )
             self.sources.append(given)
             building.build(given.main.statements, scope)
-        source = reader.read(
-            options.conf_file, conf_prefix=options.conf_prefix, files=where
-        )
+        source = reader.read(options.conf_file, conf_prefix=options.conf_prefix, files=where)
         self.sources.append(source)
         building.build(source.main.statements, scope)
         if options.test and not options.quiet and to.console is not None:
@@ -120,7 +118,7 @@ class Cycle:
         "facts",  # facts.Facts
         "rows",  # shm_facts.Rows: what they count in, one for all cycles of a master
         "workers",  # int: processes that serve (1 without a master)
-        "is_heir",  # bool: workers of a dead master are to hand their UDP clients over
+        "takes_over",  # bool: workers of a dead master are to hand their UDP clients over
         "refused",  # int: cycles that had workers for a moment, and were to follow this one
         "_new_pid",  # str: pid file made for this cycle, "" for none
     )
@@ -157,7 +155,7 @@ class Cycle:
         self.inherited = inherited
         self.listenings: list[Listening] = []
         self.lingering: list[Listening] = []
-        self.is_heir = False
+        self.takes_over = False
         self._new_pid = ""
         self.log = self._make_logs(to)
         try:
@@ -207,7 +205,7 @@ class Cycle:
         self.rows = beside.rows
         self.workers = max(1, self.main.worker_processes)
         self.inherited = ()
-        self.is_heir = False
+        self.takes_over = False
         self.lingering = []
         self._new_pid = ""
         self.log = self._make_logs(beside.log)
@@ -261,11 +259,9 @@ class Cycle:
     def prepare(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
         """Make everything ready for workers; those of the old cycle go on. Args: as commit"""
         handed_over = (
-            self.is_heir or bool(lingering) or (old is not None and old.main.master_process)
+            self.takes_over or bool(lingering) or (old is not None and old.main.master_process)
         )
-        listening.configure(
-            self.listenings, workers=self.workers, log=self.log, defer=handed_over
-        )
+        listening.configure(self.listenings, workers=self.workers, log=self.log, defer=handed_over)
         self._announce()
         wanted = set(lingering)
         kept = {id(sock) for one in self.listenings for sock in one.socks}

@@ -37,9 +37,7 @@ class Departure:
     __slots__ = ("_boxes", "_by_owner", "_done", "_loop", "_more", "_plan", "_said", "_service",
                  "_until_ms")
 
-    def __init__(
-        self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: Loop, service: Service, plan: Plan, done: Callable[[], None]) -> None:
         """Stop reading, say so, and begin to send; done() is called when all is sent."""
         self._loop = loop
         self._service = service

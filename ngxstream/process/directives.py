@@ -116,9 +116,7 @@ def _worker_cpu_affinity(scope: Scope, module: Module, st: Statement) -> None:
     masks: list[frozenset[int]] = []
     if auto:
         if len(st.args) > 2:
-            raise errors.ConfError(
-                'invalid number of arguments in "worker_cpu_affinity" directive'
-            )
+            raise errors.ConfError('invalid number of arguments in "worker_cpu_affinity" directive')
         masks.append(frozenset(range(min(max(os.sysconf("SC_NPROCESSORS_ONLN"), 1), MAX_CPUS))))
     masks += [_cpu_mask(word) for word in words]
     d.put(scope, module, st, "worker_cpu_affinity", Affinity(auto, tuple(masks)))

@@ -43,18 +43,14 @@ _PASSING: Final = frozenset((errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM, er
 _DATAGRAMS: Final = List(codec.Bytes(MAX_DATAGRAM), 4096)
 _SCHEMAS: Final = {
     STOPPED: Record(
-        "STOPPED",
-        Field(1, "pid", codec.PID),
-        Field(2, "pids", List(codec.PID, 65_536), []),
+        "STOPPED", Field(1, "pid", codec.PID), Field(2, "pids", List(codec.PID, 65_536), [])
     ),
     SESSIONS: Record(
         "SESSIONS",
         Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS)),
         Field(2, "sockets", codec.Bytes(MAX_FDS)),
     ),
-    WAITING: Record(
-        "WAITING", Field(1, "number", codec.UINT), Field(2, "datagrams", _DATAGRAMS)
-    ),
+    WAITING: Record("WAITING", Field(1, "number", codec.UINT), Field(2, "datagrams", _DATAGRAMS)),
     DATAGRAMS: Record(
         "DATAGRAMS",
         Field(1, "where", addresses.LISTEN_KEY),

@@ -21,7 +21,7 @@ from ngxstream.core import log
 from ngxstream.event import listening
 from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile, signals, system, verdict
+from ngxstream.process import orphan, pidfile, signals, system, verdict
 from ngxstream.process.children import Child, Children
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
@@ -29,7 +29,7 @@ from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
 from ngxstream.process.other_master import OtherMaster
 from ngxstream.process.reload import Beginning, Reload
-from ngxstream.process.rendezvous import Survivor, Survivors, place_of
+from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class Master:
                 return self._give_up(beginning.reasons)
         self.other.look()
         if self.survivors.all:
-            self._succeed()
-            self.later(LATE_MS, self._succeed_late)
+            self._take_over()
+            self.later(LATE_MS, self._take_over_late)
         if not self.other.is_alive:
             self.manager.ready(self._status())
         while self.children or self._has_orphans or not self.is_ending:
@@ -121,24 +121,24 @@ class Master:
         if self._has_orphans:
             self.later(RETIRE_MS, self._await_orphans)
 
-    def _succeed(self) -> None:
+    def _take_over(self) -> None:
         """Have the workers of a dead master leave, their UDP clients in our hands."""
-        heirs = self.survivors.heirs
-        if heirs:
-            self.hand_over(heirs)
+        matching = self.survivors.matching
+        if matching:
+            self.hand_over(matching)
         self.survivors.tell(channels.QUIT)
-        if not heirs:
+        if not matching:
             self.children.let_read()
 
     def meet_survivors(self) -> None:
         """Have the workers of another master that is gone now leave."""
-        self._succeed_late()
-        self.later(LATE_MS, self._succeed_late)
+        self._take_over_late()
+        self.later(LATE_MS, self._take_over_late)
 
-    def _succeed_late(self) -> None:
+    def _take_over_late(self) -> None:
         """The same for one that was slow to see its master die."""
-        if self.survivors.meet(place_of(self.cycle.main, self.cycle.options)):
-            self._succeed()
+        if self.survivors.meet(orphan.place_of(self.cycle.main, self.cycle.options)):
+            self._take_over()
 
     def inherit(self) -> None:
         """Be the only master: the older one is gone."""
@@ -311,7 +311,7 @@ class Master:
         """Know all whose master has died before all is to end: nobody will look for them after."""
         self.other.look()
         if not self.other.is_alive:
-            self.survivors.meet(place_of(self.cycle.main, self.cycle.options))
+            self.survivors.meet(orphan.place_of(self.cycle.main, self.cycle.options))
 
     def stop_accepting(self) -> None:
         """Have the workers leave, and start no others."""

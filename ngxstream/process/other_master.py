@@ -37,7 +37,7 @@ class OtherMaster:
         self._master = master
         self._link = link
         self.is_older = link is not None
-        self.pid = os.getppid() if link is not None else 0
+        self.pid = link.pid if link is not None else 0
 
     @property
     def is_alive(self) -> bool:
@@ -65,8 +65,7 @@ class OtherMaster:
         except OSError as error:
             to.error(
                 log.ALERT,
-                f"rename() {path} to {old} failed "
-                f'before executing new binary process "{words[0]}"',
+                f'rename() {path} to {old} failed before executing new binary process "{words[0]}"',
                 error,
             )
             return
@@ -111,8 +110,7 @@ class OtherMaster:
         except OSError as error:
             master.cycle.log.error(
                 log.ALERT,
-                f"rename() {old} back to {path} failed "
-                "after the new binary process exited",
+                f"rename() {old} back to {path} failed after the new binary process exited",
                 error,
             )
         master.verdicts.move(path)  # the new one listened there

@@ -30,8 +30,7 @@ _TITLE: Final = re.compile(rf"(?:{NGINX}|{OURS}): ")
 class SignalError(errors.NgxError):
     """A signal that could not be sent; [error], or [alert] where the kernel refused."""
 
-    def __init__(self, message: str, *, errno: OSError | None = None,
-                 level: str = "error") -> None:
+    def __init__(self, message: str, *, errno: OSError | None = None, level: str = "error") -> None:
         super().__init__(message, errno=errno)
         self.level = level
 
@@ -84,9 +83,7 @@ def find(path: str) -> int:
         shown = text.rstrip("\r\n")
         raise SignalError(f'invalid PID number "{shown}" in "{path}"') from None
     if is_alive(pid) and not is_ours(pid):
-        raise SignalError(
-            f'no signal sent: the process in "{path}" is not {OURS}: {describe(pid)}'
-        )
+        raise SignalError(f'no signal sent: the process in "{path}" is not {OURS}: {describe(pid)}')
     return pid
 
 

@@ -88,10 +88,8 @@ class Reload:
     def __init__(self, master: Master, new: Cycle, to: log.Log) -> None:
         """Make a try that has done nothing yet.
 
-        Args:
-            master: Whose workers it is about.
-            new: A cycle that was built beside the one that serves.
-            to: Where a refusal is written.
+        Args: master: Whose workers it is about; new: A cycle that was built beside the one that
+        serves; to: Where a refusal is written.
         """
         self._master = master
         self._before = master.cycle
@@ -101,8 +99,7 @@ class Reload:
     def run(self) -> bool:
         """Have the new cycle serve.
 
-        Returns:
-            Whether it does; otherwise the old one serves as if nothing had been.
+        Returns: Whether it does; otherwise the old one serves as if nothing had been.
         """
         master, new, before = self._master, self._new, self._before
         try:

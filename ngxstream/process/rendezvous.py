@@ -1,199 +1,63 @@
-"""The rendezvous of a new master with the workers that outlived theirs: it gets their listening
+"""How a new master finds the workers that outlived theirs (orphan.py): it gets their listening
 sockets and their UDP clients, and they leave when it serves.
 
 nginx has no counterpart: after SIGKILL of the master its workers keep the addresses, and a new
 master fails to bind.
 
-1. A worker that sees its master die listens at an abstract Unix address, named after the pid file
-   (where `pid` names a device that many may name, after the configuration) and its own pid: an
-   orphan. It serves on. One that was leaving already does so, too, but has nothing to give: it
-   wants to be told when all is to end.
-2. A new master finds the orphans of its pid file in the kernel's table of Unix sockets, before it
+1. A new master finds the orphans of its pid file in the kernel's table of Unix sockets, before it
    binds, and connects to all. The connection is an orphan's channel from then on: it obeys.
-3. The orphan of the newest configuration gives its listening sockets. They are the same sockets:
+2. The orphan of the newest configuration gives its listening sockets. They are the same sockets:
    nobody is refused, and nothing that is queued in them is lost.
-4. When the new master's workers have begun, orphans of the same configuration, to the byte, hand
+3. When the new master's workers have begun, orphans of the same configuration, to the byte, hand
    their UDP clients over as at a reload, and all leave when their sessions have ended. Should the
    new master die before that, they are orphans again.
-5. Neither side believes a stranger. An orphan obeys root and the user its master was. A master asks
-   processes of root, its own user and the configured one, and knows whose a process is before it
-   waits for it: it waits for strangers not at all, for all others together until one deadline.
-   Who may give is asked beside those who were asked and are silent, so these delay it little.
-6. What is given has to be sockets that a master made (or a service manager for it), that listen or
-   are bound, and are no connections. Who gives anything else has given nothing, and the next one is
-   asked. What an orphan says of its configuration counts for those who agree with the giver.
-7. Where no master lives, `-s` tells the orphans what it would have signalled. They wait for a
-   master again when it has left.
+4. Only processes of root, of the master's own user and of the configured one are asked. Whose a
+   process is, is known before it is waited for. One deadline holds for all that are asked.
+   While one that was asked is silent, the next is asked too, so silent ones delay it little.
+5. What is given has to be sockets that a master made (or a service manager for it), that listen or
+   are bound, and are not connected. If anything else comes, all of that orphan's descriptors are
+   closed, and the next one is asked. Orphans hand UDP clients over only if they state the same
+   configuration as the one whose sockets were taken.
+6. Where no master lives, `-s` sends the command to the orphans. They wait for a master again when
+   it has left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ngxstream.conf import dump
 from ngxstream.core import log as logs
-from ngxstream.event import eviction, inherited, poller
-from ngxstream.ipc import codec, port
-from ngxstream.ipc.codec import CodecError, Field, Record
+from ngxstream.event import inherited
+from ngxstream.ipc import port
+from ngxstream.ipc.codec import CodecError
 from ngxstream.process import channel as channels
-from ngxstream.process import pidfile
+from ngxstream.process import orphan, pidfile
 from ngxstream.process.channel import Channel
 
 if TYPE_CHECKING:
     from ngxstream.event.listening import Listening
-    from ngxstream.event.loop import Loop
     from ngxstream.process.cycle import Cycle
     from ngxstream.process.directives import MainConf
     from ngxstream.process.options import Options
 
 MEET_S: Final = 2.0  # how long all orphans together may take to say who they are
 GIVE_S: Final = 4.0  # and to give, from the same moment on
-LEAST_S: Final = 0.25  # how long one that gives may pause
-ASK_S: Final = 1.0  # how long those who are asked before a giver, and are silent, delay it in all
-HEED_S: Final = 2.0  # how long it may take all orphans together to do what -s tells them
-_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
-PAUSE_MS: Final = 100  # before an orphan without descriptors looks again who has come
+LEAST_S: Final = 0.25  # how long the one that sends sockets may pause
+ASK_S: Final = 1.0  # how much all those that are asked and stay silent may delay it together
+OBEY_S: Final = 2.0  # how long all orphans together may take to do what -s tells them
 AGAIN_S: Final = 0.01  # before another try to connect
-AGAIN_MS: Final = 10  # before another try to send
-CHUNK: Final = channels.MAX_FDS  # descriptors in a message
 MAX_SOCKETS: Final = 1 << 20
-BACKLOG: Final = 64
 TABLE: Final = "/proc/net/unix"
 
 COMMANDS: Final = {
     "stop": channels.TERMINATE, "quit": channels.QUIT, "reopen": channels.REOPEN
 }  # of -s
-
-ORPHANED: Final = Record(
-    "orphan",
-    Field(1, "generation", codec.UINT, 0),
-    Field(2, "digest", codec.Text(64, is_word=True), ""),
-)
-SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))
-
-
-def place_of(main: MainConf, options: Options) -> str:
-    """Return the path that orphans are found by: the pid file's, or the file's that names none."""
-    return options.conf_file if pidfile.is_device(main.pid) else main.pid
-
-
-def prefix_of(path: str) -> str:
-    """Return how the addresses of a pid file's orphans begin; a pid follows.
-
-    Pids mean something in one pid namespace only, and containers may share the net namespace.
-    """
-    real = os.path.realpath(path).encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(real, digest_size=16).hexdigest()
-    return f"\0ngxstream/{pid_namespace()}/{digest}/"
-
-
-def pid_namespace() -> int:
-    """Return what tells this process's pid namespace from others; 0 for unknown."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def digest_of(cycle: Cycle) -> str:
-    """Return what tells the text of a configuration from others."""
-    reading, options = cycle.reading, cycle.options
-    text = dump.dump(*reading.sources) + options.directives.encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-# -- the worker's side -----------------------------------------------------------------------------
-
-
-class Orphan:
-    """Where a worker waits for a new master, once its own has died."""
-
-    __slots__ = ("_adopted", "_loop", "_owner", "_pause", "_sock")
-
-    def __init__(
-        self, loop: Loop, path: str, owner: int, adopted: Callable[[Channel], None]
-    ) -> None:
-        """Wait from now on.
-
-        Args: path: as of place_of(); owner: the user id of the master that died; adopted(channel):
-        called once. Raises: OSError where nobody can be waited for
-        """
-        self._loop = loop
-        self._owner = owner
-        self._adopted = adopted
-        self._sock = port.listen(f"{prefix_of(path)}{os.getpid()}", BACKLOG)
-        self._pause: Any = None  # the timer of the next look, where there are no descriptors
-        loop.register(self._sock.fileno(), self.on_readable, poller.LEVEL)
-
-    def on_readable(self, mask: int) -> None:
-        """Look who comes; strangers leave as many at a time as may have queued."""
-        for _ in range(BACKLOG):
-            try:
-                sock = port.accept(self._sock)
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._make_descriptor()
-                return
-            if port.peer_of(sock)[1] in (0, self._owner):
-                self.close()
-                self._adopted(Channel.to_master(sock, self._owner))
-                return
-            sock.close()
-
-    def _make_descriptor(self) -> None:
-        """Have a descriptor for who waits: it may be a master. Do not spin without one."""
-        loop = self._loop
-        evict = loop.get(eviction.Eviction)
-        if not (evict.make_descriptor() or evict.give_spare()):
-            loop.unregister(self._sock.fileno())
-            self._pause = loop.call_later(PAUSE_MS, self._look, cancelable=True)
-
-    def _look(self) -> None:
-        self._pause = None
-        self._loop.register(self._sock.fileno(), self.on_readable, poller.LEVEL)
-
-    def close(self) -> None:
-        """Wait no more."""
-        if self._pause is not None:
-            self._pause.cancel()
-        else:
-            self._loop.unregister(self._sock.fileno())
-        self._loop.close_later(self._sock)
-
-
-def introduce(to: Channel, cycle: Cycle | None) -> None:
-    """Tell a new master who this worker is. Args: cycle: one it serves; None if it is leaving"""
-    told = (0, "") if cycle is None else (cycle.generation, digest_of(cycle))
-    to.send(channels.ORPHAN, ORPHANED.encode(told))
-
-
-def give(loop: Loop, to: Channel, listenings: Sequence[Listening]) -> None:
-    """Send all listening sockets, groups in the order of their numbers, as there is room."""
-    _give(loop, to, [sock for one in listenings for sock in one.socks if sock.fileno() >= 0])
-
-
-def _give(loop: Loop, to: Channel, socks: list[socket.socket]) -> None:
-    is_last = False
-    while not is_last:
-        is_last = not socks
-        fds = [sock.fileno() for sock in socks[:CHUNK] if sock.fileno() >= 0]
-        if not to.send(channels.SOCKETS, SOCKETS_GIVEN.encode((is_last,)), fds):
-            if to.fileno() >= 0 and not loop.exiting and not port.is_gone(to.sock):
-                again = functools.partial(_give, loop, to, socks)
-                loop.call_later(AGAIN_MS, again, cancelable=True)
-            return
-        socks = socks[CHUNK:]
-
-
-# -- the new master's side -------------------------------------------------------------------------
 
 
 class Survivor:
@@ -202,25 +66,20 @@ class Survivor:
     __slots__ = ("channel", "digest", "generation", "is_known", "pid", "uid")
 
     def __init__(self, pid: int, uid: int, channel: Channel) -> None:
-        """Know it by what the kernel says.
-
-        generation and digest are what it says of itself, 0 and "" before that; is_known tells
-        that it has said it
-        """
         self.pid = pid
         self.uid = uid
         self.channel = channel
-        self.generation = 0
+        self.generation = 0  # this and the digest are what it says of itself
         self.digest = ""
-        self.is_known = False
+        self.is_known = False  # it has said it
 
-    def hear(self) -> None:
-        """Take what it says of itself; nonsense is nothing."""
+    def read(self) -> None:
+        """Read what it says of itself; ignore what is malformed."""
         try:
             message = self.channel.receive()
             port.close_all(message.fds)
             if message.command == channels.ORPHAN:
-                self.generation, self.digest = ORPHANED.decode(message.payload)
+                self.generation, self.digest = orphan.ORPHANED.decode(message.payload)
                 self.is_known = True
         except (CodecError, EOFError, OSError):
             return
@@ -233,30 +92,29 @@ class Survivor:
                 try:
                     port.close_all(self.channel.receive().fds)
                 except OSError as error:
-                    if error.errno != errno.EPROTO:  # nonsense; there may be more behind it
+                    if error.errno != errno.EPROTO:  # malformed; there may be more behind it
                         raise
 
 
 class Survivors:
     """All orphans of a pid file."""
 
-    __slots__ = ("_digest", "_giver", "_known", "_strangers", "_users", "all")
+    __slots__ = ("_digest", "_source", "_known", "_strangers", "_users", "all")
 
     def __init__(self) -> None:
-        """Know none yet."""
         self.all: list[Survivor] = []
         self._known: set[int] = set()
         self._digest = ""
-        self._giver: Survivor | None = None
+        self._source: Survivor | None = None
         self._strangers = 0  # processes of other users that were there
         self._users: frozenset[int] = frozenset((0, os.geteuid()))
 
     @property
-    def heirs(self) -> list[Survivor]:
+    def matching(self) -> list[Survivor]:
         """Those who serve by the very configuration that the new master serves by."""
         same = [one for one in self.all if one.digest == self._digest and one.generation]
-        if self._giver is not None:
-            generation = self._giver.generation
+        if self._source is not None:
+            generation = self._source.generation
         else:  # another master has gone, and its sockets are ours already
             generation = max((one.generation for one in same), default=0)
         return [one for one in same if one.generation == generation]
@@ -266,7 +124,7 @@ class Survivors:
 
         A cycle of the same text goes on with the generation of theirs: sessions name it.
         """
-        self._digest = digest_of(cycle)
+        self._digest = orphan.digest_of(cycle)
         end = time.monotonic() + GIVE_S
         self._meet_all(cycle.main, cycle.options)
         if self._strangers:
@@ -278,36 +136,36 @@ class Survivors:
         stream = cycle.stream
         named = {conf.options.key for conf in stream.listenings} if stream is not None else set()
         best: list[Listening] = []
-        with contextlib.closing(self._gifts(end, cycle.log)) as gifts:
-            for one, fds in gifts:
+        with contextlib.closing(self._offers(end, cycle.log)) as offers:
+            for one, fds in offers:
                 found = inherited.adopt(fds, cycle.log)
                 is_wanted = not named.isdisjoint(listening.options.key for listening in found)
                 if best and not is_wanted:
                     _drop(found)
                     continue
                 _drop(best)
-                best, self._giver = found, one
+                best, self._source = found, one
                 if is_wanted or not named:
                     break
-        giver = self._giver
-        if giver is not None:
+        source = self._source
+        if source is not None:
             cycle.log.error(
                 logs.NOTICE,
                 f"{len(self.all)} worker processes outlived their master, "
                 f"{sum(len(one.socks) for one in best)} listening sockets taken over from "
-                f"{giver.pid}",
+                f"{source.pid}",
             )
-            if giver in self.heirs:
-                cycle.generation = giver.generation
-                cycle.is_heir = cycle.main.master_process
+            if source in self.matching:
+                cycle.generation = source.generation
+                cycle.takes_over = cycle.main.master_process
         return best
 
-    def _gifts(
+    def _offers(
         self, end: float, log: logs.Log
     ) -> Generator[tuple[Survivor, list[int]], None, None]:
-        """Ask for listening sockets, the newest generation first; give who has some, and these.
+        """Ask for listening sockets, the newest generation first; yield orphans and what they sent.
 
-        Whenever all who were asked are silent for a moment, one more is asked.
+        Whenever all that were asked are silent for a moment, one more is asked.
         """
         rest = sorted(filter(lambda one: one.generation, self.all), key=lambda one: one.generation)
         pause = min(LEAST_S, ASK_S / max(1, len(rest)))
@@ -327,10 +185,8 @@ class Survivors:
             for one in asked.values():
                 one.refuse()
 
-    def order(
-        self, main: MainConf, options: Options, command: int
-    ) -> tuple[list[int], list[int]]:
-        """Tell all orphans of a pid file something, and wait until they have heard it.
+    def order(self, main: MainConf, options: Options, command: int) -> tuple[list[int], list[int]]:
+        """Send a command to all orphans of a pid file, and wait until they have it.
 
         Returns: the pids of those who have, and of those who have not
         """
@@ -340,13 +196,13 @@ class Survivors:
         for one in told.values():
             one.channel.send(command)
             with contextlib.suppress(OSError):
-                one.channel.sock.shutdown(socket.SHUT_WR)  # it closes its end when it comes to that
+                one.channel.sock.shutdown(socket.SHUT_WR)  # it closes its end when it has read all
         done: list[int] = []
-        end = time.monotonic() + HEED_S
+        end = time.monotonic() + OBEY_S
         while told and (left := end - time.monotonic()) > 0:
             for fd in channels.wait_readable(told, left):
                 if not port.is_gone(told[fd].channel.sock):
-                    told[fd].hear()
+                    told[fd].read()
                 elif (one := told.pop(fd)).is_known:
                     done.append(one.pid)
         return sorted(done), sorted(pids.difference(done))
@@ -355,12 +211,12 @@ class Survivors:
         if main.user is not None:
             self._users |= {main.user.uid}
         self._strangers = 0
-        self.meet(place_of(main, options))
+        self.meet(orphan.place_of(main, options))
 
     def meet(self, path: str) -> list[Survivor]:
-        """Connect to the orphans that are not known yet, and hear who they are.
+        """Connect to the orphans that are not known yet, and read who they are.
 
-        Args: path: as of place_of(). Returns: the new ones
+        Args: path: as of orphan.place_of(). Returns: the new ones
         """
         end = time.monotonic() + MEET_S
         new = self._connect_all(path, end)
@@ -369,12 +225,12 @@ class Survivors:
         waiting = {one.channel.fileno(): one for one in new}
         while waiting and (left := end - time.monotonic()) > 0:
             for fd in channels.wait_readable(waiting, left):
-                waiting.pop(fd).hear()
+                waiting.pop(fd).read()
         return new
 
     def _connect_all(self, path: str, end: float) -> list[Survivor]:
         """Connect to all who may be orphans of a pid file, until the end of the time at most."""
-        prefix = prefix_of(path)
+        prefix = orphan.prefix_of(path)
         users = self._users
         found: list[Survivor] = []
         names = []
@@ -396,7 +252,7 @@ class Survivors:
                     continue
                 pid, uid = port.peer_of(sock)
                 if pid == name.pid and uid in users:
-                    channel = Channel.to_worker(sock, uid, max_fds=CHUNK)
+                    channel = Channel.to_worker(sock, uid, max_fds=orphan.CHUNK)
                     found.append(Survivor(pid, uid, channel))
                 else:
                     sock.close()
@@ -414,7 +270,7 @@ class Survivors:
         return any(pidfile.is_ours(one.pid) for one in there)
 
     def tell(self, command: int) -> None:
-        """Tell all of them; who has left already does not hear it."""
+        """Send a command to all of them."""
         for one in self.all:
             one.channel.send(command)
 
@@ -479,7 +335,7 @@ def _link(path: str) -> str:
 
 
 def _take(one: Survivor, wait_s: float, log: logs.Log) -> list[int]:
-    """Return the sockets of an orphan that begins to give, none if it gives what is none."""
+    """Return the sockets that an orphan sends; none if anything else is among them."""
     fds: list[int] = []
     end = time.monotonic() + wait_s
     owners = (0, os.geteuid())
@@ -492,7 +348,7 @@ def _take(one: Survivor, wait_s: float, log: logs.Log) -> list[int]:
             fault = next(filter(None, faults), "")
             if message.command != channels.SOCKETS:
                 fault = "something else"
-            (is_last,) = SOCKETS_GIVEN.decode(message.payload)
+            (is_last,) = orphan.SOCKETS_GIVEN.decode(message.payload)
         except BlockingIOError:
             left = min(LEAST_S, end - time.monotonic())
             if left <= 0 or not channels.wait_readable([one.channel.fileno()], left):

@@ -79,6 +79,8 @@ class Service:
         self._current = frozenset(cycle.listenings)
         self._listeners: dict[ListenKey, UdpListener] = {}
         for known in (cycle, *former):
+            for file in known.files:
+                file.gather(loop.lines)
             if known.stream is not None:
                 self.places.add(known.generation, known.stream, known.listenings)
         for listening in cycle.lingering:
@@ -127,9 +129,7 @@ class Service:
         make: Callable[..., UdpListener] = UdpListener
         if believes is not None:
             make = functools.partial(ProxiedUdpListener, believes=believes)
-        lost = self.cycle.facts.counter(
-            core_facts.DROPPED, core_facts.label_of(listening.options)
-        )
+        lost = self.cycle.facts.counter(core_facts.DROPPED, core_facts.label_of(listening.options))
         added = [
             make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)

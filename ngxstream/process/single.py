@@ -110,6 +110,7 @@ class SingleProcess:
         if not self.old:
             loop.call_later(CLEAN_MS, self._sweep, cancelable=True)
         self.old.append(before)
+        loop.lines.write()  # before anybody is told
         self.manager.ready(SERVING)
         self.verdicts.accept(collector.warnings)
         if new.main.pid != before.cycle.main.pid:

@@ -89,13 +89,9 @@ _ANNOUNCEMENT: Final = codec.Record(
 
 def record_of(cycle: Cycle) -> Record:
     """Write a configuration down."""
-    texts = {
-        file.path: file.raw for source in cycle.reading.sources for file in source.files
-    }
+    texts = {file.path: file.raw for source in cycle.reading.sources for file in source.files}
     listenings = (*cycle.listenings, *cycle.lingering)
-    return Record(
-        cycle.generation, texts, {one.options.key: one.steered for one in listenings}
-    )
+    return Record(cycle.generation, texts, {one.options.key: one.steered for one in listenings})
 
 
 class Link:
@@ -124,9 +120,15 @@ class Link:
         if not value.isdigit():
             return None
         try:
-            return cls(port.adopt(int(value)), os.getppid())
+            sock = port.adopt(int(value))
+            return cls(sock, port.peer_of(sock)[0])  # it may be our parent no more
         except OSError:
             return None
+
+    @property
+    def pid(self) -> int:
+        """The other master, 0 while it is not known yet."""
+        return self._port.speaker.pid
 
     def expect(self, pid: int) -> None:
         """State which process the other master is: nobody else is listened to from now on."""

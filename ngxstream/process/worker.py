@@ -9,7 +9,7 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
    UDP listening socket when the last client that is answered through it has gone. Where others
    take its place, its UDP clients go to them first (handover.py).
 3. The master's death closes the channel. A worker notes it and serves on, until a new master asks
-   for its listening sockets (rendezvous.py).
+   for its listening sockets (orphan.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ngxstream.event import poller
 from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
 from ngxstream.process import departure as departures
-from ngxstream.process import directives, handover, rendezvous, signals, system
+from ngxstream.process import directives, handover, orphan, signals, system
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
 
@@ -158,9 +158,7 @@ class Worker:
             [box.writer for box in context.mailboxes],
             idle=self._idle,
             patience_ms=context.patience_ms,
-            users=[
-                known.main.user.uid for known in (cycle, *context.former) if known.main.user
-            ],
+            users=[known.main.user.uid for known in (cycle, *context.former) if known.main.user],
             refused=cycle.facts.counter(directives.REFUSED),
         )
         self.arrival.when_settled(self._settle)
@@ -182,7 +180,7 @@ class Worker:
                     self.arrival.go()
                 elif message.command == channels.GIVE:
                     has = [*self.cycle.listenings, *self.cycle.lingering]
-                    rendezvous.give(self.loop, self.channel, [] if self.loop.exiting else has)
+                    orphan.give(self.loop, self.channel, [] if self.loop.exiting else has)
                 elif message.command == channels.HANDOVER:
                     self.hand_over(handover.Plan.unpack(message.payload, message.fds))
         except BlockingIOError:
@@ -202,10 +200,10 @@ class Worker:
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
-        path = rendezvous.place_of(self.cycle.main, self.cycle.options)
+        path = orphan.place_of(self.cycle.main, self.cycle.options)
         owner = self.context.owner
         try:
-            rendezvous.Orphan(self.loop, path, owner, self._on_new_master)
+            orphan.Orphan(self.loop, path, owner, self._on_new_master)
         except OSError as error:
             self.cycle.log.error(log.WARN, "no new master will find this worker", error)
 
@@ -213,7 +211,7 @@ class Worker:
         self.cycle.log.error(log.NOTICE, "another process takes the place of the master")
         self.channel = channel
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
-        rendezvous.introduce(channel, None if self.loop.exiting else self.cycle)
+        orphan.introduce(channel, None if self.loop.exiting else self.cycle)
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_WORKER"""

@@ -14,7 +14,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.core import codes, errors, inet, log
-from ngxstream.stream import core_facts, phases, preread, proxy_protocol, servers, session
+from ngxstream.stream import (
+    core_facts,
+    phases,
+    preread,
+    proxy_protocol,
+    servers,
+    session,
+    tracing,
+)
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
@@ -175,6 +183,8 @@ class ListeningConf:
         if self.is_debugged is not None and self.is_debugged(c.sockaddr):
             s.debug()
         if s.log.level >= log.INFO:
+            if s.log.level >= log.DEBUG:
+                tracing.begin(s)
             s.log_connected()
         try:
             address.begin(s)

@@ -17,8 +17,18 @@ from ngxstream.conf import directive as d
 from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
-from ngxstream.stream import core_facts, listen, preread, resolver_conf, servers, session, variables
-from ngxstream.stream.addresses import AddressDraft, listenings
+from ngxstream.core.log import DEBUG
+from ngxstream.stream import (
+    core_facts,
+    listen,
+    preread,
+    resolver_conf,
+    servers,
+    session,
+    tracing,
+    variables,
+)
+from ngxstream.stream.addresses import AddressConf, AddressDraft, listenings
 from ngxstream.stream.core_variables import VARIABLES
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.upstream import UpstreamTable
@@ -170,11 +180,20 @@ class StreamConf:
         for server in self.servers:
             specs = server.core.error_log
             server.log = make(specs) if specs else log
+        self._trace(lambda address: any(one.log.level >= DEBUG for one in address.servers))
+
+    def _trace(self, which: Callable[[AddressConf], bool]) -> None:
+        """Have the phases told at addresses where sessions may be at debug level."""
+        for conf in self.listenings:
+            for address in (conf.default, *(conf.addresses or {}).values()):
+                if which(address):
+                    address.engine = tracing.told(address.engine)
 
     def use_debug_connection(self, is_debugged: Callable[[SockAddr], bool]) -> None:
         """Log everything about some clients. Source: ngx_debug_accepted_connection"""
         for listening_conf in self.listenings:
             listening_conf.is_debugged = is_debugged
+        self._trace(lambda _: True)
 
     def start_worker(self, loop: Loop) -> None:
         """Start the modules' own work in a worker (timers, resolvers, log flushing)."""
@@ -199,6 +218,7 @@ class StreamConf:
 
 
 def _stream_block(scope: Scope, module: Module, st: Statement) -> None:
+    """Read the block, and finish what it makes. Source: ngx_stream_block"""
     builder = scope.builder
     if KEY in builder.data:
         raise errors.ConfError('"stream" directive is duplicate')

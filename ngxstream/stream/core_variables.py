@@ -140,7 +140,7 @@ def _proxy_protocol_server_port(s: Session) -> bytes | None:
 def _proxy_protocol_tlv(s: Session, name: str) -> bytes | None:
     """Return the value of a TLV by the name that follows `proxy_protocol_tlv_`.
 
-    source: ngx_stream_variable_proxy_protocol_tlv
+    Source: ngx_stream_variable_proxy_protocol_tlv
     """
     header = _header(s)
     if header is None:

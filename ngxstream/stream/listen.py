@@ -21,14 +21,7 @@ _INT_MAX: Final = 2**31 - 1
 Given = dict[str, Any]  # what the parameters said so far, by field of ListenOptions
 
 # The parameters UDP cannot have, in the order in which nginx looks for them.
-_NOT_UDP: Final = (
-    "fastopen",
-    "backlog",
-    "deferred",
-    "multipath",
-    "ssl",
-    "keepalive",
-)
+_NOT_UDP: Final = ("fastopen", "backlog", "deferred", "multipath", "ssl", "keepalive")
 _NAMES: Final = {"keepalive": "so_keepalive"}  # where the field is called otherwise
 
 _FLAGS: Final[dict[str, dict[str, Any]]] = {
@@ -50,7 +43,7 @@ def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
     """Return the options of every address that a `listen` names.
 
     shape: args are the words after `listen`
-    raises: ConfError with nginx's words
+    Raises: ConfError with nginx's words
     """
     try:
         url = inet.parse_url(args[0], listen=True)
@@ -84,7 +77,7 @@ def _refuse_on_udp(given: Given) -> None:
 
 
 def _parameter(word: str, given: Given, scope: Scope) -> None:
-    """Enter what one parameter says. raises: ConfError"""
+    """Enter what one parameter says. Raises: ConfError"""
     flag = _FLAGS.get(word)
     if flag is not None:
         given.update(flag)

@@ -18,14 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core.codes import (
-    AGAIN,
-    DECLINED,
-    DONE,
-    ERROR,
-    INTERNAL_SERVER_ERROR,
-    OK,
-)
+from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, INTERNAL_SERVER_ERROR, OK
 from ngxstream.core.log import ERR
 from ngxstream.event.turn_budget import TurnBudget
 
@@ -48,9 +41,7 @@ Engine = tuple[tuple[Checker, Handler, int], ...]
 
 
 def compile_engine(
-    modules: Iterable[StreamModule],
-    servers: Iterable[ServerConf],
-    preread: Checker,
+    modules: Iterable[StreamModule], servers: Iterable[ServerConf], preread: Checker
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 

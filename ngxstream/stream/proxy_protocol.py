@@ -15,8 +15,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from ngxstream.core.codes import BAD_REQUEST, INTERNAL_SERVER_ERROR, STREAM_OK
-from ngxstream.core.log import ERR, INFO
-from ngxstream.stream import session
+from ngxstream.core.log import DEBUG, ERR, INFO
+from ngxstream.stream import session, tracing
 from ngxstream.wire import proxy_protocol, reader
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class HeaderReader:
             sock.recv(header.length - len(self.taken))
             self._stop()
             s.proxy_protocol = header
+            if s.log.level >= DEBUG:
+                tracing.tell_header(s, header)
             s.action = "initializing session"
             session.begin(s)
             return

@@ -36,11 +36,8 @@ NO_LOCK: Final = nullcontext()
 def usable(choices: Sequence[Choice], tried: int, now: int) -> Sequence[Choice]:
     """Return those of some peers that may be used now: the rule of all balancers.
 
-    Args:
-        choices: in the order of the configuration
-        tried: bits of those that the session was sent to already
-        now: in milliseconds, whole seconds
-
+    Args: choices: in the order of the configuration; tried: bits of those that the session was sent
+    to already; now: in milliseconds, whole seconds
     Source: the conditions of ngx_stream_upstream_get_peer
     """
     out = tried
@@ -129,6 +126,8 @@ class SingleSelection:
 
     __slots__ = ("tier", "peer", "tries")
 
+    method: ClassVar[str] = "rr"
+
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
         self.peer = tier.peers[0]
@@ -175,6 +174,7 @@ class RoundRobinSelection:
 
     __slots__ = ("s", "tier", "tried", "tries")
 
+    method: ClassVar[str] = "rr"
     learns: ClassVar[bool] = False  # whether successes change more than counts
     weighs: ClassVar[bool] = False  # whether the method chooses by sessions
 
@@ -236,9 +236,7 @@ class RoundRobinSelection:
 
     pick = take_turn  # hot: one call less than one that calls it
 
-    def take_least(
-        self, choices: Sequence[Choice], loads: list[float], now: int
-    ) -> Peer | None:
+    def take_least(self, choices: Sequence[Choice], loads: list[float], now: int) -> Peer | None:
         """Choose the peer with the least load, equals by turns; None when there are none.
 
         Args: loads: of the choices, each divided by the peer's weight
@@ -252,8 +250,7 @@ class RoundRobinSelection:
         if equals == 1:
             return self.take((choices[loads.index(least)],), now)
         if equals < len(loads):
-            choices = [choice for choice, load in zip(choices, loads, strict=True)
-                       if load == least]
+            choices = [choice for choice, load in zip(choices, loads, strict=True) if load == least]
         return self.take_turn(choices, now)
 
     def take(self, choices: Sequence[Choice], now: int) -> Peer:

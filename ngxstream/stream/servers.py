@@ -36,9 +36,9 @@ class ServerName(NamedTuple):
 
 
 def add_names(scope: Scope, st: Statement) -> None:
-    """Enter the names of one server_name line. raises: ConfError
+    """Enter the names of one server_name line. Raises: ConfError
 
-    source: ngx_stream_core_server_name
+    Source: ngx_stream_core_server_name
     """
     server: ServerConf = scope.owner
     table = scope.builder.data["stream"].variables
@@ -72,7 +72,7 @@ def lower(text: str) -> str:
 def default_name(server: ServerConf) -> None:
     """Give a server without names the empty one, and settle $server_name.
 
-    source: ngx_stream_core_merge_srv_conf
+    Source: ngx_stream_core_merge_srv_conf
     """
     if not server.names:
         server.names.append(ServerName(""))
@@ -96,7 +96,7 @@ class Names:
     def find(self, s: Session, host: bytes) -> ServerConf | None:
         """Return the server for a valid host; a regex leaves its captures in the session.
 
-        source: ngx_stream_find_virtual_server
+        Source: ngx_stream_find_virtual_server
         """
         server = self.hosts.find(host)
         if server is None and host:
@@ -112,7 +112,7 @@ class Names:
 def compile_names(address: AddressDraft, draft: StreamDraft) -> Names | None:
     """Make the table of an address; None where no name can make a difference.
 
-    raises: UnplacedError. source: ngx_stream_optimize_servers, ngx_stream_server_names
+    Raises: UnplacedError. Source: ngx_stream_optimize_servers, ngx_stream_server_names
     """
     if len(address.servers) == 1 and not _captures(address.default_server):
         return None
@@ -144,7 +144,7 @@ def _captures(server: ServerConf) -> bool:
     return bool(regexes) and regexes[-1].groups > 0
 
 
-MAX_HOST: Final = 255  # bytes. source: RFC 1035 §2.3.4; TLSEXT_MAXLEN_host_name of OpenSSL
+MAX_HOST: Final = 255  # bytes. Source: RFC 1035 §2.3.4; TLSEXT_MAXLEN_host_name of OpenSSL
 
 # RFC 3986: unreserved, sub-delims, and the `%` of an encoded byte
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[A-Za-z0-9._~!$&'()*+,;=%:-]*\]")
@@ -155,7 +155,7 @@ def valid_host(name: bytes) -> bytes | None:
     """Return the host to look up for a name a client sent, None where it is no host.
 
     shape: lower case, without a port or a trailing dot; no more than MAX_HOST bytes
-    source: ngx_stream_validate_host
+    Source: ngx_stream_validate_host
     """
     if len(name) > MAX_HOST:
         return None
@@ -173,7 +173,7 @@ def valid_host(name: bytes) -> bytes | None:
 def select(s: Session, name: bytes) -> None:
     """Go on under the server a client asked for by name, if there is one at its address.
 
-    source: ngx_stream_ssl_preread_servername
+    Source: ngx_stream_ssl_preread_servername
     """
     names: Names | None = s.address.names
     if names is None:
@@ -191,8 +191,7 @@ def recheck(s: Session) -> int:
 
     nginx asks none: its rules of access for a name would be ignored there.
 
-    Returns:
-        OK, or the status to end the session with.
+    Returns: OK, or the status to end the session with.
     """
     server = s.server
     if server is not s.address.default_server:
@@ -218,9 +217,7 @@ def settle_early(draft: StreamDraft) -> None:
     warned: set[tuple[str, int]] = set()
     for address in draft.addresses:
         default = address.default_server
-        if address.options.is_udp or not (
-            address.options.ssl or default.ssl_preread.ssl_preread
-        ):
+        if address.options.is_udp or not (address.options.ssl or default.ssl_preread.ssl_preread):
             continue
         for server in address.servers:
             if server is not default and any(name.text for name in server.names):

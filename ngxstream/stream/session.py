@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import errors, inet, log
 from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
+from ngxstream.event import tracing
 from ngxstream.stream import phases
 from ngxstream.stream.content import Kept
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
 DEBUG_CONNECTION: Final = "debug_connection"  # set in ctx: log everything
+TRACE: Final = "trace"  # in ctx: Trace, at debug level
 UNTIL: Final = "until"  # in ctx: loop ms when the worker_shutdown_timeout it began under ends it
 
 
@@ -98,11 +100,21 @@ class Session:
         self.log = server.log
         if self.module_ctx(DEBUG_CONNECTION):
             self.debug()
+        if self.module_ctx(TRACE) is not None:
+            self.trace().log = self.log
 
     def debug(self) -> None:
         """Log everything from now on, whatever the server's level (debug_connection)."""
         self.set_module_ctx(DEBUG_CONNECTION, True)
         self.log = self.log.with_level(log.DEBUG)
+
+    def trace(self) -> tracing.Trace:
+        """Return where what its connections do is told, at debug level."""
+        trace: tracing.Trace | None = self.module_ctx(TRACE)
+        if trace is None:
+            trace = tracing.Trace(self.log, self.c.number)
+            self.set_module_ctx(TRACE, trace)
+        return trace
 
     def add_cleanup(self, cleanup: Callable[[], None]) -> None:
         """Have something done when the session ends."""
@@ -236,5 +248,6 @@ def _unpack_until(s: Session, packed: object) -> None:
 
 KEEPS: Final = (
     Kept(DEBUG_CONNECTION, lambda s: s.module_ctx(DEBUG_CONNECTION), _unpack_debug),
+    Kept(TRACE, stays="made anew where the session goes on"),
     Kept(UNTIL, lambda s: s.module_ctx(UNTIL), _unpack_until),
 )

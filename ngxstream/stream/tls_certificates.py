@@ -44,7 +44,7 @@ class Certificates:
         self._entries: dict[tuple[bool, str], _Entry] = {}  # least recently used first
 
     def use(self, connection: int, name: bytes, key_name: bytes, now_ms: int) -> None:
-        """Use a certificate and its key on a connection (an SSL*). raises: SslError"""
+        """Use a certificate and its key on a connection (an SSL*). Raises: SslError"""
         path = tls_conf.full_name(self._prefix, os.fsdecode(name))
         key_path = tls_conf.full_name(self._prefix, os.fsdecode(key_name))
         cached = self._options is not None
@@ -110,7 +110,7 @@ def _is_encrypted(path: str) -> bool:
 
     Either form of PEM says so in words: `BEGIN ENCRYPTED PRIVATE KEY` (PKCS #8, RFC 7468 section
     11) and `Proc-Type: 4,ENCRYPTED` (RFC 1421 section 4.6.1.1).
-    source: ngx_ssl_cache_pkey_create
+    Source: ngx_ssl_cache_pkey_create
     """
     if path.startswith("data:"):
         return "ENCRYPTED" in path

@@ -44,7 +44,7 @@ class CacheOptions(NamedTuple):
 def certificate_cache(field: str) -> Setter:
     """Make the setter of a certificate cache; `off` is None.
 
-    source: ngx_stream_ssl_certificate_cache
+    Source: ngx_stream_ssl_certificate_cache
     """
 
     def set_cache(scope: Scope, module: Module, st: Statement) -> None:
@@ -73,7 +73,7 @@ def certificate_cache(field: str) -> Setter:
 
 
 def _cache_number(word: str) -> tuple[str, int]:
-    """Read one parameter of a cache. raises: ValueError"""
+    """Read one parameter of a cache. Raises: ValueError"""
     name, _, value = word.partition("=")
     if name in ("inactive", "valid"):
         return name, units.parse_time_sec(value)
@@ -109,7 +109,7 @@ def _read_passwords(path: str) -> tuple[bytes, ...]:
 def full_name(prefix: str, name: str) -> str:
     """Make the name of a certificate or key absolute; `data:` and the like stay as they are.
 
-    source: ngx_event_openssl_cache.c ngx_ssl_cache_init_key
+    Source: ngx_event_openssl_cache.c ngx_ssl_cache_init_key
     """
     if name.startswith(("data:", "engine:", "store:")):
         return name
@@ -117,12 +117,12 @@ def full_name(prefix: str, name: str) -> str:
 
 
 def file_name(prefix: str, name: str) -> str:
-    """Make the name of a file absolute, as the C library reads it. source: ngx_conf_full_name"""
+    """Make the name of a file absolute, as the C library reads it. Source: ngx_conf_full_name"""
     return os.path.join(prefix, files.c_string(name))
 
 
 def require_library(what: str) -> libssl.Library:
-    """Return the library, or say that `what` cannot be served. raises: UnplacedError"""
+    """Return the library, or say that `what` cannot be served. Raises: UnplacedError"""
     try:
         return libssl.load()
     except libssl.Unavailable as error:
@@ -132,7 +132,7 @@ def require_library(what: str) -> libssl.Library:
 def unplaced(error: libssl.SslError) -> errors.UnplacedError:
     """Make a configuration error of a failed call: nginx names no place for these.
 
-    source: ngx_event_openssl.c ngx_ssl_error
+    Source: ngx_event_openssl.c ngx_ssl_error
     """
     text = error.message
     raw = encode(text)

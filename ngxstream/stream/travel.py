@@ -16,10 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import inet
+from ngxstream.core import inet, log
 from ngxstream.event.connection import Connection
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, List, Record
+from ngxstream.stream import tracing
 from ngxstream.stream.session import Session
 from ngxstream.stream.upstream import UpstreamState
 from ngxstream.stream.variables import UNSET
@@ -211,6 +212,8 @@ class PackedSession:
         except CodecError:
             loop.call_all(reversed(s.abandon()))
             raise
+        if s.log.level >= log.DEBUG:
+            tracing.watch(s)
         return s
 
 

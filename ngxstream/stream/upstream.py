@@ -8,7 +8,7 @@ compose it. The proxy knows balancers only by what stands here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from ngxstream.stream import peer_state
 
@@ -113,6 +113,7 @@ class Peer:
 class Selection(Protocol):
     """One session's way through a group of peers (nginx's peer.{get,free,notify,tries})."""
 
+    method: ClassVar[str]  # as debug lines name it
     tries: int  # attempts left, the current one included; 0 on the way to an only server
 
     def get(self) -> Peer:

@@ -149,9 +149,7 @@ def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
     if conf.resolver_timeout < 0:
         conf.resolver_timeout = outer.get("resolver_timeout", 30_000)
     if conf.resolver is None:
-        raise errors.UnplacedError(
-            f"no resolver defined to resolve names at run time in {place}"
-        )
+        raise errors.UnplacedError(f"no resolver defined to resolve names at run time in {place}")
 
 
 # -- directives --------------------------------------------------------------------------------

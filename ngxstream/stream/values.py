@@ -89,7 +89,7 @@ def _getter(part: Part) -> Getter:
 
 
 def has_variables(text: str) -> bool:
-    """Tell whether a text holds a `$`. source: ngx_stream_script_variables_count"""
+    """Tell whether a text holds a `$`. Source: ngx_stream_script_variables_count"""
     return "$" in text
 
 
@@ -97,8 +97,8 @@ def split(text: str) -> list[tuple[str, str]]:
     """Cut a text into (mark, piece) pairs.
 
     shape: mark is "" for plain text, "$" for the name of a variable, "1" for a capture's digit
-    raises: ConfError `invalid variable name` or `the closing bracket …`
-    source: ngx_stream_script_compile
+    Raises: ConfError `invalid variable name` or `the closing bracket …`
+    Source: ngx_stream_script_compile
     """
     pieces: list[tuple[str, str]] = []
     at, end = 0, len(text)
@@ -131,9 +131,9 @@ def split(text: str) -> list[tuple[str, str]]:
 
 
 def compile_value(text: str, table: VariableTable) -> ComplexValue:
-    """Parse a text into a value that `table.link()` will compile. raises: ConfError
+    """Parse a text into a value that `table.link()` will compile. Raises: ConfError
 
-    source: ngx_stream_compile_complex_value
+    Source: ngx_stream_compile_complex_value
     """
     parts: list[Part] = []
     for mark, piece in split(text):
@@ -150,7 +150,7 @@ def compile_value(text: str, table: VariableTable) -> ComplexValue:
 
 
 def value(field: str) -> Setter:
-    """Make the setter of a complex value. source: ngx_stream_set_complex_value_slot"""
+    """Make the setter of a complex value. Source: ngx_stream_set_complex_value_slot"""
 
     def set_value(scope: Scope, module: Module, st: Statement) -> None:
         given = scope.given_of(module)

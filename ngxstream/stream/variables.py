@@ -121,8 +121,8 @@ class VariableTable:
     def add(self, name: str, get: Getter, flags: int = CHANGEABLE, doc: str = "") -> Variable:
         """Define a variable, or redefine a changeable one.
 
-        raises: ConfError `the duplicate "…" variable`
-        source: ngx_stream_add_variable
+        Raises: ConfError `the duplicate "…" variable`
+        Source: ngx_stream_add_variable
         """
         if not name:
             raise errors.ConfError('invalid variable name "$"')
@@ -142,8 +142,8 @@ class VariableTable:
         """Return the reference to a name; whether it exists is found out at link().
 
         shape: late says that this use of it is in a line that is written at the session's end
-        raises: ConfError `invalid variable name "$"`
-        source: ngx_stream_get_variable_index
+        Raises: ConfError `invalid variable name "$"`
+        Source: ngx_stream_get_variable_index
         """
         if not name:
             raise errors.ConfError('invalid variable name "$"')
@@ -159,7 +159,7 @@ class VariableTable:
     def capture(self, name: str) -> VariableRef:
         """Define the variable of a named capture; return the reference to assign it by.
 
-        raises: ConfError. source: ngx_stream_regex_compile
+        Raises: ConfError. Source: ngx_stream_regex_compile
         """
         self.add(name, not_found)
         return self._assigned(name)
@@ -167,7 +167,7 @@ class VariableTable:
     def assignable(self, name: str) -> VariableRef:
         """Let a variable be assigned, defining it if it is new; return the reference to do so by.
 
-        raises: ConfError. source: ngx_stream_set
+        Raises: ConfError. Source: ngx_stream_set
         """
         known = self.known.get(name.lower())
         if known is None or not known.flags & CHANGEABLE:
@@ -184,8 +184,8 @@ class VariableTable:
     def link(self) -> None:
         """Bind every reference, then compile every value.
 
-        raises: UnplacedError `unknown "…" variable`
-        source: ngx_stream_variables_init_vars
+        Raises: UnplacedError `unknown "…" variable`
+        Source: ngx_stream_variables_init_vars
         """
         for ref in self.refs.values():
             get, ref.flags = self._find(ref.name)
@@ -236,7 +236,7 @@ class VariableTable:
         return cached
 
     def _counted(self, name: str, get: Getter) -> Getter:
-        """Stop a variable that leads back to itself. source: ngx_stream_get_indexed_variable"""
+        """Stop a variable that leads back to itself. Source: ngx_stream_get_indexed_variable"""
 
         def counted(s: Session) -> bytes | None:
             if self.depth >= MAX_DEPTH:

@@ -53,10 +53,7 @@ class ClientHello:
 
 
 class Parser:
-    """Parses one stream's ClientHello, looking at each record once however often it is fed.
-
-    Source: ngx_stream_ssl_preread_handler.
-    """
+    """Parses one stream's ClientHello, each record once. Source: ngx_stream_ssl_preread_handler"""
 
     __slots__ = ("_alpn", "_at", "_body", "_hello", "_next_record", "_server_name", "_version")
 
@@ -64,7 +61,7 @@ class Parser:
         self._next_record = 0  # offset in the stream of the first record not taken in yet
         self._body = bytearray()  # the handshake bytes of the records taken in
         self._at = 0  # bytes of _body read
-        self._version = b""  # what was read so far of what is told
+        self._version = b""  # as far as they are read: version, name, protocols
         self._server_name: bytes | None = None
         self._alpn: bytes | None = None
         self._hello = self._read_hello()
@@ -99,7 +96,7 @@ class Parser:
         return reader.NEED_MORE
 
     def so_far(self) -> ClientHello:
-        """Return what the records taken in so far have said; the rest of it may never come."""
+        """Return what is known from the records so far; the rest of it may never come."""
         return ClientHello(
             protocol=_PROTOCOLS.get(self._version, ""),
             server_name=self._server_name or b"",
@@ -157,10 +154,8 @@ class Parser:
                 if kind in (_SUPPORTED_GROUPS, _SIGNATURE_ALGORITHMS):
                     lists.setdefault(kind, _listed_codes(body))
         return ClientHello(
-            protocol=_PROTOCOLS.get(self._version, ""),
-            server_name=self._server_name or b"",
-            alpn=self._alpn or b"",
-            ciphers=_codes(ciphers),
+            protocol=_PROTOCOLS.get(self._version, ""), server_name=self._server_name or b"",
+            alpn=self._alpn or b"", ciphers=_codes(ciphers),
             groups=lists.get(_SUPPORTED_GROUPS, ()),
             signature_algorithms=lists.get(_SIGNATURE_ALGORITHMS, ()),
         )

@@ -91,11 +91,7 @@ class SrvData(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record of the answer section, as it is on the wire.
-
-    ``value`` is the packed address for A and AAAA, a name in wire form for CNAME and PTR, an
-    SrvData for SRV.
-    """
+    """One record; ``value`` is a packed address, a name (CNAME, PTR) or SrvData, in wire form."""
 
     owner: bytes  # wire form, lower case
     kind: int
@@ -110,7 +106,7 @@ class Response:
     ident: int
     rcode: int
     truncated: bool
-    asked: bytes | None  # wire form, lower case; None only with FORMERR: it could not read ours
+    asked: bytes | None  # wire form, lower case; None only with FORMERR: it was not readable
     kind: int
     records: tuple[Record, ...]
     is_cut: bool = False  # there was more than is read
@@ -131,11 +127,7 @@ def strerror(code: int) -> str:
 
 
 def build_query(ident: int, question: Question) -> bytes:
-    """Write a recursive query with one question.
-
-    Args: ident: 0..65535, the caller's secret. Raises: DnsError for a name that has no wire form
-    (nginx answers "Host not found" to itself)
-    """
+    """Write a query. Args: ident: 0..65535. Raises: DnsError for a name without wire form"""
     header = (ident, _RECURSION_DESIRED, 1, 0, 0, 0)
     return (
         b"".join(word.to_bytes(2, "big") for word in header)
@@ -151,10 +143,7 @@ def frame(message: bytes) -> bytes:
 
 
 def unframe(data: reader.Buffer) -> bytes | reader.NeedMore:
-    """Take the first message out of all the bytes a TCP stream has brought so far.
-
-    Returns: the message (it took two bytes more of ``data``) or NEED_MORE
-    """
+    """Return the first message of a TCP stream, without its two length bytes, or NEED_MORE."""
     if len(data) < 2 or len(data) < 2 + (data[0] << 8 | data[1]):
         return reader.NEED_MORE
     return bytes(data[2 : 2 + (data[0] << 8 | data[1])])
@@ -215,9 +204,8 @@ def _texts(kind: int, values: list[bytes | SrvData]) -> tuple[str | Srv, ...]:
     return tuple(texts)
 
 
-def parse(
-    data: reader.Buffer, ident: int | None = None, question: Question | None = None
-) -> Response:
+def parse(data: reader.Buffer, ident: int | None = None,
+          question: Question | None = None) -> Response:
     """Parse one whole response, to this question, or to whatever it says was asked.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Final
 from ngxstream.wire import reader
 
 STEPS: Final = 8192  # labels and pointers walked in one response
-MAX_NAME: Final = 255  # bytes on the wire, the root included. source: RFC 1035 §2.3.4
+MAX_NAME: Final = 255  # bytes on the wire, the root included. Source: RFC 1035 §2.3.4
 _POINTERS: Final = 127  # in one name: as many as it can have labels (nginx: 128)
 _UNKNOWN: Final = (b"", 0)
 
@@ -19,11 +19,7 @@ class DnsError(reader.WireError):
 
 
 def to_wire(name: str) -> bytes:
-    """Write a name as labels; a trailing dot is dropped.
-
-    Raises:
-        DnsError: a label is empty or over 63 bytes, or the name over 255.
-    """
+    """Write a name as labels. Raises: DnsError for an empty or too long label or name"""
     raw = name.encode("utf-8", "surrogateescape").removesuffix(b".")
     if len(raw) <= MAX_NAME - 2:  # a long text is not even cut into labels
         labels = raw.split(b".")
@@ -33,11 +29,7 @@ def to_wire(name: str) -> bytes:
 
 
 def from_wire(name: bytes) -> str:
-    """Spell a name in wire form, without pointers.
-
-    Raises:
-        DnsError: a label has a dot inside, and no text could tell it from two labels.
-    """
+    """Spell a wire-form name. Raises: DnsError for a label that has a dot inside"""
     return spell(name)[0]
 
 

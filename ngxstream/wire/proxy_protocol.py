@@ -114,9 +114,8 @@ class ProxyHeader:
     tlvs: bytes = b""  # raw, the checksum among them
 
 
-def parse(
-    data: reader.Buffer, transports: tuple[int, ...] = (STREAM,)
-) -> ProxyHeader | reader.NeedMore:
+def parse(data: reader.Buffer,
+          transports: tuple[int, ...] = (STREAM,)) -> ProxyHeader | reader.NeedMore:
     """Parse the header at the beginning of ``data``, all the bytes received so far.
 
     ``transports`` are the version 2 transports whose addresses are believed; nginx knows
@@ -133,13 +132,9 @@ def parse(
     return _parse_v1(head)
 
 
-def parse_datagram(
-    data: reader.Buffer, transports: tuple[int, ...] = (STREAM, DGRAM)
-) -> ProxyHeader:
-    """Parse the header at the beginning of one datagram, which must hold all of it.
-
-    Raises: BrokenHeader where ``parse`` does, and for a header cut short.
-    """
+def parse_datagram(data: reader.Buffer,
+                   transports: tuple[int, ...] = (STREAM, DGRAM)) -> ProxyHeader:
+    """Parse the header of one datagram. Raises: BrokenHeader, also for a header cut short"""
     header = parse(data, transports)
     if isinstance(header, reader.NeedMore):
         raise cut_short(data)
@@ -174,16 +169,9 @@ def _parse_v1(head: bytes) -> ProxyHeader | reader.NeedMore:
         if int(src_port) > 65535 or int(dst_port) > 65535:
             raise _broken(head)
         return ProxyHeader(
-            version=1,
-            command=PROXY,
-            family=INET if version == b"4" else INET6,
-            transport=STREAM,
-            length=line.end(),
-            has_client=True,
-            src_addr=src.decode("ascii"),
-            src_port=int(src_port),
-            dst_addr=dst.decode("ascii"),
-            dst_port=int(dst_port),
+            version=1, command=PROXY, family=INET if version == b"4" else INET6, transport=STREAM,
+            length=line.end(), has_client=True, src_addr=src.decode("ascii"),
+            src_port=int(src_port), dst_addr=dst.decode("ascii"), dst_port=int(dst_port),
         )
     begun = _V1_BEGUN.fullmatch(head) if len(head) < MAX_V1 else None
     if begun is None or any(port and int(port) > 65535 for port in begun.groups()):
@@ -213,16 +201,9 @@ def _parse_v2(data: reader.Buffer, transports: tuple[int, ...]) -> ProxyHeader |
     text_family, width = _ADDRESSES[family]
     body = cursor.restrict_to(size)
     return ProxyHeader(
-        version=2,
-        command=command,
-        family=family,
-        transport=transport,
-        length=_V2_FIXED + size,
-        has_client=True,
-        src_addr=inet_ntop(text_family, body.take(width)),
-        dst_addr=inet_ntop(text_family, body.take(width)),
-        src_port=body.u16(),
-        dst_port=body.u16(),
+        version=2, command=command, family=family, transport=transport, length=_V2_FIXED + size,
+        has_client=True, src_addr=inet_ntop(text_family, body.take(width)),
+        dst_addr=inet_ntop(text_family, body.take(width)), src_port=body.u16(), dst_port=body.u16(),
         tlvs=bytes(body.take(body.remaining())),
     )
 
@@ -301,9 +282,8 @@ def build_v1(src: SocketAddress, dst: SocketAddress) -> bytes:
     return line.encode("ascii")
 
 
-def build_v2(
-    src: SocketAddress, dst: SocketAddress, transport: int = STREAM, tlvs: bytes = b""
-) -> bytes:
+def build_v2(src: SocketAddress, dst: SocketAddress, transport: int = STREAM,
+             tlvs: bytes = b"") -> bytes:
     """Write the version 2 header from ``src`` to ``dst``, ended by its CRC32C TLV.
 
     One IPv4 and one IPv6 address are both written as IPv6; two v4-mapped ones as IPv4;
@@ -339,10 +319,8 @@ def _host(address: tuple[str, int] | tuple[str, int, int, int]) -> str:
     return address[0].partition("%")[0]  # a link-local address may name its zone
 
 
-def _pack_addresses(
-    src: tuple[str, int] | tuple[str, int, int, int],
-    dst: tuple[str, int] | tuple[str, int, int, int],
-) -> tuple[int, bytes]:
+def _pack_addresses(src: tuple[str, int] | tuple[str, int, int, int],
+                    dst: tuple[str, int] | tuple[str, int, int, int]) -> tuple[int, bytes]:
     hosts = (_host(src), _host(dst))
     sixes = [":" in host for host in hosts]
     packed = [

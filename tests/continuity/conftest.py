@@ -9,7 +9,7 @@ from tests.continuity.cases import Case, perform
 from tests.continuity.report import PROGRAMS, Report
 from tests.support import proxies
 from tests.support.accounting import Account
-from tests.support.udp_stage import Stage
+from tests.support.udp_network import UdpNetwork
 
 REPORT = pytest.StashKey[Report]()
 
@@ -38,9 +38,9 @@ def performance(request: pytest.FixtureRequest, tmp_path: Path) -> Performance:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Give a stage of ngxstream's for a test that is no case of the table."""
-    with Stage(proxies.Ngxstream, tmp_path) as made:
+def network(tmp_path: Path) -> Iterator[UdpNetwork]:
+    """Give a network of ngxstream's for a test that is no case of the table."""
+    with UdpNetwork(proxies.Ngxstream, tmp_path) as made:
         yield made
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.continuity import cases
 from tests.continuity.conftest import Performance
 from tests.support import udp_crowd
-from tests.support.udp_stage import Stage
+from tests.support.udp_network import UdpNetwork
 from tests.support.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -105,23 +105,23 @@ def test_no_question_of_a_short_session_goes_unanswered(
         assert 0 == account.ours, account.story()
 
 
-def test_a_session_ends_by_the_settings_it_began_with(stage: Stage) -> None:
+def test_a_session_ends_by_the_settings_it_began_with(network: UdpNetwork) -> None:
     """After a reload it has its old timeout and its old log, and counts from its beginning."""
 
     def conf(log: str, timeout: str) -> str:
-        return stage.conf(
+        return network.conf(
             stream="log_format counts '$bytes_received $bytes_sent'; "
             f"access_log logs/{log} counts;",
             server=f"proxy_timeout {timeout};",
         )
 
-    proxy = stage.serve(conf("first.log", "2s"))
-    crowd = stage.clients(50, hz=20)
+    proxy = network.serve(conf("first.log", "2s"))
+    crowd = network.clients(50, hz=20)
     for workers_come in range(2):
-        stage.rounds(3 + workers_come)
+        network.rounds(3 + workers_come)
         proxy.reload(conf("second.log", "1h"))
-    stage.rounds(3)
-    account = stage.account()
+    network.rounds(3)
+    account = network.account()
     assert {} == account.harm, account.story()
     wait_until(lambda: len(proxy.access_log("logs/first.log")) >= 50, what="all sessions ended")
     journal = crowd.say("journal")
@@ -133,23 +133,23 @@ def test_a_session_ends_by_the_settings_it_began_with(stage: Stage) -> None:
     assert [] == proxy.access_log("logs/second.log")
 
 
-def test_a_server_s_sessions_are_counted_on(stage: Stage) -> None:
+def test_a_server_s_sessions_are_counted_on(network: UdpNetwork) -> None:
     """Sessions from before a reload fill `max_conns` after it, and make room when they end."""
-    conf = stage.conf(
-        stream=f"upstream u {{ zone u 128k; server {stage.backend()} max_conns=20; }}",
+    conf = network.conf(
+        stream=f"upstream u {{ zone u 128k; server {network.backend()} max_conns=20; }}",
         target="u",
         server="proxy_timeout 2s;",
     )
-    proxy = stage.serve(conf)
-    stage.clients(20, hz=20)
+    proxy = network.serve(conf)
+    network.clients(20, hz=20)
     proxy.reload()
-    stage.rounds(2)
-    stage.clients(5, hz=20, start=False).say("go")
-    stage.rounds(4)
-    account = stage.account()
+    network.rounds(2)
+    network.clients(5, hz=20, start=False).say("go")
+    network.rounds(4)
+    account = network.account()
     assert [20, 21, 22, 23, 24] == account.unheard
     assert {} == account.of(range(20)).harm, account.story()
-    late = stage.crowds[1]
+    late = network.crowds[1]
     wait_until(
         lambda: late.say("go", 1) and late.say("status")["answered"] == 5,
         what="the idle sessions have ended and others are served",
@@ -157,10 +157,10 @@ def test_a_server_s_sessions_are_counted_on(stage: Stage) -> None:
     )
 
 
-def test_unix_clients_go_on_over_reloads(stage: Stage, tmp_path: Path) -> None:
+def test_unix_clients_go_on_over_reloads(network: UdpNetwork, tmp_path: Path) -> None:
     """Clients of a Unix datagram socket, which one worker owns, keep their ports too."""
     path = tmp_path / "proxy.sock"
-    proxy = stage.serve(stage.conf(listen=(f"unix:{path}",)))
+    proxy = network.serve(network.conf(listen=(f"unix:{path}",)))
     with ExitStack() as stack:
         clients = [stack.enter_context(_unix_client(tmp_path / f"{i}", path)) for i in range(5)]
 
@@ -172,9 +172,9 @@ def test_unix_clients_go_on_over_reloads(stage: Stage, tmp_path: Path) -> None:
 
         ask(0)
         for number, workers in enumerate((3, 1, 2), 1):
-            proxy.reload(stage.conf(workers, listen=(f"unix:{path}",)))
+            proxy.reload(network.conf(workers, listen=(f"unix:{path}",)))
             ask(number)
-    paths = stage.backends.say("journal")["paths"]
+    paths = network.backends.say("journal")["paths"]
     assert [1] * 5 == [len(paths[str(session)]) for session in range(5)]
 
 

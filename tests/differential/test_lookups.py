@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hall, proxies, verdicts
+from tests.support import in_process, proxies, verdicts
 from tests.support.clients import tcp_exchange
 
 PER_SERVER = 300  # a word of the configuration is shorter than 4096 bytes
@@ -48,7 +48,8 @@ def by_nginx(text: str, values: list[str], folder: Path, files: dict[str, bytes]
 
 def by_us(text: str, values: list[str], files: dict[str, bytes]) -> list[bytes]:
     """Return what we answer."""
-    served = hall.Hall(text, others={f"/p/conf/{name}": raw for name, raw in files.items()})
+    others = {f"/p/conf/{name}": raw for name, raw in files.items()}
+    served = in_process.InProcess(text, others=others)
     try:
         found = [served.read(served.connect(n)) for n in range(len(starts(values)))]
     finally:
@@ -133,7 +134,7 @@ MAPS = {
     "an empty source": ('map "" $x { "~^$" regex; default default; }', "$x"),
     "volatile": (VOLATILE, "$one$a$two$b"),
     "redefined": ("map 1 $x { 1 first; } map 1 $x { 1 second; }", "$x"),
-    "redefined by another room": ("map 1 $x { 1 map; } geo $x { default geo; }", "$x"),
+    "redefined by another module": ("map 1 $x { 1 map; } geo $x { default geo; }", "$x"),
     "a circle": ("map $y $x { default <$y>; } map $x $y { default [$x]; }", "$x"),
     "a map of itself": ("map $x $x { default <$x>; }", "$x"),
     "a map of a map": ("map $y $x { b found; } map a $y { a b; }", "$x"),
@@ -294,7 +295,7 @@ def test_access_lets_in_whom_nginx_lets_in(rules: str, tmp_path: Path) -> None:
             tcp_exchange(nginx.address("a"), header(client), half_close=False)
             for client in CLIENTS
         ]
-    served = hall.Hall(text)
+    served = in_process.InProcess(text)
     ours = []
     for name in CLIENTS:
         client = served.connect()

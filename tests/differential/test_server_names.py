@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.stream import servers
-from tests.support import clients, hall, proxies
+from tests.support import clients, in_process, proxies
 from tests.support.sessions import FakeSession
 
 KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -29,14 +29,14 @@ def http_block(names: list[str], address: str) -> str:
     return f"events {{}} http {{ {SETTINGS}\n{inner} }}"
 
 
-def stream_block(names: list[str], address: str) -> hall.Built:
+def stream_block(names: list[str], address: str) -> in_process.Built:
     """Build a stream block with a server for each server_name line."""
     inner = "".join(
         f'server {{ listen {address}; {f"server_name {line};" if line else ""} '
         f'return "{number}$1"; }}\n'
         for number, line in enumerate(names)
     )
-    return hall.build(f"stream {{ server_names_hash_bucket_size 256;\n{inner} }}")
+    return in_process.build(f"stream {{ server_names_hash_bucket_size 256;\n{inner} }}")
 
 
 JUDGED = [
@@ -81,7 +81,7 @@ def test_names_are_judged_alike(names: list[str], tmp_path: Path) -> None:
     nginx = proxies.Nginx(http_block(names, "127.0.0.1:9"), tmp_path)
     place = f"{nginx.prefix}/conf/nginx.conf"
     said = [
-        line.removeprefix("nginx: ").replace(place, hall.CONF)
+        line.removeprefix("nginx: ").replace(place, in_process.CONF)
         for line in nginx.test().stderr.splitlines()
         if re.match(r"nginx: \[(warn|emerg)\]", line)
     ]

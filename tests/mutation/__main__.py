@@ -160,6 +160,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "process/handover": (),
     "process/mailbox": ("tests/unit/process/test_arrival.py",),
     "process/master": ("tests/unit/process/test_reload.py", "tests/unit/process/test_master.py"),
+    "process/orphan": ("tests/unit/process/test_rendezvous.py",),
     "process/pidfile": ("tests/unit/process/test_cli.py",),
     "process/reload": (),
     "process/rendezvous": (),

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.backends import BackendFactory
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 from tests.support.moving_clock import MovingClock
 
 
@@ -13,11 +13,11 @@ def test_a_session_whose_bytes_flow_outlives_a_proxy_timeout_of_250_ms(
     """Each byte begins the time anew, however short it is; without bytes the session ends."""
     clock = MovingClock(monkeypatch)
     echo = backends.tcp()
-    with Hall(
+    with InProcess(
         "stream { server { listen 127.0.0.1:@in@; proxy_timeout 250ms; "
         f"proxy_pass 127.0.0.1:{echo.port}; }} }}"
-    ) as hall:
-        client = hall.connect()
+    ) as served:
+        client = served.connect()
         for n in range(10):
             client.send(bytes([n]))
 
@@ -27,9 +27,9 @@ def test_a_session_whose_bytes_flow_outlives_a_proxy_timeout_of_250_ms(
                 except BlockingIOError:
                     return b""
 
-            assert bytes([n]) == hall.turn_until(answer, "an answer")
-            clock.move(hall.loop, 60)
-        assert 0 == hall.sessions[0].status
-        clock.move(hall.loop, 251)
-        assert b"" == hall.read(client)
-        assert 200 == hall.sessions[0].status
+            assert bytes([n]) == served.turn_until(answer, "an answer")
+            clock.move(served.loop, 60)
+        assert 0 == served.sessions[0].status
+        clock.move(served.loop, 251)
+        assert b"" == served.read(client)
+        assert 200 == served.sessions[0].status

@@ -29,7 +29,7 @@ from ngxstream.event import datagram
 from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.wire import proxy_protocol as pp
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 CLIENTS = 6
@@ -169,12 +169,12 @@ class OwnersMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """End everything: nothing is left of any session."""
         try:
-            if hasattr(self, "hall"):
+            if hasattr(self, "served"):
                 self._settle()
-                self.hall.close()
-                assert self.hall.loop.free_connections == self.hall.loop.connections
-                assert not self.hall.loop.sessions
-                assert not self.hall.listeners[0].table
+                self.served.close()
+                assert self.served.loop.free_connections == self.served.loop.connections
+                assert not self.served.loop.sessions
+                assert not self.served.listeners[0].table
         finally:
             self.stack.close()
 
@@ -192,7 +192,7 @@ class OwnersMachine(RuleBasedStateMachine):
             addresses.reverse()
         listen, options, server = LISTENERS[self.kind]
         self.behind_peers = "proxy_protocol" in options
-        self.hall = UdpHall(
+        self.served = UdpInProcess(
             CONF.format(
                 servers=" ".join(addresses), options=options, server=server,
                 listen=f"unix:{folder}/proxy" if listen == "unix" else
@@ -200,7 +200,7 @@ class OwnersMachine(RuleBasedStateMachine):
             ),
             gro="gro" in self.kind,
         )
-        self.listener = self.hall.listeners[0]
+        self.listener = self.served.listeners[0]
         count = PEERS if self.behind_peers else CLIENTS
         family = self.listener.family
         self.socks = [
@@ -209,7 +209,7 @@ class OwnersMachine(RuleBasedStateMachine):
         for n, sock in enumerate(self.socks):
             if family == socket.AF_UNIX:
                 sock.bind(f"{folder}/client-{n}")
-            sock.connect(self.hall.address())
+            sock.connect(self.served.address())
             sock.setblocking(False)
         self.begun: set[int] = set()
 
@@ -292,14 +292,14 @@ class OwnersMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     def end(self, pick: int) -> None:
         """A session ends."""
-        sessions = sorted(self.hall.loop.sessions, key=lambda s: s.c.number)
+        sessions = sorted(self.served.loop.sessions, key=lambda s: s.c.number)
         if sessions:
             sessions[pick % len(sessions)].finalize(200)
 
     @rule(pick=st.integers(0, 99))
     def fail(self, pick: int) -> None:
         """A session will raise what nobody expects when it is called next."""
-        sessions = [s for s in self.hall.loop.sessions if isinstance(s.content, UdpProxy)]
+        sessions = [s for s in self.served.loop.sessions if isinstance(s.content, UdpProxy)]
         if sessions:
             s: Any = sorted(sessions, key=lambda s: s.c.number)[pick % len(sessions)]
             s.content.state = None
@@ -332,13 +332,13 @@ class OwnersMachine(RuleBasedStateMachine):
 
     def _turn(self, turns: int) -> None:
         for _ in range(turns):
-            self.hall.loop.turn(0)
+            self.served.loop.turn(0)
 
     def _settle(self) -> None:
-        while select.select([self.listener.sock], [], [], 0)[0] or self.hall.loop.posted:
+        while select.select([self.listener.sock], [], [], 0)[0] or self.served.loop.posted:
             if self.holding:
                 self.start(0)
-            self.hall.loop.turn(0)
+            self.served.loop.turn(0)
         for server in self.servers:
             if server.sock.fileno() >= 0:
                 server.read()
@@ -390,15 +390,15 @@ class OwnersMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_gets_his_own(self) -> None:
         """Nobody has got anything of another one, nor a part of anything."""
-        if hasattr(self, "hall"):
+        if hasattr(self, "served"):
             self._look()
         assert [] == self.wrong
 
     @invariant()
     def only_what_was_broken_failed(self) -> None:
         """There is an alert for a session that was made to fail, and for nothing else."""
-        if hasattr(self, "hall"):
-            alerts = self.hall.alerts()
+        if hasattr(self, "served"):
+            alerts = self.served.alerts()
             strange = [text for text in alerts if "'NoneType'" not in text]
             assert [] == strange
             assert len(alerts) <= 2 * self.faults

@@ -9,7 +9,7 @@
 - ``clients``    sockets of a client with a deadline on every step
 - ``netns``      network namespaces joined by veth pairs, always cleaned up
 - ``udp_crowd``  UDP clients, backends and floods that number every datagram, as processes
-- ``udp_stage``  a namespace with a proxy between such players
+- ``udp_network``  a namespace with a proxy between such players
 - ``accounting`` what became of every datagram, from the players' journals
 - ``dns``        dnsmasq as a backend, and dig as a client
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ngxstream.core import errors
 from ngxstream.stream import peer_state, round_robin
 from ngxstream.stream.upstream import CONNECT, Peer, Selection, UpstreamConf
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 class FakeSession:

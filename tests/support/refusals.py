@@ -307,7 +307,7 @@ _ODD: Final = {
         Case("upstream", "random; server 127.0.0.1:1 backup;",
              'balancing method does not support parameter "backup"'),
     ],
-    # the other rooms
+    # the other modules
     "access_log": [
         Case("server", "access_log logs/a;", "log format is not specified"),
         Case("server", "access_log logs/a nosuch;", 'unknown log format "nosuch"'),

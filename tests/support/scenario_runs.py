@@ -72,11 +72,11 @@ def masked(data: bytes) -> bytes:
 class Backend:
     """A backend of a scenario, and what it got."""
 
-    def __init__(self, proto: str, kind: str, name: str, stage: "Stage") -> None:
+    def __init__(self, proto: str, kind: str, name: str, prepared: "Prepared") -> None:
         """Serve; name is what it calls itself in its answers."""
         self.kind = kind
         self._name = name.encode()
-        self._stage = stage
+        self._prepared = prepared
         self._stack = contextlib.ExitStack()
         self.tcp: b.TcpBackend | None = None
         self.udp: b.UdpBackend | None = None
@@ -173,7 +173,7 @@ class Backend:
         c.reset()
 
     def _held(self, c: b.Conversation) -> None:
-        while not (self._stage.released.wait(0.05) or c.stopping.is_set()):
+        while not (self._prepared.released.wait(0.05) or c.stopping.is_set()):
             pass
         self._echo(c)
 
@@ -190,7 +190,8 @@ class Backend:
     def _tls(self, c: b.Conversation) -> None:
         names: list[str] = []
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._stage.certs / "a.test.crt", self._stage.certs / "a.test.key")
+        certs = self._prepared.certs
+        context.load_cert_chain(certs / "a.test.crt", certs / "a.test.key")
         context.sni_callback = lambda _, name, __: names.append(name)
         got = b""
         c.sock.settimeout(PATIENCE)
@@ -245,8 +246,8 @@ class TlsSocket(ssl.SSLSocket):
             raise ConnectionResetError from error
 
 
-class Stage:
-    """One scenario: its backends, and its story told on either program."""
+class Prepared:
+    """One scenario: its backends, and its runs on either program."""
 
     def __init__(self, scenario: generated.Scenario, number: int, certs: Path) -> None:
         """Start the backends."""
@@ -267,9 +268,9 @@ class Stage:
         text = text.replace("%N", str(self.number)).replace("%T", f"{soon_ms}ms")
         return text.replace("%C", str(self.certs))
 
-    def tell(self, program: proxies.Proxy) -> Account:
+    def run(self, program: proxies.Proxy) -> Account:
         """Do what the clients do, and return what was seen of it."""
-        return Telling(self, program).account()
+        return ScenarioRun(self, program).account()
 
     def close(self) -> None:
         """Close the backends."""
@@ -283,19 +284,19 @@ class Stage:
         self.close()
 
 
-class Telling:
-    """One story on one program."""
+class ScenarioRun:
+    """One run of a scenario on one program."""
 
-    def __init__(self, stage: Stage, program: proxies.Proxy) -> None:
-        """Tell it."""
-        self._stage = stage
+    def __init__(self, prepared: Prepared, program: proxies.Proxy) -> None:
+        """Run it."""
+        self._prepared = prepared
         self._program = program
-        self._scenario = stage.scenario
+        self._scenario = prepared.scenario
         self._talkers: dict[int, Talker] = {}
-        self._ended = [0] * len(stage.scenario.servers)
+        self._ended = [0] * len(prepared.scenario.servers)
         self.stuck = ""
-        stage.released.clear()
-        for backend in stage.backends:
+        prepared.released.clear()
+        for backend in prepared.backends:
             backend.clear()
         try:
             for step in self._scenario.steps:
@@ -310,7 +311,7 @@ class Telling:
                 talker.sock.close()
 
     def _log(self, server: int) -> list[str]:
-        return self._program.lines(f"logs/a{self._stage.number}_{server}.log")
+        return self._program.lines(f"logs/a{self._prepared.number}_{server}.log")
 
     def _count(self, pattern: bytes, name: str) -> int:
         """Count what matches in a log, without taking it apart."""
@@ -320,34 +321,34 @@ class Telling:
             return 0
 
     def _lines(self, server: int) -> int:
-        return self._count(rb"\n", f"a{self._stage.number}_{server}.log")
+        return self._count(rb"\n", f"a{self._prepared.number}_{server}.log")
 
     def _records(self) -> Iterable[proxies.LogRecord]:
-        return self._program.records(f"logs/e{self._stage.number}.log")
+        return self._program.records(f"logs/e{self._prepared.number}.log")
 
     def _all_ended(self) -> bool:
-        begun = self._count(rb"\bclient \S+ connected to .*\n", f"e{self._stage.number}.log")
+        begun = self._count(rb"\bclient \S+ connected to .*\n", f"e{self._prepared.number}.log")
         return begun == sum(map(self._lines, range(len(self._scenario.servers))))
 
     def _all_heard(self) -> bool:
         """Tell whether each backend has accepted what was connected to it, and done with it."""
-        name = f"e{self._stage.number}.log"
+        name = f"e{self._prepared.number}.log"
         return all(
             backend.done == backend.seen
             and backend.done >= self._count(rb" connected to \S+:%d\n" % backend.address[1], name)
-            for backend in self._stage.backends
+            for backend in self._prepared.backends
             if backend.tcp
         )
 
     def _seen(self) -> int:
-        return sum(backend.seen for backend in self._stage.backends)
+        return sum(backend.seen for backend in self._prepared.backends)
 
     def _refused(self, server: int) -> int:
         """Count sessions of a server that came to no backend."""
-        return self._count(rb"(?m)^(?!200 )\d+ .*\n", f"a{self._stage.number}_{server}.log")
+        return self._count(rb"(?m)^(?!200 )\d+ .*\n", f"a{self._prepared.number}_{server}.log")
 
     def _address(self, server: int) -> tuple[str, int]:
-        name = f"s{self._stage.number}_{server}"
+        name = f"s{self._prepared.number}_{server}"
         return self._program.address(name, self._scenario.servers[server].host)
 
     # Steps of TCP clients.
@@ -408,7 +409,7 @@ class Telling:
             self._send(sock, END)
         except (ConnectionError, ssl.SSLEOFError):
             pass
-        self._stage.released.set()
+        self._prepared.released.set()
         server = self._scenario.clients[step.client].server
         if not self._scenario.servers[server].is_mute:
             talker.until_end(of_line=True)
@@ -423,13 +424,13 @@ class Telling:
                 try:
                     view = view[sock.send(view) :]
                 except TimeoutError:
-                    self._stage.released.set()
+                    self._prepared.released.set()
         finally:
             sock.settimeout(PATIENCE)
 
     def _leave(self, number: int) -> Talker:
         """Return a client that is about to end; nobody waits for it any more."""
-        self._stage.released.set()
+        self._prepared.released.set()
         return self._talkers[number]
 
     def _settle(self, number: int) -> None:
@@ -487,7 +488,7 @@ class Telling:
             sock.connect(self._address(client.server))
         talker = self._talkers[step.client]
         before = self._seen() + self._refused(client.server)
-        asked = [len(backend.udp.seen) if backend.udp else 0 for backend in self._stage.backends]
+        asked = [len(backend.udp.seen) if backend.udp else 0 for backend in self._prepared.backends]
         refused = self._refused(client.server)
         logged = self._lines(client.server) + len(step.sizes)
         for size in step.sizes:
@@ -502,7 +503,7 @@ class Telling:
                 PATIENCE, "backends have seen what was sent",
             )  # fmt: skip
             got = 0
-            for backend, had in zip(self._stage.backends, asked, strict=True):
+            for backend, had in zip(self._prepared.backends, asked, strict=True):
                 if backend.udp and server.responses:
                     more = len(backend.udp.seen) - had
                     got += more * generated.UDP_ANSWERS[backend.kind]
@@ -519,7 +520,7 @@ class Telling:
             "clients": {
                 n: (masked(bytes(t.got)), t.is_over) for n, t in sorted(self._talkers.items())
             },
-            "backends": [backend.account() for backend in self._stage.backends],
+            "backends": [backend.account() for backend in self._prepared.backends],
             "access": [
                 sorted(map(self._level, self._log(place))) for place in range(len(scenario.servers))
             ],
@@ -538,7 +539,7 @@ class Telling:
     def _level(self, text: str) -> str:
         for pattern, words, _ in KNOWN:
             text = pattern.sub(words, text)
-        for place, backend in enumerate(self._stage.backends):
+        for place, backend in enumerate(self._prepared.backends):
             text = re.sub(rf"(?<=127\.0\.0\.1:){backend.address[1]}\b", f"B{place}", text)
         for place in range(len(self._scenario.servers)):
             text = re.sub(rf"\b{self._address(place)[1]}\b", f"S{place}", text)
@@ -550,20 +551,21 @@ def run(
 ) -> dict[int, dict[str, Account]]:
     """Run the scenarios of these seeds. Returns: by seed, what each program made of it."""
     with contextlib.ExitStack() as stack:
-        stages = [
-            stack.enter_context(Stage(generated.make(seed), number, certs))
+        all_prepared = [
+            stack.enter_context(Prepared(generated.make(seed), number, certs))
             for number, seed in enumerate(seeds)
         ]
-        text = HEAD + "stream { " + "\n".join(stage.conf(soon_ms) for stage in stages) + " }"
+        servers = "\n".join(prepared.conf(soon_ms) for prepared in all_prepared)
+        text = HEAD + "stream { " + servers + " }"
         programs = {
             name: stack.enter_context(program(text, folder))
             for name, program in proxies.PROGRAMS.items()
         }
 
-        def tell(stage: Stage) -> tuple[int, dict[str, Account]]:
-            return stage.scenario.seed, {
-                name: stage.tell(program) for name, program in programs.items()
+        def run_one(prepared: Prepared) -> tuple[int, dict[str, Account]]:
+            return prepared.scenario.seed, {
+                name: prepared.run(program) for name, program in programs.items()
             }
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(pool.map(tell, stages))
+            return dict(pool.map(run_one, all_prepared))

@@ -8,7 +8,7 @@ from ngxstream.core.clock import Clock
 from ngxstream.core.log import DEBUG, Log
 from ngxstream.event.loop import Loop
 from tests.support.clock import FakeClock
-from tests.support.hall import LogTarget
+from tests.support.in_process import LogTarget
 
 NOON = 1_795_262_400.0  # 21 Nov 2026, 12:00:00 UTC
 

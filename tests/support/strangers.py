@@ -129,7 +129,7 @@ def attack(socks: list[socket.socket], canary: str) -> None:
     os.write(memory, evil)
     with open("/etc/passwd", "rb") as passwd:
         fds = (memory, passwd.fileno())
-        packets: list[tuple[bytes, tuple[int, ...]]] = [(b"estate", fds), (evil, ()), (b"", fds)]
+        packets: list[tuple[bytes, tuple[int, ...]]] = [(b"record", fds), (evil, ()), (b"", fds)]
         for kind in range(12):
             packets.append((bytes((kind,)) + evil, fds))
             head = struct.pack("<BBBBI", port.MAGIC, codec.VERSION, kind, 0, len(evil))

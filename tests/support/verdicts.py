@@ -6,7 +6,7 @@ A message is ``[level] text`` with the place of the configuration spelled the sa
 from pathlib import Path
 
 from ngxstream.core import errors
-from tests.support import hall, proxies
+from tests.support import in_process, proxies
 
 EVENTS = "events {} "
 
@@ -29,7 +29,7 @@ def nginx_says(text: str, folder: Path, others: dict[str, bytes] | None = None) 
 def we_say(text: str, others: dict[str, bytes] | None = None) -> list[str]:
     """Return the warnings and the error of this program in the same form."""
     places = {f"/p/conf/{name}": raw for name, raw in (others or {}).items()}
-    built = hall.build(text, others=places)
+    built = in_process.build(text, others=places)
     if not built.error:
         try:
             built.zones.build()

@@ -203,8 +203,8 @@ def test_a_name_that_a_regex_could_choke_on(
     settled()
 
 
-@pytest.mark.parametrize("room", ["geo", "geo ranges", "map", "map hostnames"])
-def test_a_hundred_thousand_lines_load_quickly(room: str, ngxstream: ProxyFactory) -> None:
+@pytest.mark.parametrize("directive", ["geo", "geo ranges", "map", "map hostnames"])
+def test_a_hundred_thousand_lines_load_quickly(directive: str, ngxstream: ProxyFactory) -> None:
     """-t of a configuration with a huge file takes less than 3 s of CPU time."""
     count = 100_000
     head = {
@@ -212,7 +212,7 @@ def test_a_hundred_thousand_lines_load_quickly(room: str, ngxstream: ProxyFactor
         "geo ranges": "geo $x { ranges; include big; }",
         "map": "map $remote_addr $x { include big; }",
         "map hostnames": "map $remote_addr $x { hostnames; include big; }",
-    }[room]
+    }[directive]
     lines = {
         "geo": (f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32 v{n % 50};" for n in range(count)),
         "geo ranges": (
@@ -222,7 +222,7 @@ def test_a_hundred_thousand_lines_load_quickly(room: str, ngxstream: ProxyFactor
         ),
         "map": (f"key-{n} v{n % 50};" for n in range(count)),
         "map hostnames": (f"{'*.' * (n % 2)}host-{n}.example v{n % 50};" for n in range(count)),
-    }[room]
+    }[directive]
     program = ngxstream(
         f"events {{}} stream {{ {head} server {{ listen 127.0.0.1:@in@; return $x; }} }}",
         start=False,

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import certs, descriptors
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 QUIET = {"info", "notice", "debug"}
 OVERSIZED = b"\x16\x03\x03\x7f\xff"  # of a record: 32767 bytes are to come, 18432 are allowed
@@ -42,24 +42,24 @@ def conf(pair: certs.Pair) -> str:
 
 
 class Attacked:
-    """A hall and what was counted of it."""
+    """A served block and what was counted of it."""
 
-    def __init__(self, hall: Hall) -> None:
-        self.hall = hall
-        self.slots = hall.loop.free_connections
+    def __init__(self, served: InProcess) -> None:
+        self.served = served
+        self.slots = served.loop.free_connections
 
     def settle(self) -> None:
         """Turn until no session lives."""
-        loop = self.hall.loop
-        self.hall.turn_until(
+        loop = self.served.loop
+        self.served.turn_until(
             lambda: loop.free_connections == self.slots and not loop.posted, "all sessions' end"
         )
         assert 0 == loop.live
-        self.hall.sessions.clear()
+        self.served.sessions.clear()
 
     def complaints(self) -> list[tuple[str, str]]:
         """Return what was logged above info, and forget all of it."""
-        lines = self.hall.target.lines
+        lines = self.served.target.lines
         found = [line for line in lines if line[0] not in QUIET]
         lines.clear()
         return found
@@ -67,20 +67,20 @@ class Attacked:
 
 @pytest.fixture(scope="module")
 def attacked(pair: certs.Pair) -> Iterator[Attacked]:
-    """Give a served hall."""
-    with Hall(conf(pair)) as hall:
-        yield Attacked(hall)
+    """Give a served block."""
+    with InProcess(conf(pair)) as served:
+        yield Attacked(served)
 
 
-def connect(hall: Hall) -> socket.socket:
+def connect(served: InProcess) -> socket.socket:
     """Connect, never waiting."""
-    client = socket.create_connection(hall.address())
+    client = socket.create_connection(served.address())
     client.setblocking(False)
     return client
 
 
 def attempt(
-    hall: Hall,
+    served: InProcess,
     cut: int,
     *,
     version: ssl.TLSVersion,
@@ -98,7 +98,7 @@ def attempt(
     context.maximum_version = version
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname=name)
-    client = connect(hall)
+    client = connect(served)
     sent, idle = 0, 0
     while sent < cut and idle < 4:
         try:
@@ -112,9 +112,9 @@ def attempt(
         try:
             for at in range(0, len(data), piece):
                 client.sendall(data[at : at + piece])
-                hall.loop.turn(wait_ms=0)
+                served.loop.turn(wait_ms=0)
             sent += len(data)
-            hall.loop.turn(wait_ms=0)
+            served.loop.turn(wait_ms=0)
             if came := client.recv(65536):
                 incoming.write(came)
                 idle = 0
@@ -125,17 +125,17 @@ def attempt(
     if reset:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    hall.loop.turn(wait_ms=0)
+    served.loop.turn(wait_ms=0)
     return sent
 
 
-def throw(hall: Hall, data: bytes) -> None:
+def throw(served: InProcess, data: bytes) -> None:
     """Send bytes of any kind and leave."""
-    client = connect(hall)
+    client = connect(served)
     try:
         client.send(data)
-        hall.loop.turn(wait_ms=0)
-        hall.loop.turn(wait_ms=0)
+        served.loop.turn(wait_ms=0)
+        served.loop.turn(wait_ms=0)
     except OSError:
         pass
     client.close()
@@ -150,7 +150,7 @@ def throw(hall: Hall, data: bytes) -> None:
 )
 def test_a_handshake_may_be_cut_anywhere(attacked, cut, version, name, reset) -> None:
     """Whatever the client leaves out, its session ends and nothing is said above info."""
-    attempt(attacked.hall, cut, version=version, name=name, reset=reset)
+    attempt(attacked.served, cut, version=version, name=name, reset=reset)
     attacked.settle()
     assert [] == attacked.complaints()
 
@@ -174,7 +174,7 @@ HEADS = st.sampled_from(
 @given(HEADS, st.binary(max_size=3000))
 def test_garbage_ends_the_session(attacked, head: bytes, rest: bytes) -> None:
     """Bytes of any kind, oversized records among them, harm nobody."""
-    throw(attacked.hall, head + rest)
+    throw(attacked.served, head + rest)
     attacked.settle()
     assert [] == attacked.complaints()
 
@@ -192,7 +192,7 @@ def test_a_hello_with_one_byte_changed(attacked, place: int, value: int) -> None
         tls.do_handshake()
     hello = bytearray(outgoing.read())
     hello[place % len(hello)] = value
-    throw(attacked.hall, bytes(hello))
+    throw(attacked.served, bytes(hello))
     attacked.settle()
     assert [] == attacked.complaints()
 
@@ -201,19 +201,19 @@ def test_a_hello_with_one_byte_changed(attacked, place: int, value: int) -> None
 def test_nothing_is_left_of_many_attempts(pair: certs.Pair) -> None:
     """Garbage, slow bytes, oversized records, cuts: descriptors and memory stay where they were."""
     chance = random.Random(7)
-    with Hall(conf(pair)) as hall:
-        attacked = Attacked(hall)
+    with InProcess(conf(pair)) as served:
+        attacked = Attacked(served)
 
         def attack(count: int) -> None:
             for number in range(count):
                 kind = number % 4
                 if kind == 0:
-                    throw(hall, chance.randbytes(chance.randrange(200)))
+                    throw(served, chance.randbytes(chance.randrange(200)))
                 elif kind == 1:
-                    throw(hall, OVERSIZED + bytes(chance.randrange(40_000)))
+                    throw(served, OVERSIZED + bytes(chance.randrange(40_000)))
                 else:
                     version = chance.choice([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-                    attempt(hall, chance.randrange(1000), version=version, name="a.test",
+                    attempt(served, chance.randrange(1000), version=version, name="a.test",
                             reset=chance.random() < 0.5,
                             piece=chance.choice([1000, 1000, 1000, 30]))  # fmt: skip
                 if not number % 50:
@@ -242,7 +242,7 @@ def test_slow_bytes_shake_hands_in_the_end(attacked: Attacked) -> None:
     context.verify_mode = ssl.CERT_NONE
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="a.test")
-    client = connect(attacked.hall)
+    client = connect(attacked.served)
     said = bytearray()
 
     def has_all() -> bool:
@@ -250,11 +250,11 @@ def test_slow_bytes_shake_hands_in_the_end(attacked: Attacked) -> None:
             said.extend(tls.read(100))
         for byte in outgoing.read():
             client.send(bytes((byte,)))
-            attacked.hall.loop.turn(wait_ms=0)
+            attacked.served.loop.turn(wait_ms=0)
         with contextlib.suppress(BlockingIOError):
             incoming.write(client.recv(65536))
         return said == b"TLS_AES_256_GCM_SHA384"
 
-    attacked.hall.turn_until(has_all, "the answer")
+    attacked.served.turn_until(has_all, "the answer")
     client.close()
     attacked.settle()

@@ -85,13 +85,13 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class LogConf:
-    """The access logs of a server. shape: takers in the order of the directives"""
+    """The access logs of a server, in the order of the directives."""
 
     takers: tuple[sinks.Take, ...] = ()
 
 
 def handle(s: Session) -> int:
-    """Write the session to every log of its server. source: ngx_stream_log_handler"""
+    """Write the session to every log of its server. Source: ngx_stream_log_handler"""
     for take in s.server.access_log.takers:
         take(s)
     return codes.OK
@@ -102,15 +102,12 @@ def _is_wanted(server: ServerConf) -> bool:
 
 
 def _merge(outer: Given, inner: Given) -> LogConf:
-    """source: ngx_stream_log_merge_srv_conf"""
+    """Source: ngx_stream_log_merge_srv_conf"""
     cache = inner["cache"] if "cache" in inner else outer.get("cache")
     given = inner if inner.get("off") or inner.get("logs") else outer
     if given.get("off"):
         return LogConf()
     return LogConf(tuple(spec.taker(cache) for spec in given.get("logs", ())))
-
-
-# -- directives ------------------------------------------------------------------------------
 
 
 def _data(scope: Scope) -> LogData:
@@ -123,7 +120,7 @@ def _data(scope: Scope) -> LogData:
 
 
 def _log_format(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_set_format"""
+    """Source: ngx_stream_log_set_format"""
     data = _data(scope)
     name = st.args[0]
     if any(known.name == name for known in data.formats):
@@ -133,7 +130,7 @@ def _log_format(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _access_log(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_set_log"""
+    """Source: ngx_stream_log_set_log"""
     given = scope.given_of(module)
     args = st.args
     if args[0] == "off":
@@ -221,13 +218,11 @@ def _buffer(spec: Spec, word: str, size: int, flush_ms: int, gzip: int) -> None:
         buffer = target.buffer = sinks.Buffer(target.file, size, flush_ms, gzip)
         target.file.flush = buffer.flush
     elif buffer.settings != (size, flush_ms, gzip):
-        raise errors.ConfError(
-            f'access_log "{word}" already defined with conflicting parameters'
-        )
+        raise errors.ConfError(f'access_log "{word}" already defined with conflicting parameters')
 
 
 def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:
-    """source: ngx_stream_log_open_file_cache"""
+    """Source: ngx_stream_log_open_file_cache"""
     given = scope.given_of(module)
     if "cache" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
@@ -258,11 +253,8 @@ def _open_log_file_cache(scope: Scope, module: Module, st: Statement) -> None:
     given["cache"] = cache
 
 
-# -- the worker ------------------------------------------------------------------------------
-
-
 def _flush(stream: StreamConf, loop: Loop) -> None:
-    """Write what is buffered, and let go of what is kept open."""
+    """Write what is buffered, and close what is kept open."""
     data: LogData | None = stream.data.get(NAME)
     if data is None:
         return

@@ -1,7 +1,6 @@
 """log_format: the text of an access log line, compiled once into a template and its getters.
 
-Answers for ngx_stream_log_set_format and ngx_stream_log_compile_format
-(ngx_stream_log_module.c).
+Answers for ngx_stream_log_set_format and ngx_stream_log_compile_format (ngx_stream_log_module.c).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Render = Callable[["Session"], bytes]
 class Escaping(NamedTuple):
     """How values get into a line."""
 
-    missing: bytes  # stands for a variable that was not found
+    missing: bytes  # the text of a variable that was not found
     is_safe: Callable[[bytes], bool] | None  # None: nothing is ever escaped
     apply: Callable[[bytes], bytes]
 
@@ -40,15 +39,12 @@ ESCAPINGS: Final = {
 
 
 class Format:
-    """One log_format; its renderers are there once the stream block is linked.
-
-    shape: `line(session)` ends in a line feed, `text(session)` does not
-    """
+    """One log_format. Once linked, line(session) ends in a line feed, text(session) does not."""
 
     __slots__ = ("_escaping", "_parts", "line", "name", "text")
 
     def __init__(self, name: str, escaping: Escaping, parts: list[str | VariableRef]) -> None:
-        """shape: parts in order, literal texts and variables"""
+        """Args: parts: in order, literal texts and variables"""
         self.name = name
         self._escaping = escaping
         self._parts = parts
@@ -111,11 +107,7 @@ def _gatherer(refs: Sequence[VariableRef]) -> Callable[[Session], tuple[Any, ...
 
 
 def compile_format(name: str, words: list[str], table: VariableTable) -> Format:
-    """Make a format of the words of a log_format directive, its name not among them.
-
-    raises: ConfError with nginx's words
-    source: ngx_stream_log_compile_format
-    """
+    """Compile a format's words. Raises: ConfError. Source: ngx_stream_log_compile_format"""
     escaping = ESCAPINGS["default"]
     if words[0].startswith("escape="):
         kind = words[0].removeprefix("escape=")
@@ -133,10 +125,9 @@ def compile_format(name: str, words: list[str], table: VariableTable) -> Format:
 
 
 def split(text: str) -> list[tuple[bool, str]]:
-    """Cut a text into (is_variable, text-or-name) pieces.
+    """Cut a text into (is_variable, text-or-name) pieces. Raises: ConfError
 
-    Not quite the law of other values: a lone `$` is named with what follows it.
-    raises: ConfError
+    Unlike in other values, a lone `$` is named with what follows it.
     """
     pieces: list[tuple[bool, str]] = []
     end = len(text)

@@ -42,7 +42,7 @@ class OpenLogCache:
     __slots__ = ("_entries", "inactive_ms", "max", "min_uses", "valid_ms")
 
     def __init__(self, most: int, inactive_s: int, min_uses: int, valid_s: int) -> None:
-        """shape: as the directive gives them"""
+        """Take the settings as the directive gives them."""
         self.max = most
         self.inactive_ms = inactive_s * 1000
         self.min_uses = min_uses
@@ -54,10 +54,7 @@ class OpenLogCache:
         return len(self._entries)
 
     def write(self, path: bytes, line: bytes, now_ms: int) -> int:
-        """Append a line to a path; returns the bytes written.
-
-        raises: OSError, an OpenError where the path cannot be opened
-        """
+        """Append a line to a path; returns the bytes written. Raises: OSError, OpenError"""
         entries = self._entries
         entry = entries.pop(path, None)
         if entry is None:
@@ -99,10 +96,7 @@ class OpenLogCache:
             _close(entry)
 
     def _expire(self, now_ms: int, *, room: bool) -> None:
-        """Forget up to two idle entries, or the oldest to make room.
-
-        source: ngx_expire_old_cached_files
-        """
+        """Forget up to two idle entries, or the oldest. Source: ngx_expire_old_cached_files"""
         entries = self._entries
         for _ in range(2):
             path = next(iter(entries), None)
@@ -115,10 +109,7 @@ class OpenLogCache:
 
 
 def open_log(path: bytes) -> int:
-    """Open a log for appending, made if it is not there; returns the descriptor.
-
-    raises: OpenError
-    """
+    """Open a log for appending; returns the descriptor. Raises: OpenError"""
     try:
         return os.open(path, files.FLAGS, files.MODE)
     except OSError as error:
@@ -126,10 +117,7 @@ def open_log(path: bytes) -> int:
 
 
 def write_once(path: bytes, line: bytes, now_ms: int) -> int:
-    """Append a line to a path that is not kept open; returns the bytes written.
-
-    raises: OSError
-    """
+    """Append a line to a path that is not kept open; returns the bytes written. Raises: OSError"""
     fd = open_log(path)
     try:
         return os.write(fd, line)

@@ -3,8 +3,8 @@
 Answers for ngx_stream_log_handler, ngx_stream_log_write, ngx_stream_log_script_write,
 ngx_stream_log_gzip and ngx_stream_log_flush (ngx_stream_log_module.c).
 
-1. A line, or a buffer of whole lines, is one write(2) to a file opened for appending: lines of
-   several workers are never mixed.
+1. A buffer of whole lines, or what core/gather.py makes of the lines of a turn, is one write(2) to
+   a file opened for appending: lines of several workers are never mixed.
 2. After ENOSPC a log is left alone for the rest of the second; what else goes wrong is said once
    a minute.
 3. The value of a variable cannot lead out of the directory that the text around it names: a path
@@ -17,6 +17,7 @@ import errno
 import os
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, log
@@ -39,7 +40,7 @@ GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
 
 
 class Complaints:
-    """What one log has to say of writes that failed. source: ngx_stream_log_write"""
+    """What one log has to say of writes that failed. Source: ngx_stream_log_write"""
 
     __slots__ = ("_full_second", "_said_ms")
 
@@ -72,9 +73,9 @@ class Complaints:
 
 
 class Buffer:
-    """Lines on their way to one file, in one worker; all logs to that file share it.
+    """Lines of one worker for one file; flush_ms 0 is no timer, gzip a level or 0.
 
-    shape: size in bytes, flush_ms 0 for no timer, gzip a level or 0
+    All logs to the file share it.
     """
 
     __slots__ = ("_lines", "_timer", "_used", "file", "flush_ms", "gzip", "size")
@@ -118,7 +119,8 @@ class Buffer:
         return data
 
     def write(self, data: bytes) -> int:
-        """Write whole lines; returns how many bytes of them went. raises: OSError"""
+        """Write whole lines; returns how many bytes of them went. Raises: OSError"""
+        self.file.chunk.gatherer.write()
         if not self.gzip:
             return os.write(self.file.fd, data)
         packed = zlib.compress(data, self.gzip, GZIP_WINDOW)
@@ -127,10 +129,7 @@ class Buffer:
         return len(data) if written == len(packed) else 0
 
     def flush(self, complaints: Log | None = None) -> None:
-        """Write everything now: the time is up, the file is reopened, the worker leaves.
-
-        source: ngx_stream_log_flush
-        """
+        """Write all lines now. Source: ngx_stream_log_flush"""
         data = self.drain()
         if not data:
             return
@@ -147,7 +146,7 @@ class Buffer:
 
 
 class FileSink:
-    """A log that is written to its file line by line."""
+    """A log without a buffer of its own."""
 
     __slots__ = ("_complaints", "_file", "_line")
 
@@ -157,18 +156,12 @@ class FileSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Write the line of a session."""
+        """Have the line of a session written."""
         complaints = self._complaints
         if complaints.is_full(s.loop.now_ms):
             return
-        line = self._line.line(s)
-        try:
-            written = os.write(self._file.fd, line)
-        except OSError as error:
-            complaints.failed(s, self._file.path, error)
-            return
-        if written != len(line):
-            complaints.incomplete(s, self._file.path, written, len(line))
+        file = self._file
+        file.chunk.add(self._line.line(s), file, partial(complaints.failed, s, file.path))
 
 
 class BufferedSink:
@@ -182,7 +175,7 @@ class BufferedSink:
         self._line = made
 
     def take(self, s: Session) -> None:
-        """Keep the line of a session, writing what stands before it if there is no room."""
+        """Buffer a session's line, writing the buffer first if it is full."""
         loop = s.loop
         if self._complaints.is_full(loop.now_ms):
             return
@@ -212,7 +205,7 @@ class PathSink:
     __slots__ = ("_complaints", "_line", "_parents", "_path")
 
     def __init__(self, path: ComplexValue, made: Format, parents: int) -> None:
-        """shape: parents is how many `..` the configuration itself has in the path"""
+        """Args: parents: how many `..` the configuration itself has in the path"""
         self._path = path
         self._complaints = Complaints()
         self._line = made
@@ -231,9 +224,7 @@ class PathSink:
             return
         line = self._line.line(s)
         path = self._path.get(s)
-        if b"\0" in path or (
-            b".." in path and path.split(b"/").count(b"..") > self._parents
-        ):
+        if b"\0" in path or (b".." in path and path.split(b"/").count(b"..") > self._parents):
             s.log_error(
                 log.ERR,
                 f'access log "{_shown(path)}" is not written: a variable brought ".." or a NUL',

@@ -54,11 +54,7 @@ class Bind:
         return self.value is not None and self.value.text.strip("${}") not in _ADDRESSES
 
     def local(self, s: Session, peer: Peer) -> SockAddr | None:
-        """Return the address to bind a session's connection to a peer to; None for any.
-
-        Raises: BindError for one that cannot be the source of this connection
-        Source: ngx_stream_proxy_set_local
-        """
+        """Return a local address or None. Raises: BindError. Source: ngx_stream_proxy_set_local"""
         found = self.sockaddr
         if self.whole and isinstance(s.c.sockaddr, tuple):
             found = s.c.sockaddr
@@ -70,7 +66,7 @@ class Bind:
             found = self._parse(text, s)
             if found is None:
                 if self.transparent:
-                    # from an address of our own the server would take us for the client
+                    # from an address of ours the server would answer us, not the client
                     raise connect.BindError(f'invalid local address "{text}"')
                 _complain(s, text)
                 return None
@@ -206,9 +202,7 @@ def set_bind(scope: Scope, module: Module, st: Statement) -> None:
     if st.args[1] != "transparent":
         raise errors.ConfError(f'invalid parameter "{st.args[1]}"')
     plain = text.replace("{", "").replace("}", "")
-    made = Bind(
-        value, sockaddr, transparent=True, ported=is_ported(text), whole=plain in _WHOLE
-    )
+    made = Bind(value, sockaddr, transparent=True, ported=is_ported(text), whole=plain in _WHOLE)
     wanted: set[str] = scope.builder.data.setdefault("capabilities", set())
     wanted.add(NET_RAW)
     if made.may_name_a_port:

@@ -42,10 +42,7 @@ class Lender(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ProxyConf:
-    """Settings of a proxying server. Times are ms, sizes bytes, rates bytes a second.
-
-    Source: ngx_stream_proxy_merge_srv_conf
-    """
+    """Settings in ms, bytes and bytes a second. Source: ngx_stream_proxy_merge_srv_conf"""
 
     upstream: UpstreamConf | None = None  # of a proxy_pass without variables
     target: target.Target | None = None  # of one with
@@ -115,10 +112,7 @@ def _buffer_size(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
-    """Return the proxy's directives.
-
-    Args: handler: the content handler that proxy_pass makes; target_handler: with variables
-    """
+    """Return the directives. Args: content handlers of proxy_pass without and with variables"""
 
     def proxy_pass(scope: Scope, module: Module, st: Statement) -> None:
         given = scope.given_of(module)

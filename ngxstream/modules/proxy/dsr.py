@@ -4,10 +4,9 @@ Answers for `proxy_responses 0` with `proxy_bind $remote_addr:$remote_port trans
 (ngx_stream_proxy_module.c), where nginx makes a session, a socket and a connection for each
 datagram.
 
-The session of a datagram ends within the turn it came in; access rules, balancing and logs are
-what they always are. The socket is kept for the client's next datagrams
-(event/client_sockets.py). Nothing comes back to it, so no failure of a server is heard of but a
-missing route.
+The session of a datagram ends within the turn it came in; access rules, balancing and logs are what
+they always are. The socket is kept for the client's next datagrams (event/client_sockets.py).
+Nothing comes back to it, so no failure of a server is heard of but a missing route.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ def is_direct(conf: ProxyConf) -> bool:
 def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
     """Send the datagram by the client's kept socket: there is nothing to connect.
 
-    Returns:
-        The socket, or None where the session needs one of its own.
-
-    Raises: ConnectError when there is no way to the peer, BindError
+    Returns: the socket, None where the session needs its own. Raises: ConnectError, BindError
     """
     if local is None or not local[1]:  # a port for each session: nothing worth to be kept
         return None

@@ -100,10 +100,7 @@ class Proxy(Content):
             self.selection.tries = most
 
     def connect(self) -> None:
-        """Try servers until one takes the connection or there is none left to try.
-
-        Source: ngx_stream_proxy_connect
-        """
+        """Try servers until one connects or none is left. Source: ngx_stream_proxy_connect"""
         s, loop, conf = self.s, self.loop, self.conf
         while True:
             peer, state = self.peer, self.state
@@ -218,10 +215,7 @@ class Proxy(Content):
             self.connect()
 
     def _may_go_on(self) -> bool:
-        """Give the failed peer back; finalize with 502 when no other may be tried.
-
-        Source: ngx_stream_proxy_next_upstream
-        """
+        """Give up the peer, try another or end with 502. Source: ngx_stream_proxy_next_upstream"""
         s, loop, conf = self.s, self.loop, self.conf
         self._free(True)
         elapsed = loop.now_ms - self.started_ms
@@ -269,10 +263,7 @@ class Proxy(Content):
             s.log_plain(log.INFO, f"{udp}proxy {local} connected to {self.peer_name}")
 
     def limiter(self, value: Any) -> pump.RateLimiter | None:
-        """Return the rate limit of a direction, None for none.
-
-        Source: ngx_stream_complex_value_size
-        """
+        """Return a rate limit, None for none. Source: ngx_stream_complex_value_size"""
         if value is None:
             return None
         text = value.get(self.s).decode("latin-1")

@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ngxstream.modules.proxy import conf, dsr, udp_one_way, udp_state, udp_steps
+from ngxstream.core.log import DEBUG
+from ngxstream.modules.proxy import conf, dsr, traced, udp_one_way, udp_state, udp_steps
 from ngxstream.modules.proxy.conf import ProxyConf
 from ngxstream.modules.proxy.tcp import TcpProxy
 from ngxstream.modules.proxy.udp import UdpProxy
@@ -17,18 +18,27 @@ from ngxstream.stream.session import Session
 
 if TYPE_CHECKING:
     from ngxstream.conf.module import Given
+    from ngxstream.modules.proxy.handler import Proxy
 
 
 def handle(s: Session) -> None:
     """Proxy a session to an upstream of the configuration. Source: ngx_stream_proxy_handler"""
-    proxy = s.content = UdpProxy(s) if s.c.is_udp else TcpProxy(s)
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
+    s.content = proxy
     proxy.start()
 
 
 def handle_target(s: Session) -> None:
     """Proxy a session to where the variables of its proxy_pass point."""
-    proxy = s.content = UdpProxy(s) if s.c.is_udp else TcpProxy(s)
+    make: type[Proxy] = UdpProxy if s.c.is_udp else TcpProxy
+    proxy: Proxy = make(s) if s.log.level < DEBUG else traced.make(s)
+    s.content = proxy
     s.server.proxy.target.begin(proxy)
+
+
+def _remake(s: Session) -> UdpProxy:
+    return traced.TracedUdp(s) if s.log.level >= DEBUG else UdpProxy(s)
 
 
 def _merge(outer: Given, inner: Given) -> ProxyConf:
@@ -52,7 +62,7 @@ MODULE = StreamModule(
     contents=(
         ContentKind("tcp proxy", TcpProxy, stays="TCP sessions end where they began"),
         ContentKind(
-            udp_state.NAME, UdpProxy, partial(udp_state.read, UdpProxy), remade=udp_state.REMADE
+            udp_state.NAME, UdpProxy, partial(udp_state.read, _remake), remade=udp_state.REMADE
         ),
     ),
 )

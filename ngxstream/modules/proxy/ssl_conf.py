@@ -32,7 +32,7 @@ KEY: Final = "proxy_ssl"  # where the draft keeps the contexts that servers shar
 
 @dataclass(frozen=True, slots=True)
 class ProxySslConf:
-    """TLS settings towards upstream servers. source: ngx_stream_proxy_merge_srv_conf"""
+    """TLS settings towards upstream servers. Source: ngx_stream_proxy_merge_srv_conf"""
 
     ssl: bool = False
     session_reuse: bool = True
@@ -56,7 +56,7 @@ class ProxySslConf:
 
 
 def _alpn(scope: Scope, module: Module, st: Statement) -> None:
-    """Read proxy_ssl_alpn. source: ngx_stream_proxy_ssl_alpn_set_slot"""
+    """Read proxy_ssl_alpn. Source: ngx_stream_proxy_ssl_alpn_set_slot"""
     given = scope.given_of(module)
     if "alpn" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
@@ -71,7 +71,7 @@ def _alpn(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Make the context of a server with `proxy_ssl on`, or share another's. raises: ConfError"""
+    """Make the context of a server with `proxy_ssl on`, or share another's. Raises: ConfError"""
     if not conf.ssl:
         return
     tls_conf.require_library("proxy_ssl")
@@ -94,9 +94,7 @@ def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
         certificates = tls_certificates.Certificates(
             context.lib, draft.builder.conf_prefix, conf.passwords, conf.certificate_cache
         )
-    server.proxy_ssl = dataclasses.replace(
-        conf, context=context, certificates=certificates
-    )
+    server.proxy_ssl = dataclasses.replace(conf, context=context, certificates=certificates)
 
 
 def _is_chosen(conf: ProxySslConf) -> bool:
@@ -108,7 +106,7 @@ def _is_chosen(conf: ProxySslConf) -> bool:
 
 
 def _make(conf: ProxySslConf, prefix: str) -> Context:
-    """Make a context. raises: SslError, UnplacedError. source: ngx_stream_proxy_set_ssl"""
+    """Make a context. Raises: SslError, UnplacedError. Source: ngx_stream_proxy_set_ssl"""
     context = libssl_context.Context(conf.protocols, server_side=False)
     context.set_ciphers(conf.ciphers)
     if conf.certificate is not None and conf.certificate.text:
@@ -125,9 +123,7 @@ def _make(conf: ProxySslConf, prefix: str) -> Context:
             )
     if conf.verify:
         if not conf.trusted_certificate:
-            raise errors.UnplacedError(
-                "no proxy_ssl_trusted_certificate for proxy_ssl_verify"
-            )
+            raise errors.UnplacedError("no proxy_ssl_trusted_certificate for proxy_ssl_verify")
         context.verify_peer(conf.verify_depth, ask=False)
         context.trust(tls_conf.file_name(prefix, conf.trusted_certificate))
         if conf.crl:
@@ -176,9 +172,4 @@ DIRECTIVES: Final = (
               "A configuration command of OpenSSL.", syntax="name value"),
 )
 
-MODULE = StreamModule(
-    name="proxy_ssl",
-    directives=DIRECTIVES,
-    conf=ProxySslConf,
-    check=check,
-)
+MODULE = StreamModule(name="proxy_ssl", directives=DIRECTIVES, conf=ProxySslConf, check=check)

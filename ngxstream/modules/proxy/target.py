@@ -24,10 +24,7 @@ PEERS: Final = 128  # addresses one session may try; each session makes peers of
 
 
 class Target:
-    """The argument of a proxy_pass with variables.
-
-    shape: `upstreams` are those of the stream block; it grows until the block is complete
-    """
+    """A proxy_pass with variables. Args: upstreams: grows until the stream block is complete"""
 
     __slots__ = ("value", "upstreams")
 
@@ -36,10 +33,7 @@ class Target:
         self.upstreams = upstreams
 
     def begin(self, proxy: Proxy) -> None:
-        """Find out where a session goes, and go there; or suspend it until a name is resolved.
-
-        source: ngx_stream_proxy_eval, ngx_stream_proxy_handler
-        """
+        """Connect a session, once its name is resolved. Source: ngx_stream_proxy_eval"""
         s = proxy.s
         s.action = None
         text = self.value.get(s).decode("utf-8", "surrogateescape")
@@ -94,7 +88,7 @@ class _Resolving:
 
 
 def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
-    """Go on with the addresses of a name. source: ngx_stream_proxy_resolve_handler"""
+    """Go on with the addresses of a name. Source: ngx_stream_proxy_resolve_handler"""
     s = proxy.s
     host = url.host
     if answer.code:
@@ -106,9 +100,7 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
     addrs = []
     for found in some_of(answer.addresses):
         sockaddr: inet.SockAddr = (
-            (found.host, url.port)
-            if found.family == inet.AF_INET
-            else (found.host, url.port, 0, 0)
+            (found.host, url.port) if found.family == inet.AF_INET else (found.host, url.port, 0, 0)
         )
         addrs.append(inet.Addr(found.family, sockaddr, inet.sock_ntop(sockaddr)))
     _select(proxy, host, addrs)
@@ -127,7 +119,7 @@ def some_of(addresses: tuple[resolver.Address, ...]) -> tuple[resolver.Address, 
 
 
 def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:
-    """Give a session peers of its own. source: ngx_stream_upstream_create_round_robin_peer"""
+    """Give a session peers of its own. Source: ngx_stream_upstream_create_round_robin_peer"""
     proxy.upstream = UpstreamConf(host, "", 0, explicit=False)
     tier = round_robin.Tier(host, round_robin.make_peers((ServerSpec(host, addrs),)))
     proxy.selection = round_robin.RoundRobin(tier).select(proxy.s)

@@ -8,7 +8,7 @@ ngx_stream_proxy_test_finalize (ngx_stream_proxy_module.c), TCP side.
                ├──────────┘ timed out   └───┘ TLS (tls.py): failed ► next_upstream
                └─ next_upstream
 
-The client is not read before the upstream connection stands: its bytes wait in the kernel, and
+The client is not read before the upstream is connected: its bytes wait in the kernel, and
 its FIN does not end the attempt (nginx reads one buffer ahead; nobody can tell).
 """
 
@@ -47,11 +47,7 @@ def _set_nodelay(sock: Any, family: int) -> None:
 class TcpProxy(handler.Proxy):
     """The content of a proxied TCP session."""
 
-    __slots__ = (
-        "up",
-        "down",
-        "half_closed",
-    )
+    __slots__ = ("up", "down", "half_closed")
 
     kind = connect.STREAM
 
@@ -64,7 +60,7 @@ class TcpProxy(handler.Proxy):
     # -- connecting ----------------------------------------------------------------------------
 
     def begin(self, ready: bool) -> None:
-        """Wait for the connection to stand."""
+        """Wait until the connection is established."""
         loop = self.loop
         self.deadline = loop.now_ms + self.conf.connect_timeout
         loop.timers.add(self)
@@ -73,7 +69,7 @@ class TcpProxy(handler.Proxy):
             self.established()
 
     def on_connect(self, mask: int) -> None:
-        """Hear how the connect ended. source: ngx_stream_proxy_connect_handler"""
+        """Handle the end of a connect(). Source: ngx_stream_proxy_connect_handler"""
         if mask & READABLE or not mask & OUT:  # select tells an error as both, and as no error
             code = self.pc.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -83,13 +79,13 @@ class TcpProxy(handler.Proxy):
             if not mask & OUT:
                 return
         self.established()
-        if mask & READABLE:  # told by the same edge: a server that speaks first, or left again
+        if mask & READABLE:  # the same edge: a server that sends first, or has closed already
             go_on = self.loop.handlers.get(self.pc_fd)
             if go_on is not None:
                 go_on(mask)
 
     def established(self) -> None:
-        """Go on with a connection that stands. source: ngx_stream_proxy_init_upstream"""
+        """Go on with an established connection. Source: ngx_stream_proxy_init_upstream"""
         s, c = self.s, self.c
         assert self.peer is not None
         if s.server.core.tcp_nodelay:
@@ -122,7 +118,7 @@ class TcpProxy(handler.Proxy):
         up.twin = down
         down.twin = up
         from_client = up.on_event
-        if conf.is_rated:  # a bad rate is told while connecting still
+        if conf.is_rated:  # a bad rate is logged as while connecting
             up.limiter = self.limiter(conf.upload_rate)
             down.limiter = self.limiter(conf.download_rate)
             if up.limiter is not None:
@@ -163,7 +159,7 @@ class TcpProxy(handler.Proxy):
     # -- relaying ------------------------------------------------------------------------------
 
     def on_first_event(self, mask: int) -> None:
-        """Note the time of the upstream's first byte, then step out of the way."""
+        """Note the time of the upstream's first byte; the half handles all later events."""
         if mask & READABLE:
             loop = self.loop
             down: Any = self.down
@@ -232,7 +228,7 @@ class TcpProxy(handler.Proxy):
             pass  # reset meanwhile; and a unix socket holds nothing back
 
     def on_end(self, half: pump.Half) -> None:
-        """A direction is through. source: ngx_stream_proxy_test_finalize"""
+        """A direction is through. Source: ngx_stream_proxy_test_finalize"""
         if not self.conf.half_close:
             self.finish(half)
             return
@@ -245,9 +241,7 @@ class TcpProxy(handler.Proxy):
             try:
                 (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
             except OSError as error:
-                self.s.log_error(
-                    handler.upstream_level(error), "shutdown() failed", error.errno
-                )
+                self.s.log_error(handler.upstream_level(error), "shutdown() failed", error.errno)
                 self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
     def finish(self, half: pump.Half) -> None:
@@ -304,7 +298,7 @@ class TcpProxy(handler.Proxy):
         return up.received, down.sent, down.received, up.sent
 
     def close(self) -> None:
-        """Let go of the peer and its connection; the counts stay."""
+        """Free the peer and close its connection; the counts stay."""
         self.loop.timers.remove(self)
         up, down = self.up, self.down
         if up is not None and down is not None:
@@ -321,5 +315,3 @@ class TcpProxy(handler.Proxy):
             self.finish_state(0, 0)
         self._free(False)
         self._close_peer()
-
-

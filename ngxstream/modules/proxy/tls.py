@@ -1,9 +1,8 @@
 """The handshake with an upstream server, and what a PROXY header says of the client's TLS.
 
 Answers for ngx_stream_proxy_ssl_init_connection(), ngx_stream_proxy_ssl_handshake(),
-ngx_stream_proxy_ssl_name() and ngx_stream_proxy_send_proxy_protocol()
-(ngx_stream_proxy_module.c), and for the TLVs of ngx_proxy_protocol_v2_write()
-(ngx_proxy_protocol.c).
+ngx_stream_proxy_ssl_name() and ngx_stream_proxy_send_proxy_protocol() (ngx_stream_proxy_module.c),
+and for the TLVs of ngx_proxy_protocol_v2_write() (ngx_proxy_protocol.c).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import libssl, libssl_facts, tls
+from ngxstream.event import libssl, libssl_facts, tls, tracing
 from ngxstream.modules.proxy import handler
 from ngxstream.wire import proxy_protocol
 
@@ -24,7 +23,7 @@ _CTRL_SET_HOSTNAME: Final = 55
 
 
 def begin(proxy: TcpProxy) -> None:
-    """Put a connection that stands under TLS; the proxy goes on at ready()."""
+    """Begin TLS on an established connection; the proxy goes on at ready()."""
     if proxy.conf.proxy_protocol and not _send_header(proxy):
         return
     s = proxy.s
@@ -42,10 +41,7 @@ def begin(proxy: TcpProxy) -> None:
 
 
 def _send_header(proxy: TcpProxy) -> bool:
-    """Send the PROXY header in the clear, whole. returns: whether the session goes on
-
-    source: ngx_stream_proxy_send_proxy_protocol
-    """
+    """Send the PROXY header; tell whether it went. Source: ngx_stream_proxy_send_proxy_protocol"""
     s = proxy.s
     header = proxy.proxy_header()
     try:
@@ -71,7 +67,7 @@ class Handshake:
     __slots__ = ("proxy", "transport", "name")
 
     def __init__(self, proxy: TcpProxy) -> None:
-        """Prepare it. raises: SslError"""
+        """Prepare it. Raises: SslError"""
         s = proxy.s
         conf: ProxySslConf = s.server.proxy_ssl
         self.proxy: TcpProxy | None = proxy
@@ -97,9 +93,11 @@ class Handshake:
             session = conf.context.sessions.get(key)
             if session is not None:
                 transport.connection.session = session
+        if s.log.level >= log.DEBUG:
+            tracing.trace_tls(transport, s.trace())
 
     def _set_name(self, conf: ProxySslConf) -> None:
-        """Decide on the name; send it by SNI if it is one. source: ngx_stream_proxy_ssl_name"""
+        """Decide on the name; send it by SNI if it is one. Source: ngx_stream_proxy_ssl_name"""
         proxy = self.proxy
         assert proxy is not None
         name = conf.name.get(proxy.s) if conf.name is not None else _default_name(proxy)
@@ -116,10 +114,7 @@ class Handshake:
             raise lib.error(f'SSL_set_tlsext_host_name("{text}") failed')
 
     def _set_alpn(self, conf: ProxySslConf) -> None:
-        """Offer protocols; those that come out empty or too long are left out.
-
-        source: ngx_stream_proxy_ssl_alpn
-        """
+        """Offer protocols, none empty or too long. Source: ngx_stream_proxy_ssl_alpn"""
         proxy = self.proxy
         assert proxy is not None
         offered = b""
@@ -142,10 +137,7 @@ class Handshake:
             self.proxy.on_fault()
 
     def step(self) -> None:
-        """Take the next step; when it is the last, let the proxy go on.
-
-        source: ngx_stream_proxy_ssl_handshake
-        """
+        """Go on with the handshake; at its end proxy. Source: ngx_stream_proxy_ssl_handshake"""
         code = self.transport.handshake()
         if code == codes.AGAIN:
             return
@@ -192,19 +184,16 @@ def _is_ipv4(name: bytes) -> bool:
 
 
 def leave_quietly(sock: Any) -> None:
-    """Let a connection that was not given all there was end without a word.
+    """Close a connection without close_notify, as not all data was sent on it.
 
-    A close_notify would tell the peer that it has it all. source: ngx_ssl_shutdown (c->buffered)
+    A close_notify would tell the peer that it has it all. Source: ngx_ssl_shutdown (c->buffered)
     """
     if type(sock) is tls.Transport:
         sock.quiet = True
 
 
 def client_tlvs(transport: Any) -> bytes:
-    """Return what a version 2 PROXY header says of a client's TLS; nothing for a plain client.
-
-    source: ngx_proxy_protocol_v2_write
-    """
+    """Return what a version 2 PROXY header says of TLS. Source: ngx_proxy_protocol_v2_write"""
     if type(transport) is not tls.Transport or not transport.pointer:
         return b""
     lib, connection = transport.lib, transport.pointer

@@ -37,8 +37,6 @@ class UdpProxy(ToServer):
 
     kind = socket.SOCK_DGRAM
 
-    # -- connecting ----------------------------------------------------------------------------
-
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Connect a socket that rested, if there is one like we need, or a new one."""
         conf = self.conf
@@ -76,7 +74,7 @@ class UdpProxy(ToServer):
             raise
 
     def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
-        """Let go of a socket that is connected to itself. Raises: ConnectError"""
+        """Close a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)
             raise connect.refused(peer.name)
@@ -100,9 +98,7 @@ class UdpProxy(ToServer):
         self.deadline = loop.now_ms + self.timeout
         loop.timers.add(self)
         rates = self.rates
-        loop.register(
-            self.pc_fd, self.on_event if rates is None else rates.on_event, poller.LEVEL
-        )
+        loop.register(self.pc_fd, self.on_event if rates is None else rates.on_event, poller.LEVEL)
         first = self.first
         if conf.proxy_protocol:
             first = self.proxy_header() + first
@@ -137,8 +133,6 @@ class UdpProxy(ToServer):
         self.connect()
         if kept:
             table.again(c, [memoryview(data) for data in kept])
-
-    # -- changing hands ------------------------------------------------------------------------
 
     way = udp_state.way
     pack = udp_state.pack

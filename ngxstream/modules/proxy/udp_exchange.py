@@ -68,7 +68,7 @@ class Exchange(handler.Proxy):
         self.expected = conf.responses
         self.failed = False
         self.gso = True
-        self.client_gso = table.family != UNIX  # whose datagrams nobody would cut
+        self.client_gso = table.family != UNIX  # where no GSO message is cut
         self.queue: list[bytes] | None = None
         self.dropped = 0
         self.limit = 1
@@ -85,8 +85,6 @@ class Exchange(handler.Proxy):
         if self.conf.proxy_protocol == 1:
             return proxy_protocol.build_v1(src, dst)
         return proxy_protocol.build_v2(src, dst, proxy_protocol.DGRAM)
-
-    # -- failing -------------------------------------------------------------------------------
 
     def on_refused(self, error: OSError) -> None:
         """The server's host refused a datagram (ICMP): a failure of the peer.
@@ -122,13 +120,8 @@ class Exchange(handler.Proxy):
         if rates is not None and self.pc is not None:
             rates.wait()
 
-    # -- ending --------------------------------------------------------------------------------
-
     def settle(self) -> bool:
-        """End the session if all that is expected has come. Returns: whether it ended
-
-        Source: ngx_stream_proxy_test_finalize
-        """
+        """End the session if all has come; tell whether. Source: ngx_stream_proxy_test_finalize"""
         conf = self.conf
         if self.s.status:
             return True
@@ -152,8 +145,6 @@ class Exchange(handler.Proxy):
             f"packets from/to client:{self.requests}/{self.responses}, "
             f"bytes from/to client:{a}/{b}, bytes from/to upstream:{c}/{d}{dropped}"
         )
-
-    # -- giving way ----------------------------------------------------------------------------
 
     @property
     def active_ms(self) -> int:
@@ -206,7 +197,7 @@ class Exchange(handler.Proxy):
             rates.stop()
 
     def close(self) -> None:
-        """Let go of the peer and its socket."""
+        """Free the peer and its socket."""
         loop, state, pc = self.loop, self.state, self.pc
         loop.timers.remove(self)
         if state is not None:
@@ -233,6 +224,8 @@ class Exchange(handler.Proxy):
     def _close_peer(self) -> None:
         """Close the socket, or leave it to whom it belongs."""
         if not self.is_lent:
+            if not self.family and self.pc is not None:  # another process may have a copy
+                self.loop.unregister(self.pc_fd)
             super()._close_peer()
         elif self.pc is not None:
             self.pc = None

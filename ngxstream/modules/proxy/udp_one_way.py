@@ -42,10 +42,7 @@ _STALE: Final = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNR
 def is_one_way(conf: ProxyConf) -> bool:
     """Tell whether the sessions of a server are of this kind."""
     return bool(
-        conf.requests == 1
-        and conf.responses == 0
-        and conf.bind.value is None
-        and not conf.is_rated
+        conf.requests == 1 and conf.responses == 0 and conf.bind.value is None and not conf.is_rated
     )
 
 
@@ -63,7 +60,7 @@ def shared_socket(loop: Loop, peer: Peer, options: connect.PeerOptions) -> Any:
         sock, _ = connect.connect_peer(
             peer.family, socket.SOCK_DGRAM, peer.sockaddr, peer.name, options
         )
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are nobody's
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # answers are not read
         if len(shared) >= SHARED:
             loop.closing.extend(shared.values())
             shared.clear()
@@ -176,9 +173,9 @@ class Forwarder:
             sock = shared_socket(self._loop, peer, self._options)
         except errors.NgxError as error:
             return self._fail(peer, str(error), views, tries)
-        may_gso = peer.family != socket.AF_UNIX  # whose datagrams nobody would cut
+        may_gso = peer.family != socket.AF_UNIX  # where no GSO message is cut
         done = 0
-        stale = True  # an error may be told that is of what was sent before
+        stale = True  # an error may be that of an earlier datagram
         for first, end, size in datagram.runs(views):
             at = first
             while at < end:
@@ -233,7 +230,7 @@ class Forwarder:
 
 
 def forwarder(conf: ListeningConf, loop: Loop) -> Forwarder | None:
-    """Return what takes the datagrams of an address of which nobody wants to see a session."""
+    """Return what takes the datagrams of an address where no session has to be seen."""
     address = conf.default
     server = address.default_server
     given = getattr(server, "proxy", None)

@@ -56,8 +56,6 @@ class Rates:
         self.upload_timer: Timer | None = None
         self.download_timer: Timer | None = None
 
-    # -- from the client -----------------------------------------------------------------------
-
     def take(self, views: list[memoryview]) -> None:
         """Send on what the rate allows; the rest waits."""
         proxy = self.proxy
@@ -117,8 +115,6 @@ class Rates:
         self.wait()
         proxy.settle()
 
-    # -- from the server -----------------------------------------------------------------------
-
     def on_event(self, mask: int) -> None:
         """Drain one answer at a time, or one coalesced message, while the rate allows."""
         proxy, download = self.proxy, self.download
@@ -150,8 +146,6 @@ class Rates:
         if proxy.pc is not None:
             proxy.deadline = proxy.loop.now_ms + proxy.timeout
             proxy.watch()
-
-    # -- changing hands, ending ----------------------------------------------------------------
 
     @property
     def is_resting(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Selection
+
+    Make = Callable[[Session], UdpProxy]
 
 NAME: Final = "udp proxy"
 # slots of a UdpProxy, of whatever kind, that are not packed, and why
@@ -77,9 +79,6 @@ NEVER_GRO: Final = -(1 << 30)  # gro_hints where a server was found not to coale
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
-# -- methods of UdpProxy: see content.Content ------------------------------------------------------
-
-
 def way(proxy: UdpProxy) -> int:
     """Tell which way it goes: one that has no server to talk to begins anew."""
     return content.MOVES if proxy.connected and proxy.pc is not None else content.ANEW
@@ -102,7 +101,7 @@ def pack(proxy: UdpProxy) -> Packed:
 
 
 def release(proxy: UdpProxy) -> None:
-    """Let go of everything here, ending nothing; who has packed it owns the socket."""
+    """Drop what is held here; whoever packed the session owns the socket."""
     loop = proxy.loop
     proxy.leave()
     if proxy.pc is not None:
@@ -121,12 +120,8 @@ def send_waiting(proxy: UdpProxy, data: bytes) -> None:
         proxy.send(data)
 
 
-# -- a record that came ----------------------------------------------------------------------------
-
-
-def read(
-    make: type[UdpProxy], data: bytes, fds: Sequence[int], server: ServerConf, is_shared: bool
-) -> content.Restore:
+def read(make: Make, data: bytes, fds: Sequence[int], server: ServerConf,
+         is_shared: bool) -> content.Restore:
     """Look at what another process says of a proxied session. See content.Read
 
     Args: is_shared: no other client's datagrams may ever cross the socket. Raises: CodecError for
@@ -144,17 +139,15 @@ def read(
     return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
-def _restore(
-    make: type[UdpProxy], numbers: tuple[int, ...], rest: Sequence[Any], fd: int, is_shared: bool,
-    s: Session, current: StreamConf | None,
-) -> UdpProxy:
+def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
+             is_shared: bool, s: Session, current: StreamConf | None) -> UdpProxy:
     """Take the session up where it was left."""
     (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
      family) = numbers
     name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.preread = first
-    proxy: UdpProxy = make(s)
+    proxy = make(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)
@@ -216,9 +209,8 @@ def _plain(sockaddr: Any) -> Any:
     return sockaddr.encode("utf-8", "surrogateescape") if isinstance(sockaddr, str) else sockaddr
 
 
-def _hold(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int, peer: Any
-) -> tuple[Selection, Peer]:
+def _hold(s: Session, current: StreamConf | None, name: str, port: int, index: int,
+          peer: Any) -> tuple[Selection, Peer]:
     """Count the session on the peer it talks to."""
     peer_name, server, sockaddr = peer
     for conf in _candidates(s, current, name, port, index):
@@ -233,9 +225,8 @@ def _hold(
     return found
 
 
-def _candidates(
-    s: Session, current: StreamConf | None, name: str, port: int, index: int
-) -> list[UpstreamConf]:
+def _candidates(s: Session, current: StreamConf | None, name: str, port: int,
+                index: int) -> list[UpstreamConf]:
     if index < 0:
         return []  # a name resolved for this session alone
     found = [None if current is None else current.upstreams.at(name, port), s.server.proxy.upstream]

@@ -130,7 +130,8 @@ class ToServer(ToClient):
     def send_failed(self, error: OSError) -> None:
         """A failed send counts against the peer, and ends the session if it was answered before.
 
-        A datagram that is too large, by itself or with a header, is nobody's fault: it is dropped.
+        A datagram that is too large, by itself or with a header, is no failure of the peer: it is
+        dropped.
         """
         s = self.s
         if error.errno == errno.EMSGSIZE:

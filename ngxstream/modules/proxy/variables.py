@@ -1,4 +1,4 @@
-"""Variables of proxied UDP sessions: datagrams counted. They are ours; nginx has none like them."""
+"""Variables that count the datagrams of proxied UDP sessions; nginx has none like them."""
 
 from __future__ import annotations
 

@@ -38,10 +38,7 @@ CACHE_NO_BUILTIN: Final = -4
 
 @dataclass(frozen=True, slots=True)
 class SslConf:
-    """TLS settings of a server. Times are ms, but session_timeout: seconds.
-
-    source: ngx_stream_ssl_merge_srv_conf
-    """
+    """TLS settings, in ms (session_timeout: s). Source: ngx_stream_ssl_merge_srv_conf"""
 
     handshake_timeout: int = 60_000
     certificates: list[str] | None = None
@@ -78,7 +75,7 @@ class SslConf:
 
 
 def _session_cache(scope: Scope, module: Module, st: Statement) -> None:
-    """Read ssl_session_cache. source: ngx_stream_ssl_session_cache"""
+    """Read ssl_session_cache. Source: ngx_stream_ssl_session_cache"""
     given = scope.given_of(module)
     for word in st.args:
         kind, _, rest = word.partition(":")
@@ -105,7 +102,7 @@ def _session_cache(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _zone(word: str, text: str, what: str) -> tuple[str, int]:
-    """Read NAME:SIZE. raises: ConfError"""
+    """Read NAME:SIZE. Raises: ConfError"""
     name, colon, size_text = text.partition(":")
     try:
         size = units.parse_size(size_text) if name and colon else -1
@@ -119,7 +116,7 @@ def _zone(word: str, text: str, what: str) -> tuple[str, int]:
 
 
 def _alpn(scope: Scope, module: Module, st: Statement) -> None:
-    """Read ssl_alpn. source: ngx_stream_ssl_alpn"""
+    """Read ssl_alpn. Source: ngx_stream_ssl_alpn"""
     given = scope.given_of(module)
     if "alpn" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')
@@ -130,10 +127,7 @@ def _alpn(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _ocsp_cache(scope: Scope, module: Module, st: Statement) -> None:
-    """Read ssl_ocsp_cache; nothing is kept there: ssl_ocsp is not served.
-
-    source: ngx_stream_ssl_ocsp_cache
-    """
+    """Check ssl_ocsp_cache, which is not used: no ssl_ocsp. Source: ngx_stream_ssl_ocsp_cache"""
     given = scope.given_of(module)
     if "ocsp_cache" in given:
         raise errors.ConfError(f'"{st.directive}" directive is duplicate')

@@ -25,14 +25,13 @@ LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx
 
 
 def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
-    """Make the context of a server that needs one. raises: ConfError"""
+    """Make the context of a server that needs one. Raises: ConfError"""
     if conf.certificates is None:
         if not conf.reject_handshake:
             return
     elif len(conf.certificate_keys or ()) < len(conf.certificates):
         raise errors.UnplacedError(
-            'no "ssl_certificate_key" is defined for certificate '
-            f'"{conf.certificates[-1]}"'
+            f'no "ssl_certificate_key" is defined for certificate "{conf.certificates[-1]}"'
         )
     tls_conf.require_library("ssl_certificate")
     try:
@@ -43,10 +42,7 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
 
 
 def finish(draft: StreamDraft) -> None:
-    """See that every `listen … ssl` has a certificate, and who chooses among its servers.
-
-    raises: UnplacedError. source: ngx_stream_ssl_init
-    """
+    """Check the certificates of each `listen … ssl`. Source: ngx_stream_ssl_init"""
     listening = set()
     for address in draft.addresses:
         if not address.options.ssl:
@@ -84,8 +80,6 @@ def pending(draft: StreamDraft) -> handshake.Pending:
     return found
 
 
-
-
 def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     prefix = draft.builder.conf_prefix
     context = libssl_context.Context(conf.protocols, server_side=True)
@@ -108,13 +102,9 @@ def _make(conf: c.SslConf, draft: StreamDraft) -> Context:
     return context
 
 
-def _certificates(
-    context: Context, conf: c.SslConf, draft: StreamDraft, underway: handshake.Pending
-) -> None:
-    """Load the certificates, or have them chosen for each client.
-
-    source: ngx_stream_ssl_compile_certificates, ngx_ssl_certificates
-    """
+def _certificates(context: Context, conf: c.SslConf, draft: StreamDraft,
+                  underway: handshake.Pending) -> None:
+    """Load certificates, or choose them per client. Source: ngx_stream_ssl_compile_certificates"""
     names = conf.certificates or []
     keys = conf.certificate_keys or []
     prefix = draft.builder.conf_prefix
@@ -137,7 +127,7 @@ def _certificates(
 
 
 def _authorities(context: Context, conf: c.SslConf, prefix: str) -> Any:
-    """Set how clients' certificates are verified. returns: the trusted certificates"""
+    """Set how clients' certificates are verified. Returns: the trusted certificates"""
     if conf.verify:
         if conf.verify != c.VERIFY_NO_CA and not (
             conf.client_certificate or conf.trusted_certificate
@@ -155,7 +145,7 @@ def _authorities(context: Context, conf: c.SslConf, prefix: str) -> Any:
 
 
 def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
-    """Set how sessions are resumed. source: ngx_ssl_session_cache, …_session_ticket_keys"""
+    """Set how sessions are resumed. Source: ngx_ssl_session_cache, …_session_ticket_keys"""
     context.set_session_id_context(LABEL, conf.certificates or ())
     zone = conf.session_zone
     size: int | None = None
@@ -194,10 +184,7 @@ def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
 
 
 def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any) -> None:
-    """Staple a file; where nginx would ask a responder, refuse.
-
-    source: ngx_event_openssl_stapling.c ngx_ssl_stapling
-    """
+    """Staple a file; refuse where nginx asks a responder. Source: ngx_ssl_stapling"""
     prefix = draft.builder.conf_prefix
     if conf.stapling_file:
         context.staple(tls_conf.file_name(prefix, conf.stapling_file))
@@ -206,14 +193,10 @@ def _staple(context: Context, conf: c.SslConf, draft: StreamDraft, trusted: Any)
         path = tls_conf.full_name(prefix, name)
         if not context.knows_issuer(stack, trusted):
             draft.warn(
-                '"ssl_stapling" ignored, issuer certificate not found for certificate '
-                f'"{path}"'
+                f'"ssl_stapling" ignored, issuer certificate not found for certificate "{path}"'
             )
         elif not conf.stapling_responder and not context.names_responder(stack):
-            draft.warn(
-                '"ssl_stapling" ignored, no OCSP responder URL in the certificate '
-                f'"{path}"'
-            )
+            draft.warn(f'"ssl_stapling" ignored, no OCSP responder URL in the certificate "{path}"')
         else:
             raise errors.UnplacedError(
                 '"ssl_stapling" directive is not supported without "ssl_stapling_file": '

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls
+from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_sessions, tls, tracing
 from ngxstream.event.poller import READABLE
 from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
@@ -68,6 +68,8 @@ class Handshake(Content):
             except OSError:
                 pass  # the client is gone already: the handshake will say so
         transport = c.sock = tls.Transport(s.loop, context, c.sock)
+        if s.log.level >= log.DEBUG:
+            tracing.trace_tls(transport, s.trace())
         self.transport: tls.Transport | None = transport
         underway = self.underway = context.owner
         underway[transport.pointer] = self
@@ -78,8 +80,8 @@ class Handshake(Content):
         assert transport is not None
         loop, fd = s.loop, s.c.fd
         s.action = "SSL handshaking"
-        # A client speaks first: the edge that comes with registering tells whether it has. Only
-        # where the edge was told already (to who read a PROXY header) is it time to look.
+        # A client sends first: the edge that comes with registering tells whether it has. Only
+        # where the edge was reported before (a PROXY header was read) is the socket tried now.
         code = transport.handshake() if fd in loop.handlers else codes.AGAIN
         if code == codes.AGAIN:
             s.content = self
@@ -135,7 +137,7 @@ class Handshake(Content):
         self.s.finalize(codes.INTERNAL_SERVER_ERROR)
 
     def close(self) -> None:
-        """Let go: the session ends."""
+        """Drop all references: the session ends."""
         self._leave()
 
     def _leave(self) -> None:
@@ -203,11 +205,8 @@ def hello_handler(underway: Pending) -> libssl_context.HelloHandler:
     return select
 
 
-def certificate_handler(
-    underway: Pending,
-    chosen: list[tuple[ComplexValue, ComplexValue]],
-    certificates: Certificates,
-) -> Callable[[int], bool]:
+def certificate_handler(underway: Pending, chosen: list[tuple[ComplexValue, ComplexValue]],
+                        certificates: Certificates) -> Callable[[int], bool]:
     """Make what loads the certificates whose names have variables in them."""
 
     def load(connection: int) -> bool:

@@ -59,10 +59,7 @@ class TicketKeys:
         self._until = (0, 0)
 
     def keys(self, timeout_s: int) -> tuple[TicketKey, ...]:
-        """Return the keys, current one first, after moving them on where it is time.
-
-        shape: timeout_s is how long a session sealed now may live
-        """
+        """Return the keys, current first, changed when due. Args: timeout_s: of a new session"""
         now = int(time.time())
         expires = now + timeout_s
         if self._known and self._until[_CURRENT] >= expires and self._until[_PREVIOUS] >= now:
@@ -127,7 +124,7 @@ class ZoneStore:
 
 
 def read_ticket_key(path: str) -> TicketKey:
-    """Read one key file. raises: ConfError. source: ngx_ssl_session_ticket_keys"""
+    """Read one key file. Raises: ConfError. Source: ngx_ssl_session_ticket_keys"""
     try:
         with open(path, "rb") as file:
             raw = file.read(KEY_SIZE + 1)

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 
 def _told(fact: Callable[[], facts.Fact]) -> Getter:
-    """Make the getter of a fact, looked up when it is asked for: its module loads the library.
-
-    source: ngx_stream_ssl_variable
-    """
+    """Make the getter of a fact; its module loads on first use. Source: ngx_stream_ssl_variable"""
 
     def get(s: Session) -> bytes | None:
         sock = s.c.sock
@@ -33,7 +30,7 @@ def _told(fact: Callable[[], facts.Fact]) -> Getter:
 
 
 def _static(fact: Callable[[], facts.Fact]) -> Getter:
-    """Make the getter of a fact there always is. source: ngx_stream_ssl_static_variable"""
+    """Make the getter of a fact there always is. Source: ngx_stream_ssl_static_variable"""
 
     def get(s: Session) -> bytes | None:
         sock = s.c.sock

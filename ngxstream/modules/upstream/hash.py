@@ -62,12 +62,11 @@ class Ring:
 
 
 class HashSelection(drawing.DrawSelection):
-    """Hash the key; when the peer it points at is not usable, hash it again with a count.
-
-    Source: ngx_stream_upstream_get_hash_peer
-    """
+    """Hash again while the peer is not usable. Source: ngx_stream_upstream_get_hash_peer"""
 
     __slots__ = ("key", "hash", "rehash")
+
+    method = "hash"
 
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
@@ -86,13 +85,11 @@ class HashSelection(drawing.DrawSelection):
 
 
 class ConsistentSelection(drawing.DrawSelection):
-    """Find the key's place on the ring, and go on from point to point until a peer is usable.
-
-    Source: ngx_stream_upstream_get_chash_peer
-    """
+    """Walk the ring to a usable peer. Source: ngx_stream_upstream_get_chash_peer"""
 
     __slots__ = ("place",)
 
+    method = "consistent hash"
     least = 1
     settle = round_robin.RoundRobinSelection.take_turn
 

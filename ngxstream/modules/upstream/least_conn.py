@@ -26,6 +26,7 @@ class LeastConnSelection(round_robin.RoundRobinSelection):
 
     __slots__ = ()
 
+    method = "least conn"
     weighs = True
 
     def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:

@@ -4,7 +4,7 @@ Answers for ngx_stream_upstream_least_time_module.c.
 
 1. Averages are exponential, in whole milliseconds, and learn from successful attempts only.
 2. With `inflight` the sessions that still wait for the event that is measured count as well: a
-   peer that lets them wait longer than its average is judged by the wait.
+   peer that lets them wait longer than its average is measured by the wait.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
 
     __slots__ = ("waiting",)
 
+    method = "least time"
     learns = True
 
     def __init__(self, tier: Tier, s: Session) -> None:
@@ -80,10 +81,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
         return self.take_least(choices, loads, now)
 
     def notify(self, peer: Peer, event: int) -> None:
-        """Learn what is measured as soon as it is known, when inflight sessions count.
-
-        Source: ngx_stream_upstream_least_time_notify
-        """
+        """With `inflight`, learn at once. Source: ngx_stream_upstream_least_time_notify"""
         mode: Mode = self.tier.aid
         if mode.inflight and event == mode.event:
             attempts = self.s.states
@@ -99,10 +97,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
         super().notify(peer, event)
 
     def stop_waiting(self, elapsed: int) -> None:
-        """Take this session out of the inflight ones.
-
-        Source: ngx_stream_upstream_least_time_inflight_done
-        """
+        """Leave the inflight ones. Source: ngx_stream_upstream_least_time_inflight_done"""
         peer = self.waiting
         assert peer is not None
         self.waiting = None
@@ -119,10 +114,7 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
         state.waiting = max(waiting - 1, 0)
 
     def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
-        """Give a peer back, and learn from an attempt that went well.
-
-        Source: ngx_stream_upstream_free_least_time_peer
-        """
+        """Free a peer, learn from a success. Source: ngx_stream_upstream_free_least_time_peer"""
         if attempt is not None:
             session_ms = attempt.session_ms
             if session_ms < 0:
@@ -160,11 +152,7 @@ class Mode:
         self.inflight = inflight
 
     def expected(self, peer: Peer, now: int) -> int:
-        """Return the milliseconds a peer needs for its sessions and one more.
-
-        Args: now: in milliseconds, whole seconds
-        Source: ngx_stream_upstream_least_time_eta
-        """
+        """Estimate the ms of one more session. Source: ngx_stream_upstream_least_time_eta"""
         state = peer.state
         ms: int = getattr(state, self.field)
         fail_timeout = peer.fail_timeout

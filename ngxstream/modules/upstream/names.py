@@ -1,9 +1,9 @@
-"""What the names of an upstream stand for, written down once for all workers, and who asks for it.
+"""The addresses of an upstream's names, in memory that all workers share, and their resolution.
 
 Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_resolve_handler
 (ngx_stream_upstream_zone_module.c).
 
-1. What a name stands for is in memory that all workers and the next configuration share, with a
+1. The addresses of a name are in memory that all workers and the next configuration share, with a
    number that counts the changes.
 2. A name is asked for once, however many workers there are. Each of them looks from time to time
    whether it is due; the first that finds it so claims it for as long as a lookup may take. A
@@ -17,12 +17,14 @@ Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_
 
 from __future__ import annotations
 
-import json
 import mmap
+import socket
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ngxstream.core import errors, inet, log, shm
+from ngxstream.ipc import codec
+from ngxstream.ipc.codec import Field
 from ngxstream.stream import upstream
 from ngxstream.stream.upstream import Peer
 from ngxstream.wire import dns
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 
-HALF: Final = 1 << 16  # bytes that what a name stands for may take: some 800 addresses
+HALF: Final = 1 << 16  # bytes that the addresses of a name may take: some 1700 addresses
 STAGGER_MS: Final = 100  # between the workers' looks at the time
 SPARE_MS: Final = 1000  # added to the time an answer holds. Source: nginx
 
@@ -45,8 +47,21 @@ VERSION: Final = 0  # counts the changes; its lowest bit tells which half is rea
 DUE: Final = 1  # when it is to be asked for next: CLOCK_MONOTONIC ms
 CLAIMED: Final = 2  # until when somebody is asking
 SIZES: Final = 3  # of the two halves
-TRIED: Final = 5  # lookups that came to an end, well or not
+TRIED: Final = 5  # 1 when a lookup has come to an end, well or not
 CELLS: Final = 6
+
+_FAMILIES: Final = {4: inet.AF_INET, 16: inet.AF_INET6}  # by the bytes of an address
+_ENTRY: Final = codec.Record(
+    "entry",
+    Field(1, "address", codec.Bytes(16)),
+    Field(2, "port", codec.Int(0, 65_535), 0),
+    Field(3, "weight", codec.Int(1, 65_535), 1),
+    Field(4, "backup", codec.BOOL, False),
+    Field(5, "server", codec.Text(1024, is_word=True), ""),
+    Field(6, "row", codec.UINT),
+    Field(7, "denied_ms", codec.UINT, 0),
+)
+_ENTRIES: Final = codec.List(codec.Bytes(HALF), HALF)
 
 
 class Group(Protocol):
@@ -62,10 +77,10 @@ class Group(Protocol):
 
 
 class Entry(NamedTuple):
-    """One address a name stands for.
+    """One address of a name.
 
     port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms is when
-    its name was first said not to exist (CLOCK_MONOTONIC), 0 for never.
+    a DNS server first answered that its name does not exist (CLOCK_MONOTONIC), 0 for never.
     """
 
     family: int
@@ -79,35 +94,52 @@ class Entry(NamedTuple):
 
 
 class Record:
-    """What one name stands for, in memory that forks share; use it under the zone's lock.
+    """The addresses of one name, in memory that forks share; use it under the zone's lock.
 
     Written in two halves by turns: a worker that dies while it writes leaves the other half.
+    Workers of another user can write it too: what they spoil reads as no addresses.
     """
 
-    __slots__ = ("cells", "configuration", "_memory")
+    __slots__ = ("cells", "configuration", "_memory", "_rows")
 
-    def __init__(self, zone: shm.Zone) -> None:
+    def __init__(self, zone: shm.Zone, rows: int) -> None:
+        """Make a record without addresses. Args: rows: how many the zone has"""
         self.cells = zone.ints(CELLS)
         self.configuration = 0  # the last one that had it; the master's
         self._memory = mmap.mmap(-1, 2 * HALF)
+        self._rows = rows
 
     def read(self) -> list[Entry]:
         """Return the addresses, in the order in which they came."""
         half = self.cells[VERSION] & 1
         size = self.cells[SIZES + half]
-        if not size:
+        if not 0 < size <= HALF:
             return []
-        text = self._memory[half * HALF : half * HALF + size]
-        return [Entry(*fields) for fields in json.loads(text)]
+        try:
+            found = _ENTRIES.decode(self._memory[half * HALF : half * HALF + size])
+            return [self._entry(data) for data in found]
+        except codec.CodecError:
+            return []
+
+    def _entry(self, data: bytes) -> Entry:
+        address, port, weight, backup, server, row, denied_ms = _ENTRY.decode(data)
+        family = _FAMILIES.get(len(address))
+        if family is None or row >= self._rows:
+            raise codec.CodecError("no address, or no row of the zone")
+        host = socket.inet_ntop(family, address)
+        return Entry(family, host, port, weight, backup, server, row, denied_ms)
 
     def write(self, entries: list[Entry]) -> None:
         """Replace the addresses; what does not fit is left out."""
-        while len(text := json.dumps(entries, separators=(",", ":")).encode()) > HALF:
-            entries = entries[: len(entries) * 9 // 10]
-        version = self.cells[VERSION] + 1
+        packed = [
+            _ENTRY.encode((socket.inet_pton(one.family, one.host), *one[2:])) for one in entries
+        ]
+        while len(data := _ENTRIES.encode(packed)) > HALF:
+            packed = packed[: len(packed) * 9 // 10]
+        version = (self.cells[VERSION] + 1) & 0xFFFF_FFFF
         half = version & 1
-        self._memory[half * HALF : half * HALF + len(text)] = text
-        self.cells[SIZES + half] = len(text)
+        self._memory[half * HALF : half * HALF + len(data)] = data
+        self.cells[SIZES + half] = len(data)
         self.cells[VERSION] = version
 
 
@@ -154,20 +186,16 @@ class Name:
     # -- what it stands for --------------------------------------------------------------------
 
     def share(self, models: dict[str, Record]) -> None:
-        """Find the record of an earlier configuration or make one. Before the workers are forked.
-
-        Args:
-            models: the records that there are, by origin; what is made is added.
-        """
+        """Find or make the record, before the fork, and add it to the models by origin."""
         table = self.group.table
         records = table.names
         record = records.get(self.key)
         if record is None:
-            record = Record(table.zone)
+            record = Record(table.zone, table.capacity)
             model = models.setdefault(self.origin, record)
             if model is not record:
                 record.cells[DUE] = model.cells[DUE]
-                record.write(model.read())
+                record.write([one._replace(row=0) for one in model.read()])
             records[self.key] = record
         self.record = record
         entries = record.read()
@@ -273,7 +301,7 @@ class Name:
                 next_ms = min(next_ms, retry_ms)
         else:
             next_ms = retry_ms
-        self.record.cells[TRIED] += 1
+        self.record.cells[TRIED] = 1
         self.free_claim(now + next_ms)
         self.arm(now + next_ms)
 
@@ -287,9 +315,9 @@ class Name:
             self.free_claim(retry_ms)
 
     def publish(self, answer: Answer) -> int:
-        """Write down what the name stands for now: what stays keeps its place and its row.
+        """Record the addresses of now: what stays keeps its place and its row.
 
-        Returns: for how many ms more something is held whose name does not exist, 0 for nothing.
+        Returns: for how many ms more an address is held whose name does not exist
         """
         with self.group.table.zone.lock:
             before = self.record.read()
@@ -321,10 +349,7 @@ class Name:
         return left_ms
 
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:
-        """Return the addresses of an answer as they are written down.
-
-        A service's records of the lowest priority are primaries, the others backups.
-        """
+        """Make entries; records of a service's lowest priority are primaries, others backups."""
         if not self.spec.service:
             return [Entry(found.family, found.host, 0, 1, False, "", -1) for found in addresses]
         lowest = min((found.priority for found in addresses), default=0)
@@ -362,16 +387,12 @@ class Name:
             target.write(log.ERR, text)
 
 
-def _identity(entry: Entry) -> tuple[Any, ...]:
-    return entry.family, entry.host, entry.port, entry.backup, entry.server
-
-
-def _numbered(entries: list[Entry]) -> dict[tuple[Any, int], Entry]:
+def _numbered(entries: list[Entry]) -> dict[tuple[object, int], Entry]:
     """Tell entries that look alike by their order: two records of one address are two servers."""
-    count: Counter[Any] = Counter()
-    numbered = {}
+    count: Counter[object] = Counter()
+    numbered: dict[tuple[object, int], Entry] = {}
     for entry in entries:
-        identity = _identity(entry)
+        identity = (entry.family, entry.host, entry.port, entry.backup, entry.server)
         numbered[identity, count[identity]] = entry
         count[identity] += 1
     return numbered

@@ -32,6 +32,8 @@ class RandomSelection(drawing.DrawSelection):
 
     __slots__ = ()
 
+    method = "random"
+
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.misses = 0
@@ -44,13 +46,11 @@ class RandomSelection(drawing.DrawSelection):
 
 
 class TwoSelection(RandomSelection):
-    """Draw until there are two different usable peers, and take the less busy one.
-
-    Source: ngx_stream_upstream_get_random2_peer
-    """
+    """Take the less busy of two usable peers. Source: ngx_stream_upstream_get_random2_peer"""
 
     __slots__ = ("first",)
 
+    method = "random2"
     weighs = True
 
     def __init__(self, tier: Tier, s: Session) -> None:

@@ -1,4 +1,4 @@
-"""`server … resolve` and `service=`: balancing over servers that are what a name stands for now.
+"""`server … resolve` and `service=`: balancing over the addresses that a name has now.
 
 Answers for the rest of what ngx_stream_upstream_zone_module.c does about names; names.py does the
 asking.
@@ -36,7 +36,7 @@ KEPT: Final = 8  # configurations after which an unused name is forgotten
 
 
 class Group:
-    """The balancer of an upstream with names: its method's, over what the names stand for."""
+    """The balancer of an upstream with names: its method's, over their addresses."""
 
     __slots__ = (
         "conf",
@@ -121,10 +121,7 @@ class Group:
         return sum(cells[VERSION] for cells in self._cells) != self._seen
 
     def wait(self, loop: Loop, resume: Callable[[], None]) -> Callable[[], None] | None:
-        """Resume a session when the names have their first answer; None: there is no use in it.
-
-        Returns: what takes the session out again
-        """
+        """Resume a session at the first answer; returns what cancels that, None if it is no use."""
         if self._is_outdated():  # another worker had an answer since this session began to choose
             loop.post(resume)
             return functools.partial(self._forget, resume)
@@ -170,7 +167,7 @@ class Group:
             loop.post(resume)
 
     def refresh(self) -> None:
-        """Make the tiers anew from what the names stand for."""
+        """Make the tiers anew from the addresses of the names."""
         table = self.table
         with table.zone.lock:
             self._seen = sum(cells[VERSION] for cells in self._cells)
@@ -215,8 +212,5 @@ def stop_worker(stream: StreamConf, loop: Loop) -> None:
 
 
 MODULE = StreamModule(
-    name="resolve",
-    finish=finish,
-    start_worker=start_worker,
-    stop_worker=stop_worker,
+    name="resolve", finish=finish, start_worker=start_worker, stop_worker=stop_worker
 )

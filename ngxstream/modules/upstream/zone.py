@@ -1,4 +1,4 @@
-"""zone: how the peers of an upstream fare, known to all workers and kept over a reload.
+"""zone: the state of an upstream's peers, shared by all workers and kept over a reload.
 
 Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_peers.
 
@@ -6,7 +6,7 @@ Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_
 2. A row of the zone belongs to an upstream, a server line and an address: whoever attaches the same
    finds the same row, be it another worker, a later configuration or a name resolved again.
 3. Sessions are counted in the name of the worker that has them, so that those of a worker that
-   was killed are given back. The rest may be slightly off after such a death, and heals.
+   was killed are given back. The rest may be slightly off after such a death, and corrects itself.
 """
 
 from __future__ import annotations
@@ -89,12 +89,9 @@ class PeerTable:
         return self._state[self._CONFIGURATION]
 
     def attach(self, peer: Peer, key: bytes, pin: bool) -> ZonePeerState:
-        """Return how a peer fares by the row of this key.
+        """Return a peer's state by the row of this key. Raises: UnplacedError when the zone is full
 
-        `pin` keeps the row for as long as this configuration is the newest, else it may go when
-        nobody uses it and the zone is full.
-
-        Raises: UnplacedError when the zone is full
+        Args: pin: keep the row while this configuration is the newest, used or not
         """
         digest = hashlib.blake2b(key, digest_size=16).digest()
         high = int.from_bytes(digest[:8], "little", signed=True)
@@ -122,7 +119,7 @@ class PeerTable:
         return ZonePeerState(peer, self.tallies, row, cells)
 
     def state(self, peer: Peer, row: int) -> ZonePeerState:
-        """Return how a peer fares by a row that attach() once told."""
+        """Return the state of a peer by a row that attach() returned."""
         cells = self._cells[row * CELLS : (row + 1) * CELLS]
         return ZonePeerState(peer, self.tallies, row, cells)
 
@@ -159,7 +156,7 @@ class PeerTable:
 
 
 class ZonePeerState(PeerState):
-    """How a peer fares, in shared memory: use it under the zone's lock, but for `hold`.
+    """A peer's state in shared memory: use it under the zone's lock, but for `hold`.
 
     What is declared in PeerState and not written out here gets a property below.
     """
@@ -175,9 +172,8 @@ class ZonePeerState(PeerState):
         "weight",
     )
 
-    def __init__(
-        self, peer: Peer, tallies: dict[str, Tally], row: int, cells: memoryview[int]
-    ) -> None:
+    def __init__(self, peer: Peer, tallies: dict[str, Tally], row: int,
+                 cells: memoryview[int]) -> None:
         self.cells = cells
         self.configured = peer.state.status & peer_state.CONFIGURED
         self.owed = 0
@@ -218,7 +214,7 @@ class ZonePeerState(PeerState):
 
     @property
     def status(self) -> int:
-        """What speaks against the peer: by this configuration, or for all processes."""
+        """What bars the peer: by this configuration, or for all processes."""
         return self.configured | self.cells[STATUS]
 
     @status.setter
@@ -274,9 +270,8 @@ def share(conf: UpstreamConf, table: PeerTable) -> None:
     balancer.use(_shared(conf, table, tier, seen, backup))
 
 
-def _shared(
-    conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str], backup: Tier | None
-) -> Tier:
+def _shared(conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str],
+            backup: Tier | None) -> Tier:
     for peer in tier.peers:
         name = f"{conf.name.lower()}\0{peer.server}\0{peer.name}"
         key = f"{name}\0{seen[name]}"
@@ -285,9 +280,8 @@ def _shared(
     return Tier(tier.name, tier.peers, backup, table.zone.lock)
 
 
-def _init_zone(
-    draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone, fresh: bool
-) -> None:
+def _init_zone(draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone,
+               fresh: bool) -> None:
     """Take a zone the cycle has made or adopted. Source: ngx_stream_upstream_init_zone"""
     former: dict[str, Record] = {}
     if fresh:

@@ -408,7 +408,7 @@ def same_chain(table: KeyTable, count: int) -> list[bytes]:
     raise AssertionError
 
 
-class Stage:
+class FullZone:
     """A small full zone in which a process is killed at every step of some work."""
 
     def __init__(self) -> None:
@@ -509,31 +509,31 @@ def test_a_change_of_a_row_that_death_interrupted_is_completed_first() -> None:
 @pytest.mark.parametrize(("where", "stride"), [("/core/shm_counts.py", 1), ("/core/shm", 7)])
 def test_a_process_may_die_between_any_two_steps(where: str, stride: int) -> None:
     """Wherever in its counting a process is killed, all it held comes back, and nothing else."""
-    stage = Stage()
-    for step, pid in every_step(stage.work, where, stride):
+    full = FullZone()
+    for step, pid in every_step(full.work, where, stride):
         if step % 2:
-            stage.go_on()
-        stage.zone.reclaim(pid)
-        stage.check()
+            full.go_on()
+        full.zone.reclaim(pid)
+        full.check()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "stride"), [("/core/shm_counts.py", 1), ("/core/shm", 7)])
 def test_who_gives_back_may_die_between_any_two_steps(where: str, stride: int) -> None:
     """Giving back goes on where the one before was killed."""
-    stage = Stage()
+    full = FullZone()
     dead = [0]
 
     def hold() -> None:
-        for key in (stage.shared, stage.own, stage.third, stage.own):
-            take(stage.table, key)
-        stage.tally.add(1, 3)
+        for key in (full.shared, full.own, full.third, full.own):
+            take(full.table, key)
+        full.tally.add(1, 3)
 
     dead[0] = in_child(hold, kill=True)
-    for _step, pid in every_step(lambda: stage.zone.reclaim(dead[0]), where, stride):
-        stage.zone.reclaim(dead[0])
-        stage.zone.reclaim(pid)
-        stage.check()
+    for _step, pid in every_step(lambda: full.zone.reclaim(dead[0]), where, stride):
+        full.zone.reclaim(dead[0])
+        full.zone.reclaim(pid)
+        full.check()
         dead[0] = in_child(hold, kill=True)
 
 

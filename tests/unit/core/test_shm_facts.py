@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ngxstream.core import shm, shm_facts
+from ngxstream.core import shm, shm_facts, shm_ledger
 from ngxstream.core.shm_facts import Number, Rows
 from ngxstream.core.shm_ledger import Ledger
 from tests.support.forks import Held, die_at, in_child
@@ -150,6 +150,23 @@ def test_what_a_dead_process_claims_does_no_harm() -> None:
     dead = in_child(lambda: rows.cells.__setitem__(counter.at, (1 << 63) - 1))
     assert shm.reclaim([rows.zone], dead, alerts.append)
     assert ['shared memory zone "facts" is damaged'] == [text.split(",")[0] for text in alerts]
+
+
+def test_rows_that_nobody_made_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a process says of whose they are, and however long it makes the file."""
+    rows = Rows()
+    counter = rows.number("c")
+    rows.cells[counter.at] += 7
+    fd = rows.zone.ledgers._fd
+    size = os.fstat(fd).st_size
+    os.pwrite(fd, (77).to_bytes(8, "little"), 8)
+    for more in (0, 8 * counter.at + 13):
+        os.ftruncate(fd, size + more)
+        assert [7] == totals(rows, counter)
+    monkeypatch.setattr(shm_ledger, "MOST_READ", 3)
+    os.ftruncate(fd, shm_ledger.GROUP_BYTES)
+    os.pwrite(fd, (77).to_bytes(8, "little") * 9, 8)
+    assert 3 == len(list(rows.zone.ledgers.words(1)))
 
 
 def test_a_process_has_one_row() -> None:

@@ -59,12 +59,12 @@ def test_a_python_whose_libssl_is_out_of_reach_serves_no_tls(tmp_path: Path) -> 
     script = (
         "import ssl\n"
         "ssl._ssl.__file__ = '/nonexistent/_ssl.so'\n"
-        "from tests.support import hall\n"
-        "print(hall.build('stream { server { listen 1 ssl; ssl_certificate a; '\n"
+        "from tests.support import in_process\n"
+        "print(in_process.build('stream { server { listen 1 ssl; ssl_certificate a; '\n"
         "                 'ssl_certificate_key b; return x; } }').error)\n"
-        "print(hall.build('stream { server { listen 1; proxy_pass 127.0.0.1:1; '\n"
+        "print(in_process.build('stream { server { listen 1; proxy_pass 127.0.0.1:1; '\n"
         "                 'proxy_ssl on; } }').error)\n"
-        "print(hall.build('stream { server { listen 1; return x; } }').error)\n"
+        "print(in_process.build('stream { server { listen 1; return x; } }').error)\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False

@@ -10,7 +10,7 @@ from ngxstream.core import errors
 from ngxstream.core.log import Log
 from ngxstream.event import bound, listen_socket
 from ngxstream.event.listening import ListenOptions
-from tests.support.hall import LogTarget
+from tests.support.in_process import LogTarget
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 

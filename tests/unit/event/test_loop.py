@@ -1,15 +1,18 @@
 """The loop's turn: what is posted, what expires, what fails, and what is closed when."""
 
+import contextlib
 import fcntl
 import functools
 import os
 import socket
+import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from ngxstream.core import log
+from ngxstream.core import clock, files, log
 from ngxstream.event.loop import Loop, PoisoningLoop
 from ngxstream.event.poller import FD_SETSIZE, LEVEL
 from tests.support.engine import engine, run_until
@@ -229,3 +232,111 @@ def test_a_poisoning_loop_spoils_what_a_turn_read() -> None:
             loop.turn(0)
             for space in (loop.view, loop.slots[0]):
                 assert b"\xdd" * size == bytes(space[:size])
+
+
+@pytest.fixture
+def logged(loop: Loop, tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
+    """Give the texts in the file that the loop logs to."""
+    path = tmp_path / "error.log"
+    file = files.OpenFile(str(path))
+    file.open()
+    file.gather(loop.lines)
+    loop.log = log.Log([log.FileTarget(file, log.DEBUG, clock.Clock())])
+    yield lambda: [line.partition(": ")[2] for line in path.read_text().splitlines()]
+    file.close()
+
+
+def say(loop: Loop, text: str) -> None:
+    """Log a line of level info."""
+    loop.log.write(log.INFO, text)
+
+
+class Closing:
+    """A socket that notes what the log has when it is closed."""
+
+    def __init__(self, logged: Callable[[], list[str]]) -> None:
+        self.logged = logged
+        self.found: list[str] = []
+
+    def close(self) -> None:
+        """Look into the log."""
+        self.found = self.logged()
+
+
+def test_lines_wait_for_the_end_of_the_turn(loop: Loop, logged: Callable[[], list[str]]) -> None:
+    """Those of handlers, timers and what was posted are written then, before sockets close."""
+    near, far = socket.socketpair()
+    found: list[list[str]] = []
+    closing = Closing(logged)
+
+    def handle(mask: int) -> None:
+        say(loop, "handler")
+        loop.unregister(near.fileno())
+        loop.closing.append(closing)
+        loop.post(lambda: (say(loop, "posted"), found.append(logged())))
+
+    with near, far:
+        loop.register(near.fileno(), handle, LEVEL)
+        loop.call_later(-1_000_000_000, lambda: say(loop, "timer"))
+        far.send(b"x")
+        loop.turn(1000)
+    assert [[]] == found
+    assert ["handler", "timer", "posted"] == closing.found == logged()
+
+
+def test_nothing_waits_while_the_loop_sleeps(
+    loop: Loop, logged: Callable[[], list[str]]
+) -> None:
+    """What is said before a poll, or by on_idle behind all else, is in the file before it."""
+    found: list[list[str]] = []
+    poll = loop.poller.poll
+    loop.poller.poll = lambda wait_ms: (found.append(logged()), poll(0))[1]
+    loop.exiting = True
+    loop.on_idle = lambda: say(loop, "idle")
+    say(loop, "before")
+    loop.turn()
+    loop.turn()
+    assert [["before"], ["before", "idle"]] == found
+
+
+def test_a_fault_is_written_at_once(loop: Loop, logged: Callable[[], list[str]]) -> None:
+    """With what was said before it: the process may be at its end."""
+    found: list[list[str]] = []
+    loop.post(lambda: say(loop, "before"))
+    loop.post(lambda: 1 // 0)
+    loop.post(lambda: found.append(logged()))
+    loop.turn(0)
+    ((before, fault),) = found
+    assert "before" == before
+    assert fault.startswith("unexpected exception: ")
+
+
+@pytest.mark.parametrize("leave", [Loop.stop, lambda loop: sys.exit(0)])
+def test_a_loop_that_ends_has_written_all(
+    leave: Callable[[Loop], None], loop: Loop, logged: Callable[[], list[str]]
+) -> None:
+    """Also one that ends in the middle of a turn; what comes later is written at once."""
+    loop.post(lambda: (say(loop, "last"), leave(loop)))
+    with contextlib.suppress(SystemExit):
+        loop.run()
+    assert ["last"] == logged()
+    say(loop, "exit")
+    assert ["last", "exit"] == logged()
+
+
+def test_lines_that_cannot_be_written_end_no_turn(
+    loop: Loop, logged: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    """Who is told of a failure and fails is a fault, and other files have their lines."""
+    full = files.OpenFile(str(tmp_path / "full"))
+    full.open()
+    full.gather(loop.lines)
+    os.close(full.fd)
+    full.fd = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    loop.post(lambda: full.chunk.add(b"x\n", full, lambda error: 1 // 0))
+    loop.post(lambda: say(loop, "other"))
+    loop.turn(0)
+    full.close()
+    other, fault = logged()
+    assert "other" == other
+    assert "ZeroDivisionError" in fault

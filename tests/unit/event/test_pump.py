@@ -1,4 +1,4 @@
-"""The roads of a TCP relay: every byte, in order, whatever the sizes, over each road and poller."""
+"""Every byte of a TCP relay, in order, whatever the sizes, by each method and poller."""
 
 import contextlib
 import socket
@@ -16,15 +16,15 @@ from ngxstream.event.splice import PipePool
 from tests.support.engine import engine, run_until
 
 POLLERS = ("epoll", "poll", "select")
-ROADS = ("copy", "splice", "no pipes")
+METHODS = ("copy", "splice", "no pipes")
 
 
 class Relay:
     """An owner with two halves between two socket pairs: near client, far server."""
 
-    def __init__(self, loop, stack: ExitStack, road: str, buffer: int = 0) -> None:
+    def __init__(self, loop, stack: ExitStack, method: str, buffer: int = 0) -> None:
         self.loop = loop
-        self.road = road
+        self.method = method
         self.deadline = 0
         self.tick = 0
         self.timeout = 60_000
@@ -37,7 +37,7 @@ class Relay:
         self.up = pump.Half(self, loop, near, near.fileno(), far, far.fileno())
         self.down = pump.Half(self, loop, far, far.fileno(), near, near.fileno())
         self.up.twin, self.down.twin = self.down, self.up
-        if road == "no pipes":
+        if method == "no pipes":
             loop.get(PipePool).limit = 0
         loop.register(near.fileno(), self.up.on_event)
         loop.register(far.fileno(), self.down.on_event)
@@ -73,7 +73,7 @@ class Relay:
         self.errors.append(f"write {error.errno}")
 
     def on_bulky(self, half) -> bool:
-        if self.road == "copy" or isinstance(half, splice.SpliceHalf):
+        if self.method == "copy" or isinstance(half, splice.SpliceHalf):
             return False
         fast = splice.SpliceHalf.promote(half)
         fast.twin.twin = fast
@@ -123,10 +123,12 @@ class Stream:
             pass
 
 
-def play(poller_name: str, road: str, up: bytes, down: bytes, buffer: int = 0, read: int = 1 << 18):
+def play(
+    poller_name: str, method: str, up: bytes, down: bytes, buffer: int = 0, read: int = 1 << 18
+):
     """Relay two streams against each other; returns the relay's ends as seen from outside."""
     with ExitStack() as stack, engine(poller_name) as loop:
-        relay = Relay(loop, stack, road, buffer)
+        relay = Relay(loop, stack, method, buffer)
         client, server = Stream(relay.client, up), Stream(relay.server, down)
 
         def done() -> bool:
@@ -142,17 +144,17 @@ def play(poller_name: str, road: str, up: bytes, down: bytes, buffer: int = 0, r
         return bytes(server.got), bytes(client.got), counts, spliced
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("poller_name", POLLERS)
-def test_every_byte_arrives_in_order_both_ways(poller_name: str, road: str) -> None:
+def test_every_byte_arrives_in_order_both_ways(poller_name: str, method: str) -> None:
     """Megabytes cross at once in both directions and nothing is lost, doubled or moved."""
     up = bytes(range(256)) * 12_000
     down = bytes(reversed(range(256))) * 12_000
-    at_server, at_client, counts, spliced = play(poller_name, road, up, down)
+    at_server, at_client, counts, spliced = play(poller_name, method, up, down)
     assert up == at_server
     assert down == at_client
     assert (len(up), len(up), len(down), len(down)) == counts
-    assert spliced == (road != "copy")
+    assert spliced == (method != "copy")
 
 
 @settings(max_examples=25)
@@ -160,27 +162,27 @@ def test_every_byte_arrives_in_order_both_ways(poller_name: str, road: str) -> N
 @example("epoll", "copy", 51986, 51986, 4096, 1000)
 @given(
     st.sampled_from(POLLERS),
-    st.sampled_from(ROADS),
+    st.sampled_from(METHODS),
     st.integers(0, 400_000),
     st.integers(0, 400_000),
     st.sampled_from((0, 4096)),
     st.sampled_from((1000, 1 << 18)),
 )
-def test_any_amount_crosses_any_road(poller_name, road, up, down, buffer, read) -> None:
+def test_any_amount_passes_by_any_method(poller_name, method, up, down, buffer, read) -> None:
     """Sizes, small socket buffers and slow readers change nothing about the bytes."""
     one = (bytes(range(251)) * (up // 251 + 1))[:up]
     two = (bytes(range(241)) * (down // 241 + 1))[:down]
-    at_server, at_client, counts, _ = play(poller_name, road, one, two, buffer, read)
+    at_server, at_client, counts, _ = play(poller_name, method, one, two, buffer, read)
     assert one == at_server
     assert two == at_client
     assert (up, up, down, down) == counts
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reader_that_stops_stops_its_writer(method: str) -> None:
     """With one end not reading, the relay holds a bounded amount and leaves the rest unread."""
     with ExitStack() as stack, engine() as loop:
-        relay = Relay(loop, stack, road, 65536)
+        relay = Relay(loop, stack, method, 65536)
         data = memoryview(bytes(1 << 20))
         total = 0
         quiet = 0
@@ -198,20 +200,20 @@ def test_a_reader_that_stops_stops_its_writer(road: str) -> None:
         relay.close()
 
 
-@pytest.mark.parametrize("road", ["copy", "splice"])
+@pytest.mark.parametrize("method", ["copy", "splice"])
 @pytest.mark.parametrize("cut", ["closed", "reset"])
-def test_what_a_session_left_behind_never_reaches_another(road: str, cut: str) -> None:
+def test_what_a_session_left_behind_never_reaches_another(method: str, cut: str) -> None:
     """A session ends with bytes on their way; the next one over the same pipes gets its own."""
     with ExitStack() as stack, engine() as loop:
         loop.get(PipePool).limit = 1
-        first = Relay(loop, stack, road)
+        first = Relay(loop, stack, method)
         block = b"first" * 200_000
         for _ in range(400):
             with contextlib.suppress(BlockingIOError):
                 first.client.send(block)
             loop.turn(0)
         assert first.up.pending is not None
-        assert isinstance(first.up, splice.SpliceHalf) == (road == "splice")
+        assert isinstance(first.up, splice.SpliceHalf) == (method == "splice")
         if isinstance(first.up, splice.SpliceHalf):
             assert first.up.pipe is not None
             assert first.up.pipe.held
@@ -221,7 +223,7 @@ def test_what_a_session_left_behind_never_reaches_another(road: str, cut: str) -
             first.server.close()
             run_until(loop, lambda: bool(first.errors))
         first.close()
-        second = Relay(loop, stack, road)
+        second = Relay(loop, stack, method)
         sent, got = bytearray(), bytearray()
         block = b"second." * 30_000
         while len(got) < 4 << 20:
@@ -233,15 +235,15 @@ def test_what_a_session_left_behind_never_reaches_another(road: str, cut: str) -
             with contextlib.suppress(BlockingIOError):
                 got += second.server.recv(1 << 20)
         assert sent[: len(got)] == got
-        assert isinstance(second.up, splice.SpliceHalf) == (road == "splice")
+        assert isinstance(second.up, splice.SpliceHalf) == (method == "splice")
         second.close()
 
 
-@pytest.mark.parametrize("road", ["copy", "splice"])
-def test_a_bulky_flow_leaves_every_turn_to_the_small_ones(road: str) -> None:
+@pytest.mark.parametrize("method", ["copy", "splice"])
+def test_a_bulky_flow_leaves_every_turn_to_the_small_ones(method: str) -> None:
     """However much a source has, others are served in the same turn, and its share is bounded."""
     with ExitStack() as stack, engine() as loop:
-        bulk, small = Relay(loop, stack, road), Relay(loop, stack, road)
+        bulk, small = Relay(loop, stack, method), Relay(loop, stack, method)
         share = pump.FAIR_SHARE * max(splice.PIPE_SIZE, len(loop.view))
         data = bytes(1 << 20)
         for turn in range(100):

@@ -275,6 +275,41 @@ def test_what_takes_its_place_meanwhile_stays(when: str, path: str) -> None:
     assert (0, "") == (done.returncode, done.stderr)
 
 
+SWAP = """
+import os, socket, sys
+from ngxstream.event import stale
+
+path = sys.argv[1]
+folder = os.path.dirname(path)
+
+def swap(event, args):
+    if event == "os.rename" and os.path.basename(args[0]) == "s" and not os.path.islink(folder):
+        os.symlink("other", folder + ".link")
+        os.replace(folder, folder + ".away")
+        os.replace(folder + ".link", folder)
+
+sys.addaudithook(swap)
+stale.remove(path)
+"""
+
+
+def test_a_folder_that_another_takes_the_place_of_is_left_alone(tmp_path: Path) -> None:
+    """Who owns the way there has nothing renamed or removed in a folder that is not his."""
+    for name in ("run", "other"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "run" / "s"
+    leave(str(path))
+    theirs = tmp_path / "other" / "s"
+    theirs.touch()
+    subprocess.run(
+        [sys.executable, "-c", SWAP, str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True,
+    )
+    assert (tmp_path / "run").is_symlink()
+    assert ["s"] == os.listdir(tmp_path / "other")
+    assert not (tmp_path / "run.away" / "s").exists()
+
+
 def test_an_abstract_address_is_none_of_its_business() -> None:
     """It has no path."""
     assert not stale.remove("\0ngxstream/test")

@@ -140,7 +140,7 @@ def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> N
         ] == alerts
 
 
-class Room:
+class Served:
     """A listener in a loop, known clients, and ways to make others."""
 
     def __init__(self, stack: ExitStack, loop, count: int, *, gro: bool = False) -> None:
@@ -180,126 +180,126 @@ class Room:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "gro"])
-def room(request) -> Iterator[Room]:
+def served(request) -> Iterator[Served]:
     """Give a listener with three known clients, on a socket that coalesces or does not."""
     with ExitStack() as stack, engine() as loop:
-        yield Room(stack, loop, 3, gro=request.param)
+        yield Served(stack, loop, 3, gro=request.param)
 
 
-def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(room: Room) -> None:
+def test_a_session_that_fails_takes_nothing_from_the_others_of_its_drain(served: Served) -> None:
     """The second of three raises: its own session ends, with one alert; the others got theirs."""
-    room.keepers[room.known[1].getsockname()].fails = True
-    room.listener._limit = 64
+    served.keepers[served.known[1].getsockname()].fails = True
+    served.listener._limit = 64
     for n in range(4):
-        for sock in room.known:
+        for sock in served.known:
             sock.send(b"%d" % n)
-    room.known[1].sendmsg([bytes(300)], datagram.segment_control(100))
-    room.known[0].sendmsg([bytes(300)], datagram.segment_control(100))
-    room.turn_until_all_is_read()
+    served.known[1].sendmsg([bytes(300)], datagram.segment_control(100))
+    served.known[0].sendmsg([bytes(300)], datagram.segment_control(100))
+    served.turn_until_all_is_read()
     wanted = [b"first", b"0", b"1", b"2", b"3"]
-    assert wanted + [bytes(100)] * 3 == room.got(room.known[0])
-    assert wanted == room.got(room.known[2])
-    assert all("no good" in text for text in room.alerts())
-    assert room.alerts()
+    assert wanted + [bytes(100)] * 3 == served.got(served.known[0])
+    assert wanted == served.got(served.known[2])
+    assert all("no good" in text for text in served.alerts())
+    assert served.alerts()
 
 
-def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(room: Room) -> None:
+def test_a_client_whose_beginning_fails_takes_nothing_from_the_others(served: Served) -> None:
     """Beginning one of three sessions raises: its slot is free again, the other two are there."""
-    begin = room.listener.begin
+    begin = served.listener.begin
 
     def fail_at_the_second(c, loop, first, header) -> None:
         if first == b"bad":
             raise ValueError("no good")
         begin(c, loop, first, header)
 
-    room.listener.begin = fail_at_the_second
-    new = [room.client() for _ in range(3)]
-    free = room.loop.free_connections
+    served.listener.begin = fail_at_the_second
+    new = [served.client() for _ in range(3)]
+    free = served.loop.free_connections
     for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
         sock.send(data)
-    room.turn_until_all_is_read()
-    assert [[b"one"], [], [b"three"]] == [room.got(sock) for sock in new]
-    assert free - 2 == room.loop.free_connections
-    assert 1 == len(room.alerts())
+    served.turn_until_all_is_read()
+    assert [[b"one"], [], [b"three"]] == [served.got(sock) for sock in new]
+    assert free - 2 == served.loop.free_connections
+    assert 1 == len(served.alerts())
 
 
 def test_a_new_session_that_fails_with_its_second_datagram_takes_nothing_from_the_others(
-    room: Room,
+    served: Served,
 ) -> None:
     """Three are begun in one drain with two datagrams each; the second raises once it is there."""
-    begin = room.listener.begin
+    begin = served.listener.begin
 
     def begin_a_bad_one(c, loop, first, header) -> None:
         begin(c, loop, first, header)
-        room.keepers[c.sockaddr].fails = first == b"bad"
+        served.keepers[c.sockaddr].fails = first == b"bad"
 
-    room.listener.begin = begin_a_bad_one
-    room.listener._limit = 64
-    new = [room.client() for _ in range(3)]
+    served.listener.begin = begin_a_bad_one
+    served.listener._limit = 64
+    new = [served.client() for _ in range(3)]
     for sock, data in zip(new, (b"one", b"bad", b"three"), strict=True):
         sock.send(data)
         sock.send(b"more")
-    room.turn_until_all_is_read()
-    while room.loop.posted:
-        room.loop.turn(0)
+    served.turn_until_all_is_read()
+    while served.loop.posted:
+        served.loop.turn(0)
     wanted = [[b"one", b"more"], [b"bad"], [b"three", b"more"]]
-    assert wanted == [room.got(sock) for sock in new]
-    assert new[1].getsockname() not in room.listener.table
-    assert 1 == len(room.alerts())
+    assert wanted == [served.got(sock) for sock in new]
+    assert new[1].getsockname() not in served.listener.table
+    assert 1 == len(served.alerts())
 
 
-def test_those_who_are_served_come_before_those_who_begin(room: Room) -> None:
+def test_those_who_are_served_come_before_those_who_begin(served: Served) -> None:
     """In one drain the known client's datagram, which came last, is taken before any beginning."""
     order: list[str] = []
-    keeper = room.keepers[room.known[0].getsockname()]
-    take, begin = keeper.take, room.listener.begin
+    keeper = served.keepers[served.known[0].getsockname()]
+    take, begin = keeper.take, served.listener.begin
     keeper.take = lambda views: (order.append("known"), take(views))[1]
-    room.listener.begin = lambda *given: (order.append("new"), begin(*given))[1]
-    room.listener._limit = 64
-    for sock in [room.client() for _ in range(5)]:
+    served.listener.begin = lambda *given: (order.append("new"), begin(*given))[1]
+    served.listener._limit = 64
+    for sock in [served.client() for _ in range(5)]:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.turn_until_all_is_read()
+    served.known[0].send(b"y")
+    served.turn_until_all_is_read()
     assert ["known", *["new"] * 5] == order
 
 
-def test_a_turn_begins_so_many_sessions_while_it_serves_others(room: Room) -> None:
+def test_a_turn_begins_so_many_sessions_while_it_serves_others(served: Served) -> None:
     """Of sixty new clients in a drain with a known one, a turn begins NEW and the rest waits."""
-    new = [room.client() for _ in range(60)]
-    room.listener._limit = 64
+    new = [served.client() for _ in range(60)]
+    served.listener._limit = 64
     for sock in new:
         for n in range(1 + (sock is new[20])):
             sock.send(b"%d" % n)
-    room.known[0].send(b"y")
+    served.known[0].send(b"y")
     seen: list[int] = []
-    while len(room.keepers) < 63:
-        room.loop.turn(0)
-        seen.append(len(room.keepers))
+    while len(served.keepers) < 63:
+        served.loop.turn(0)
+        seen.append(len(served.keepers))
         if len(seen) == 2:  # one that waits sends once more: behind what waits
             new[59].send(b"1")
-    assert [b"first", b"y"] == room.got(room.known[0])
+    assert [b"first", b"y"] == served.got(served.known[0])
     begun = [after - before for before, after in itertools.pairwise([3, *seen])]
     assert max(begun) <= 2 * udp_new.NEW  # those of the drain, and those that waited
     assert len(begun) > 2
-    room.turn_until_all_is_read()
-    room.loop.turn(0)
+    served.turn_until_all_is_read()
+    served.loop.turn(0)
     several = {20, 59}
     assert [[b"0", b"1"] if i in several else [b"0"] for i in range(60)] == [
-        room.got(sock) for sock in new
+        served.got(sock) for sock in new
     ]
-    assert [0, 0] == [room.listener.lost.own, room.listener.new.size]
-    assert not room.loop.posted
+    assert [0, 0] == [served.listener.lost.own, served.listener.new.size]
+    assert not served.loop.posted
 
 
 def test_where_nobody_is_served_nobody_waits() -> None:
     """Sixty clients of one datagram each are begun in the drain that reads them."""
     with ExitStack() as stack, engine() as loop:
-        room = Room(stack, loop, 0)
-        room.listener._limit = 64
-        for sock in [room.client() for _ in range(60)]:
+        served = Served(stack, loop, 0)
+        served.listener._limit = 64
+        for sock in [served.client() for _ in range(60)]:
             sock.send(b"x")
         loop.turn(0)
-        assert 60 == len(room.keepers)
+        assert 60 == len(served.keepers)
         assert not loop.posted
 
 
@@ -310,44 +310,44 @@ def test_sessions_that_are_expensive_to_begin_begin_in_turns_of_their_own(
 ) -> None:
     """Each of twelve uses up a turn: one begins in a turn, all of them do, none loses anything."""
     with ExitStack() as stack, engine() as loop:
-        room = Room(stack, loop, count)
-        begin = room.listener.begin
+        served = Served(stack, loop, count)
+        begin = served.listener.begin
 
         def take_long(c, loop, first, header) -> None:
             loop.get(turn_budget.TurnBudget).has_share(c)
             loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
             begin(c, loop, first, header)
 
-        room.listener.begin = take_long
-        room.listener._limit = 64
-        new = [room.client() for _ in range(12)]
+        served.listener.begin = take_long
+        served.listener._limit = 64
+        new = [served.client() for _ in range(12)]
         sent = [b"%d" % n for n in range(each)]
         for data in sent:
             for sock in new:
                 sock.send(data)
         seen = [count]
-        while len(room.keepers) < 12 + count:
+        while len(served.keepers) < 12 + count:
             loop.turn(0)
-            seen.append(len(room.keepers))
+            seen.append(len(served.keepers))
             assert len(seen) < 40
         # one in a drain, and one of those that waited
         assert max(after - before for before, after in itertools.pairwise(seen)) <= 2
         while loop.posted:
             loop.turn(0)
-        assert [sent] * 12 == [room.got(sock) for sock in new]
-        assert [0, 0] == [room.listener.lost.own, room.listener.new.size]
+        assert [sent] * 12 == [served.got(sock) for sock in new]
+        assert [0, 0] == [served.listener.lost.own, served.listener.new.size]
 
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
-    room: Room, size: int
+    served: Served, size: int
 ) -> None:
     """Copies of it, of a burst too: what is in the loop's slots is another's in the next turn."""
     begun = []
-    room.listener.begin = lambda c, *_: begun.append(c)
-    sock = room.client()
+    served.listener.begin = lambda c, *_: begun.append(c)
+    sock = served.client()
     sock.send(b"first")
-    room.turn_until_all_is_read()
+    served.turn_until_all_is_read()
     count = udp_clients.KEPT + 6
     sent = [b"%03d" % n * 40 for n in range(count)]
     if size:
@@ -357,16 +357,16 @@ def test_what_comes_for_a_session_that_is_not_ready_is_kept_in_bounds(
     else:
         for data in sent:
             sock.send(data)
-    room.turn_until_all_is_read()
-    room.loop.turn(0)
+    served.turn_until_all_is_read()
+    served.loop.turn(0)
     wanted = [data[:size] if size else data for data in sent[: udp_clients.KEPT]]
     (c,) = begun
-    assert wanted == room.listener.kept_for(c)
-    assert 6 == room.listener.table[c.key].dropped
-    room.loop.close_connection(c)
+    assert wanted == served.listener.kept_for(c)
+    assert 6 == served.listener.table[c.key].dropped
+    served.loop.close_connection(c)
 
 
-def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: Room) -> None:
+def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(served: Served) -> None:
     """Its datagrams begin a session each, and the first of them uses the turn up."""
     begun = []
 
@@ -377,168 +377,168 @@ def test_what_a_session_kept_while_it_was_not_ready_waits_for_a_turn_too(room: R
         c.placed = True
         loop.close_connection(c)
 
-    room.listener.begin = take_long
-    sock = room.client()
+    served.listener.begin = take_long
+    sock = served.client()
     sock.send(b"0")
-    room.turn_until_all_is_read()
-    while room.loop.posted:
-        room.loop.turn(0)
-    c = room.keepers[room.known[0].getsockname()].c
-    room.listener.forget(c)
-    room.listener.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
+    served.turn_until_all_is_read()
+    while served.loop.posted:
+        served.loop.turn(0)
+    c = served.keepers[served.known[0].getsockname()].c
+    served.listener.forget(c)
+    served.listener.again(c, [memoryview(b"1"), memoryview(b"2"), memoryview(b"3")])
     assert [b"0", b"1"] == begun
-    while room.loop.posted:
-        room.loop.turn(0)
+    while served.loop.posted:
+        served.loop.turn(0)
     assert [b"0", b"1", b"2", b"3"] == begun
 
 
-def test_new_clients_that_are_too_many_are_dropped_and_counted_and_told_once(room: Room) -> None:
+def test_new_clients_that_are_too_many_are_dropped_counted_and_told_once(served: Served) -> None:
     """What waits is bounded in bytes: of a flood the rest is lost, of the known client nothing."""
-    room.listener.new.limit = 40 * (udp_new.COST + 100)
-    new = [room.client() for _ in range(200)]
-    room.listener._limit = 64
+    served.listener.new.limit = 40 * (udp_new.COST + 100)
+    new = [served.client() for _ in range(200)]
+    served.listener._limit = 64
     for n, sock in enumerate(new):
         sock.send(bytes(100))
         if n % 20 == 0:
-            room.known[0].send(b"y")
+            served.known[0].send(b"y")
     most = 0
-    while room.loop.posted or select.select([room.listening.sock], [], [], 0)[0]:
-        room.loop.turn(0)
-        most = max(most, room.listener.new.size)
-    assert [b"first", *[b"y"] * 10] == room.got(room.known[0])
-    assert 0 < most <= room.listener.new.limit + udp_new.COST + 100
-    assert room.listener.lost.own > 0
-    assert 200 == room.listener.lost.own + len(room.keepers) - 3
-    (told,) = [text for level, text in room.loop.log.lines if level == udp_new.WARN]
+    while served.loop.posted or select.select([served.listening.sock], [], [], 0)[0]:
+        served.loop.turn(0)
+        most = max(most, served.listener.new.size)
+    assert [b"first", *[b"y"] * 10] == served.got(served.known[0])
+    assert 0 < most <= served.listener.new.limit + udp_new.COST + 100
+    assert served.listener.lost.own > 0
+    assert 200 == served.listener.lost.own + len(served.keepers) - 3
+    (told,) = [text for level, text in served.loop.log.lines if level == udp_new.WARN]
     assert "come faster than sessions can begin" in told
-    assert 0 == room.listener.new.size
+    assert 0 == served.listener.new.size
 
 
-def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(room: Room) -> None:
+def test_what_waits_goes_first_when_the_session_comes_from_elsewhere(served: Served) -> None:
     """A client waits here while its session is handed over: the order of its datagrams is kept."""
-    sock = room.client()
-    room.listener.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
-    keeper = Keeper(room.keepers[room.known[0].getsockname()].c, b"0")
-    room.listener.table[sock.getsockname()] = keeper
+    sock = served.client()
+    served.listener.new.put(sock.getsockname(), [memoryview(b"1"), memoryview(b"2")])
+    keeper = Keeper(served.keepers[served.known[0].getsockname()].c, b"0")
+    served.listener.table[sock.getsockname()] = keeper
     sock.send(b"3")
-    room.turn_until_all_is_read()
+    served.turn_until_all_is_read()
     assert [b"0", b"1", b"2", b"3"] == keeper.got
-    del room.listener.table[sock.getsockname()]
+    del served.listener.table[sock.getsockname()]
 
 
-def test_what_waits_to_begin_goes_along_when_the_listener_changes_hands(room: Room) -> None:
+def test_what_waits_to_begin_goes_along_when_the_listener_changes_hands(served: Served) -> None:
     """A listener that closes gives what it has not begun to whoever takes what is held."""
-    new = [room.client() for _ in range(60)]
-    room.listener._limit = 64
+    new = [served.client() for _ in range(60)]
+    served.listener._limit = 64
     for sock in new:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.loop.turn(0)
-    room.listener.close()
-    assert room.listener.is_needed
-    held = room.listener.take_held()
-    assert len(held) == 63 - len(room.keepers) > 0
+    served.known[0].send(b"y")
+    served.loop.turn(0)
+    served.listener.close()
+    assert served.listener.is_needed
+    held = served.listener.take_held()
+    assert len(held) == 63 - len(served.keepers) > 0
     for one in held:
-        room.listener.deliver(*one)
-    while room.loop.posted:
-        room.loop.turn(0)
-    assert [[b"x"]] * 60 == [room.got(sock) for sock in new]
+        served.listener.deliver(*one)
+    while served.loop.posted:
+        served.loop.turn(0)
+    assert [[b"x"]] * 60 == [served.got(sock) for sock in new]
 
 
-def test_what_was_held_begins_by_and_by(room: Room) -> None:
+def test_what_was_held_begins_by_and_by(served: Served) -> None:
     """A listener that held datagrams of a hundred new clients begins a few each turn, and all."""
-    room.listener.close()
-    room.listener.hold()
-    new = [room.client() for _ in range(100)]
+    served.listener.close()
+    served.listener.hold()
+    new = [served.client() for _ in range(100)]
     for sock in new:
         sock.send(b"x")
-    room.known[0].send(b"y")
-    room.turn_until_all_is_read()
-    room.listener.start()
-    assert [b"first", b"y"] == room.got(room.known[0])
-    assert len(room.keepers) <= 3 + udp_new.NEW
-    while room.loop.posted:
-        before = len(room.keepers)
-        room.loop.turn(0)
-        assert len(room.keepers) <= before + udp_new.NEW
-    assert [[b"x"]] * 100 == [room.got(sock) for sock in new]
+    served.known[0].send(b"y")
+    served.turn_until_all_is_read()
+    served.listener.start()
+    assert [b"first", b"y"] == served.got(served.known[0])
+    assert len(served.keepers) <= 3 + udp_new.NEW
+    while served.loop.posted:
+        before = len(served.keepers)
+        served.loop.turn(0)
+        assert len(served.keepers) <= before + udp_new.NEW
+    assert [[b"x"]] * 100 == [served.got(sock) for sock in new]
 
 
 def test_what_is_held_is_bounded_in_bytes_and_the_rest_stays_in_the_kernel(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past BYTES the listener reads no more, and drops what others send it; it goes on later."""
     monkeypatch.setattr(udp_held, "BYTES", 2_500)
-    room.listener.close()
-    room.listener.hold()
+    served.listener.close()
+    served.listener.hold()
     for n in range(8):
-        room.known[0].send(b"%d" % n + bytes(499))
+        served.known[0].send(b"%d" % n + bytes(499))
     for _ in range(20):
-        room.loop.turn(0)
-    assert not room.listener.open
-    held = list(room.listener.held.datagrams)
+        served.loop.turn(0)
+    assert not served.listener.open
+    held = list(served.listener.held.datagrams)
     assert 5 == len(held)  # the one that passes the bound is kept
     key, peer, local, data = held[0]
-    room.listener.keep(key, peer, local, data)
-    assert (5, 1) == (len(room.listener.held.datagrams), room.listener.lost.own)
-    room.listener.start()
-    room.turn_until_all_is_read()
-    assert [b"%d" % n for n in range(8)] == [data[:1] for data in room.got(room.known[0])[1:]]
+    served.listener.keep(key, peer, local, data)
+    assert (5, 1) == (len(served.listener.held.datagrams), served.listener.lost.own)
+    served.listener.start()
+    served.turn_until_all_is_read()
+    assert [b"%d" % n for n in range(8)] == [data[:1] for data in served.got(served.known[0])[1:]]
 
 
-def test_what_is_held_is_bounded_in_number(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_held_is_bounded_in_number(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past so many datagrams the listener reads no more, and drops what others send it."""
     monkeypatch.setattr(udp_held, "DATAGRAMS", 4)
-    room.listener.close()
-    room.listener.hold()
+    served.listener.close()
+    served.listener.hold()
     for _ in range(8):
-        room.known[0].send(b"x")
+        served.known[0].send(b"x")
     for _ in range(20):
-        room.loop.turn(0)
-    assert (False, 4) == (room.listener.open, len(room.listener.held.datagrams))
-    key, peer, local, data = room.listener.held.datagrams[0]
-    room.listener.keep(key, peer, local, data)
-    assert (4, 1) == (len(room.listener.held.datagrams), room.listener.lost.own)
+        served.loop.turn(0)
+    assert (False, 4) == (served.listener.open, len(served.listener.held.datagrams))
+    key, peer, local, data = served.listener.held.datagrams[0]
+    served.listener.keep(key, peer, local, data)
+    assert (4, 1) == (len(served.listener.held.datagrams), served.listener.lost.own)
 
 
-def test_an_answer_that_fails_hinders_no_other_that_waits(room: Room) -> None:
+def test_an_answer_that_fails_hinders_no_other_that_waits(served: Served) -> None:
     """Of three answers that wait for room one raises: it is told and forgotten, two are sent."""
-    for sock in room.known:
-        room.listener.answers.queue.append((room.keepers[sock.getsockname()].c, b"answer"))
-    c, _ = room.listener.answers.queue[1]
-    room.listener.answers.queue[1] = (c, None)  # a fault of ours
-    room.listener.answers.on_room(0)
-    for sock, expected in zip(room.known, (b"answer", None, b"answer"), strict=True):
+    for sock in served.known:
+        served.listener.answers.queue.append((served.keepers[sock.getsockname()].c, b"answer"))
+    c, _ = served.listener.answers.queue[1]
+    served.listener.answers.queue[1] = (c, None)  # a fault of ours
+    served.listener.answers.on_room(0)
+    for sock, expected in zip(served.known, (b"answer", None, b"answer"), strict=True):
         sock.setblocking(False)
         if expected:
             assert expected == sock.recv(100)
         else:
             with pytest.raises(BlockingIOError):
                 sock.recv(100)
-    assert 1 == len(room.alerts())
-    assert not room.listener.answers.queue
+    assert 1 == len(served.alerts())
+    assert not served.listener.answers.queue
 
 
-def test_only_so_many_answers_wait_for_room(room: Room) -> None:
+def test_only_so_many_answers_wait_for_room(served: Served) -> None:
     """QUEUED answers wait for room in the socket; the next one is refused and counted."""
-    c = room.keepers[room.known[0].getsockname()].c
-    room.listener.answers.queue.append((c, b"0"))
+    c = served.keepers[served.known[0].getsockname()].c
+    served.listener.answers.queue.append((c, b"0"))
     for n in range(1, udp_answers.QUEUED):
-        assert 1 == room.listener.send_to(c, b"%d" % (n % 10))
+        assert 1 == served.listener.send_to(c, b"%d" % (n % 10))
     with pytest.raises(BlockingIOError):
-        room.listener.send_to(c, b"x")
-    assert (udp_answers.QUEUED, 1) == (len(room.listener.answers.queue), room.listener.lost.own)
-    room.listener.answers.on_room(0)
-    assert not room.listener.answers.queue
+        served.listener.send_to(c, b"x")
+    assert (udp_answers.QUEUED, 1) == (len(served.listener.answers.queue), served.listener.lost.own)
+    served.listener.answers.on_room(0)
+    assert not served.listener.answers.queue
 
 
-def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(room: Room) -> None:
+def test_a_session_that_gives_back_what_is_its_own_is_not_asked_for_ever(served: Served) -> None:
     """One that wants no more and keeps its place loses what it gives back; it is counted."""
-    keeper = room.keepers[room.known[0].getsockname()]
+    keeper = served.keepers[served.known[0].getsockname()]
     taken: list[bytes] = []
     keeper.take = lambda views: (taken.extend(map(bytes, views)), views)[1]
-    room.known[0].send(b"mine")
-    room.turn_until_all_is_read()
+    served.known[0].send(b"mine")
+    served.turn_until_all_is_read()
     assert 2 >= len(taken)
     assert {b"mine"} == set(taken)
-    assert 1 == room.listener.lost.own
+    assert 1 == served.listener.lost.own

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import ip
 from ngxstream.modules.access import Rule, RuleList
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 NETWORKS = st.tuples(st.integers(0, 15), st.integers(28, 32), st.booleans())
 
@@ -29,7 +29,7 @@ def test_the_first_rule_that_fits_decides(rules: list[tuple[int, int, bool]], ho
 
 def test_a_client_that_is_turned_away_is_logged() -> None:
     """The connection is closed, status 403, and the error log says why."""
-    served = Hall("stream { server { listen 127.0.0.1:@a@; deny 127.0.0.1; return hi; } }")
+    served = InProcess("stream { server { listen 127.0.0.1:@a@; deny 127.0.0.1; return hi; } }")
     assert b"" == served.read(served.connect())
     assert 403 == served.sessions[0].status
     message = "*1 access forbidden by rule while initializing session, client: 127.0.0.1, "
@@ -39,7 +39,7 @@ def test_a_client_that_is_turned_away_is_logged() -> None:
 
 def test_a_server_with_a_rule_of_its_own_inherits_none() -> None:
     """The rules of stream count where the server has none, and all of them or none do."""
-    served = Hall(
+    served = InProcess(
         "stream { deny 127.0.0.1; "
         "server { listen 127.0.0.1:@a@; return a; } "
         "server { listen 127.0.0.1:@b@; allow unix:; return b; } }"
@@ -50,7 +50,7 @@ def test_a_server_with_a_rule_of_its_own_inherits_none() -> None:
 
 def test_a_server_without_rules_has_no_handler() -> None:
     """Where nothing is allowed or denied the access phase is empty."""
-    served = Hall("stream { server { listen 127.0.0.1:@a@; return a; } }")
+    served = InProcess("stream { server { listen 127.0.0.1:@a@; return a; } }")
     handlers = [entry[1].__module__ for entry in served.conf.listenings[0].default.engine]
     assert "ngxstream.modules.access" not in handlers
     served.close()
@@ -75,6 +75,6 @@ def test_a_server_without_rules_has_no_handler() -> None:
 )
 def test_the_first_rule_counts_however_wide_it_is(rules: str, expected: bytes) -> None:
     """A wide rule in front of a narrow one wins, and the other way round; no rule lets in."""
-    served = Hall(f"stream {{ server {{ listen 127.0.0.1:@a@; {rules} return in; }} }}")
+    served = InProcess(f"stream {{ server {{ listen 127.0.0.1:@a@; {rules} return in; }} }}")
     assert expected == served.read(served.connect())
     served.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import ip
 from ngxstream.modules.geo import Geo
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 SERVER = 'server { listen 127.0.0.1:@a@; return "%s"; }'
 
@@ -31,7 +31,7 @@ class Silent:
 
 def answer(text: str, result: str, **options: Any) -> bytes:
     """Return what a server prints that returns a text."""
-    served = Hall(f"stream {{ {text} {SERVER % result} }}", **options)
+    served = InProcess(f"stream {{ {text} {SERVER % result} }}", **options)
     try:
         return served.read(served.connect())
     finally:
@@ -93,7 +93,7 @@ def test_the_address_may_be_a_variable_s(text: str, expected: bytes) -> None:
 def test_a_unix_client_is_nowhere(tmp_path: Path) -> None:
     """A client without an address is looked up as 255.255.255.255."""
     path = tmp_path / "s"
-    served = Hall(
+    served = InProcess(
         f"stream {{ geo $x {{ default any; 255.255.255.255 nowhere; }} "
         f"geo $y {{ ranges; default any; 0.0.0.0-255.255.255.254 some; }} "
         f'server {{ listen unix:{path}; return "$x $y"; }} }}'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import geoip_db
-from tests.support import geoip, hall, proxies, tools, verdicts
+from tests.support import geoip, in_process, proxies, tools, verdicts
 from tests.support.clients import tcp_exchange
 from tests.support.geoip import FILE, FILE_V6
 
@@ -43,7 +43,7 @@ def compare(directive: str, text: str, clients: list[str], folder: Path) -> list
     conf = f'stream {{ {directive} {SERVER % f"""return "{text}";"""} }}'
     with proxies.Nginx("events {} " + conf, folder) as nginx:
         theirs = [tcp_exchange(nginx.address("a"), header(client)) for client in clients]
-    served = hall.Hall(conf)
+    served = in_process.InProcess(conf)
     ours = []
     for name in clients:
         client = served.connect()
@@ -138,8 +138,8 @@ def test_a_file_of_nonsense_is_refused(tmp_path: Path) -> None:
     """libGeoIP takes any file for a database of countries; we say what is wrong."""
     file = tmp_path / "nonsense"
     file.write_bytes(b"nonsense" * 100)
-    built = hall.build(f"stream {{ geoip_country {file}; }}")
-    expected = f'GeoIP_open("{file}") failed: no edition is named at its end in {hall.CONF}:1'
+    built = in_process.build(f"stream {{ geoip_country {file}; }}")
+    expected = f'GeoIP_open("{file}") failed: no edition is named at its end in {in_process.CONF}:1'
     assert expected == built.error
 
 
@@ -148,5 +148,5 @@ def test_the_name_of_a_region_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "city.dat"
     file.write_bytes(geoip.database(geoip_db.CITY_REV1, 3, CITIES))
     text = "server { listen 127.0.0.1:9; return $geoip_region_name; }"
-    built = hall.build(f"stream {{ geoip_city {file}; {text} }}")
+    built = in_process.build(f"stream {{ geoip_city {file}; {text} }}")
     assert built.error.startswith('"geoip_region_name" variable is not supported: ')

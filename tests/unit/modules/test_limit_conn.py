@@ -8,7 +8,7 @@ import pytest
 
 from ngxstream.core import errors, shm
 from ngxstream.modules import limit_conn
-from tests.support.hall import Hall, build
+from tests.support.in_process import InProcess, build
 
 CONF = """stream {
     log_format f '$limit_conn_status $status';
@@ -27,15 +27,15 @@ class Limited:
         (folder / "logs").mkdir()
         self.log = folder / "logs" / "a.log"
         port = self.backend.getsockname()[1]
-        self.hall = Hall(CONF % (stream, server, port), prefix=f"{folder}/")
+        self.served = InProcess(CONF % (stream, server, port), prefix=f"{folder}/")
 
     def connect(self) -> socket.socket:
         """Connect and wait until the session is there and has got as far as it gets."""
-        before = len(self.hall.sessions)
-        client = self.hall.connect()
-        self.hall.turn_until(
-            lambda: len(self.hall.sessions) > before
-            and (self.hall.sessions[-1].content is not None or self.hall.sessions[-1].status),
+        before = len(self.served.sessions)
+        client = self.served.connect()
+        self.served.turn_until(
+            lambda: len(self.served.sessions) > before
+            and (self.served.sessions[-1].content is not None or self.served.sessions[-1].status),
             "the session",
         )
         return client
@@ -43,11 +43,11 @@ class Limited:
     def leave(self, client: socket.socket, session: int) -> None:
         """Close a client and wait for the end of its session."""
         client.close()
-        self.hall.turn_until(lambda: self.hall.sessions[session].status, "the session's end")
+        self.served.turn_until(lambda: self.served.sessions[session].status, "the session's end")
 
     def statuses(self) -> list[int]:
         """Return the status of each session, 0 while it lasts."""
-        return [s.status for s in self.hall.sessions]
+        return [s.status for s in self.served.sessions]
 
     def logged(self) -> list[str]:
         """Return the lines of the access log."""
@@ -55,13 +55,13 @@ class Limited:
 
     def total(self, zone: str, key: bytes) -> int:
         """Return how much a zone counts for a key."""
-        found = self.hall.conf.data["limit_conn"][zone].table.total(key)
+        found = self.served.conf.data["limit_conn"][zone].table.total(key)
         assert isinstance(found, int)
         return found
 
     def close(self) -> None:
         """Close what listens."""
-        self.hall.close()
+        self.served.close()
         self.backend.close()
 
 
@@ -79,7 +79,7 @@ def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Limited]:
 
 def error_lines(made: Limited) -> list[tuple[str, str]]:
     """Return level and message of what is no information."""
-    cut = made.hall.target.lines
+    cut = made.served.target.lines
     return [(level, text.split(" while ")[0]) for level, text in cut if level != "info"]
 
 
@@ -99,7 +99,7 @@ def test_a_session_over_the_limit_is_refused(made: Limited) -> None:
     third.close()
     assert 0 == made.total("z", KEY)
     assert ["REJECTED 503", "PASSED 200", "PASSED 200", "PASSED 200"] == made.logged()
-    assert {"limit_conn_passed": 3, "limit_conn_rejected": 1} == made.hall.facts("z")
+    assert {"limit_conn_passed": 3, "limit_conn_rejected": 1} == made.served.facts("z")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_dry_run_refuses_nobody(made: Limited) -> None:
     assert 1 == made.total("z", KEY)
     made.leave(second, 1)
     assert ["REJECTED_DRY_RUN 200"] == made.logged()
-    assert {"limit_conn_passed": 1, "limit_conn_rejected_dry_run": 1} == made.hall.facts("z")
+    assert {"limit_conn_passed": 1, "limit_conn_rejected_dry_run": 1} == made.served.facts("z")
     assert 1 == made.total("z", KEY)
     made.leave(first, 0)
     assert 0 == made.total("z", KEY)
@@ -133,7 +133,7 @@ def test_a_refusal_gives_back_what_came_before(made: Limited) -> None:
 @pytest.mark.parametrize("made", ["limit_conn z 1;"], indirect=True)
 def test_a_full_zone_refuses(made: Limited) -> None:
     """Where a zone has no room for another key its session is refused, and that is critical."""
-    table = made.hall.conf.data["limit_conn"]["z"].table
+    table = made.served.conf.data["limit_conn"]["z"].table
     first = table.acquire(b"first", 1)
     count = 0
     while table.acquire(b"%d" % count, 1):
@@ -156,11 +156,11 @@ def test_what_a_session_has_taken_goes_with_it(made: Limited) -> None:
     assert pack is not None
     assert unpack is not None
     first, second = made.connect(), made.connect()
-    holds, refused = made.hall.sessions
+    holds, refused = made.served.sessions
     packed = pack(holds)
     assert (b"PASSED", [("z", KEY), ("y", b"127.0.0.1")]) == packed
     assert [] == pack(refused)[1]
-    unpack(made.hall.sessions[0], packed)
+    unpack(made.served.sessions[0], packed)
     assert (2, 2) == (made.total("z", KEY), made.total("y", KEY))
     made.leave(first, 0)
     assert (0, 0) == (made.total("z", KEY), made.total("y", KEY))

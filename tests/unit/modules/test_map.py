@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ngxstream.modules.map import Map
 from ngxstream.stream.values import compile_value
 from ngxstream.stream.variables import VariableTable
-from tests.support.hall import Hall, build
+from tests.support.in_process import InProcess, build
 from tests.support.sessions import FakeSession
 
 SERVER = 'server { listen 127.0.0.1:@a@; return "%s"; }'
@@ -44,7 +44,7 @@ def made(*items: Item) -> tuple[Map, VariableTable]:
 
 def answer(text: str, result: str, **options: Any) -> bytes:
     """Return what a server prints that returns a text."""
-    served = Hall(f"stream {{ {text} {SERVER % result} }}", **options)
+    served = InProcess(f"stream {{ {text} {SERVER % result} }}", **options)
     try:
         return served.read(served.connect())
     finally:
@@ -115,7 +115,7 @@ def test_a_map_is_asked_once_unless_volatile() -> None:
 def test_a_map_that_asks_itself_ends() -> None:
     """A circle of maps is empty, and the error log says so."""
     text = "map $y $x { default <$y>; } map $x $y { default [$x]; }"
-    served = Hall(f"stream {{ {text} {SERVER % '$x'} }}")
+    served = InProcess(f"stream {{ {text} {SERVER % '$x'} }}")
     data = served.read(served.connect())
     served.close()
     assert data.startswith(b"<[")

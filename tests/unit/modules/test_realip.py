@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from ngxstream.wire import proxy_protocol
-from tests.support.hall import Built, Hall, build
+from tests.support.in_process import Built, InProcess, build
 
 SAY = 'return "$remote_addr:$remote_port $realip_remote_addr";'
 HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 2\r\n"
@@ -13,11 +13,11 @@ HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 2\r\n"
 
 def said(conf: str, header: bytes = HEADER, listen: str = "127.0.0.1:@main@ proxy_protocol") -> str:
     """Return what a server says to a client with a header."""
-    with Hall(f"stream {{ server {{ listen {listen}; {conf} {SAY} }} }}") as hall:
-        client = hall.connect()
+    with InProcess(f"stream {{ server {{ listen {listen}; {conf} {SAY} }} }}") as served:
+        client = served.connect()
         client.send(header)
         own = client.getsockname()[1]
-        return hall.read(client).decode().replace(f":{own}", ":OWN")
+        return served.read(client).decode().replace(f":{own}", ":OWN")
 
 
 TRUSTED = "192.0.2.7:1234 127.0.0.1"
@@ -63,12 +63,12 @@ def test_a_server_has_its_own_list() -> None:
     text = f"""stream {{ set_real_ip_from 127.0.0.1;
         server {{ listen 127.0.0.1:@main@ proxy_protocol; set_real_ip_from 10.0.0.1; {SAY} }}
         server {{ listen 127.0.0.1:@other@ proxy_protocol; {SAY} }} }}"""
-    with Hall(text) as hall:
+    with InProcess(text) as served:
         answers = []
         for number in range(2):
-            client = hall.connect(number)
+            client = served.connect(number)
             client.send(HEADER)
-            answers.append(hall.read(client).split(b":")[0])
+            answers.append(served.read(client).split(b":")[0])
     assert [b"127.0.0.1", b"192.0.2.7"] == answers
 
 
@@ -78,9 +78,9 @@ def test_mapped_peers_are_judged_as_ipv4() -> None:
         pytest.skip("no IPv6 here")
     text = f"""stream {{ server {{ listen [::]:@main@ ipv6only=off proxy_protocol;
         set_real_ip_from 127.0.0.0/8; {SAY} }} }}"""
-    with Hall(text) as hall:
-        hall.socks[0].close()
-        built = hall.conf.servers[0].realip
+    with InProcess(text) as served:
+        served.socks[0].close()
+        built = served.conf.servers[0].realip
         assert built.trusts(("::ffff:127.0.0.1", 1, 0, 0))
         assert not built.trusts(("::1", 1, 0, 0))
         assert not built.trusts("")
@@ -90,11 +90,11 @@ def test_the_log_names_the_real_address() -> None:
     """`client:` in error_log lines is the replaced address."""
     text = """stream { server { listen 127.0.0.1:@main@ proxy_protocol;
         set_real_ip_from 127.0.0.1; pass 127.0.0.1:1; } }"""
-    with Hall(text) as hall:
-        client = hall.connect()
+    with InProcess(text) as served:
+        client = served.connect()
         client.send(HEADER)
-        hall.read(client)
-        (line,) = [text for level, text in hall.target.lines if level == "error"]
+        served.read(client)
+        (line,) = [text for level, text in served.target.lines if level == "error"]
     assert "client: 192.0.2.7, server: 127.0.0.1:" in line
 
 

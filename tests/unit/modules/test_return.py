@@ -7,31 +7,31 @@ from typing import Any
 
 from ngxstream.core.codes import AGAIN
 from ngxstream.modules import return_
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 TEXT = "stream {{ server {{ listen 127.0.0.1:@main@; {} }} }}"
 
 
 def test_the_text_is_sent_and_the_session_is_over() -> None:
     """The evaluated text, then the end of the stream; the session counts what was sent."""
-    with Hall(TEXT.format('return "hello $protocol";')) as hall:
-        assert b"hello TCP" == hall.read(hall.connect())
-        (s,) = hall.sessions
+    with InProcess(TEXT.format('return "hello $protocol";')) as served:
+        assert b"hello TCP" == served.read(served.connect())
+        (s,) = served.sessions
         assert (200, 9) == (s.status, s.c.sent)
-        assert 0 == hall.loop.live
+        assert 0 == served.loop.live
 
 
 def test_an_empty_text_closes_at_once() -> None:
     """Nothing is sent; the status is 200."""
-    with Hall(TEXT.format("return $upstream_addr;")) as hall:
-        assert b"" == hall.read(hall.connect())
-        assert 200 == hall.sessions[0].status
+    with InProcess(TEXT.format("return $upstream_addr;")) as served:
+        assert b"" == served.read(served.connect())
+        assert 200 == served.sessions[0].status
 
 
 def test_the_last_content_directive_counts() -> None:
     """return after pass, and pass after return: no error, the later one wins."""
-    with Hall(TEXT.format("pass 127.0.0.1:1; return hi;")) as hall:
-        assert b"hi" == hall.read(hall.connect())
+    with InProcess(TEXT.format("pass 127.0.0.1:1; return hi;")) as served:
+        assert b"hi" == served.read(served.connect())
 
 
 class Client:
@@ -73,6 +73,7 @@ class Session:
 
     def __init__(self, client: Client) -> None:
         self.c = client
+        self.log = SimpleNamespace(level=0)
         self.action = ""
         self.status = 0
         self.content: Any = None
@@ -170,10 +171,11 @@ def test_a_large_text_arrives_whole() -> None:
     maps = "".join(
         f'map $protocol $m{n} {{ default "{text}"; }}' for n, text in enumerate(texts)
     )
-    with Hall(f"stream {{ {maps} server {{ listen 127.0.0.1:@main@; return $m4; }} }}") as hall:
+    text = f"stream {{ {maps} server {{ listen 127.0.0.1:@main@; return $m4; }} }}"
+    with InProcess(text) as served:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        client.connect(hall.address())
+        client.connect(served.address())
         client.setblocking(False)
-        hall.clients.append(client)
-        assert 10_000_000 == len(hall.read(client))
+        served.clients.append(client)
+        assert 10_000_000 == len(served.read(client))

@@ -4,13 +4,13 @@ test_values_nginx.
 
 import pytest
 
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 
 def said(text: str) -> bytes:
     """Return what the server says whose block this is."""
-    with Hall(f"stream {{ {text} }}") as hall:
-        return hall.read(hall.connect())
+    with InProcess(f"stream {{ {text} }}") as served:
+        return served.read(served.connect())
 
 
 def server(text: str) -> str:
@@ -53,17 +53,17 @@ def test_set_sees_the_real_address() -> None:
     """It runs behind realip."""
     text = """server { listen 127.0.0.1:@main@ proxy_protocol; set_real_ip_from 127.0.0.1;
         set $a $remote_addr; return $a; }"""
-    with Hall(f"stream {{ {text} }}") as hall:
-        client = hall.connect()
+    with InProcess(f"stream {{ {text} }}") as served:
+        client = served.connect()
         client.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1 2\r\n")
-        assert b"192.0.2.7" == hall.read(client)
+        assert b"192.0.2.7" == served.read(client)
 
 
 def test_servers_set_their_own() -> None:
     """Values belong to a session, not to the block."""
     text = """server { listen 127.0.0.1:@one@; set $a one; return $a; }
         server { listen 127.0.0.1:@two@; set $a two; return $a; }"""
-    with Hall(f"stream {{ {text} }}") as hall:
-        assert b"one" == hall.read(hall.connect(0))
-        assert b"two" == hall.read(hall.connect(1))
-        assert b"one" == hall.read(hall.connect(0))
+    with InProcess(f"stream {{ {text} }}") as served:
+        assert b"one" == served.read(served.connect(0))
+        assert b"two" == served.read(served.connect(1))
+        assert b"one" == served.read(served.connect(0))

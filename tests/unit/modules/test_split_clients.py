@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, hashing
 from ngxstream.modules.split_clients import Parts, parse_percent
-from tests.support import hall
+from tests.support import in_process
 
 VECTORS = {
     b"a": b"D", b"b": b"C", b"key": b"D", b"client-1": b"D", b"client-2": b"C",
@@ -84,14 +84,14 @@ def test_a_share_is_kept_in_32_bits(text: str, expected: int) -> None:
 @pytest.mark.parametrize("item", ["5%", "5% a b", "*"])
 def test_an_item_has_one_value(item: str) -> None:
     """A share without a value, or with two, is refused."""
-    built = hall.build(f"stream {{ split_clients $pid $x {{ {item}; }} }}")
+    built = in_process.build(f"stream {{ split_clients $pid $x {{ {item}; }} }}")
     expected = "invalid number of the split_clients parameters in /p/conf/nginx.conf:1"
     assert expected == built.error
 
 
 def test_the_value_is_the_variable_s() -> None:
     """A string that holds variables decides what the variable is."""
-    served = hall.Hall(
+    served = in_process.InProcess(
         "stream { split_clients 192.0.2.$protocol $x { 0.5% A; 33.33% B; 20% C; * D; } "
         "server { listen 127.0.0.1:@a@; return $x; } }"
     )

@@ -3,8 +3,8 @@
 import pytest
 
 from ngxstream.event import turn_budget
-from tests.support.hall import Hall
 from tests.support.hellos import client_hello, made_hello
+from tests.support.in_process import InProcess
 
 SAY = '"$ssl_preread_protocol|$ssl_preread_server_name|$ssl_preread_alpn_protocols|$server_name"'
 
@@ -15,17 +15,17 @@ def said(data: bytes, pieces: int = 1, half_close: bool = False, conf: str = "")
         server {{ listen 127.0.0.1:@main@; return {SAY}; }}
         server {{ listen 127.0.0.1:@main@; server_name one.test; return {SAY}; }}
         server {{ listen 127.0.0.1:@main@; server_name *.two.test; return {SAY}; }} }}"""
-    with Hall(text) as hall:
-        client = hall.connect()
-        hall.turn_until(lambda: hall.sessions, "the session")
+    with InProcess(text) as served:
+        client = served.connect()
+        served.turn_until(lambda: served.sessions, "the session")
         size = -(-len(data) // pieces)
         for at in range(0, len(data), size):
             client.send(data[at : at + size])
             for _ in range(2):
-                hall.loop.turn(wait_ms=1)
+                served.loop.turn(wait_ms=1)
         if half_close:
             client.shutdown(1)
-        return hall.read(client).decode()
+        return served.read(client).decode()
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -89,8 +89,8 @@ def test_a_hello_larger_than_the_buffer_is_refused() -> None:
 def test_a_server_that_does_not_preread_asks_nothing() -> None:
     """`off` in the default server: no bytes are waited for."""
     text = f"stream {{ server {{ listen 127.0.0.1:@main@; return {SAY}; }} }}"
-    with Hall(text) as hall:
-        assert b"|||" == hall.read(hall.connect())
+    with InProcess(text) as served:
+        assert b"|||" == served.read(served.connect())
 
 
 def test_the_log_follows_the_server() -> None:
@@ -98,13 +98,13 @@ def test_the_log_follows_the_server() -> None:
     text = """stream { ssl_preread on;
         server { listen 127.0.0.1:@main@; return x; }
         server { listen 127.0.0.1:@main@; server_name one.test; return y; } }"""
-    with Hall(text) as hall:
-        client = hall.connect()
+    with InProcess(text) as served:
+        client = served.connect()
         client.send(client_hello("one.test"))
-        assert b"y" == hall.read(client)
-        s = hall.sessions[0]
-        assert s.server is hall.conf.servers[1]
-        assert s.log is hall.conf.servers[1].log
+        assert b"y" == served.read(client)
+        s = served.sessions[0]
+        assert s.server is served.conf.servers[1]
+        assert s.log is served.conf.servers[1].log
 
 
 @pytest.mark.parametrize("size", [255, 256, 9000])
@@ -123,23 +123,23 @@ def test_many_names_made_to_take_long_are_looked_up_some_a_turn() -> None:
     conf = f"map $ssl_preread_server_name $x {{ default other; '~{NESTED}' match; }}"
     text = f"""stream {{ ssl_preread on; {conf}
         server {{ listen 127.0.0.1:@main@; return "$x"; }} }}"""
-    with Hall(text) as hall:
-        clients = [hall.connect() for _ in range(40)]
-        hall.turn_until(lambda: len(hall.sessions) == 40, "the sessions")
+    with InProcess(text) as served:
+        clients = [served.connect() for _ in range(40)]
+        served.turn_until(lambda: len(served.sessions) == 40, "the sessions")
         for client in clients:
             client.send(made_hello(b"a" * 250 + b"!"))
-        before = len(hall.sessions)
+        before = len(served.sessions)
         most = 0
         for _ in range(2000):
-            live = len(hall.loop.sessions)
-            hall.loop.turn(wait_ms=1)
-            most = max(most, live - len(hall.loop.sessions))
-            if not hall.loop.sessions:
+            live = len(served.loop.sessions)
+            served.loop.turn(wait_ms=1)
+            most = max(most, live - len(served.loop.sessions))
+            if not served.loop.sessions:
                 break
         assert 40 == before
-        assert not hall.loop.sessions
+        assert not served.loop.sessions
         assert 1 <= most < 30
-        assert {b"other"} == {hall.read(client) for client in clients}
+        assert {b"other"} == {served.read(client) for client in clients}
 
 
 def test_a_session_that_ends_while_it_is_put_off_does_not_go_on() -> None:
@@ -147,21 +147,21 @@ def test_a_session_that_ends_while_it_is_put_off_does_not_go_on() -> None:
     text = f"""stream {{ ssl_preread on; preread_timeout 1h;
         map $ssl_preread_server_name $x {{ default other; '~{NESTED}' match; }}
         server {{ listen 127.0.0.1:@main@; return "$x"; }} }}"""
-    with Hall(text) as hall:
-        client = hall.connect()
-        hall.turn_until(lambda: hall.sessions, "the session")
+    with InProcess(text) as served:
+        client = served.connect()
+        served.turn_until(lambda: served.sessions, "the session")
         client.send(made_hello(b"a"))
-        hall.loop.get(turn_budget.TurnBudget).has_share("somebody")
-        hall.loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
-        (session,) = hall.loop.sessions
-        hall.loop.turn(wait_ms=1000)  # the hello comes, and the session is put off
-        assert hall.loop.get(turn_budget.TurnBudget).is_busy
+        served.loop.get(turn_budget.TurnBudget).has_share("somebody")
+        served.loop.get(turn_budget.TurnBudget).charge(turn_budget.TURN_NS)
+        (session,) = served.loop.sessions
+        served.loop.turn(wait_ms=1000)  # the hello comes, and the session is put off
+        assert served.loop.get(turn_budget.TurnBudget).is_busy
         session.finalize(500)
         for _ in range(4):
-            hall.loop.turn(wait_ms=1)
-        assert not hall.loop.sessions
-        assert not hall.loop.get(turn_budget.TurnBudget).is_busy
-        assert b"" == hall.read(client)
+            served.loop.turn(wait_ms=1)
+        assert not served.loop.sessions
+        assert not served.loop.get(turn_budget.TurnBudget).is_busy
+        assert b"" == served.read(client)
 
 
 ACCESS = """stream {{ ssl_preread on; {block}
@@ -183,14 +183,14 @@ def test_a_server_selected_by_name_has_its_say_about_access(
     first: str, named: str, name: str, expected: str
 ) -> None:
     """Rules of access are obeyed, those of the default server first."""
-    with Hall(ACCESS.format(block="", first=first, named=named)) as hall:
-        client = hall.connect()
-        hall.turn_until(lambda: hall.sessions, "the session")
+    with InProcess(ACCESS.format(block="", first=first, named=named)) as served:
+        client = served.connect()
+        served.turn_until(lambda: served.sessions, "the session")
         try:
             client.send(client_hello(name))
         except OSError:
             assert "deny" in first
-        assert expected == hall.read(client).decode()
-        forbidden = [line for level, line in hall.target.lines if level == "error"]
+        assert expected == served.read(client).decode()
+        forbidden = [line for level, line in served.target.lines if level == "error"]
         assert bool(forbidden) == (expected == "")
         assert all("access forbidden by rule" in line for line in forbidden)

@@ -1,5 +1,6 @@
 """What comes by a hand-over: taken as far as it can be, and who may add what to it, until when."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -127,6 +128,18 @@ def test_its_socket_is_nobody_else_s_later(world: World) -> None:
     assert 0 == len(world.new.loop.get(SocketPool))
 
 
+def test_its_copy_of_a_socket_wakes_nobody_later(world: World) -> None:
+    """The kernel tells of a socket until its last copy is closed, if it is not told to stop."""
+    values, proxied, sock = world.parcel()
+    world.post(values, proxied, sock.fileno(), uid=NOBODY)
+    world.new.only_session().finalize(200)
+    world.new.loop.turn(0)
+    world.backend.sendto(b"late", sock.getsockname())
+    with contextlib.closing(sock):
+        assert b"late" == sock.recv(100, socket.MSG_PEEK)
+        assert [] == world.new.loop.poller.poll(0)
+
+
 def test_it_takes_no_client_of_ours(world: World) -> None:
     """A session of a client that has one here is dropped, and so are words to that client's."""
     values, proxied, sock = world.parcel()
@@ -193,6 +206,8 @@ def test_it_takes_no_more_than_there_is_room(world: World) -> None:
         (moving.KEY, None, "clients cannot be such"),
         (moving.KEY, (("127.0.0.1", 1), bytes(16)), "clients cannot be such"),
         (moving.KEY, (("127.0.0.1", 1), b""), "clients cannot be such"),
+        (moving.KEY, (None, b"x"), "clients cannot be such"),
+        (moving.KEY, ("/path", b"x"), "clients cannot be such"),
         (moving.GENERATION, 77, "of an unknown configuration"),
         (moving.SERVER, 1, "does not listen at its address"),
     ],
@@ -274,6 +289,9 @@ def test_datagrams_are_of_who_is_named(world: World, key, peer) -> None:
         ("127.0.0.1", (("127.0.0.1", 1), b"\0tag"), True),
         ("127.0.0.1", (("127.0.0.1", 1), b"\4\0\0"), False),
         ("127.0.0.1", (("127.0.0.1", 1), b"\7" + bytes(9)), False),
+        ("127.0.0.1", (None, b"x"), False),
+        ("127.0.0.1", (b"name", bytes(4)), False),
+        ("127.0.0.1", ("/path", b"\0tag"), False),
         ("0.0.0.0", ("127.0.0.1", 1), False),
         ("0.0.0.0", (("127.0.0.1", 1), bytes(4)), True),
         ("::", (("::1", 1, 0, 0), bytes(16)), True),

@@ -10,7 +10,7 @@ from ngxstream.core.log import Log
 from ngxstream.process import channel as channels
 from ngxstream.process.children import Child, Children, Shared
 from tests.support import descriptors
-from tests.support.hall import LogTarget
+from tests.support.in_process import LogTarget
 from tests.support.waiting import wait_until
 
 

@@ -1,7 +1,7 @@
 """What is certain to hinder transparent servers on this host is warned of, and nothing else."""
 
 from ngxstream.process import netcheck
-from tests.support.hall import build
+from tests.support.in_process import build
 
 TRANSPARENT = ("stream { server { listen 127.0.0.1:1; proxy_pass 127.0.0.9:2; "
                "proxy_bind $remote_addr transparent; } }")

@@ -3,7 +3,7 @@
 import pytest
 
 from ngxstream.process import netsetup
-from tests.support.hall import build
+from tests.support.in_process import build
 
 SERVER = "server {{ listen {listen}; proxy_pass {back}; proxy_bind {bind} transparent; {more} }}"
 

@@ -2,6 +2,9 @@
 test_upgrade.py and tests/continuity.
 """
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +12,8 @@ from typing import Any
 from ngxstream.core.log import Log
 from ngxstream.process import upgrade
 from ngxstream.process.other_master import REFUSED, OtherMaster
-from tests.support.hall import LogTarget
+from tests.support.in_process import LogTarget
+from tests.support.proxies import ROOT
 
 
 def master(folder: Path) -> Any:
@@ -55,3 +59,35 @@ def test_a_second_upgrade_is_refused_while_one_goes_on(tmp_path: Path) -> None:
     assert REFUSED in said(made)
     link.close()
     theirs.close()
+
+
+ORPHANED = """
+import os
+from types import SimpleNamespace
+from ngxstream.process import other_master, upgrade
+
+link, theirs = upgrade.Link.pair()
+older = os.getpid()
+if os.fork():
+    link.tell([], (), ())
+    os._exit(0)
+while os.getppid() == older:
+    os.sched_yield()
+link.close()
+os.environ[upgrade.VARIABLE] = str(theirs.detach())
+newer = SimpleNamespace(inherit=lambda: print("inherits"))
+link = upgrade.Link.of_environment()
+other = other_master.OtherMaster(newer, link)
+print(link.latest() is not None, other.pid == older)
+other.look()
+print(other.is_alive)
+"""
+
+
+def test_an_older_master_that_dies_before_the_new_one_asks_is_gone() -> None:
+    """Another process is the new one's parent by then; what the older one said is heard."""
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANED], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )
+    assert ("True True\ninherits\nFalse\n", "") == (done.stdout, done.stderr)

@@ -17,31 +17,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ngxstream.core import log
-from ngxstream.event.eviction import Eviction
-from ngxstream.event.loop import Loop
 from ngxstream.ipc import port
 from ngxstream.process import channel as channels
-from ngxstream.process import rendezvous
+from ngxstream.process import orphan, rendezvous
 from ngxstream.process.channel import Channel
 from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.activation import Activated
 from tests.support.backends import BackendFactory
-from tests.support.engine import engine, run_until
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
-
-
-class Waiting(NamedTuple):
-    """An orphan that waits. Args: name: its address"""
-
-    loop: Loop
-    adopted: list[Channel]
-    name: str
-
 
 CONF = """
 worker_processes 2;
@@ -460,14 +446,14 @@ def test_without_a_pid_file_orphans_are_those_of_their_configuration(
 
 PRETENDER = """
 import os, socket, sys
-from ngxstream.process import channel, rendezvous
+from ngxstream.process import channel, orphan
 os.setgid(65534), os.setuid(65534)
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-sock.bind(f"{rendezvous.prefix_of(sys.argv[1])}{os.getpid()}")
+sock.bind(f"{orphan.prefix_of(sys.argv[1])}{os.getpid()}")
 sock.listen()
 print("ready", flush=True)
 peer = channel.Channel.to_worker(sock.accept()[0])
-peer.send(channel.ORPHAN, rendezvous.ORPHANED.encode((9, "0" * 32)))
+peer.send(channel.ORPHAN, orphan.ORPHANED.encode((9, "0" * 32)))
 sys.stdin.read()
 """
 
@@ -541,7 +527,7 @@ def test_an_orphan_obeys_no_stranger(ngxstream: ProxyFactory, backends: BackendF
             print(b"")
     """)
     with orphaned(running) as workers:
-        name = f"{rendezvous.prefix_of(str(running.prefix / 'logs/nginx.pid'))}{workers[0]}"
+        name = f"{orphan.prefix_of(str(running.prefix / 'logs/nginx.pid'))}{workers[0]}"
         done = subprocess.run(
             [sys.executable, "-c", script], input=name, capture_output=True, text=True, check=False
         )
@@ -557,7 +543,7 @@ def be_orphan(path: Path, serve: Callable[[socket.socket], None]) -> Callable[[]
 
     def pretend_to_be() -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getpid()}")
+        sock.bind(f"{orphan.prefix_of(str(path))}{os.getpid()}")
         sock.listen(1)
 
         def wait() -> None:
@@ -604,11 +590,11 @@ def claims(*fds: int, last: bool = True) -> Callable[[socket.socket], None]:
 
     def serve(peer: socket.socket) -> None:
         channel = Channel.to_worker(peer)
-        introduced = rendezvous.ORPHANED.encode((10**9, "0" * 32))
+        introduced = orphan.ORPHANED.encode((10**9, "0" * 32))
         channel.send(channels.ORPHAN, introduced)
         peer.setblocking(True)
         peer.recv(100)
-        channel.send(channels.SOCKETS, rendezvous.SOCKETS_GIVEN.encode((last,)), fds)
+        channel.send(channels.SOCKETS, orphan.SOCKETS_GIVEN.encode((last,)), fds)
 
     return serve
 
@@ -622,7 +608,7 @@ class Candidate(NamedTuple):
     def give(self, *fds: int, last: bool) -> bool:
         """Give descriptors. Returns: whether they could be sent"""
         return self.end.send(
-            channels.SOCKETS, rendezvous.SOCKETS_GIVEN.encode((last,)), fds
+            channels.SOCKETS, orphan.SOCKETS_GIVEN.encode((last,)), fds
         )
 
 
@@ -633,7 +619,7 @@ def candidates() -> Iterator[Callable[[int], Candidate]]:
 
         def make(generation: int) -> Candidate:
             one, other = map(stack.enter_context, port.pair())
-            ours = Channel.to_worker(one, max_fds=rendezvous.CHUNK)
+            ours = Channel.to_worker(one, max_fds=orphan.CHUNK)
             survivor = rendezvous.Survivor(generation, os.geteuid(), ours)
             survivor.generation = generation
             return Candidate(survivor, Channel.to_master(other))
@@ -653,8 +639,8 @@ def test_silent_pretenders_delay_a_start_by_a_second_in_all(
         assert true.give(sock.fileno(), last=False)
         assert true.give(last=True)
     begun = time.monotonic()
-    giver, fds = next(survivors._gifts(begun + 60, log.Log()))
-    assert true.survivor is giver
+    source, fds = next(survivors._offers(begun + 60, log.Log()))
+    assert true.survivor is source
     assert 1 == len(fds)
     port.close_all(fds)
     # a second and what the machine takes; a quarter of one for each would be 16
@@ -669,7 +655,7 @@ def test_what_is_given_too_late_is_not_kept(candidates: Callable[[int], Candidat
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = sock.getsockname()
         assert fast.give(sock.fileno(), last=True)
-        gifts = survivors._gifts(time.monotonic() + 60, log.Log())
+        gifts = survivors._offers(time.monotonic() + 60, log.Log())
         _, fds = next(gifts)
         assert slow.give(sock.fileno(), last=False)
         port.close_all(fds)
@@ -685,7 +671,7 @@ def says_nothing(peer: socket.socket) -> None:
     """Wait for ever."""
 
 
-def test_who_gives_no_sockets_is_no_giver(
+def test_who_gives_no_sockets_is_passed_over(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
     """Processes of the workers' own user claim to be newer: the true one is asked all the same."""
@@ -744,7 +730,7 @@ def test_sockets_of_a_stranger_s_making_are_refused(ngxstream: ProxyFactory) -> 
     assert any("a socket that user 65534 has made" in line for line in running.error_log())
 
 
-def test_a_crowd_at_an_orphan_s_door_keeps_nobody_out(
+def test_many_connections_of_strangers_keep_no_master_out(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
     """Strangers connect to it as often as they can: they are sent away, the master gets in."""
@@ -760,7 +746,7 @@ def test_a_crowd_at_an_orphan_s_door_keeps_nobody_out(
                     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                     sock.setblocking(False)
                     with contextlib.suppress(OSError):
-                        sock.connect(f"{rendezvous.prefix_of(str(path))}{worker}")
+                        sock.connect(f"{orphan.prefix_of(str(path))}{worker}")
                     crowd.append(sock)
 
         with strangers.lingering_as(strangers.NOBODY, crowd_in):
@@ -768,46 +754,10 @@ def test_a_crowd_at_an_orphan_s_door_keeps_nobody_out(
             assert b"new" == clients.tcp_exchange(running.address("tcp"), b"new", size=3)
 
 
-@pytest.fixture
-def waiting(tmp_path: Path) -> Iterator[Waiting]:
-    """Give an orphan on a loop of its own."""
-    with engine() as loop:
-        adopted: list[Channel] = []
-        orphan = rendezvous.Orphan(loop, str(tmp_path / "pid"), os.geteuid(), adopted.append)
-        yield Waiting(loop, adopted, f"{rendezvous.prefix_of(str(tmp_path / 'pid'))}{os.getpid()}")
-        for channel in adopted:
-            channel.close()
-        if not adopted:
-            orphan.close()
-        loop.turn(0)  # closes what is to be
-
-
-def test_an_orphan_without_descriptors_does_not_spin(waiting: Waiting) -> None:
-    """Who comes when there is none is let in later; until then the loop sleeps."""
-    master = port.connect(waiting.name)
-    with descriptors.none_left():
-        for _ in range(3):
-            waiting.loop.turn(0)
-        assert [] == [fd for fd, _ in waiting.loop.poller.poll(0)]
-    run_until(waiting.loop, lambda: waiting.adopted)
-    master.close()
-
-
-def test_an_orphan_has_a_descriptor_for_its_master(waiting: Waiting) -> None:
-    """With all others in use it takes the one that is kept for such a case."""
-    reserve = waiting.loop.get(Eviction)
-    assert reserve.has_descriptors(1)
-    master = port.connect(waiting.name)
-    with descriptors.none_left():
-        run_until(waiting.loop, lambda: waiting.adopted)
-        assert not reserve.give_spare()
-    master.close()
-
-
 def test_an_orphan_whose_backlog_is_full_is_waited_for(tmp_path: Path) -> None:
     """The kernel says that the socket is that process's: it is tried again until it takes us."""
     path = tmp_path / "pid"
-    name = f"{rendezvous.prefix_of(str(path))}{os.getpid()}"
+    name = f"{orphan.prefix_of(str(path))}{os.getpid()}"
     listener = port.listen(name, 0)
     first = port.connect(name)
     met: list[rendezvous.Survivor] = []
@@ -837,7 +787,7 @@ def test_a_full_backlog_at_another_s_name_is_nobody(tmp_path: Path) -> None:
     crowd: list[socket.socket] = []
 
     def squat() -> None:
-        name = f"{rendezvous.prefix_of(str(path))}{os.getppid()}"
+        name = f"{orphan.prefix_of(str(path))}{os.getppid()}"
         crowd.append(port.listen(name, 0))
         crowd.append(port.connect(name))
 
@@ -851,7 +801,7 @@ def test_a_full_backlog_at_another_s_name_is_nobody(tmp_path: Path) -> None:
 def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
     """Be an orphan of a pid file, in this process."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getpid()}")
+    sock.bind(f"{orphan.prefix_of(str(path))}{os.getpid()}")
     sock.listen()
     sock.settimeout(PATIENCE)
 
@@ -876,14 +826,14 @@ def pretend(path: Path, say: Callable[[Channel], None]) -> threading.Thread:
     "told",
     [b"", b"nonsense", b"{}", b"[1]", b'{"generation": [], "digest": 7}', b'{"generation": 1}'],
 )
-def test_nonsense_is_no_heir(told: bytes, tmp_path: Path) -> None:
+def test_what_is_malformed_counts_as_silence(told: bytes, tmp_path: Path) -> None:
     """Who says nothing sensible is told to leave, and asked for nothing."""
     path = tmp_path / "pid"
     thread = pretend(path, lambda channel: channel.send(channels.ORPHAN, told) and None)
     survivors = rendezvous.Survivors()
     (one,) = survivors.meet(str(path))
     assert (0, "", os.getpid()) == (one.generation, one.digest, one.pid)
-    assert [] == survivors.heirs
+    assert [] == survivors.matching
     survivors.close()
     thread.join()
 
@@ -892,7 +842,7 @@ def test_an_impostor_s_name_is_not_believed(tmp_path: Path) -> None:
     """The pid in the name has to be that of the process behind it."""
     path = tmp_path / "pid"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.bind(f"{rendezvous.prefix_of(str(path))}{os.getppid()}")
+        sock.bind(f"{orphan.prefix_of(str(path))}{os.getppid()}")
         sock.listen()
         assert [] == rendezvous.Survivors().meet(str(path))
 
@@ -905,7 +855,7 @@ def test_who_became_root_after_it_listened_is_still_a_stranger(tmp_path: Path) -
 
     def listen_then_rise() -> None:
         os.seteuid(strangers.NOBODY)
-        kept.append(port.listen(f"{rendezvous.prefix_of(str(path))}{os.getpid()}", 8))
+        kept.append(port.listen(f"{orphan.prefix_of(str(path))}{os.getpid()}", 8))
         os.seteuid(0)
 
     with strangers.lingering_as(0, listen_then_rise):
@@ -927,40 +877,9 @@ def test_nobody_is_met_where_there_is_no_orphan(tmp_path: Path) -> None:
     assert [] == rendezvous.Survivors().meet(str(tmp_path / "pid"))
 
 
-@given(st.lists(st.sampled_from(["a", "b", "..", "."]), max_size=6))
-def test_a_pid_file_has_one_name(parts: list[str]) -> None:
-    """However its path is written."""
-    path = "/nowhere/" + "/".join([*parts, "pid"])
-    assert rendezvous.prefix_of(os.path.normpath(path)) == rendezvous.prefix_of(path)
-    assert rendezvous.prefix_of(path) != rendezvous.prefix_of(path + "2")
-
-
-@pytest.mark.parametrize("gone", [False, True])
-def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> None:
-    """An orphan whose master reads slowly tries again, and gives up with it."""
-    calls: list[Any] = []
-    loop: Any = SimpleNamespace(
-        call_later=lambda ms, call, cancelable: calls.append(call), exiting=False
-    )
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    answers = [False, True, True]
-    with ours, theirs:
-        if gone:
-            theirs.close()
-        to: Any = SimpleNamespace(
-            sock=ours, fileno=ours.fileno, send=lambda kind, data, fds: answers.pop(0)
-        )
-        rendezvous.give(loop, to, [])
-        assert (not gone) == bool(calls)
-        if not gone:
-            calls.pop()()
-            assert [True] == answers
-            assert [] == calls
-
-
 def test_who_listens_is_told_from_who_is_connected(tmp_path: Path) -> None:
     """Accepted connections bear the name of the address, and are no orphans."""
-    prefix = rendezvous.prefix_of(str(tmp_path / "pid"))
+    prefix = orphan.prefix_of(str(tmp_path / "pid"))
     name = f"{prefix}{os.getpid()}"
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(port.listen(name, 8))

@@ -236,11 +236,11 @@ def ends() -> tuple[upgrade.Link, socket.socket, upgrade.Link]:
     return link, theirs, upgrade.Link(theirs)
 
 
-@pytest.mark.parametrize("head", [b"estate", b"\xb7\2\1\0", b"\xb7\1\7\0", b"\xb7\1\1\0"])
+@pytest.mark.parametrize("head", [b"record", b"\xb7\2\1\0", b"\xb7\1\7\0", b"\xb7\1\1\0"])
 def test_another_release_is_not_understood(head: bytes) -> None:
     """One that speaks otherwise is told nothing that it could stumble over, and why is kept."""
     link, theirs, other = ends()
-    memory = os.memfd_create("estate")
+    memory = os.memfd_create("record")
     before = descriptors.count()
     socket.send_fds(theirs, [head + bytes(4)], [memory])
     assert link.latest(20.0) is None

@@ -1,5 +1,6 @@
 """Workers: signals they obey themselves, and what they hold on to while they leave."""
 
+import contextlib
 import grp
 import os
 import pwd
@@ -179,3 +180,57 @@ def test_a_leaving_worker_keeps_answering_its_udp_clients(
         running.reload()
         backend.send(b"late", source)
         assert b"late" == client.recv()
+
+
+def test_lines_of_workers_into_one_file_are_whole_and_in_order(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Each session's lines, that of the access log among them, and at the end the worker's."""
+    running = ngxstream(
+        "worker_processes 2; events {} stream { log_format f 'session $connection of $pid';"
+        " access_log logs/error.log f; server { listen 127.0.0.1:@main@ udp; proxy_responses 1;"
+        f" proxy_pass {backends.udp().text}; }} }}"
+    )
+    workers = running.worker_pids()
+    with contextlib.ExitStack() as stack:
+        many = [stack.enter_context(clients.UdpClient(running.address("main"))) for _ in range(40)]
+        for client in many:
+            client.send(b"ping")
+        assert {b"ping"} == {client.recv() for client in many}
+    running.stop()
+    lines = running.error_log()
+    sessions = {found[1] for line in lines if (found := re.match(r"session (\d+) of \d+$", line))}
+    assert 40 == len(sessions)
+    for number in sessions:
+        own = [line for line in lines if re.search(rf" \*{number} |^session {number} ", line)]
+        said = ["client.* connected to", "proxy.* connected to", "udp done", "session"]
+        assert [True] * 4 == [bool(re.search(*pair)) for pair in zip(said, own, strict=True)]
+    whole = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[\w+\] (\d+)#\1: |session \d+ of \d+$")
+    assert [] == [line for line in lines if not whole.match(line)]
+    for pid in workers:
+        own = [line.partition(": ")[2] for line in lines if f" {pid}#{pid}: " in line]
+        assert ["exiting", "exit"] == own[-2:]
+
+
+def test_lines_before_usr1_are_in_the_old_file(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """What a worker said of a session goes with the file that is moved away, its end comes anew."""
+    running = ngxstream(
+        "events {} stream { server { listen 127.0.0.1:@main@;"
+        f" proxy_pass {backends.tcp().text}; }} }}"
+    )
+    (worker,) = running.worker_pids()
+    log = running.prefix / "logs/error.log"
+    with clients.TcpClient(running.address("main")) as client:
+        client.exchange(b"ping")
+        log.rename(log.with_name("moved.log"))
+        os.kill(worker, signal.SIGUSR1)
+        wait_until(log.exists)
+        assert b"pong" == client.exchange(b"pong")
+    running.wait_log("disconnected")
+    moved = [record.message for record in running.records("logs/moved.log")]
+    assert re.search("proxy .* connected to", moved[-3])
+    assert "reopening logs" == moved[-1]
+    (end,) = running.messages()
+    assert "disconnected" in end

@@ -4,7 +4,7 @@ import pytest
 
 from ngxstream.stream.addresses import ListeningConf
 from ngxstream.stream.core import StreamConf
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 def conf_of(text: str) -> StreamConf:

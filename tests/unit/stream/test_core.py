@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import work
-from tests.support.hall import build
+from tests.support.in_process import build
 
 MANY = 80
 

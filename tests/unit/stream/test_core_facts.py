@@ -12,7 +12,7 @@ from ngxstream.stream import core_facts
 from ngxstream.stream.core import StreamConf
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.session import Session
-from tests.support.hall import Hall, build
+from tests.support.in_process import InProcess, build
 from tests.support.moving import World, world
 
 __all__ = ["world"]
@@ -31,7 +31,7 @@ WATCH = StreamModule(
 CLASSES = ("sessions_2xx", "sessions_4xx", "sessions_5xx")
 
 
-class Watched(Hall):
+class Watched(InProcess):
     """A stream block with servers that are counted."""
 
     def __init__(self, text: str) -> None:
@@ -51,29 +51,29 @@ class Watched(Hall):
 
 
 @pytest.fixture
-def hall(request: pytest.FixtureRequest) -> Iterator[Watched]:
+def served(request: pytest.FixtureRequest) -> Iterator[Watched]:
     """Serve what the test is marked with."""
     with Watched(request.param) as made:
         yield made
 
 
-def served(text: str) -> pytest.MarkDecorator:
+def serving(text: str) -> pytest.MarkDecorator:
     """Mark a test with the servers that it is about."""
-    return pytest.mark.parametrize("hall", [text], indirect=True)
+    return pytest.mark.parametrize("served", [text], indirect=True)
 
 
-@served(
+@serving(
     "server { listen 127.0.0.1:@a@; watch a; return four; } "
     "server { listen 127.0.0.1:@b@; watch b; deny all; return x; } "
     "server { listen 127.0.0.1:@c@; watch b; } server { listen 127.0.0.1:@d@; return none; }"
 )
-def test_sessions_are_counted_by_how_they_end(hall: Watched) -> None:
+def test_sessions_are_counted_by_how_they_end(served: Watched) -> None:
     """Each label has its own sessions by class and bytes; several servers may have one label."""
     for number in (0, 1, 2, 3, 0, 2):
-        hall.ask(number)
-    assert {"connections": 2, "sessions_2xx": 2, "sent": 8} == hall.seen("a")
-    assert {"connections": 3, "sessions_4xx": 1, "sessions_5xx": 2} == hall.seen("b")
-    assert {"a", "b", ""} == {cell.label for cell, _ in hall.conf.facts.totals()}
+        served.ask(number)
+    assert {"connections": 2, "sessions_2xx": 2, "sent": 8} == served.seen("a")
+    assert {"connections": 3, "sessions_4xx": 1, "sessions_5xx": 2} == served.seen("b")
+    assert {"a", "b", ""} == {cell.label for cell, _ in served.conf.facts.totals()}
 
 
 def test_who_is_not_watched_pays_nothing() -> None:
@@ -98,52 +98,52 @@ def waiting() -> Iterator[tuple[Watched, socket.socket]]:
         port = backend.getsockname()[1]
         with Watched(
             f"server {{ listen 127.0.0.1:@a@; watch a; proxy_pass 127.0.0.1:{port}; }}"
-        ) as hall:
-            client = hall.connect()
+        ) as served:
+            client = served.connect()
             client.send(b"hello")
-            hall.turn_until(lambda: select.select([backend], [], [], 0)[0])
+            served.turn_until(lambda: select.select([backend], [], [], 0)[0])
             peer, _ = backend.accept()
             with peer:
-                hall.turn_until(lambda: select.select([peer], [], [], 0)[0])
-                yield hall, client
+                served.turn_until(lambda: select.select([peer], [], [], 0)[0])
+                yield served, client
 
 
 def test_who_is_there_is_counted_once(waiting: tuple[Watched, socket.socket]) -> None:
     """A client is processed until his session ends."""
-    hall, client = waiting
-    assert {"connections": 1, "processing": 1} == hall.seen("a")
+    served, client = waiting
+    assert {"connections": 1, "processing": 1} == served.seen("a")
     client.close()
-    hall.turn_until(lambda: hall.sessions[0].status)
-    assert {"connections": 1, "sessions_2xx": 1, "received": 5} == hall.seen("a")
+    served.turn_until(lambda: served.sessions[0].status)
+    assert {"connections": 1, "sessions_2xx": 1, "received": 5} == served.seen("a")
 
 
 def test_a_session_that_moves_is_counted_once(waiting: tuple[Watched, socket.socket]) -> None:
     """Where it comes from it is processed no more, where it goes on it ends."""
-    hall, _ = waiting
-    (s,) = hall.sessions
+    served, _ = waiting
+    (s,) = served.sessions
     assert kept.pack(s) is True
     content, s.content = s.content, None
     for cleanup in s.abandon():
         cleanup()
     assert {"connections": 1} == {
-        name.removeprefix("server_"): n for name, n in hall.facts("a").items()
+        name.removeprefix("server_"): n for name, n in served.facts("a").items()
     }
-    hall.loop.sessions.add(s)
+    served.loop.sessions.add(s)
     s.status, s.content = 0, content
     kept.unpack(s, True)
-    assert {"connections": 1, "processing": 1} == hall.seen("a")
+    assert {"connections": 1, "processing": 1} == served.seen("a")
     s.finalize(502)
-    assert {"connections": 1, "sessions_5xx": 1, "received": 5} == hall.seen("a")
+    assert {"connections": 1, "sessions_5xx": 1, "received": 5} == served.seen("a")
 
 
 def test_a_session_that_fails_while_it_is_packed_is_counted(
     waiting: tuple[Watched, socket.socket]
 ) -> None:
     """It ends where it is."""
-    hall, _ = waiting
-    assert kept.pack(hall.sessions[0])
-    hall.sessions[0].finalize(500)
-    assert {"connections": 1, "sessions_5xx": 1, "received": 5} == hall.seen("a")
+    served, _ = waiting
+    assert kept.pack(served.sessions[0])
+    served.sessions[0].finalize(500)
+    assert {"connections": 1, "sessions_5xx": 1, "received": 5} == served.seen("a")
 
 
 @pytest.mark.parametrize("is_watched", [False, True])
@@ -158,15 +158,15 @@ def test_that_a_session_is_watched_travels(world: World, is_watched: bool) -> No
     assert [is_watched, None] == [bool(kept.pack(after)), kept.pack(before)]
 
 
-@served(
+@serving(
     "server { listen 127.0.0.1:@a@; watch a; pass 127.0.0.1:@b@; } "
     "server { listen 127.0.0.1:@b@; watch b; return text; }"
 )
-def test_a_client_who_is_passed_on_ends_elsewhere(hall: Watched) -> None:
+def test_a_client_who_is_passed_on_ends_elsewhere(served: Watched) -> None:
     """Where it came first it is discarded."""
-    assert b"text" == hall.ask()
-    assert {"connections": 1, "discarded": 1} == hall.seen("a")
-    assert {"connections": 1, "sessions_2xx": 1, "sent": 4} == hall.seen("b")
+    assert b"text" == served.ask()
+    assert {"connections": 1, "discarded": 1} == served.seen("a")
+    assert {"connections": 1, "sessions_2xx": 1, "sent": 4} == served.seen("b")
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,10 @@ def test_a_server_that_is_selected_has_the_session(
     with Watched(
         f"map x $name {{ default b; }} server {{ listen 127.0.0.1:@a@; {first} return $name; }} "
         f"server {{ listen 127.0.0.1:@a@; server_name b; {second} return b; }}"
-    ) as hall:
-        hall.conf.listenings[0].default.begin = _selecting(hall.conf)
-        assert b"b" == hall.ask()
-        assert expected == (hall.seen("a"), hall.seen("b"))
+    ) as served:
+        served.conf.listenings[0].default.begin = _selecting(served.conf)
+        assert b"b" == served.ask()
+        assert expected == (served.seen("a"), served.seen("b"))
 
 
 def _selecting(conf: StreamConf) -> Callable[[Session], None]:
@@ -204,6 +204,6 @@ def _selecting(conf: StreamConf) -> Callable[[Session], None]:
 
 def test_no_session_that_is_not_watched_says_anything_when_it_moves() -> None:
     """There is no record of it."""
-    with Watched("server { listen 127.0.0.1:@a@; return a; }") as hall:
-        hall.ask()
-        assert kept.pack(hall.sessions[0]) is None
+    with Watched("server { listen 127.0.0.1:@a@; return a; }") as served:
+        served.ask()
+        assert kept.pack(served.sessions[0]) is None

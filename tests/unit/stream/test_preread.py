@@ -16,8 +16,8 @@ from ngxstream.core.log import ERR
 from ngxstream.event import datagram, eviction
 from ngxstream.stream import content, phases, preread, session
 from tests.support import owned, ports
-from tests.support.hall import Hall
-from tests.support.udp_hall import UdpHall
+from tests.support.in_process import InProcess
+from tests.support.udp_in_process import UdpInProcess
 
 TEXT = """stream {{ server {{ listen 127.0.0.1:@main@; {}
     return "$protocol $bytes_received"; }} }}"""
@@ -48,18 +48,18 @@ class Transport:
         self.close = sock.close
 
 
-Serve = Callable[..., Hall]
+Serve = Callable[..., InProcess]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Give a factory of halls whose preread phase asks one handler."""
-    halls = []
+    """Give a factory of served blocks whose preread phase asks one handler."""
+    all_served = []
 
-    def make(*handlers: Handler, timeout: str = "30s", wrapped: bool = False) -> Hall:
+    def make(*handlers: Handler, timeout: str = "30s", wrapped: bool = False) -> InProcess:
         conf = f"preread_buffer_size {BUFFER}; preread_timeout {timeout};"
-        made = Hall(TEXT.format(conf))
-        halls.append(made)
+        made = InProcess(TEXT.format(conf))
+        all_served.append(made)
         address = made.conf.listenings[0].default
         after = len(handlers)
         address.engine = (
@@ -77,21 +77,21 @@ def serve() -> Iterator[Serve]:
         return made
 
     yield make
-    for made in halls:
+    for made in all_served:
         made.close()
 
 
-def exchange(hall: Hall, *pieces: bytes, half_close: bool = False) -> tuple[bytes, int]:
+def exchange(served: InProcess, *pieces: bytes, half_close: bool = False) -> tuple[bytes, int]:
     """Send pieces in turns of their own; return the answer and $status."""
-    client = hall.connect()
-    hall.turn_until(lambda: hall.sessions, "the session")
+    client = served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
     for piece in pieces:
         client.send(piece)
         for _ in range(2):
-            hall.loop.turn(wait_ms=1)
+            served.loop.turn(wait_ms=1)
     if half_close:
         client.shutdown(socket.SHUT_WR)
-    return hall.read(client), hall.sessions[0].status
+    return served.read(client), served.sessions[0].status
 
 
 def test_a_handler_that_needs_nothing_waits_for_nothing(serve: Serve) -> None:
@@ -104,15 +104,15 @@ def test_a_handler_that_needs_nothing_waits_for_nothing(serve: Serve) -> None:
 def test_what_was_peeked_stays_in_the_socket(serve: Serve) -> None:
     """The handler sees everything so far; the kernel still has it, nothing counts as received."""
     handler = Handler(4)
-    hall = serve(handler)
+    served = serve(handler)
     kept: list[bytes] = []
 
     def content(s: session.Session) -> None:
         kept.extend([s.preread, s.c.sock.recv(100)])
         s.finalize(200)
 
-    hall.conf.servers[0].handler = content
-    exchange(hall, b"ab", b"cd")
+    served.conf.servers[0].handler = content
+    exchange(served, b"ab", b"cd")
     assert [b"", b"ab", b"abcd"] == handler.shown
     assert [b"", b"abcd"] == kept
 
@@ -120,15 +120,15 @@ def test_what_was_peeked_stays_in_the_socket(serve: Serve) -> None:
 def test_what_came_through_tls_is_kept(serve: Serve) -> None:
     """A transport cannot be peeked at: the bytes wait in the session for who proxies them."""
     handler = Handler(4)
-    hall = serve(handler, wrapped=True)
+    served = serve(handler, wrapped=True)
     kept: list[bytes] = []
 
     def content(s: session.Session) -> None:
         kept.append(s.preread)
         s.finalize(200)
 
-    hall.conf.servers[0].handler = content
-    exchange(hall, b"ab", b"cd")
+    served.conf.servers[0].handler = content
+    exchange(served, b"ab", b"cd")
     assert [b"", b"ab", b"abcd"] == handler.shown
     assert [b"abcd"] == kept
 
@@ -137,9 +137,9 @@ def test_what_came_through_tls_is_kept(serve: Serve) -> None:
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_full_buffer_is_a_bad_request(serve: Serve, wrapped: bool) -> None:
     """preread_buffer_size bytes that decide nothing end the session with 400."""
-    hall = serve(Handler(BUFFER + 1), wrapped=wrapped)
-    assert (b"", 400) == exchange(hall, bytes(BUFFER))
-    (line,) = [text for level, text in hall.target.lines if level == "error"]
+    served = serve(Handler(BUFFER + 1), wrapped=wrapped)
+    assert (b"", 400) == exchange(served, bytes(BUFFER))
+    (line,) = [text for level, text in served.target.lines if level == "error"]
     assert "preread buffer full while prereading client data, client: 127.0.0.1" in line
 
 
@@ -155,25 +155,25 @@ def test_an_end_before_the_decision_ends_the_session(
     serve: Serve, wrapped: bool, pieces: tuple[bytes, ...]
 ) -> None:
     """A client that closes, with or without unread bytes, is let go with status 200."""
-    hall = serve(Handler(4), wrapped=wrapped)
-    assert (b"", 200) == exchange(hall, *pieces, half_close=True)
+    served = serve(Handler(4), wrapped=wrapped)
+    assert (b"", 200) == exchange(served, *pieces, half_close=True)
 
 
 def test_time_is_counted_for_the_whole_phase(serve: Serve) -> None:
     """Bytes that decide nothing do not push preread_timeout back; 200 when it is over."""
-    hall = serve(Handler(BUFFER), timeout="30ms")
-    client = hall.connect()
-    hall.turn_until(lambda: hall.sessions, "the session")
-    s = hall.sessions[0]
+    served = serve(Handler(BUFFER), timeout="30ms")
+    client = served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    s = served.sessions[0]
     for _ in range(40):
         if not s.status:
             client.send(b"x")
-        hall.loop.turn(wait_ms=1)
+        served.loop.turn(wait_ms=1)
         if s.status:
             break
-    hall.turn_until(lambda: s.status, "the end of the session")
+    served.turn_until(lambda: s.status, "the end of the session")
     assert 200 == s.status
-    assert 0 == hall.loop.live
+    assert 0 == served.loop.live
 
 
 @pytest.mark.parametrize(
@@ -197,36 +197,36 @@ def test_ok_skips_the_other_handlers(serve: Serve) -> None:
 
 def test_done_leaves_the_session_to_the_handler(serve: Serve) -> None:
     """A handler that says DONE goes on by itself."""
-    hall = serve(Handler(2, DONE))
-    client = hall.connect()
+    served = serve(Handler(2, DONE))
+    client = served.connect()
     client.send(b"ab")
-    hall.turn_until(lambda: hall.sessions and hall.loop.live == 1, "the end of the phase")
-    assert 0 == hall.sessions[0].status
+    served.turn_until(lambda: served.sessions and served.loop.live == 1, "the end of the phase")
+    assert 0 == served.sessions[0].status
 
 
 def test_events_after_the_phase_change_nothing(serve: Serve) -> None:
     """A content that waits for something else is not begun anew by what the client sends."""
     begun = []
-    hall = serve(Handler(2))
-    hall.conf.servers[0].handler = begun.append
-    client = hall.connect()
+    served = serve(Handler(2))
+    served.conf.servers[0].handler = begun.append
+    client = served.connect()
     client.send(b"ab")
-    hall.turn_until(lambda: begun, "the content")
+    served.turn_until(lambda: begun, "the content")
     client.send(b"more")
     for _ in range(5):
-        hall.loop.turn(wait_ms=1)
+        served.loop.turn(wait_ms=1)
     assert 1 == len(begun)
 
 
 def test_a_session_ended_from_outside_leaves_no_timer(serve: Serve) -> None:
     """worker_shutdown_timeout ends sessions that still wait for their first bytes."""
-    hall = serve(Handler(2))
-    client = hall.connect()
-    hall.turn_until(lambda: hall.sessions, "the session")
-    hall.sessions[0].finalize(200)
+    served = serve(Handler(2))
+    client = served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    served.sessions[0].finalize(200)
     client.send(b"ab")
-    hall.loop.turn(wait_ms=1)
-    assert 0 == hall.loop.live
+    served.loop.turn(wait_ms=1)
+    assert 0 == served.loop.live
 
 
 def test_a_handler_that_fails_at_once_ends_its_session(serve: Serve) -> None:
@@ -236,10 +236,10 @@ def test_a_handler_that_fails_at_once_ends_its_session(serve: Serve) -> None:
         def __call__(self, s: Any) -> int:
             raise ZeroDivisionError
 
-    hall = serve(Broken(0))
-    assert b"" == hall.read(hall.connect())
-    assert ["alert"] == [level for level, _ in hall.target.lines if level == "alert"]
-    assert 0 == hall.loop.live
+    served = serve(Broken(0))
+    assert b"" == served.read(served.connect())
+    assert ["alert"] == [level for level, _ in served.target.lines if level == "alert"]
+    assert 0 == served.loop.live
 
 
 def test_a_failing_handler_ends_its_own_session_only(serve: Serve) -> None:
@@ -251,10 +251,10 @@ def test_a_failing_handler_ends_its_own_session_only(serve: Serve) -> None:
                 raise ZeroDivisionError
             return AGAIN
 
-    hall = serve(Broken(0))
-    assert (b"", 500) == exchange(hall, b"ab")
-    assert ["alert"] == [level for level, _ in hall.target.lines if level == "alert"]
-    assert 0 == hall.loop.live
+    served = serve(Broken(0))
+    assert (b"", 500) == exchange(served, b"ab")
+    assert ["alert"] == [level for level, _ in served.target.lines if level == "alert"]
+    assert 0 == served.loop.live
 
 
 # -- datagrams -------------------------------------------------------------------------------------
@@ -285,14 +285,14 @@ class Datagrams:
         self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.server.bind(("127.0.0.1", 0))
         self.server.setblocking(False)
-        self.hall = stack.enter_context(
-            UdpHall(
+        self.served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
                 f"proxy_pass 127.0.0.1:{self.server.getsockname()[1]}; {lines} }} }}",
                 gro=gro,
             )
         )
-        address = self.address = self.hall.built.conf.listenings[0].default  # type: ignore[union-attr]
+        address = self.address = self.served.built.conf.listenings[0].default  # type: ignore[union-attr]
         after = len(handlers)
         address.engine = (
             *((preread.check, handler, after) for handler in handlers),
@@ -302,8 +302,8 @@ class Datagrams:
         self.ended: list[tuple[int, int]] = []
         address.log_handlers = (lambda s: self.ended.append((s.status, s.c.received)) or OK,)
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        self.client.connect(self.hall.address())
-        self.listener = self.hall.listeners[0]
+        self.client.connect(self.served.address())
+        self.listener = self.served.listeners[0]
         self.number = 0
 
     def send(self, *batches: int, size: int = 100) -> list[bytes]:
@@ -320,9 +320,9 @@ class Datagrams:
 
     def turn(self) -> None:
         """Turn until nothing waits."""
-        self.hall.loop.turn(0)
-        while self.hall.loop.posted or select.select([self.listener.sock], [], [], 0)[0]:
-            self.hall.loop.turn(0)
+        self.served.loop.turn(0)
+        while self.served.loop.posted or select.select([self.listener.sock], [], [], 0)[0]:
+            self.served.loop.turn(0)
 
     def got(self) -> list[bytes]:
         """Return what the server has received."""
@@ -334,7 +334,7 @@ class Datagrams:
 
     def only(self) -> Any:
         """Return the only session."""
-        (s,) = self.hall.loop.sessions
+        (s,) = self.served.loop.sessions
         return s
 
 
@@ -359,7 +359,7 @@ def test_a_handler_gets_the_datagrams_it_wants_and_the_content_all(
     assert (5, 500) == (s.content.requests, s.c.received)
     assert (s.ctx or {}).get(preread.KEY) is None
     assert place.send(1) == place.got()
-    assert place.hall.loop.live == 1  # the session: no timer waits
+    assert place.served.loop.live == 1  # the session: no timer waits
 
 
 def test_a_coalesced_message_is_as_many_datagrams(stack: ExitStack) -> None:
@@ -387,15 +387,15 @@ def test_nothing_is_lost_or_doubled_however_datagrams_come(
     with ExitStack() as stack:
         place = Datagrams(stack, Wanting(wanted), lines=f"proxy_requests {quota};")
         sent = place.send(*batches)
-        waiting = [s for s in place.hall.loop.sessions if isinstance(s.content, preread.Further)]
+        waiting = [s for s in place.served.loop.sessions if isinstance(s.content, preread.Further)]
         kept = [data for s in waiting for data in preread.datagrams(s)]
         assert len(waiting) <= 1
         assert len(kept) < wanted
         assert sent == place.got() + kept
-        received = sum(s.c.received for s in place.hall.loop.sessions)
+        received = sum(s.c.received for s in place.served.loop.sessions)
         assert sum(map(len, sent)) - sum(map(len, kept[1:])) == received
         assert [] == place.ended
-        assert [] == place.hall.alerts()
+        assert [] == place.served.alerts()
 
 
 @pytest.mark.parametrize(
@@ -404,13 +404,13 @@ def test_nothing_is_lost_or_doubled_however_datagrams_come(
 def test_what_may_be_kept_is_bounded(stack: ExitStack, size: int, most: int) -> None:
     """So many datagrams or bytes that were not enough are a 400, as over TCP; the next begins."""
     place = Datagrams(stack, Wanting(100))
-    place.hall.target.lines.clear()
-    place.hall.log.level = ERR
+    place.served.target.lines.clear()
+    place.served.log.level = ERR
     place.send(*[1] * (most - 1), size=size)
     assert [] == place.ended
     place.send(1, size=size)
     assert [(400, most * size)] == place.ended
-    (said,) = place.hall.target.lines
+    (said,) = place.served.target.lines
     assert said[0] == "error"
     assert "preread buffer full while prereading client data, udp client" in said[1]
     assert not place.listener.table
@@ -423,7 +423,7 @@ def test_what_may_be_kept_is_bounded(stack: ExitStack, size: int, most: int) -> 
 def test_a_client_that_sends_no_more_is_given_up(stack: ExitStack) -> None:
     """After preread_timeout the session ends with 200, its datagrams counted, nothing sent on."""
     place = Datagrams(stack, Wanting(3), lines="preread_timeout 2s;")
-    loop = place.hall.loop
+    loop = place.served.loop
     place.send(1, 1)
     loop.now_ms += 1900
     loop.timers.expire(loop.now_ms, lambda callback: None)
@@ -466,8 +466,8 @@ def test_a_handler_that_fails_ends_its_session(stack: ExitStack) -> None:
     place = Datagrams(stack, fail)
     place.send(1, 1)
     assert [500] == [status for status, _ in place.ended]
-    assert 1 == len(place.hall.alerts())
-    assert ({}, 0) == (place.listener.table, place.hall.loop.live)
+    assert 1 == len(place.served.alerts())
+    assert ({}, 0) == (place.listener.table, place.served.loop.live)
 
 
 def test_a_content_that_waits_gets_what_was_kept_when_it_is_ready(stack: ExitStack) -> None:
@@ -494,7 +494,7 @@ def test_a_session_that_is_ended_from_outside_waits_no_more(stack: ExitStack) ->
     place = Datagrams(stack, Wanting(3))
     place.send(2)
     place.only().finalize(200)
-    assert ({}, 0) == (place.listener.table, place.hall.loop.live)
+    assert ({}, 0) == (place.listener.table, place.served.loop.live)
 
 
 def test_many_sessions_that_want_no_more_begin_in_one_drain(stack: ExitStack) -> None:
@@ -505,18 +505,18 @@ def test_many_sessions_that_want_no_more_begin_in_one_drain(stack: ExitStack) ->
     for _ in range(16):
         place.client.sendmsg([bytes(20)] * 60, datagram.segment_control(20))
     place.turn()
-    assert ([(200, 20)] * 959, []) == (place.ended, place.hall.alerts())
+    assert ([(200, 20)] * 959, []) == (place.ended, place.served.alerts())
     assert [bytes(20)] == preread.datagrams(place.only())
 
 
 def test_sessions_that_wait_give_way_to_new_clients(stack: ExitStack) -> None:
     """Sources that send one datagram and no more lock nobody out once they have idled for 1 s."""
     place = Datagrams(stack, Wanting(3))
-    loop = place.hall.loop
+    loop = place.served.loop
     loop.free_connections = 6
     strangers = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(6)]
     for stranger in strangers:
-        stranger.connect(place.hall.address())
+        stranger.connect(place.served.address())
         stranger.send(b"?")
         place.turn()
     assert 0 == loop.free_connections
@@ -529,4 +529,4 @@ def test_sessions_that_wait_give_way_to_new_clients(stack: ExitStack) -> None:
     place.send(1)
     assert [(200, 1)] == place.ended
     assert 1 == len(loop.sessions - waited)
-    assert [] == place.hall.alerts()
+    assert [] == place.served.alerts()

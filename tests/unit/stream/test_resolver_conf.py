@@ -3,12 +3,12 @@
 import socket
 
 from ngxstream.stream.resolver_conf import ResolverConf
-from tests.support import hall
+from tests.support import in_process
 
 
 def conf(text: str) -> ResolverConf:
     """Return the conf of one resolver line."""
-    built = hall.build(f"stream {{ resolver {text}; server {{ listen 9; return 1; }} }}")
+    built = in_process.build(f"stream {{ resolver {text}; server {{ listen 9; return 1; }} }}")
     assert built.conf is not None, built.error
     found = built.conf.servers[0].core.resolver
     assert isinstance(found, ResolverConf)
@@ -42,8 +42,8 @@ def test_defaults() -> None:
 def test_a_time_to_hold() -> None:
     """hold_nx is a time; what is none is refused by its word."""
     assert 90_500 == conf("127.0.0.1 hold_nx=1m30s500ms").hold_nx_ms
-    built = hall.build("stream { resolver 127.0.0.1 hold_nx=soon; }")
-    assert f"invalid parameter: hold_nx=soon in {hall.CONF}:1" == built.error
+    built = in_process.build("stream { resolver 127.0.0.1 hold_nx=soon; }")
+    assert f"invalid parameter: hold_nx=soon in {in_process.CONF}:1" == built.error
 
 
 def test_a_name_is_resolved_when_it_is_read() -> None:
@@ -53,7 +53,7 @@ def test_a_name_is_resolved_when_it_is_read() -> None:
 
 def test_a_server_has_its_own() -> None:
     """The resolver of a server goes before that of the stream block."""
-    built = hall.build(
+    built = in_process.build(
         """stream { resolver 127.0.0.1;
         server { listen 8; return 1; } server { listen 9; resolver 127.0.0.2; return 1; } }"""
     )
@@ -64,5 +64,5 @@ def test_a_server_has_its_own() -> None:
 
 def test_no_family_is_refused() -> None:
     """ipv4=off and ipv6=off leave nothing to ask for."""
-    built = hall.build("stream { resolver 127.0.0.1 ipv4=off ipv6=off; }")
-    assert f'"ipv4" and "ipv6" cannot both be "off" in {hall.CONF}:1' == built.error
+    built = in_process.build("stream { resolver 127.0.0.1 ipv4=off ipv6=off; }")
+    assert f'"ipv4" and "ipv6" cannot both be "off" in {in_process.CONF}:1' == built.error

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from ngxstream.event import turn_budget
 from ngxstream.stream import servers
-from tests.support import hall
+from tests.support import in_process
 from tests.support.sessions import FakeSession
 
 
-def block(*servers_: str) -> hall.Built:
+def block(*servers_: str) -> in_process.Built:
     """Build a stream block of servers that listen at one address and return their own text."""
     inner = "\n".join(f"server {{ listen 127.0.0.1:9; {text} }}" for text in servers_)
-    return hall.build(f"stream {{ {inner} }}")
+    return in_process.build(f"stream {{ {inner} }}")
 
 
-def selected(built: hall.Built, name: bytes) -> tuple[str, FakeSession]:
+def selected(built: in_process.Built, name: bytes) -> tuple[str, FakeSession]:
     """Return what the server for a name would return, and the session it was selected for."""
     assert built.conf is not None, built.error
     address = built.conf.listenings[0].default
@@ -77,7 +77,7 @@ def test_a_regex_leaves_captures() -> None:
 
 def test_default_server_is_the_one_that_says_so() -> None:
     """`default_server` goes before the order of the file."""
-    built = hall.build(
+    built = in_process.build(
         """stream { server { listen 127.0.0.1:9; return one; }
         server { listen 127.0.0.1:9 default_server; server_name two; return two; } }"""
     )
@@ -124,7 +124,7 @@ def test_first_name_is_the_variable(names: str, expected: str) -> None:
 )
 def test_odd_names_are_refused(text: str, expected: str) -> None:
     """nginx's words."""
-    assert expected.replace("FILE", hall.CONF) == block(f"{text} return x;").error
+    assert expected.replace("FILE", in_process.CONF) == block(f"{text} return x;").error
 
 
 def test_a_bad_regex_is_refused() -> None:
@@ -158,7 +158,7 @@ def test_nameless_servers_conflict() -> None:
 def test_a_slash_is_suspicious() -> None:
     """A warning with the place."""
     built = block("server_name a/b; return one;")
-    expected = f'[warn] server name "a/b" has suspicious symbols in {hall.CONF}:1'
+    expected = f'[warn] server name "a/b" has suspicious symbols in {in_process.CONF}:1'
     assert [expected] == built.warnings
 
 
@@ -240,7 +240,7 @@ NAMED = "server {{ listen 127.0.0.1:9; server_name b.test; {} return named; }}"
 def early(first: str, named: str, outer: str = "") -> list[str]:
     """Return the warnings of a default server and one that is selected by name."""
     text = f"stream {{ {outer} {FIRST.format(first)} {NAMED.format(named)} }}"
-    return hall.build(text).warnings
+    return in_process.build(text).warnings
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def early(first: str, named: str, outer: str = "") -> list[str]:
 )
 def test_what_comes_before_the_name_is_known_is_warned_of(statement: str, fate: str) -> None:
     """The warning names the directive, its place and the server."""
-    place = f"{hall.CONF}:1"
+    place = f"{in_process.CONF}:1"
     expected = (
         f'[warn] "{statement.split(maxsplit=1)[0]}" of the server "b.test" in {place}, '
         f"which is selected by name, {fate} in {place}"
@@ -298,7 +298,7 @@ def test_rules_of_the_block_are_warned_of_where_the_default_server_has_its_own()
 )
 def test_servers_that_no_name_selects_are_not_warned_of(text: str) -> None:
     """No one but a server that shares an address with a default one and is selected there."""
-    warnings = hall.build(f"stream {{ {text} }}").warnings
+    warnings = in_process.build(f"stream {{ {text} }}").warnings
     assert [] == [line for line in warnings if "selected by name" in line]
 
 
@@ -306,7 +306,7 @@ def test_a_server_is_warned_of_once() -> None:
     """However many addresses it has."""
     more = "server { listen 127.0.0.1:8; ssl_preread on; return x; }"
     named = NAMED.format(f"listen 127.0.0.1:8; {SET}")
-    assert 1 == len(hall.build(f"stream {{ {FIRST.format('')} {more} {named} }}").warnings)
+    assert 1 == len(in_process.build(f"stream {{ {FIRST.format('')} {more} {named} }}").warnings)
 
 
 @pytest.mark.parametrize(

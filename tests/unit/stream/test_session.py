@@ -9,7 +9,7 @@ from ngxstream.core.log import CRIT, ERR, WARN
 from ngxstream.event.connection import Connection
 from ngxstream.stream.session import Session
 from tests.support.engine import MemoryLog, engine
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 CONF = "stream { server { listen 127.0.0.1:@in@; ssl_preread on; return x; } }"
 
@@ -17,11 +17,11 @@ CONF = "stream { server { listen 127.0.0.1:@in@; ssl_preread on; return x; } }"
 @pytest.fixture
 def session():
     """Give a session that waits for its client."""
-    hall = Hall(CONF)
-    hall.connect()
-    hall.turn_until(lambda: hall.sessions)
-    yield hall.sessions[0]
-    hall.close()
+    served = InProcess(CONF)
+    served.connect()
+    served.turn_until(lambda: served.sessions)
+    yield served.sessions[0]
+    served.close()
 
 
 def test_cleanups_are_done_last_first(session) -> None:

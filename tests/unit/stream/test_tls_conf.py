@@ -7,7 +7,7 @@ import pytest
 from ngxstream.core import errors
 from ngxstream.event import libssl
 from ngxstream.stream import tls_conf
-from tests.support.hall import build
+from tests.support.in_process import build
 
 SERVER = "stream {{ server {{ listen 127.0.0.1:1; proxy_pass 127.0.0.1:2; {} }} }}"
 

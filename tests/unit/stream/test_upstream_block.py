@@ -9,7 +9,7 @@ from ngxstream.core import inet
 from ngxstream.stream import upstream_block
 from ngxstream.stream.upstream import UpstreamConf, UpstreamTable
 from tests.support.balancing import is_down
-from tests.support.hall import build
+from tests.support.in_process import build
 from tests.support.nginx_says import NginxSays
 
 HERE = " in /p/conf/nginx.conf:"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import hall, proxies
+from tests.support import in_process, proxies
 
 
 def nginx_says(text: str, folder: Path) -> list[str]:
@@ -12,13 +12,13 @@ def nginx_says(text: str, folder: Path) -> list[str]:
     nginx = proxies.Nginx("events {} " + text, folder)
     said = nginx.test().stderr.splitlines()
     place = f"{nginx.prefix}/conf/nginx.conf"
-    messages = [line.removeprefix("nginx: ").replace(place, hall.CONF) for line in said]
+    messages = [line.removeprefix("nginx: ").replace(place, in_process.CONF) for line in said]
     return [m for m in messages if m.startswith("[") and "[notice]" not in m]
 
 
 def we_say(text: str) -> list[str]:
     """Return the messages of this program in the same form."""
-    built = hall.build(text)
+    built = in_process.build(text)
     return [*built.warnings, *([f"[emerg] {built.error}"] if built.error else [])]
 
 

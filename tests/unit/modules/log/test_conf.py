@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
-Serve = Callable[..., Hall]
+Serve = Callable[..., InProcess]
 
 SERVER = "server { listen 127.0.0.1:@a@; %s return ok; }"
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Give ``serve(stream, server)``: a Hall whose logs are below tmp_path."""
+    """Give ``serve(stream, server)``: an InProcess whose logs are below tmp_path."""
     (tmp_path / "logs").mkdir()
-    made: list[Hall] = []
+    made: list[InProcess] = []
 
-    def serve_one(stream: str, server: str = "") -> Hall:
+    def serve_one(stream: str, server: str = "") -> InProcess:
         text = f"stream {{ {stream} {SERVER % server} }}"
-        made.append(Hall(text, prefix=f"{tmp_path}/"))
+        made.append(InProcess(text, prefix=f"{tmp_path}/"))
         return made[-1]
 
     yield serve_one
@@ -34,7 +34,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         served.close()
 
 
-def visit(served: Hall, times: int = 1) -> None:
+def visit(served: InProcess, times: int = 1) -> None:
     """Have so many sessions, one after the other."""
     for _ in range(times):
         assert b"ok" == served.read(served.connect())
@@ -45,7 +45,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-def serious(served: Hall) -> list[tuple[str, str]]:
+def serious(served: InProcess) -> list[tuple[str, str]]:
     """Return level and message of error log lines that are no information."""
     return [
         (level, re.sub(r"^\*\d+ ", "", text).split(" while ")[0])

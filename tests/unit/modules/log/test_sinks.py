@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.core import clock, gather, log
 from ngxstream.core.files import OpenFile
 from ngxstream.modules.log import formats, sinks
 
@@ -72,6 +73,41 @@ def test_a_full_disk_is_left_alone_until_the_next_second(
     sink.take(visit)
     assert b"x\nx\n" == (tmp_path / "a.log").read_bytes()
     assert 1 == len(visit.errors)
+
+
+def test_lines_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
+    """In the order of all that is said to the file, and before what a buffer writes to it."""
+    turn = gather.Gatherer()
+    file = OpenFile(f"{tmp_path}/a.log")
+    file.open()
+    file.gather(turn)
+    turn.active = True
+    visit: Any = Visit()
+    target = log.FileTarget(file, log.INFO, clock.Clock())
+    sink = sinks.FileSink(file, made_format())
+    target.write(log.INFO, b"1\n")
+    sink.take(visit)
+    target.write(log.INFO, b"2\n")
+    assert b"" == (tmp_path / "a.log").read_bytes()
+    sinks.Buffer(file, 10, 0, 0).write(b"3\n")
+    assert b"1\nx\n2\n3\n" == (tmp_path / "a.log").read_bytes()
+    file.close()
+
+
+def test_a_disk_found_full_at_the_end_of_the_turn_is_told(full: OpenFile) -> None:
+    """By the session that ended, once for all lines; the rest of the second is left alone."""
+    turn = gather.Gatherer()
+    full.chunk = gather.Chunk(turn, 100)
+    turn.active = True
+    visit: Any = Visit()
+    sink = sinks.FileSink(full, made_format())
+    for _ in range(3):
+        sink.take(visit)
+    assert [] == visit.errors
+    turn.write()
+    assert [f'write() to "{full.path}" failed'] == visit.errors
+    sink.take(visit)
+    assert [] == turn.waiting
 
 
 def test_complaints_come_once_a_minute(full: OpenFile) -> None:

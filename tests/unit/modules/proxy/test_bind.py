@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ngxstream.core import inet
 from ngxstream.event import connect
 from ngxstream.modules.proxy import bind
-from tests.support.hall import build
+from tests.support.in_process import build
 
 V4_PEER = SimpleNamespace(family=inet.AF_INET, sockaddr=("198.51.100.9", 53))
 V6_PEER = SimpleNamespace(family=inet.AF_INET6, sockaddr=("2001:db8::9", 53, 0, 0))

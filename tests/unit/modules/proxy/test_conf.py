@@ -3,7 +3,7 @@
 import pytest
 
 from ngxstream.modules.proxy import conf
-from tests.support.hall import build
+from tests.support.in_process import build
 
 SERVER = "stream {{ {outer} server {{ listen 127.0.0.1:1 {kind}; proxy_pass {back}; {inner} }} }}"
 

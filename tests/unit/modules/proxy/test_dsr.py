@@ -3,7 +3,7 @@
 import pytest
 
 from ngxstream.modules.proxy import dsr
-from tests.support.hall import build
+from tests.support.in_process import build
 
 BIND = "proxy_bind $remote_addr:$remote_port transparent;"
 

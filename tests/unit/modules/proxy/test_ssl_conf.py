@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.hall import Built, build
+from tests.support.in_process import Built, build
 
 
 def served(*servers: str) -> Built:

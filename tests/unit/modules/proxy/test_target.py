@@ -12,7 +12,7 @@ from ngxstream.wire import dns
 from tests.support import ports
 from tests.support.engine import run_until
 from tests.support.scripted_dns import ScriptedDns, table
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 
 def addresses(count: int) -> tuple[Address, ...]:
@@ -57,18 +57,18 @@ def test_a_fault_with_the_addresses_of_a_name_ends_that_session_alone() -> None:
     ):
         server.bind(("127.0.0.1", 0))
         server.setblocking(False)
-        hall = UdpHall(f"""stream {{
+        served = UdpInProcess(f"""stream {{
             resolver {names.text} ipv6=off; map $remote_port $name {{ default a.test; }}
             server {{ listen 127.0.0.1:{ports.free_udp_port()} udp;
                      proxy_pass $name:{server.getsockname()[1]}; }} }}""")
         clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
-        with hall:
+        with served:
             for n, client in enumerate(clients):
-                client.connect(hall.address())
+                client.connect(served.address())
                 client.send(b"%d" % n)
-            run_until(hall.loop, lambda: len(hall.loop.sessions) == 3)
+            run_until(served.loop, lambda: len(served.loop.sessions) == 3)
             bad = clients[1].getsockname()
-            (failing,) = [s for s in hall.loop.sessions if s.c.sockaddr == bad]
+            (failing,) = [s for s in served.loop.sessions if s.c.sockaddr == bad]
             assert failing.content is not None
             failing.content.__class__ = BrokenProxy
             got: list[bytes] = []
@@ -79,9 +79,9 @@ def test_a_fault_with_the_addresses_of_a_name_ends_that_session_alone() -> None:
                     got.append(server.recv(10))
                 return len(got) == 2 and failing.status == 500
 
-            run_until(hall.loop, is_served)
+            run_until(served.loop, is_served)
             assert {b"0", b"2"} == set(got)
-            assert 2 == len(hall.loop.sessions)
-            assert 1 == len(hall.alerts())
+            assert 2 == len(served.loop.sessions)
+            assert 1 == len(served.alerts())
         for client in clients:
             client.close()

@@ -11,7 +11,7 @@ import pytest
 
 from ngxstream.event.poller import IN
 from ngxstream.modules.proxy.tcp import TcpProxy
-from tests.support.hall import Hall
+from tests.support.in_process import InProcess
 
 
 @pytest.fixture
@@ -29,21 +29,21 @@ def listener(stack: ExitStack, backlog: int = 8) -> socket.socket:
     return server
 
 
-def proxied(stack: ExitStack, server: socket.socket, lines: str = "") -> tuple[Hall, Any]:
+def proxied(stack: ExitStack, server: socket.socket, lines: str = "") -> tuple[InProcess, Any]:
     """Serve a proxy before a server and connect a client; return its session's content."""
     port = server.getsockname()[1]
     text = f"listen 127.0.0.1:@main@; {lines} proxy_pass 127.0.0.1:{port};"
-    hall = stack.enter_context(Hall(f"stream {{ server {{ {text} }} }}"))
-    hall.connect()
-    hall.turn_until(lambda: hall.sessions, "the session")
-    return hall, hall.sessions[0].content
+    served = stack.enter_context(InProcess(f"stream {{ server {{ {text} }} }}"))
+    served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    return served, served.sessions[0].content
 
 
 @pytest.mark.parametrize(("lines", "expected"), [("", True), ("tcp_nodelay off;", False)])
 def test_small_pieces_are_not_waited_with(stack: ExitStack, lines: str, expected: bool) -> None:
     """TCP_NODELAY is set towards the server unless it is off; a client's has its listener's."""
-    hall, content = proxied(stack, listener(stack), lines)
-    hall.turn_until(lambda: content.connected, "the connection")
+    served, content = proxied(stack, listener(stack), lines)
+    served.turn_until(lambda: content.connected, "the connection")
     assert expected == bool(content.pc.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
 
@@ -54,14 +54,14 @@ def test_a_server_that_does_not_answer_is_waited_for_as_long_as_is_said(stack: E
         filler = stack.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(server.getsockname())
-    hall, content = proxied(stack, server, "proxy_connect_timeout 7s;")
+    served, content = proxied(stack, server, "proxy_connect_timeout 7s;")
     assert not content.connected
-    loop = hall.loop
+    loop = served.loop
     assert loop.now_ms < content.deadline <= loop.now_ms + 7000
     content.on_timeout()
-    (line,) = [text for level, text in hall.target.lines if level == "error"]
+    (line,) = [text for level, text in served.target.lines if level == "error"]
     assert "upstream timed out (110: Connection timed out) while connecting to upstream" in line
-    assert 502 == hall.sessions[0].status
+    assert 502 == served.sessions[0].status
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_an_error_is_told_with_what_was_done(
     stack: ExitStack, where: str, half: str, doing: str
 ) -> None:
     """The log says whose side failed; a failed write ends the session, a failed read its side."""
-    hall, content = proxied(stack, listener(stack))
-    hall.turn_until(lambda: content.connected, "the connection")
+    served, content = proxied(stack, listener(stack))
+    served.turn_until(lambda: content.connected, "the connection")
     getattr(content, where)(getattr(content, half), OSError(errno.ETIMEDOUT, "x"))
-    lines = [text for _, text in hall.target.lines if "110: Connection timed out" in text]
+    lines = [text for _, text in served.target.lines if "110: Connection timed out" in text]
     assert f"while proxying and {doing}, client: 127.0.0.1" in lines[0]
-    assert (where == "on_write_error") == bool(hall.sessions[0].status)
+    assert (where == "on_write_error") == bool(served.sessions[0].status)
 
 
 @pytest.mark.parametrize(

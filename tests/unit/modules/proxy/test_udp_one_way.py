@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from ngxstream.modules.proxy.udp_one_way import shared_sockets
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 
@@ -19,32 +19,32 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
             server.bind(("127.0.0.1", 0))
             server.setblocking(False)
         listed = " ".join(f"server 127.0.0.1:{server.getsockname()[1]};" for server in servers)
-        hall = stack.enter_context(
-            UdpHall(
+        served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ upstream group {{ {listed} }} server {{ "
                 f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; "
                 "proxy_requests 1; proxy_responses 0; } }"
             )
         )
-        listener = hall.listeners[0]
+        listener = served.listeners[0]
         assert listener.forward is not None
         listener._limit = 64
         client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        client.connect(hall.address())
+        client.connect(served.address())
         for n in range(2):
             client.send(owned.datagram(1, n))
-        hall.loop.turn(0)
-        hall.loop.turn(0)
-        for key, sock in list(hall.loop.get(shared_sockets).items()):
+        served.loop.turn(0)
+        served.loop.turn(0)
+        for key, sock in list(served.loop.get(shared_sockets).items()):
             if key[0] == servers[0].getsockname():
                 stack.callback(sock.close)
                 broken = stack.enter_context(contextlib.closing(Broken()))
-                hall.loop.get(shared_sockets)[key] = broken
+                served.loop.get(shared_sockets)[key] = broken
         listener._limit = 64
         for n in range(2, 12):
             client.send(owned.datagram(1, n))
-        hall.loop.turn(0)
-        hall.loop.turn(0)
+        served.loop.turn(0)
+        served.loop.turn(0)
         got = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -52,7 +52,7 @@ def test_a_fault_on_the_way_to_one_server_keeps_nothing_from_another() -> None:
         assert 6 == len(got)
         assert got == sorted((1, n) for n in range(12) if (1, n) in got)
         assert 5 == listener.lost.own
-        assert hall.alerts()
+        assert served.alerts()
 
 
 class Broken:

@@ -10,7 +10,7 @@ import pytest
 
 from ngxstream.modules.proxy import udp_rated
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 
@@ -23,37 +23,37 @@ class Rated:
         self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.server.bind(("127.0.0.1", 0))
         self.server.setblocking(False)
-        self.hall = stack.enter_context(
-            UdpHall(
+        self.served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ upstream group {{ {first} "
                 f"server 127.0.0.1:{self.server.getsockname()[1]}; }} server {{ "
                 f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; {lines} }} }}"
             )
         )
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
-        self.client.connect(self.hall.address())
+        self.client.connect(self.served.address())
         self.client.setblocking(False)
-        self.hall.listeners[0]._limit = 64
+        self.served.listeners[0]._limit = 64
 
     @property
     def sessions(self) -> int:
         """How many sessions live."""
-        return len(self.hall.loop.sessions)
+        return len(self.served.loop.sessions)
 
     def content(self) -> Any:
         """Return the content of the only session."""
-        (s,) = self.hall.loop.sessions
+        (s,) = self.served.loop.sessions
         return s.content
 
     def read(self) -> None:
         """Turn until nothing waits that may be read."""
-        self.hall.loop.turn(0)
-        while select.select([self.hall.loop.poller._epoll], [], [], 0)[0]:
-            self.hall.loop.turn(0)
+        self.served.loop.turn(0)
+        while select.select([self.served.loop.poller._epoll], [], [], 0)[0]:
+            self.served.loop.turn(0)
 
     def at(self, ms: int) -> None:
         """Have it be so many ms later than the session began, for the timers alone."""
-        loop = self.hall.loop
+        loop = self.served.loop
         loop.now_ms = self.content().started_ms + ms
         loop.timers.expire(loop.now_ms, lambda callback: callback())
 
@@ -92,18 +92,18 @@ def test_a_download_at_rest_does_not_run_into_proxy_timeout(stack: ExitStack) ->
     _, proxy = rated.server.recvfrom(100)
     for n in range(2):
         rated.server.sendto(owned.datagram(1, n, 600), proxy)
-    rated.hall.loop.turn(0)
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
+    rated.served.loop.turn(0)
     assert owned.datagram(1, 0, 600) == rated.client.recv(2048)
     assert rated.content().rates.download_timer is not None
     rated.client.send(b"!")  # the other direction does not cut the rest short
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
     content = rated.content()
     for ms in range(0, 8000, 500):
         rated.at(ms)
         assert 1 == rated.sessions
         if content.rates.download_timer is None:
-            assert content.deadline == rated.hall.loop.now_ms + content.timeout
+            assert content.deadline == rated.served.loop.now_ms + content.timeout
             content.rates.on_event(0)  # as the loop would, at the time that is set
         if content.responses == 2:
             break
@@ -140,8 +140,8 @@ def test_what_waits_for_the_rate_goes_to_the_next_server(stack: ExitStack) -> No
     sent = [owned.datagram(1, n, 600) for n in range(3)]
     for data in sent:
         rated.client.send(data)
-    rated.hall.loop.turn(0)
-    rated.hall.loop.turn(0)
+    rated.served.loop.turn(0)
+    rated.served.loop.turn(0)
     content = rated.content()
     assert sent[0] == rated.server.recv(2048)
     assert (sent[1:], 0) == (list(content.rates.delayed), content.dropped)
@@ -190,4 +190,4 @@ def test_what_comes_after_the_last_one_begins_anew_while_that_one_waits(stack: E
         rated.read()
     assert 2 == rated.sessions
     assert [sent[0], sent[2]] == [rated.server.recv(2048) for _ in "12"]
-    assert [0, 0] == [s.content.dropped for s in rated.hall.loop.sessions]
+    assert [0, 0] == [s.content.dropped for s in rated.served.loop.sessions]

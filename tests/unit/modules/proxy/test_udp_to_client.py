@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 
@@ -23,26 +23,26 @@ class Answered:
         self.server.bind(("127.0.0.1", 0))
         self.server.settimeout(20)
         port = self.server.getsockname()[1]
-        self.hall = stack.enter_context(
-            UdpHall(
+        self.served = stack.enter_context(
+            UdpInProcess(
                 f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
                 f"proxy_pass 127.0.0.1:{port}; }} }}"
             )
         )
         self.client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.client.settimeout(20)
-        self.client.connect(self.hall.address())
+        self.client.connect(self.served.address())
         self.client.send(b"?")
-        self.turn(self.hall.listeners[0].sock)
+        self.turn(self.served.listeners[0].sock)
         _, self.proxy = self.server.recvfrom(100)
-        (s,) = self.hall.loop.sessions
+        (s,) = self.served.loop.sessions
         self.content: Any = s.content
 
     def turn(self, sock: Any) -> None:
         """Turn until a socket has been read empty."""
-        self.hall.loop.turn(0)
+        self.served.loop.turn(0)
         while select.select([sock], [], [], 0)[0]:
-            self.hall.loop.turn(0)
+            self.served.loop.turn(0)
 
     def answer(self, count: int, size: int = 100) -> list[bytes]:
         """Have the server send so many datagrams; return what the client receives, in order."""
@@ -153,7 +153,7 @@ def test_how_the_server_is_read_is_not_switched_while_datagrams_wait_for_room(
     content = answered.content
     content.queue = [b"!"]
     content.watch()
-    waiting = answered.hall.loop.handlers[content.pc_fd]
+    waiting = answered.served.loop.handlers[content.pc_fd]
     content.gro_hints = 3
     content._hint([memoryview(bytes(100))] * 9)
     assert (3, False) == (content.gro_hints, content.gro)
@@ -161,4 +161,4 @@ def test_how_the_server_is_read_is_not_switched_while_datagrams_wait_for_room(
     content.gro_hints = 1000
     content.on_event_gro(0)
     assert content.gro
-    assert waiting == answered.hall.loop.handlers[content.pc_fd]
+    assert waiting == answered.served.loop.handlers[content.pc_fd]

@@ -15,7 +15,7 @@ from ngxstream.event.poller import LEVEL
 from ngxstream.event.recycle import SocketPool
 from ngxstream.modules.proxy import udp_to_server
 from tests.support import owned, ports
-from tests.support.udp_hall import UdpHall
+from tests.support.udp_in_process import UdpInProcess
 
 UDP = socket.SOCK_DGRAM
 KINDS = {
@@ -25,24 +25,24 @@ KINDS = {
 }
 
 
-def serve(servers: str, more: str = "", stream: str = "") -> UdpHall:
+def serve(servers: str, more: str = "", stream: str = "") -> UdpInProcess:
     """Serve one listener before an upstream of these servers."""
-    return UdpHall(
+    return UdpInProcess(
         f"stream {{ {stream} upstream group {{ {servers} }} server {{ "
         f"listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_pass group; {more} }} }}"
     )
 
 
-def content_of(hall: UdpHall) -> Any:
+def content_of(served: UdpInProcess) -> Any:
     """Return the content of the only session."""
-    (s,) = hall.loop.sessions
+    (s,) = served.loop.sessions
     return s.content
 
 
-def turn_until_all_is_read(hall: UdpHall) -> None:
+def turn_until_all_is_read(served: UdpInProcess) -> None:
     """Turn the loop as long as anything waits in the listening socket."""
-    while select.select([hall.listeners[0].sock], [], [], 0)[0]:
-        hall.loop.turn(0)
+    while select.select([served.listeners[0].sock], [], [], 0)[0]:
+        served.loop.turn(0)
 
 
 @pytest.fixture
@@ -74,22 +74,22 @@ def test_only_so_many_datagrams_wait_for_room(
     path = str(tmp_path / "server")
     with socket.socket(socket.AF_UNIX, UDP) as server, serve(
         f"server unix:{path};", KINDS[kind]
-    ) as hall:
+    ) as served:
         server.bind(path)
         server.setblocking(False)
-        client.connect(hall.address())
+        client.connect(served.address())
         count = 200
         for n in range(count):
             client.send(owned.datagram(1, n))
             if n % 7 == 0:
-                turn_until_all_is_read(hall)
-        turn_until_all_is_read(hall)
-        proxy = content_of(hall)
+                turn_until_all_is_read(served)
+        turn_until_all_is_read(served)
+        proxy = content_of(served)
         assert udp_to_server.QUEUED == len(proxy.queue)
         got: list[bytes] = []
         while select.select([server], [], [], 0)[0]:
             got += receive_all(server)
-            hall.loop.turn(0)
+            served.loop.turn(0)
         taken = len(got)
         assert count == taken + proxy.dropped
         assert [owned.datagram(1, n) for n in range(taken)] == [
@@ -108,21 +108,21 @@ def test_a_refusal_within_a_drain_goes_on_with_the_next_server(
         server.bind(("127.0.0.1", 0))
         server.setblocking(False)
         dead, alive = ports.free_udp_port(), server.getsockname()[1]
-        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};", KINDS[kind]) as hall:
-            client.connect(hall.address())
-            hall.listeners[0]._limit = 64
+        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};", KINDS[kind]) as served:
+            client.connect(served.address())
+            served.listeners[0]._limit = 64
             size = 100 if sizes == "equal" else 0
             sent = [owned.datagram(1, n, size) for n in range(6)]
             for data in sent:
                 client.send(data)
-            hall.loop.turn(0)
-            hall.loop.turn(0)
+            served.loop.turn(0)
+            served.loop.turn(0)
             got = [payload_of(data) for data in receive_all(server)]
             assert sent[0] == got[0]
             assert [data for data in sent if data in got] == got
-            proxy = content_of(hall)
+            proxy = content_of(served)
             assert (6, 6) == (proxy.requests, len(got) + proxy.dropped)
-        assert [] == hall.alerts()
+        assert [] == served.alerts()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,21 +131,21 @@ def test_a_refusal_within_a_drain_ends_a_session_and_nothing_else(
     kind: str, sizes: str, client: socket.socket
 ) -> None:
     """The only server refuses the first of six: the session is over, the next one may begin."""
-    with serve(f"server 127.0.0.1:{ports.free_udp_port()};", KINDS[kind]) as hall:
-        client.connect(hall.address())
-        hall.listeners[0]._limit = 64
+    with serve(f"server 127.0.0.1:{ports.free_udp_port()};", KINDS[kind]) as served:
+        client.connect(served.address())
+        served.listeners[0]._limit = 64
         for n in range(6):
             client.send(owned.datagram(1, n, 100 if sizes == "equal" else 0))
-        hall.loop.turn(0)
-        hall.loop.turn(0)
-        assert [] == hall.alerts()
-        assert not hall.loop.sessions
-        assert not hall.listeners[0].table
+        served.loop.turn(0)
+        served.loop.turn(0)
+        assert [] == served.alerts()
+        assert not served.loop.sessions
+        assert not served.listeners[0].table
         client.setblocking(False)
         with contextlib.suppress(ConnectionRefusedError):
             client.send(b"again")
-        hall.loop.turn(0)
-        assert [] == hall.alerts()
+        served.loop.turn(0)
+        assert [] == served.alerts()
 
 
 def test_a_fault_while_datagrams_wait_for_room_ends_the_session(
@@ -153,19 +153,19 @@ def test_a_fault_while_datagrams_wait_for_room_ends_the_session(
 ) -> None:
     """What waits raises when there is room: one alert, and the session is over."""
     path = str(tmp_path / "server")
-    with socket.socket(socket.AF_UNIX, UDP) as server, serve(f"server unix:{path};") as hall:
+    with socket.socket(socket.AF_UNIX, UDP) as server, serve(f"server unix:{path};") as served:
         server.bind(path)
         server.setblocking(False)
-        client.connect(hall.address())
+        client.connect(served.address())
         for n in range(30):
             client.send(owned.datagram(1, n))
-        turn_until_all_is_read(hall)
-        content_of(hall).state = None
+        turn_until_all_is_read(served)
+        content_of(served).state = None
         receive_all(server)
         for _ in range(3):
-            hall.loop.turn(0)
-        assert 1 == len(hall.alerts())
-        assert not hall.loop.sessions
+            served.loop.turn(0)
+        assert 1 == len(served.alerts())
+        assert not served.loop.sessions
 
 
 @pytest.mark.parametrize("kind", ["plain", "headed"])
@@ -180,7 +180,7 @@ def test_what_waits_for_room_goes_to_the_next_server_when_one_vanishes(
         socket.socket(socket.AF_UNIX, UDP) as one,
         socket.socket(socket.AF_UNIX, UDP) as other,
         socket.socket(socket.AF_UNIX, UDP) as stranger,
-        serve(servers, KINDS[kind]) as hall,
+        serve(servers, KINDS[kind]) as served,
     ):
         for sock, path in zip((one, other), paths, strict=True):
             sock.bind(path)
@@ -189,17 +189,17 @@ def test_what_waits_for_room_goes_to_the_next_server_when_one_vanishes(
         with contextlib.suppress(BlockingIOError):
             while is_full:
                 stranger.sendto(b"of somebody else", paths[1])
-        client.connect(hall.address())
+        client.connect(served.address())
         count = 30
         for n in range(count):
             client.send(owned.datagram(1, n))
-        turn_until_all_is_read(hall)
-        proxy = content_of(hall)
+        turn_until_all_is_read(served)
+        proxy = content_of(served)
         waiting = len(proxy.queue)
         one.close()
         got: list[bytes] = []
         for _ in range(10):
-            hall.loop.turn(0)
+            served.loop.turn(0)
             if select.select([other], [], [], 0)[0]:
                 got += [data for data in receive_all(other) if data != b"of somebody else"]
         assert all(data.count(b"QUIT") == (kind == "headed") for data in got)
@@ -208,7 +208,7 @@ def test_what_waits_for_room_goes_to_the_next_server_when_one_vanishes(
         assert [sent[0], *sent[count - waiting + 1 :]] == found
         assert count == len(found) + proxy.dropped
         assert proxy.queue is None
-    assert [] == hall.alerts()
+    assert [] == served.alerts()
 
 
 def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket.socket) -> None:
@@ -218,36 +218,36 @@ def test_a_rested_socket_that_draws_its_server_s_port_is_not_used(client: socket
         server.bind(("127.0.0.1", 0))
         server.setblocking(False)
         alive = server.getsockname()[1]
-        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};") as hall:
+        with serve(f"server 127.0.0.1:{dead}; server 127.0.0.1:{alive};") as served:
             rested = socket.SocketType(socket.AF_INET, UDP)
             rested.setblocking(False)
             rested.bind(("127.0.0.1", dead))
-            hall.loop.register(rested.fileno(), lambda mask: None, LEVEL)
-            assert hall.loop.get(SocketPool).give(rested, rested.fileno(), socket.AF_INET)
+            served.loop.register(rested.fileno(), lambda mask: None, LEVEL)
+            assert served.loop.get(SocketPool).give(rested, rested.fileno(), socket.AF_INET)
             for _ in range(2):
-                hall.loop.turn(0)  # it rests
-            client.connect(hall.address())
+                served.loop.turn(0)  # it rests
+            client.connect(served.address())
             client.setblocking(False)
             for n in range(3):
                 client.send(owned.datagram(1, n))
-            turn_until_all_is_read(hall)
-            hall.loop.turn(0)
+            turn_until_all_is_read(served)
+            served.loop.turn(0)
             assert [owned.datagram(1, n) for n in range(3)] == receive_all(server)
             assert [] == receive_all(client)
             with socket.socket(socket.AF_INET, UDP) as back:
                 back.bind(("127.0.0.1", dead))  # the server may come back
-        assert [] == hall.alerts()
+        assert [] == served.alerts()
 
 
 def test_a_datagram_that_is_too_large_is_dropped_alone(client: socket.socket) -> None:
     """It is nobody's fault: it is counted once, and the session goes on."""
     with socket.socket(socket.AF_INET, UDP) as server:
         server.bind(("127.0.0.1", 0))
-        with serve(f"server 127.0.0.1:{server.getsockname()[1]};") as hall:
-            client.connect(hall.address())
+        with serve(f"server 127.0.0.1:{server.getsockname()[1]};") as served:
+            client.connect(served.address())
             client.send(b"?")
-            turn_until_all_is_read(hall)
-            proxy = content_of(hall)
+            turn_until_all_is_read(served)
+            proxy = content_of(served)
             proxy.send(memoryview(bytes(65_530)))
             assert (1, 0, False) == (proxy.dropped, proxy.s.status, proxy.failed)
 
@@ -260,15 +260,15 @@ def test_a_server_that_has_answered_and_refuses_then_ends_the_session(
     with socket.socket(socket.AF_INET, UDP) as server:
         server.bind(("127.0.0.1", 0))
         alive = server.getsockname()[1]
-        with serve(f"server 127.0.0.1:{alive}; server 127.0.0.1:{dead};") as hall:
-            client.connect(hall.address())
+        with serve(f"server 127.0.0.1:{alive}; server 127.0.0.1:{dead};") as served:
+            client.connect(served.address())
             client.send(b"?")
-            turn_until_all_is_read(hall)
-            proxy = content_of(hall)
+            turn_until_all_is_read(served)
+            proxy = content_of(served)
             proxy.responses = 1
             proxy.send_failed(ConnectionRefusedError(111, "refused"))
             assert (200, True) == (proxy.s.status, proxy.failed)
-            assert not hall.loop.sessions
+            assert not served.loop.sessions
 
 
 @pytest.mark.parametrize(
@@ -314,12 +314,12 @@ def test_what_is_lost_is_counted_once_however_many_servers_refuse(
     kind: str, client: socket.socket, servers: list[socket.socket]
 ) -> None:
     """Four of five datagrams are lost with the first server, and not again with the second."""
-    with serve(group_of(servers), KINDS[kind]) as hall:
-        client.connect(hall.address())
+    with serve(group_of(servers), KINDS[kind]) as served:
+        client.connect(served.address())
         for n in range(5):
             client.send(owned.datagram(1, n))
-            turn_until_all_is_read(hall)
-        proxy = content_of(hall)
+            turn_until_all_is_read(served)
+        proxy = content_of(served)
         for server in servers[:2]:
             refuse(proxy, server)
             assert 4 == proxy.dropped
@@ -330,16 +330,16 @@ def test_the_next_server_of_a_session_that_is_full_takes_nothing_from_the_next_s
     client: socket.socket, servers: list[socket.socket]
 ) -> None:
     """Two datagrams are all that it takes: the client's further ones go on to its later session."""
-    with serve(group_of(servers), "proxy_requests 2; proxy_responses 1;") as hall:
-        client.connect(hall.address())
+    with serve(group_of(servers), "proxy_requests 2; proxy_responses 1;") as served:
+        client.connect(served.address())
         for n in range(3):
             client.send(owned.datagram(1, n))
-            turn_until_all_is_read(hall)
-        first, second = sorted(hall.loop.sessions, key=lambda s: s.c.number)
+            turn_until_all_is_read(served)
+        first, second = sorted(served.loop.sessions, key=lambda s: s.c.number)
         refuse(first.content, servers[0])
         client.send(owned.datagram(1, 3))
-        turn_until_all_is_read(hall)
-        assert {first, second} == hall.loop.sessions
+        turn_until_all_is_read(served)
+        assert {first, second} == served.loop.sessions
         assert [2, 2] == [first.content.requests, second.content.requests]
 
 
@@ -348,20 +348,20 @@ def test_answers_rest_while_datagrams_wait_for_room(client: socket.socket, tmp_p
     path = str(tmp_path / "server")
     with socket.socket(socket.AF_UNIX, UDP) as server, serve(
         f"server unix:{path};", "proxy_download_rate 10;"
-    ) as hall:
+    ) as served:
         server.bind(path)
         server.setblocking(False)
-        client.connect(hall.address())
+        client.connect(served.address())
         client.send(b"?")
-        turn_until_all_is_read(hall)
-        proxy = content_of(hall)
-        watched = hall.loop.poller._masks  # type: ignore[attr-defined]
+        turn_until_all_is_read(served)
+        proxy = content_of(served)
+        watched = served.loop.poller._masks  # type: ignore[attr-defined]
         proxy.state.bytes_received += 10_000
         proxy.rates.on_event(0)
         assert proxy.pc_fd not in watched
         for n in range(40):
             client.send(owned.datagram(1, n))
-            turn_until_all_is_read(hall)
+            turn_until_all_is_read(served)
         assert proxy.queue
         assert poller.OUT == watched[proxy.pc_fd]
         proxy.rates.download_timer.cancel()
@@ -371,11 +371,11 @@ def test_answers_rest_while_datagrams_wait_for_room(client: socket.socket, tmp_p
         assert poller.OUT == watched[proxy.pc_fd]
         got = receive_all(server)
         while proxy.queue:
-            hall.loop.turn(0)
+            served.loop.turn(0)
             got += receive_all(server)
         assert [b"?", *(owned.datagram(1, n) for n in range(40))] == got
         assert proxy.pc_fd not in watched
         proxy.rates.download_timer.cancel()
         proxy.rates._resume()
         assert poller.LEVEL == watched[proxy.pc_fd]
-        assert [] == hall.alerts()
+        assert [] == served.alerts()

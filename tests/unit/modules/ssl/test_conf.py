@@ -3,7 +3,7 @@
 import pytest
 
 from ngxstream.modules.ssl import conf
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 def given(words: str) -> conf.SslConf | str:

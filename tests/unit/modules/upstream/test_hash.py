@@ -19,7 +19,7 @@ from tests.support.balancing import (
     session,
     take,
 )
-from tests.support.hall import build
+from tests.support.in_process import build
 
 # What nginx answered for this group: key, peer of the plain hash, peer of the consistent one.
 GROUP = "server 127.0.0.1:24001; server 127.0.0.1:24002 weight=2; server 127.0.0.1:24003;"

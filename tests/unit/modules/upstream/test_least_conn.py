@@ -17,7 +17,7 @@ from tests.support.balancing import (
     session,
     take,
 )
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 @given(specs=st.lists(SPEC, min_size=1, max_size=6).filter(has_primary),

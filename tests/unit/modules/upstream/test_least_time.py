@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.modules.upstream import least_time
-from ngxstream.stream import upstream as law
+from ngxstream.stream import upstream
 from ngxstream.stream.peer_state import PeerState
 from ngxstream.stream.upstream import UpstreamState
 from tests.support.balancing import Clock, group, numbered, port, session, take
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 def state(clock: Clock, connect: int = -1, first: int = -1, whole: int = -1) -> UpstreamState:
@@ -98,8 +98,8 @@ def test_what_did_not_happen_is_not_averaged() -> None:
 
 
 @pytest.mark.effect("least_time")
-@pytest.mark.parametrize(("mode", "event"), [("connect", law.CONNECT),
-                                             ("first_byte", law.FIRST_BYTE)])
+@pytest.mark.parametrize(("mode", "event"), [("connect", upstream.CONNECT),
+                                             ("first_byte", upstream.FIRST_BYTE)])
 def test_inflight_learns_when_the_event_comes(mode: str, event: int) -> None:
     """With inflight the measured time is averaged once, at its event, and nobody waits then."""
     balancer = group(f"least_time {mode} inflight; server 127.0.0.1:1; server 127.0.0.1:2;")

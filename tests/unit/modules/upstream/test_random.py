@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.balancing import Clock, group, numbered, session, take
-from tests.support.hall import build
+from tests.support.in_process import build
 
 
 def drawn(lines: str, count: int) -> Counter[int]:

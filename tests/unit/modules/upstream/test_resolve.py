@@ -19,7 +19,7 @@ from ngxstream.wire import dns
 from tests.support import work
 from tests.support.balancing import Clock, is_down, session
 from tests.support.engine import MemoryLog, engine, run_until
-from tests.support.hall import CONF, Built, build
+from tests.support.in_process import CONF, Built, build
 from tests.support.moving_clock import MovingClock
 from tests.support.scripted_dns import (
     Query,

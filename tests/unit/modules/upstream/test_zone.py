@@ -26,7 +26,7 @@ from tests.support.balancing import (
     session,
     take,
 )
-from tests.support.hall import Built, build
+from tests.support.in_process import Built, build
 
 SIZE = "zone z 32k;"
 

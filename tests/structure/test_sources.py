@@ -107,7 +107,7 @@ def changes(function: ast.AST, names: set[str]) -> list[str]:
     "path", [p for p in SOURCES if source_id(p).startswith(HOT)], ids=source_id
 )
 def test_no_state_lives_in_a_module(path: Path) -> None:
-    """No function of the storeys under the roof changes what a module's own name is bound to."""
+    """No function below process/ changes what a module's own name is bound to."""
     tree = tree_of(path)
     names = module_names(tree)
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

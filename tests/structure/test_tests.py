@@ -46,7 +46,7 @@ def test_no_test_sleeps(path: Path) -> None:
     "path", [path for path in FILES if file_id(path).startswith("tests/unit/")], ids=file_id
 )
 def test_unit_tests_mirror_the_package(path: Path) -> None:
-    """tests/unit/<storey>/test_<module>….py names a module of that storey."""
+    """tests/unit/<layer>/test_<module>….py names a module of that layer."""
     folder = ROOT / "ngxstream" / path.parent.relative_to(TESTS / "unit")
     modules = [source.stem for source in folder.glob("*.py")]
     modules += [source.name for source in folder.iterdir() if source.is_dir()]

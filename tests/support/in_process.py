@@ -1,7 +1,7 @@
 """A stream block built and served inside the test's own process: no program, no worker.
 
-``build`` judges a configuration and gives what nginx would say; ``Hall`` serves one on a Loop that
-the test turns by hand.
+``build`` judges a configuration and gives what nginx would say; ``InProcess`` serves one on a Loop
+that the test turns by hand.
 """
 
 import socket
@@ -16,7 +16,7 @@ from ngxstream.conf.files import Memory
 from ngxstream.conf.module import Module
 from ngxstream.core import errors
 from ngxstream.core.files import OpenFiles
-from ngxstream.core.log import DEBUG, Log
+from ngxstream.core.log import DEBUG, INFO, Log
 from ngxstream.core.log import NAMES as LEVELS
 from ngxstream.core.shm_facts import Rows
 from ngxstream.core.shm_zones import ZoneTable
@@ -70,7 +70,7 @@ def build(
     raw = text.encode("utf-8", "surrogateescape")
     files = Memory({CONF: raw, **(others or {})})
     tree = reader.read(CONF, conf_prefix="/p/conf/", files=files)
-    # the events block is judged by the process storey, which is not here
+    # the events block is judged by process/, which is not here
     statements = [st for st in tree.main.statements if st.directive != "events"]
     try:
         builder.build(statements)
@@ -99,11 +99,11 @@ class LogTarget:
         return self
 
 
-class Hall:
+class InProcess:
     """A stream block served on a Loop in this process; TCP only."""
 
-    def __init__(self, text: str, **settings: Any) -> None:
-        """Build and listen. ``@name@`` stands for a free port, one per name."""
+    def __init__(self, text: str, *, level: int = INFO, **settings: Any) -> None:
+        """Build and listen; log at a level. ``@name@`` stands for a free port, one per name."""
         self.ports: dict[str, int] = {}
         built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **settings)
         assert built.conf is not None, built.error
@@ -111,7 +111,7 @@ class Hall:
         built.files.open_all()
         self.built = built
         self.conf = built.conf
-        self.target = LogTarget()
+        self.target = LogTarget(level)
         self.log = Log([self.target])
         self.loop = PoisoningLoop(self.log)
         self.rows = Rows()

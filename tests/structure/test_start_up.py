@@ -21,9 +21,9 @@ SERVING = {
     *("event.loop", "event.netlink", "event.pump", "event.resolver", "event.splice"),
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
     *("process.adoption", "process.arrival", "process.departure"),
-    *("process.mailbox", "process.master", "process.rendezvous", "process.upgrade"),
-    *("process.children", "process.service", "process.verdict", "process.worker"),
-    *("stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),
+    *("process.mailbox", "process.master", "process.orphan", "process.rendezvous"),
+    *("process.children", "process.service", "process.upgrade", "process.verdict"),
+    *("process.worker", "stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),
 }
 # What an interpreter has loaded before the program begins is not the program's doing.
 CODE = """

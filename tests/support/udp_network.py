@@ -2,13 +2,13 @@
 
 Whatever happens to the proxy meanwhile, account() tells what became of every datagram::
 
-    with Stage(Ngxstream, tmp_path) as stage:
-        proxy = stage.serve(stage.conf(workers=2))
-        crowd = stage.clients(300, hz=20)
-        stage.rounds(10)
+    with UdpNetwork(Ngxstream, tmp_path) as network:
+        proxy = network.serve(network.conf(workers=2))
+        crowd = network.clients(300, hz=20)
+        network.rounds(10)
         proxy.reload()
-        stage.rounds(10)
-        assert {} == stage.account().harm
+        network.rounds(10)
+        assert {} == network.account().harm
 """
 
 import json
@@ -80,7 +80,7 @@ class Player:
         return found
 
 
-class Stage:
+class UdpNetwork:
     """One run of one program; close() ends everything that plays."""
 
     def __init__(

@@ -63,8 +63,8 @@ def test_each_divergence_has_a_reason_of_its_own() -> None:
 
 
 def test_every_folder_of_tests_is_explained() -> None:
-    """The table of docs/house.md names the folders that there are."""
-    told = {cell for row in table_rows(ROOT / "docs" / "house.md") for cell in row[:1]}
+    """The table of docs/architecture.md names the folders that there are."""
+    told = {cell for row in table_rows(ROOT / "docs" / "architecture.md") for cell in row[:1]}
     folders = {f"`{path.parent.relative_to(ROOT)}/`" for path in ROOT.glob("tests/*/*.py")}
     assert set() == folders - told
 

@@ -11,19 +11,21 @@ from ngxstream.event.recycle import SocketPool
 from ngxstream.event.udp_proxied import ProxiedUdpListener
 from ngxstream.modules.proxy import udp_one_way
 from ngxstream.modules.proxy.udp_one_way import shared_sockets
-from tests.support import hall
+from tests.support import in_process
 
 
-class UdpHall:
+class UdpInProcess:
     """A stream block whose addresses are all UDP, at 127.0.0.1, wildcards or unix sockets."""
 
-    def __init__(self, text: str, *, gro: bool = False, connections: int = 4096) -> None:
+    def __init__(
+        self, text: str, *, gro: bool = False, connections: int = 4096, level: int = log.WARN
+    ) -> None:
         """Build and listen. shape: gro switches coalescing on as a former owner might have"""
-        built = hall.build(text)
+        built = in_process.build(text)
         assert built.conf is not None, built.error
         built.zones.build()
         self.built = built
-        self.target = hall.LogTarget(log.WARN)
+        self.target = in_process.LogTarget(level)
         self.log = log.Log([self.target])
         self.loop = PoisoningLoop(self.log, connections=connections)
         built.conf.use_main_log(self.log, lambda specs: self.log)

@@ -1,4 +1,4 @@
-"""What nginx -t says of the directives of the rooms, word for word."""
+"""What nginx -t says of the modules' directives, word for word."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The one law of the house: imports walk down. Read from the source, nothing is imported."""
+"""Imports walk down the layers. Read from the source, nothing is imported."""
 
 import ast
 import graphlib
@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ngxstream"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# From the lowest to the highest; conf, event and ipc stand side by side, without a door.
-STOREYS = {
+# From the lowest to the highest; conf, event and ipc stand side by side, none imports another.
+LAYERS = {
     "core": 0, "wire": 1, "conf": 2, "event": 2, "ipc": 2, "stream": 3, "modules": 4, "process": 5
 }
-# The only door to a third party's code.
+# The only module that imports what is not of the standard library.
 THIRD_PARTY = {"crossplane": "conf/reader.py"}
 
 
@@ -61,8 +61,8 @@ def imports_of(tree: ast.Module) -> Iterator[Import]:
                 yield Import(module, alias.name, node.lineno, node.level, id(node) in within)
 
 
-def storey_of(module: str) -> str:
-    """Return the storey of a module's full name, empty for the package itself."""
+def layer_of(module: str) -> str:
+    """Return the layer of a module's full name, empty for the package itself."""
     words = module.split(".")
     return words[1] if len(words) > 1 and words[0] == "ngxstream" else ""
 
@@ -75,32 +75,32 @@ def full_name(found: Import) -> str:
 
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=source_id)
-# Without the entry, which stands before the house, and the list of all rooms.
+# Without __init__.py and __main__.py of the package, and the list of all modules.
 INSIDE = [p for p in SOURCES if "/" in source_id(p)]
-ROOMS = [p for p in INSIDE if source_id(p).startswith("modules/")]
-ROOMS.remove(PACKAGE / "modules" / "__init__.py")
+FEATURES = [p for p in INSIDE if source_id(p).startswith("modules/")]
+FEATURES.remove(PACKAGE / "modules" / "__init__.py")
 
 
 @pytest.mark.parametrize("path", INSIDE, ids=source_id)
 def test_imports_walk_down(path: Path) -> None:
-    """No source imports from a storey above its own, nor conf, event and ipc from each other."""
+    """No source imports from a layer above its own, nor conf, event and ipc from each other."""
     own = source_id(path).split("/")[0]
     climbed = []
     for found in imports_of(tree_of(path)):
-        storey = storey_of(full_name(found))
-        if not storey:
+        layer = layer_of(full_name(found))
+        if not layer:
             continue
-        assert storey in STOREYS, f"line {found.line}: {storey} is no storey"
-        above = STOREYS[storey] > STOREYS[own]
-        beside = STOREYS[storey] == STOREYS[own] and storey != own
+        assert layer in LAYERS, f"line {found.line}: {layer} is no layer"
+        above = LAYERS[layer] > LAYERS[own]
+        beside = LAYERS[layer] == LAYERS[own] and layer != own
         if above or beside:
             climbed.append(f"line {found.line}: {own} imports {full_name(found)}")
     assert [] == climbed
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=source_id)
-def test_rooms_do_not_open_onto_rooms(path: Path) -> None:
-    """A feature imports no other feature; what two share is one storey down."""
+@pytest.mark.parametrize("path", FEATURES, ids=source_id)
+def test_features_import_no_other_feature(path: Path) -> None:
+    """A feature imports no other feature; what two share is one layer down."""
     own = source_id(path).removesuffix(".py").split("/")
     crossed = []
     for found in imports_of(tree_of(path)):
@@ -168,7 +168,7 @@ def test_underscore_names_stay_in_their_file(path: Path) -> None:
     tree = tree_of(path)
     modules, bad = set(), []
     for found in imports_of(tree):
-        if not storey_of(found.module + "." + found.name):
+        if not layer_of(found.module + "." + found.name):
             continue
         if found.name.startswith("_"):
             bad.append(f"line {found.line}: {found.module}.{found.name}")
@@ -190,5 +190,5 @@ def test_the_law_is_checked_against_something() -> None:
         "from ngxstream.process import cli\ndef f():\n    import ngxstream.event.loop\n"
     )
     upward, inner = imports_of(tree)
-    assert "process" == storey_of(full_name(upward))
-    assert ("event", True) == (storey_of(full_name(inner)), inner.inside)
+    assert "process" == layer_of(full_name(upward))
+    assert ("event", True) == (layer_of(full_name(inner)), inner.inside)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import regex, regex_syntax
-from tests.house.test_sources import SOURCES, source_id, tree_of
+from tests.structure.test_sources import SOURCES, source_id, tree_of
 from tests.support import digests
 from tests.support.patterns import Patterns
 
