@@ -290,7 +290,7 @@ class UdpListener:
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
-            # once it is off, a message that was coalesced before is read without its cuts:
+            # once it is off, a coalesced message that is queued is read as one datagram:
             # switch when there is nothing queued
             if gro.is_on and gro.idle > udp_gro.IDLE:
                 gro.switch(False)
@@ -411,6 +411,11 @@ class UdpListener:
         """Return what came from a client while its session was not ready."""
         waiting = self.table.get(c.key)
         return waiting.kept if isinstance(waiting, udp_clients.Waiting) and waiting.c is c else []
+
+    def give(self, c: Connection, views: list[memoryview]) -> list[memoryview]:
+        """Give a session datagrams of its client. Returns: what it does not want"""
+        sink = self.table.get(c.key)
+        return views if sink is None or sink.c is not c else sink.take(views) or []
 
     def go_on(self, c: Connection, run: Callable[[], None]) -> None:
         """Run a session on that took its client's datagrams until now; it lists itself anew."""

@@ -178,7 +178,7 @@ class Worker:
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
             self.arrival.go()
-            on = "leaving" if self.loop.exiting else "serving on"
+            on = "leaving" if self.loop.exiting or self.loop.stopped else "serving on"
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
             if self.siblings is None:  # nobody else gives back what they held

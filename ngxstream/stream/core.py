@@ -291,5 +291,6 @@ DIRECTIVES = (
 
 MODULE = StreamModule(
     name="core", directives=DIRECTIVES, conf=CoreConf, variables=VARIABLES,
-    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS), facts=core_facts.FACTS,
+    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS), contents=preread.CONTENTS,
+    facts=core_facts.FACTS,
 )

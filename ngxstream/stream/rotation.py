@@ -137,7 +137,7 @@ class RotatingRoundRobin(round_robin.RoundRobin):
 
     __slots__ = ()
 
-    plain = RotatingSelection
+    plain = resumed = RotatingSelection
     locked = round_robin.Locked
 
     def use(self, tier: Tier) -> None:

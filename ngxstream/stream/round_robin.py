@@ -387,6 +387,7 @@ class RoundRobin:
 
     plain: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection
     locked: ClassVar[type[RoundRobinSelection]] = Locked  # the same over peers in shared memory
+    resumed: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection  # of resume(), if plain
 
     def __init_subclass__(cls) -> None:
         """Make the class of selections under the lock, where there is none."""
@@ -438,8 +439,7 @@ class RoundRobin:
                     state.hold(1)
                     if tier.single:
                         return _single(tier), peer
-                    plain = RoundRobinSelection if tier.lock is NO_LOCK else Locked
-                    selection = plain(tier, s)
+                    selection = (self.resumed if tier.lock is NO_LOCK else Locked)(tier, s)
                     selection.tried = bit
                     return selection, peer
             tier = tier.backup

@@ -61,6 +61,13 @@ class Variable:
     doc: str = ""
 
 
+def name_in(word: str) -> str:
+    """Return the name of `$name`. Raises: ConfError"""
+    if not word.startswith("$"):
+        raise errors.ConfError(f'invalid variable name "{word}"')
+    return word[1:]
+
+
 def not_found(s: Session) -> bytes | None:
     """Return None: the value of a named capture before its regex matched."""
     return None

@@ -35,7 +35,7 @@ NEVER_MS: Final = 1 << 62
 
 
 class Exchange(handler.Proxy):
-    """The counts of a session, and its ends."""
+    """The counts of a session, and how it ends."""
 
     __slots__ = (
         "client",  # sockaddr answers go to
@@ -109,15 +109,15 @@ class Exchange(handler.Proxy):
     def fail_over(self) -> None:
         """Go on to the next server with the first datagram, or end as 502 when there is none."""
         rates = self.rates
+        self.dropped = self.requests - 1  # what followed it went to servers that refuse
         if rates is not None:
             rates.stop()  # the pauses of the former one are over
-        self.dropped += self.requests - 1  # what followed it went to the server that refuses
+            self.dropped -= len(rates.delayed)  # they were not sent yet
         self.loop.timers.remove(self)
         self.queue = None
         self.family = 0
         self.next_upstream()
         if rates is not None and self.pc is not None:
-            self.dropped -= len(rates.delayed)  # they were not sent yet
             rates.wait()
 
     def settle(self) -> bool:
@@ -158,7 +158,7 @@ class Exchange(handler.Proxy):
         return self.requests > 1 and self.responses > 0
 
     def give_way(self) -> None:
-        """End for the sake of a new client."""
+        """End to free a slot for a new client."""
         s = self.s
         if s.log.level >= log.INFO:
             s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
@@ -192,7 +192,7 @@ class Exchange(handler.Proxy):
 
     def leave(self) -> None:
         """Stop what goes on here in the background."""
-        rates, self.rates = self.rates, None  # it knows this session: no circle may stay
+        rates, self.rates = self.rates, None  # it refers to this session: no cycle may stay
         if rates is not None:
             rates.stop()
 
@@ -204,6 +204,7 @@ class Exchange(handler.Proxy):
             state.session_ms = loop.now_ms - state.start_ms
         self._free(self.failed)
         if self.rates is not None:
+            self.dropped += len(self.rates.delayed)
             if self.rates.download_timer is not None:
                 self.family = 0  # its socket is not watched: it cannot rest among the others
             self.leave()

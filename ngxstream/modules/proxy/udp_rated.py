@@ -134,16 +134,16 @@ class Rates:
     def _pause(self, delay_ms: int) -> None:
         """Leave the server's answers in the kernel for a while."""
         proxy = self.proxy
-        if self.download_timer is None and proxy.queue is None:
-            proxy.loop.poller.remove(proxy.pc_fd)
+        if self.download_timer is None:
             self.download_timer = proxy.loop.call_later(
                 max(1, delay_ms), self._resume, cancelable=True
             )
+            proxy.watch()
 
     def _resume(self) -> None:
         self.download_timer = None
         proxy = self.proxy
-        if proxy.pc is not None and proxy.queue is None:
+        if proxy.pc is not None:
             proxy.deadline = proxy.loop.now_ms + proxy.timeout
             proxy.watch()
 
@@ -153,7 +153,7 @@ class Rates:
         return self.upload_timer is not None or self.download_timer is not None
 
     def pack(self) -> tuple[int | None, int | None, int]:
-        """Return when the counting began and how much was let through."""
+        """Return when counting began and how many bytes were sent."""
         upload, download = self.upload, self.download
         return (
             None if upload is None else upload.start_s,

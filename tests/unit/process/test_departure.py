@@ -205,7 +205,7 @@ def test_any_module_s_content_moves_with_its_sockets(world: World, count: int) -
 
 
 def test_more_sockets_than_a_message_takes_end_their_session(world: World) -> None:
-    """It alone."""
+    """Only that session is ended."""
     greedy(world, 131)
     world.hand_over()
     assert not world.old.loop.sessions | world.new.loop.sessions

@@ -136,7 +136,7 @@ def test_each_session_has_the_descriptors_it_says(
 
 @given(st.integers(0, 255), st.binary(max_size=300), st.integers(0, 3))
 def test_any_message_is_mail_or_the_error(kind: int, payload: bytes, count: int) -> None:
-    """And leaves nothing open."""
+    """Neither outcome leaves a descriptor open."""
     box = mailbox.Mailbox()
     inbox = mailbox.Inbox(box.reader)
     before = descriptors.count()

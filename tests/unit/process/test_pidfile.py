@@ -81,7 +81,7 @@ def test_a_stale_or_broken_file_does_not_hinder_a_start(tmp_path: Path, text: st
 
 
 def test_no_file_does_not_hinder_a_start(tmp_path: Path) -> None:
-    """The first start finds none."""
+    """The first start finds no pid file."""
     pidfile.check(str(tmp_path / "pid"))
 
 
@@ -115,7 +115,7 @@ def test_a_file_older_than_the_process_is_stale(
 
 
 def test_a_stranger_gets_no_signal(tmp_path: Path, stranger: subprocess.Popen[bytes]) -> None:
-    """However old the file is."""
+    """The age of the pid file makes no difference."""
     path = tmp_path / "pid"
     path.write_text(f"{stranger.pid}\n")
     with pytest.raises(pidfile.SignalError) as caught:
@@ -170,7 +170,7 @@ def test_a_zombie_is_not_alive() -> None:
 
 
 def test_a_signal_to_nobody_is_an_alert() -> None:
-    """nginx's words and level."""
+    """Message and level are nginx's."""
     with pytest.raises(pidfile.SignalError) as caught:
         pidfile.send(999_999_999, 15)
     assert "alert" == caught.value.level

@@ -43,7 +43,7 @@ def test_a_writer_that_dies_leaves_what_was_there(record: Record) -> None:
 
 
 def test_what_does_not_fit_is_left_out(record: Record) -> None:
-    """The first ones are kept."""
+    """A record of fixed size keeps the first entries."""
     many = [entry(1, "x" * 200 + str(number)) for number in range(names.HALF // 100)]
     record.write(many)
     kept = record.read()
