@@ -15,12 +15,8 @@ _SCALES: Final = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 # unit letter -> (rank, seconds); ranks must rise from one unit to the next
 _YEAR, _MONTH, _WEEK, _DAY, _HOUR, _MIN, _SEC, _MSEC, _LAST = range(1, 10)
 _UNITS: Final = {
-    "M": (_MONTH, 60 * 60 * 24 * 30),
-    "w": (_WEEK, 60 * 60 * 24 * 7),
-    "d": (_DAY, 60 * 60 * 24),
-    "h": (_HOUR, 60 * 60),
-    "m": (_MIN, 60),
-    "s": (_SEC, 1),
+    "M": (_MONTH, 60 * 60 * 24 * 30), "w": (_WEEK, 60 * 60 * 24 * 7), "d": (_DAY, 60 * 60 * 24),
+    "h": (_HOUR, 60 * 60), "m": (_MIN, 60), "s": (_SEC, 1),
 }
 _PART: Final = re.compile(r"([0-9]*)(ms|[yMwdhms ]|\Z) *")
 

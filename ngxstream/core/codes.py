@@ -1,7 +1,7 @@
 """What every layer shares: return codes and statuses (ngx_core.h, ngx_stream.h).
 
 They are module-level ints, not enum members: `rc is OK` on an int costs a seventh of the same
-test on an IntEnum member, and these words are spoken on every packet.
+test on an IntEnum member, and they are compared for every packet.
 """
 
 from typing import Final

@@ -20,14 +20,8 @@ _JSON_BAD: Final = re.compile(rb'[\x00-\x1f"\\]')
 
 _DEFAULT: Final = {bytes((n,)): b"\\x%02X" % n for n in range(256)}
 _JSON: Final = {
-    **{bytes((n,)): b"\\u%04X" % n for n in range(0x20)},
-    b"\n": b"\\n",
-    b"\r": b"\\r",
-    b"\t": b"\\t",
-    b"\b": b"\\b",
-    b"\f": b"\\f",
-    b'"': b'\\"',
-    b"\\": b"\\\\",
+    **{bytes((n,)): b"\\u%04X" % n for n in range(0x20)}, b"\n": b"\\n", b"\r": b"\\r",
+    b"\t": b"\\t", b"\b": b"\\b", b"\f": b"\\f", b'"': b'\\"', b"\\": b"\\\\",
 }
 
 

@@ -71,18 +71,18 @@ def _line(data: bytes, keep: str = "") -> bytes:
 
 
 class _Process:
-    """The process as lines name it, asked of the kernel once."""
+    """The pid, and how lines name it; asked of the kernel once in a process, also a forked one."""
 
     def __init__(self) -> None:
-        self.learn()
-        os.register_at_fork(after_in_child=self.learn)
+        self._learn()
+        os.register_at_fork(after_in_child=self._learn)
 
-    def learn(self) -> None:
-        pid = os.getpid()
+    def _learn(self) -> None:
+        self.pid = pid = os.getpid()
         self.mark = f"{pid}#{pid}: "
 
 
-_PROCESS: Final = _Process()
+PROCESS: Final = _Process()
 
 
 class Target(Protocol):
@@ -282,7 +282,7 @@ class Log:
             self.write(level, text)
 
     def _head(self, level: int) -> str:
-        return f"{self.clock.log_time()} [{NAMES[level]}] {_PROCESS.mark}"
+        return f"{self.clock.log_time()} [{NAMES[level]}] {PROCESS.mark}"
 
     def _leave_room(self, level: int, text: str) -> str:
         """Cut a text so that an errno fits behind it. Source: ngx_log.c ngx_log_errno"""

@@ -64,34 +64,16 @@ VERTICAL: Final = of(b"\n\v\f\r\x85")
 
 # what follows a backslash, inside a class and outside
 ESCAPES: Final = {
-    "d": DIGIT,
-    "D": invert(DIGIT),
-    "w": WORD,
-    "W": invert(WORD),
-    "s": SPACE,
-    "S": invert(SPACE),
-    "h": HORIZONTAL,
-    "H": invert(HORIZONTAL),
-    "v": VERTICAL,
-    "V": invert(VERTICAL),
+    "d": DIGIT, "D": invert(DIGIT), "w": WORD, "W": invert(WORD), "s": SPACE, "S": invert(SPACE),
+    "h": HORIZONTAL, "H": invert(HORIZONTAL), "v": VERTICAL, "V": invert(VERTICAL),
 }
 
 # what stands in [:name:]
 POSIX: Final = {
-    "alnum": ALNUM,
-    "alpha": ALPHA,
-    "ascii": span(0, 0x7F),
-    "blank": of(b" \t"),
-    "cntrl": span(0, 0x1F) | one(0x7F),
-    "digit": DIGIT,
-    "graph": GRAPH,
-    "lower": LOWER,
-    "print": GRAPH | one(0x20),
-    "punct": GRAPH & ~ALNUM,
-    "space": SPACE,
-    "upper": UPPER,
-    "word": WORD,
-    "xdigit": DIGIT | of(b"ABCDEFabcdef"),
+    "alnum": ALNUM, "alpha": ALPHA, "ascii": span(0, 0x7F), "blank": of(b" \t"),
+    "cntrl": span(0, 0x1F) | one(0x7F), "digit": DIGIT, "graph": GRAPH, "lower": LOWER,
+    "print": GRAPH | one(0x20), "punct": GRAPH & ~ALNUM, "space": SPACE, "upper": UPPER,
+    "word": WORD, "xdigit": DIGIT | of(b"ABCDEFabcdef"),
 }
 
 

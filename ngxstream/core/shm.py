@@ -1,8 +1,8 @@
 """Zones: memory that all workers share, made by the master before it forks, and its lock
 (ngx_shmem.c, ngx_slab.c, ngx_shmtx.c).
 
-A worker can die by SIGKILL between any two instructions, and what it held must come back. Two
-things see to that, and neither asks the dead for help:
+A worker can die by SIGKILL between any two instructions, and what it held must be released. Two
+mechanisms do that, and neither needs the dead process:
 
 1. The lock is a record lock of fcntl(2) on a file without a name. The kernel owns it: it goes
    when its holder goes. Locks of this kind belong to a process, so a fork starts without any.
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors
+from ngxstream.core.log import PROCESS
 from ngxstream.core.shm_ledger import Ledger, Ledgers
 
 if TYPE_CHECKING:
@@ -39,14 +40,12 @@ PAGE: Final = mmap.PAGESIZE
 LEAST: Final = 8 * PAGE  # no zone may be smaller. Source: ngx_stream_limit_conn_zone
 
 _RECLAIMING: Final = 2  # the byte of the lock that is held by who gives back
-# what is given back before the lock is free for others again: some 0.2 ms
-BATCH: Final = 32
-# how long who must not be kept from other things waits for a lock
-PATIENCE_S: Final = 1.0
-RECLAIM_S: Final = 1.0  # how long who reclaims may be kept from other things by what he reclaims
+BATCH: Final = 32  # entries given back before others may take the lock: some 0.2 ms
+PATIENCE_S: Final = 1.0  # how long soon() waits for a lock
+RECLAIM_S: Final = 1.0  # how long one call of reclaim() may take
 RETRY_S: Final = 0.0005
 
-# What reading memory that another process may have spoiled ends in.
+# What reading memory that another process has spoiled may raise.
 DAMAGE: Final = (
     errors.InternalError, IndexError, ValueError, OverflowError, TypeError, OSError, struct.error
 )
@@ -58,23 +57,6 @@ class BusyError(errors.InternalError):
 
 class UnfinishedError(BusyError):
     """There is more to give back than who does it has time for at once."""
-
-
-class _Process:
-    """The pid of this process, also of one that was forked: asking the kernel costs 0.1 µs."""
-
-    __slots__ = ("pid",)
-
-    def __init__(self) -> None:
-        self.note()
-        os.register_at_fork(after_in_child=self.note)
-
-    def note(self) -> None:
-        """Ask the kernel."""
-        self.pid = os.getpid()
-
-
-_SELF: Final = _Process()
 
 
 class Lock:
@@ -182,8 +164,8 @@ class Zone:
     def ledger(self) -> Ledger:
         """What this process holds. Raises: OSError where it has none yet and cannot have one."""
         ledger = self._ledger
-        if ledger is None or ledger.pid != _SELF.pid:  # a child's parent may have counted
-            ledger = self._ledger = Ledger(self.ledgers, _SELF.pid)
+        if ledger is None or ledger.pid != PROCESS.pid:  # a child's parent may have counted
+            ledger = self._ledger = Ledger(self.ledgers, PROCESS.pid)
         return ledger
 
     def claim(self) -> None:

@@ -45,17 +45,10 @@ NETWORK: Final = """\
 
 # What scripts search in `nginx -V` to know what a build can do.
 CONFIGURE: Final = (
-    f"--prefix={opts.PREFIX.rstrip('/')}",
-    f"--conf-path={opts.CONF_PATH}",
-    f"--error-log-path={opts.ERROR_LOG_PATH}",
-    f"--pid-path={opts.PID_PATH}",
-    f"--lock-path={opts.LOCK_PATH}",
-    "--with-debug",
-    "--with-stream",
-    "--with-stream_geoip_module",
-    "--with-stream_realip_module",
-    "--with-stream_ssl_module",
-    "--with-stream_ssl_preread_module",
+    f"--prefix={opts.PREFIX.rstrip('/')}", f"--conf-path={opts.CONF_PATH}",
+    f"--error-log-path={opts.ERROR_LOG_PATH}", f"--pid-path={opts.PID_PATH}",
+    f"--lock-path={opts.LOCK_PATH}", "--with-debug", "--with-stream", "--with-stream_geoip_module",
+    "--with-stream_realip_module", "--with-stream_ssl_module", "--with-stream_ssl_preread_module",
 )
 
 
@@ -94,13 +87,9 @@ def version_info(options: opts.Options) -> str:
     text = f"{program} version: {options.version}\n"
     if options.show_help:
         text += USAGE.format(
-            program=program,
-            letter="" if program == opts.NGINX else "N",
-            network="" if program == opts.NGINX else NETWORK,
-            blank=" " * len(program),
-            prefix=opts.PREFIX,
-            error_log=opts.ERROR_LOG_PATH,
-            conf=opts.CONF_PATH,
+            program=program, letter="" if program == opts.NGINX else "N",
+            network="" if program == opts.NGINX else NETWORK, blank=" " * len(program),
+            prefix=opts.PREFIX, error_log=opts.ERROR_LOG_PATH, conf=opts.CONF_PATH,
         ) + "\n"
     if options.show_configure:
         text += (

@@ -68,10 +68,7 @@ class Reading:
             to.error(log.LEVELS[level], message)
 
         building = builder.Builder(
-            MODULES,
-            prefix=options.prefix,
-            conf_prefix=options.conf_prefix,
-            warn=warn,
+            MODULES, prefix=options.prefix, conf_prefix=options.conf_prefix, warn=warn,
             elsewhere=elsewhere.NAMES,
         )
         self.zones = building.data["zones"] = shm_zones.ZoneTable()

@@ -40,8 +40,7 @@ START_MS: Final = 5000  # how long a new worker waits to be told that it may rea
 Key = tuple[Any, ...]  # ListenOptions.key
 
 _PLAN: Final = Record(
-    "plan",
-    Field(1, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
+    "plan", Field(1, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
     Field(2, "pids", List(codec.PID, 65_536), []),
 )
 # its listening address; itself (stream/travel.py); name of the kind of its content, and that

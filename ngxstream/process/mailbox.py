@@ -46,18 +46,14 @@ _SCHEMAS: Final = {
         "STOPPED", Field(1, "pid", codec.PID), Field(2, "pids", List(codec.PID, 65_536), [])
     ),
     SESSIONS: Record(
-        "SESSIONS",
-        Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS)),
+        "SESSIONS", Field(1, "sessions", List(codec.Bytes(MAX_BYTES), MAX_FDS)),
         Field(2, "sockets", codec.Bytes(MAX_FDS)),
     ),
     WAITING: Record("WAITING", Field(1, "number", codec.UINT), Field(2, "datagrams", _DATAGRAMS)),
     DATAGRAMS: Record(
-        "DATAGRAMS",
-        Field(1, "where", addresses.LISTEN_KEY),
-        Field(2, "key", addresses.CLIENT_KEY),
+        "DATAGRAMS", Field(1, "where", addresses.LISTEN_KEY), Field(2, "key", addresses.CLIENT_KEY),
         Field(3, "peer", addresses.ADDRESS),
-        Field(4, "local", codec.Optional(codec.Bytes(16)), None),
-        Field(5, "datagrams", _DATAGRAMS),
+        Field(4, "local", codec.Optional(codec.Bytes(16)), None), Field(5, "datagrams", _DATAGRAMS),
     ),
     DONE: Record("DONE", Field(1, "pid", codec.PID)),
 }

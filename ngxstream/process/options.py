@@ -27,11 +27,7 @@ OURS: Final = "ngxstream"
 NGINX: Final = "nginx"
 
 _WANTS: Final = {
-    "p": "directory name",
-    "e": "file name",
-    "c": "file name",
-    "g": "parameter",
-    "s": "parameter",
+    "p": "directory name", "e": "file name", "c": "file name", "g": "parameter", "s": "parameter",
 }
 
 

@@ -38,8 +38,7 @@ BACKLOG: Final = 64
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 ORPHANED: Final = Record(
-    "orphan",
-    Field(1, "generation", codec.UINT, 0),
+    "orphan", Field(1, "generation", codec.UINT, 0),
     Field(2, "digest", codec.Text(64, is_word=True), ""),
 )
 SOCKETS_GIVEN: Final = Record("sockets", Field(1, "last", codec.BOOL, False))

@@ -75,11 +75,8 @@ class OtherMaster:
             link.tell([cycle, *master.old], (), ())
             try:
                 self.pid = upgrade.execute(
-                    words,
-                    system.environment(cycle.main.env, os.environ),
-                    [*cycle.listenings, *cycle.lingering],
-                    theirs,
-                    signals.HEARD,
+                    words, system.environment(cycle.main.env, os.environ),
+                    [*cycle.listenings, *cycle.lingering], theirs, signals.HEARD,
                 )
             except OSError as error:
                 to.error(log.ALERT, f'fork() failed while spawning "{words[0]}"', error)

@@ -95,14 +95,9 @@ class Service:
                 exclusive = cycle.workers > 1 and listening.is_shared(sock)
                 self.tcp_listeners.append(
                     TcpListener(
-                        loop,
-                        listening,
-                        sock,
-                        conf.begin,
-                        burst=BURST_ALL if events.multi_accept else BURST,
-                        exclusive=exclusive,
-                        pause_ms=events.accept_mutex_delay,
-                        slots=conf.slots,
+                        loop, listening, sock, conf.begin,
+                        burst=BURST_ALL if events.multi_accept else BURST, exclusive=exclusive,
+                        pause_ms=events.accept_mutex_delay, slots=conf.slots,
                         relay=relays.get(conf.slots) if exclusive else None,
                     )
                 )

@@ -13,9 +13,7 @@ from typing import Final
 
 # What -s knows.
 COMMANDS: Final[Mapping[str, signal.Signals]] = {
-    "stop": signal.SIGTERM,
-    "quit": signal.SIGQUIT,
-    "reopen": signal.SIGUSR1,
+    "stop": signal.SIGTERM, "quit": signal.SIGQUIT, "reopen": signal.SIGUSR1,
     "reload": signal.SIGHUP,
 }
 

@@ -69,20 +69,15 @@ _TEXT: Final = codec.Record(
     "file", Field(1, "path", codec.Text(4096)), Field(2, "text", codec.Bytes(MAX_BYTES))
 )
 _STEERED: Final = codec.Record(
-    "address",
-    Field(1, "key", addresses.LISTEN_KEY),
+    "address", Field(1, "key", addresses.LISTEN_KEY),
     Field(2, "workers", codec.Int(0, MAX_WORKERS), 0),
 )
 _RECORD: Final = codec.Record(
-    "configuration",
-    Field(1, "generation", codec.UINT),
-    Field(2, "texts", List(_TEXT, 1 << 20)),
+    "configuration", Field(1, "generation", codec.UINT), Field(2, "texts", List(_TEXT, 1 << 20)),
     Field(3, "steered", List(_STEERED, 1 << 20), []),
 )
 _ANNOUNCEMENT: Final = codec.Record(
-    "announcement",
-    Field(1, "pid", codec.PID),
-    Field(2, "records", List(_RECORD, 65_536), []),
+    "announcement", Field(1, "pid", codec.PID), Field(2, "records", List(_RECORD, 65_536), []),
     Field(3, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
 )
 

@@ -290,11 +290,7 @@ DIRECTIVES = (
 )
 
 MODULE = StreamModule(
-    name="core",
-    directives=DIRECTIVES,
-    conf=CoreConf,
-    variables=VARIABLES,
-    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS),
-    contents=preread.CONTENTS,
+    name="core", directives=DIRECTIVES, conf=CoreConf, variables=VARIABLES,
+    keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS), contents=preread.CONTENTS,
     facts=core_facts.FACTS,
 )

@@ -165,9 +165,6 @@ def _keepalive(word: str, value: str, given: Given) -> tuple[str, str | tuple[in
 
 _VALUES: Final[dict[str, Callable[[str, str, Given], tuple[str, Any]]]] = {
     "fastopen": _number("fastopen", may_be_zero=True),
-    "backlog": _number("backlog", may_be_zero=False),
-    "rcvbuf": _size("rcvbuf"),
-    "sndbuf": _size("sndbuf"),
-    "ipv6only": _ipv6only,
-    "so_keepalive": _keepalive,
+    "backlog": _number("backlog", may_be_zero=False), "rcvbuf": _size("rcvbuf"),
+    "sndbuf": _size("sndbuf"), "ipv6only": _ipv6only, "so_keepalive": _keepalive,
 }

@@ -1,4 +1,4 @@
-"""Session: one client's whole stay, and finalize(), its only way out.
+"""Session: one client's connection or UDP session, and finalize(), which ends it.
 
 Answers for ngx_stream_session_t, ngx_stream_init_connection and ngx_stream_finalize_session
 (ngx_stream_handler.c).
@@ -6,7 +6,7 @@ Answers for ngx_stream_session_t, ngx_stream_init_connection and ngx_stream_fina
 1. A session ends in finalize() and nowhere else; calling it again does nothing.
 2. Whatever a module takes on behalf of a session (a count in a zone, a peer) it gives back in a
    cleanup or in its content's close().
-3. No object of a session points at itself in a circle once finalize() is through: the cyclic
+3. No object of a session is part of a reference cycle once finalize() is through: the cyclic
    collector does not run in a worker.
 """
 
@@ -39,7 +39,7 @@ UNTIL: Final = "until"  # in ctx: loop ms when the worker_shutdown_timeout it be
 
 
 class Session:
-    """One client's stay, TCP or UDP.
+    """The session of one client, TCP or UDP.
 
     What all features share are slots (stream/travel.py says how each moves to another process); a
     module keeps its scratch in `ctx` under a key that it declares (StreamModule.keeps).
@@ -156,7 +156,7 @@ class Session:
                 loop.fault(None)
         loop.sessions.discard(self)
         try:
-            loop.close_connection(self.c)  # TLS may have a word to say, of all of the session
+            loop.close_connection(self.c)  # TLS may send its close_notify
         finally:
             self.content = None
             self.ctx = None

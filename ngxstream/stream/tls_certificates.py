@@ -48,7 +48,7 @@ class Certificates:
         try:
             self._use(connection, path, key_path, now_ms)
         except libssl.SslError:
-            # one of the two may be of before a change of both
+            # one of the two may be older than a change of both
             if not cached or not self._forget(path, key_path):
                 raise
             self._use(connection, path, key_path, now_ms)

@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
 
 PROTOCOLS: Final = {
-    "SSLv2": tls_protocols.SSLV2,
-    "SSLv3": tls_protocols.SSLV3,
-    "TLSv1": tls_protocols.TLSV1,
-    "TLSv1.1": tls_protocols.TLSV1_1,
-    "TLSv1.2": tls_protocols.TLSV1_2,
+    "SSLv2": tls_protocols.SSLV2, "SSLv3": tls_protocols.SSLV3, "TLSv1": tls_protocols.TLSV1,
+    "TLSv1.1": tls_protocols.TLSV1_1, "TLSv1.2": tls_protocols.TLSV1_2,
     "TLSv1.3": tls_protocols.TLSV1_3,
 }
 LONGEST_PASSWORD_LINE: Final = 4096  # NGX_SSL_PASSWORD_BUFFER_SIZE

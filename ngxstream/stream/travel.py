@@ -1,14 +1,14 @@
-"""What a session takes with it to another process, but for its content: packed and unpacked.
+"""The hand-over record of a session, without its content: packed and unpacked.
 
-nginx has no counterpart: there a session ends with its process's interest in it.
+nginx has no counterpart: there a session never leaves its process.
 
 Both processes are forks of one master and have the configuration the session began under in
 memory, so that a session names its settings by place: the generation of the configuration, the
 listen address and the server by their numbers. Everything else is values of a schema. What a module
 keeps about a session, it packs and unpacks itself (StreamModule.keeps).
 
-The other process may run as another user: what it says names nothing but places that exist, and
-stays a session of the shape it claims.
+The other process may run as another user: a record is refused if it names a place that does not
+exist or has a value that no session can have.
 """
 
 from __future__ import annotations
@@ -61,24 +61,17 @@ _NUMBERS: Final = (
     "start_ms", "connect_ms", "first_byte_ms", "session_ms", "bytes_sent", "bytes_received"
 )
 _STATE: Final = Record(
-    "record of an attempt",
-    Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
+    "record of an attempt", Field(1, "numbers", codec.Numbers(len(_NUMBERS), -1)),
     Field(2, "peer_name", _WORD, ""),
 )
 _CACHED: Final = Record("variable", Field(1, "index", codec.UINT), Field(2, "value", _VALUE, None))
 _NAMED: Final = Record("module's value", Field(1, "name", _WORD), Field(2, "value", _OWN))
 _HEADER: Final = Record(
-    "PROXY header",
-    Field(1, "version", codec.Int(1, 2)),
-    Field(2, "command", codec.Int(0, 15)),
-    Field(3, "family", codec.Int(0, 15)),
-    Field(4, "transport", codec.Int(0, 15)),
-    Field(5, "length", codec.Int(0, 1 << 17)),
-    Field(6, "has_client", codec.BOOL, False),
-    Field(7, "src_addr", codec.Text(256), ""),
-    Field(8, "src_port", codec.Int(0, 65_535), 0),
-    Field(9, "dst_addr", codec.Text(256), ""),
-    Field(10, "dst_port", codec.Int(0, 65_535), 0),
+    "PROXY header", Field(1, "version", codec.Int(1, 2)), Field(2, "command", codec.Int(0, 15)),
+    Field(3, "family", codec.Int(0, 15)), Field(4, "transport", codec.Int(0, 15)),
+    Field(5, "length", codec.Int(0, 1 << 17)), Field(6, "has_client", codec.BOOL, False),
+    Field(7, "src_addr", codec.Text(256), ""), Field(8, "src_port", codec.Int(0, 65_535), 0),
+    Field(9, "dst_addr", codec.Text(256), ""), Field(10, "dst_port", codec.Int(0, 65_535), 0),
     Field(11, "tlvs", codec.Bytes(1 << 16), b""),
 )
 # generation, address, server, $connection, bytes received, sent, family, passes, start (ms)
@@ -161,7 +154,7 @@ class PackedSession:
     __slots__ = ("_values", "address", "key", "listening", "number", "server", "stream")
 
     def __init__(self, data: bytes, places: Places) -> None:
-        """Look at what another process says of a session.
+        """Check a record that another process has sent.
 
         Raises: KeyError when its configuration is unknown here, CodecError for what is no session
         """

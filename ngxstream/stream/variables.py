@@ -69,7 +69,7 @@ def name_in(word: str) -> str:
 
 
 def not_found(s: Session) -> bytes | None:
-    """Get nothing: what a named capture is before its regex matched."""
+    """Return None: the value of a named capture before its regex matched."""
     return None
 
 
