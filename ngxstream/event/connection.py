@@ -36,6 +36,9 @@ class Table(Protocol):
     def again(self, c: Connection, views: list[memoryview], /) -> None:
         """Take datagrams of a client that its session kept before it was ready for any."""
 
+    def give(self, c: Connection, views: list[memoryview]) -> list[memoryview]:
+        """Give a session datagrams of its client. Returns: what it does not want"""
+
     def enlist(self, c: Connection, sink: Sink) -> None:
         """Send a client's datagrams to a sink from now on."""
 

@@ -412,6 +412,11 @@ class UdpListener:
         waiting = self.table.get(c.key)
         return waiting.kept if isinstance(waiting, udp_clients.Waiting) and waiting.c is c else []
 
+    def give(self, c: Connection, views: list[memoryview]) -> list[memoryview]:
+        """Give a session datagrams of its client. Returns: what it does not want"""
+        sink = self.table.get(c.key)
+        return views if sink is None or sink.c is not c else sink.take(views) or []
+
     def go_on(self, c: Connection, run: Callable[[], None]) -> None:
         """Run a session on that took its client's datagrams until now; it lists itself anew."""
         self.forget(c)

@@ -295,5 +295,6 @@ MODULE = StreamModule(
     conf=CoreConf,
     variables=VARIABLES,
     keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS),
+    contents=preread.CONTENTS,
     facts=core_facts.FACTS,
 )

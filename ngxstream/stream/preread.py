@@ -39,7 +39,7 @@ from ngxstream.core.log import ERR
 from ngxstream.event import datagram
 from ngxstream.event.udp_clients import KEPT
 from ngxstream.stream import phases
-from ngxstream.stream.content import Kept
+from ngxstream.stream.content import ANEW, Content, ContentKind, Kept
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Table
@@ -143,10 +143,13 @@ class Preread:
                 return BAD_REQUEST
 
 
-class Further:
-    """The further datagrams that a UDP session waits for: the Sink of its client meanwhile."""
+class Further(Content):
+    """The further datagrams that a UDP session waits for.
 
-    __slots__ = ("c", "s", "kept", "size", "timer", "is_waiting", "goes_on")
+    Meanwhile it is the Sink of the client, and the content: it gives way to new clients.
+    """
+
+    __slots__ = ("c", "s", "kept", "size", "timer", "active_ms", "is_waiting", "goes_on")
 
     def __init__(self, s: Session) -> None:
         self.c = s.c
@@ -166,6 +169,8 @@ class Further:
             s.log_error(ERR, "preread buffer full")
             return BAD_REQUEST
         self.is_waiting = True
+        s.content = self
+        self.active_ms = s.loop.now_ms  # type: ignore[misc]  # a slot here
         c.table.enlist(c, self)  # type: ignore[union-attr]
         return AGAIN
 
@@ -177,6 +182,7 @@ class Further:
             self.kept.append(bytes(view))
             self.size += len(view)
             self.is_waiting = False
+            s.content = None
             table.go_on(c, lambda: phases.run(s))
             if self.is_waiting:
                 continue
@@ -184,8 +190,8 @@ class Further:
             s.set_module_ctx(KEY, None)
             if not self.goes_on:
                 return views[n:]
-            table.again(c, [*(memoryview(data) for data in self.kept), *views[n:]])
-            break
+            kept, self.kept = self.kept, []  # the session's cleanups hold this object
+            return table.give(c, [*(memoryview(data) for data in kept), *views[n:]])
         return None
 
     def take_burst(self, view: memoryview, size: int) -> list[memoryview] | None:
@@ -198,12 +204,17 @@ class Further:
 
     def on_timeout(self) -> None:
         """End the session: nothing usable came in time."""
-        self.count()
         self.s.finalize(STREAM_OK)
 
-    def on_fault(self) -> None:
-        """End the session after an exception nobody expected."""
-        self.s.finalize(INTERNAL_SERVER_ERROR)
+    give_way = on_timeout  # for a new client
+    close = count
+
+    def way(self) -> int:
+        """Have what is kept begin a session elsewhere."""
+        return ANEW
+
+
+CONTENTS: Final = (ContentKind(KEY, Further, stays="it begins anew"),)
 
 
 def datagrams(s: Session) -> list[bytes]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Balancer, Selection, UpstreamState
 
-Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, how it fares
+Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, its state
 
 FORGIVEN_MS: Final = 1 << 62  # when all failures are long past
 NO_LOCK: Final = nullcontext()
@@ -75,10 +75,7 @@ class Tier:
     )
 
     def __init__(
-        self,
-        name: str,
-        peers: Iterable[Peer],
-        backup: Tier | None = None,
+        self, name: str, peers: Iterable[Peer], backup: Tier | None = None,
         lock: AbstractContextManager[None] = NO_LOCK,
     ) -> None:
         self.name = name
@@ -390,6 +387,7 @@ class RoundRobin:
 
     plain: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection
     locked: ClassVar[type[RoundRobinSelection]] = Locked  # the same over peers in shared memory
+    resumed: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection  # of resume(), if plain
 
     def __init_subclass__(cls) -> None:
         """Make the class of selections under the lock, where there is none."""
@@ -441,8 +439,7 @@ class RoundRobin:
                     state.hold(1)
                     if tier.single:
                         return _single(tier), peer
-                    plain = RoundRobinSelection if tier.lock is NO_LOCK else Locked
-                    selection = plain(tier, s)
+                    selection = (self.resumed if tier.lock is NO_LOCK else Locked)(tier, s)
                     selection.tried = bit
                     return selection, peer
             tier = tier.backup

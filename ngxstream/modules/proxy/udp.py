@@ -111,7 +111,7 @@ class UdpProxy(ToServer):
             s.finalize(codes.INTERNAL_SERVER_ERROR)
         if s.status or ((conf.requests or not self.expected) and self.settle()):
             return
-        if conf.requests == 1:
+        if 0 < conf.requests <= self.requests:
             self.c.placed = True  # the client's next datagram begins anew
         else:
             self.enlist()
@@ -132,13 +132,6 @@ class UdpProxy(ToServer):
         self.connect()
         if kept:
             table.again(c, [memoryview(data) for data in kept])
-
-    def watch(self) -> None:
-        """Register for the server's answers."""
-        on_event = self.on_event_gro if self.gro else self.on_event
-        if self.rates is not None:
-            on_event = self.rates.on_event
-        self.loop.register(self.pc_fd, on_event, poller.LEVEL)
 
     way = udp_state.way
     pack = udp_state.pack

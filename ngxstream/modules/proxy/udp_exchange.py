@@ -109,15 +109,15 @@ class Exchange(handler.Proxy):
     def fail_over(self) -> None:
         """Go on to the next server with the first datagram, or end as 502 when there is none."""
         rates = self.rates
+        self.dropped = self.requests - 1  # what followed it went to servers that refuse
         if rates is not None:
             rates.stop()  # the pauses of the former one are over
-        self.dropped += self.requests - 1  # what followed it went to the server that refuses
+            self.dropped -= len(rates.delayed)  # they were not sent yet
         self.loop.timers.remove(self)
         self.queue = None
         self.family = 0
         self.next_upstream()
         if rates is not None and self.pc is not None:
-            self.dropped -= len(rates.delayed)  # they were not sent yet
             rates.wait()
 
     def settle(self) -> bool:
@@ -204,6 +204,7 @@ class Exchange(handler.Proxy):
             state.session_ms = loop.now_ms - state.start_ms
         self._free(self.failed)
         if self.rates is not None:
+            self.dropped += len(self.rates.delayed)
             if self.rates.download_timer is not None:
                 self.family = 0  # its socket is not watched: it cannot rest among the others
             self.leave()

@@ -134,16 +134,16 @@ class Rates:
     def _pause(self, delay_ms: int) -> None:
         """Leave the server's answers in the kernel for a while."""
         proxy = self.proxy
-        if self.download_timer is None and proxy.queue is None:
-            proxy.loop.poller.remove(proxy.pc_fd)
+        if self.download_timer is None:
             self.download_timer = proxy.loop.call_later(
                 max(1, delay_ms), self._resume, cancelable=True
             )
+            proxy.watch()
 
     def _resume(self) -> None:
         self.download_timer = None
         proxy = self.proxy
-        if proxy.pc is not None and proxy.queue is None:
+        if proxy.pc is not None:
             proxy.deadline = proxy.loop.now_ms + proxy.timeout
             proxy.watch()
 

@@ -124,7 +124,8 @@ class ToClient(Exchange):
                 self.answer(view)
             if self.s.status:
                 return
-        if dry and self.gro_hints > 512:  # what is queued would be read as one datagram
+        # what is queued would be read as one datagram
+        if dry and self.gro_hints > 512 and self.queue is None:
             self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
             self.gro = False
             datagram.set_gro(self.pc, False)
@@ -136,13 +137,12 @@ class ToClient(Exchange):
     def _hint(self, views: list[memoryview]) -> None:
         """Notice long runs of one size: the server may be sending with GSO."""
         size = len(views[0])
-        if all(len(view) == size for view in views[1:-1]):
+        if self.queue is None and all(len(view) == size for view in views[1:-1]):
             self.gro_hints += 1
             if self.gro_hints == 4 and not self.gro and datagram.set_gro(self.pc, True):
                 self.gro = True
                 self.gro_hints = 0
-                if self.queue is None:
-                    self.loop.register(self.pc_fd, self.on_event_gro)
+                self.loop.register(self.pc_fd, self.on_event_gro)
 
     def answer(self, view: memoryview) -> None:
         """Send one datagram to the client. # hot"""

@@ -150,14 +150,25 @@ class ToServer(ToClient):
         queue = self.queue
         if queue is None:
             queue = self.queue = []
-            loop = self.loop
-            on_event = loop.handlers[self.pc_fd]
-            loop.unregister(self.pc_fd)
-            loop.register(self.pc_fd, _Room(self, on_event).on_event, poller.IN | poller.OUT)
+            self.watch()
         if len(queue) >= QUEUED:
             self.dropped += 1
         else:
             queue.append(bytes(data))
+
+    def watch(self) -> None:
+        """Hear of the server's answers, unless they rest, and of room for what waits."""
+        loop, rates = self.loop, self.rates
+        on_event = self.on_event_gro if self.gro else self.on_event
+        if rates is not None:
+            on_event = rates.on_event
+        mask = poller.LEVEL if rates is None or rates.download_timer is None else 0
+        if self.queue is not None:
+            on_event = _Room(self, on_event).on_event
+            mask |= poller.OUT
+        loop.unregister(self.pc_fd)
+        if mask:
+            loop.register(self.pc_fd, on_event, mask)
 
     def flush(self) -> bool:
         """Send what waited for room. Returns: whether all of it is gone"""
@@ -190,9 +201,7 @@ class _Room:
         """Send what waits, then let the session's own handler have the socket back."""
         proxy = self.proxy
         if mask & poller.OUT and proxy.flush():
-            loop = proxy.loop
-            loop.unregister(proxy.pc_fd)
-            loop.register(proxy.pc_fd, self.go_on, poller.LEVEL)
+            proxy.watch()
             if proxy.settle():
                 return
         if mask & poller.READABLE and not proxy.s.status:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, FORBIDDEN, OK
 from ngxstream.core.log import ERR
-from ngxstream.event import datagram
-from ngxstream.stream import phases, preread, session
+from ngxstream.event import datagram, eviction
+from ngxstream.stream import content, phases, preread, session
 from tests.support import owned, ports
 from tests.support.in_process import InProcess
 from tests.support.udp_in_process import UdpInProcess
@@ -387,7 +387,7 @@ def test_nothing_is_lost_or_doubled_however_datagrams_come(
     with ExitStack() as stack:
         place = Datagrams(stack, Wanting(wanted), lines=f"proxy_requests {quota};")
         sent = place.send(*batches)
-        waiting = [s for s in place.served.loop.sessions if s.content is None]
+        waiting = [s for s in place.served.loop.sessions if isinstance(s.content, preread.Further)]
         kept = [data for s in waiting for data in preread.datagrams(s)]
         assert len(waiting) <= 1
         assert len(kept) < wanted
@@ -495,3 +495,38 @@ def test_a_session_that_is_ended_from_outside_waits_no_more(stack: ExitStack) ->
     place.send(2)
     place.only().finalize(200)
     assert ({}, 0) == (place.listener.table, place.served.loop.live)
+
+
+def test_many_sessions_that_want_no_more_begin_in_one_drain(stack: ExitStack) -> None:
+    """Of 960 datagrams each session wants two and takes one: calls are not nested."""
+    place = Datagrams(stack, Wanting(2), gro=True)
+    place.address.default_server.handler = lambda s: s.finalize(200)
+    place.listener._limit = 64
+    for _ in range(16):
+        place.client.sendmsg([bytes(20)] * 60, datagram.segment_control(20))
+    place.turn()
+    assert ([(200, 20)] * 959, []) == (place.ended, place.served.alerts())
+    assert [bytes(20)] == preread.datagrams(place.only())
+
+
+def test_sessions_that_wait_give_way_to_new_clients(stack: ExitStack) -> None:
+    """Sources that send one datagram and no more lock nobody out once they have idled for 1 s."""
+    place = Datagrams(stack, Wanting(3))
+    loop = place.served.loop
+    loop.free_connections = 6
+    strangers = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(6)]
+    for stranger in strangers:
+        stranger.connect(place.served.address())
+        stranger.send(b"?")
+        place.turn()
+    assert 0 == loop.free_connections
+    assert len(loop.sessions) == 6
+    waited = loop.sessions.copy()
+    for s in waited:
+        s.content.active_ms -= 5000
+        assert content.ANEW == s.content.way()
+    loop.get(eviction.Eviction)._looked_ms -= 1000
+    place.send(1)
+    assert [(200, 1)] == place.ended
+    assert 1 == len(loop.sessions - waited)
+    assert [] == place.served.alerts()

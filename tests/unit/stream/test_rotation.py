@@ -76,3 +76,14 @@ def test_servers_that_stay_go_on_with_their_weights() -> None:
     run(balancer, clock, 13)
     balancer.use(Tier("u", balancer.tier.peers))
     assert [2, 1, 1] == run(balancer, clock, 3)  # the row is 1 2 1 2 1
+
+
+def test_a_session_from_another_process_ends_the_row_by_its_failure() -> None:
+    """The server that it fails on is passed over at once, though turns were being read off."""
+    balancer = group(numbered([{}, {}]))
+    clock = Clock()
+    run(balancer, clock, 10)
+    assert balancer.tier.aid.turn >= 0
+    selection, peer = balancer.resume(session(clock, is_udp=True), "127.0.0.1:1")
+    selection.free(peer, True)
+    assert [2] * 6 == run(balancer, clock, 6)

@@ -144,3 +144,21 @@ def test_a_server_that_sends_runs_is_read_as_one_that_coalesces(answered: Answer
     content.gro_hints = 0
     content._hint([*views[:4], memoryview(b"x"), *views])
     assert 0 == content.gro_hints
+
+
+def test_how_the_server_is_read_is_not_switched_while_datagrams_wait_for_room(
+    answered: Answered,
+) -> None:
+    """Who waits for room reads the answers meanwhile, as it was begun."""
+    content = answered.content
+    content.queue = [b"!"]
+    content.watch()
+    waiting = answered.served.loop.handlers[content.pc_fd]
+    content.gro_hints = 3
+    content._hint([memoryview(bytes(100))] * 9)
+    assert (3, False) == (content.gro_hints, content.gro)
+    content.gro = True
+    content.gro_hints = 1000
+    content.on_event_gro(0)
+    assert content.gro
+    assert waiting == answered.served.loop.handlers[content.pc_fd]

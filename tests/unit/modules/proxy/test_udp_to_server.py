@@ -283,3 +283,99 @@ def test_while_datagrams_wait_answers_are_read_when_there_are_any(
     proxy: Any = SimpleNamespace(flush=lambda: False, s=SimpleNamespace(status=status))
     udp_to_server._Room(proxy, asked.append).on_event(mask)
     assert expected == asked
+
+
+@pytest.fixture
+def servers() -> Iterator[list[socket.socket]]:
+    """Give three servers."""
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(3)]
+        for sock in made:
+            sock.bind(("127.0.0.1", 0))
+            sock.setblocking(False)
+        yield made
+
+
+def group_of(servers: list[socket.socket]) -> str:
+    """Write the lines of an upstream of these servers."""
+    return " ".join(f"server 127.0.0.1:{sock.getsockname()[1]};" for sock in servers)
+
+
+def refuse(proxy: Any, server: socket.socket) -> None:
+    """Have a session's server go away, and the session hear of it."""
+    server.close()
+    proxy.pc.send(b"?")
+    assert select.select([proxy.pc], [], [], 20)[0]
+    proxy.on_event(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_lost_is_counted_once_however_many_servers_refuse(
+    kind: str, client: socket.socket, servers: list[socket.socket]
+) -> None:
+    """Four of five datagrams are lost with the first server, and not again with the second."""
+    with serve(group_of(servers), KINDS[kind]) as served:
+        client.connect(served.address())
+        for n in range(5):
+            client.send(owned.datagram(1, n))
+            turn_until_all_is_read(served)
+        proxy = content_of(served)
+        for server in servers[:2]:
+            refuse(proxy, server)
+            assert 4 == proxy.dropped
+        assert [owned.datagram(1, 0)] == [payload_of(one) for one in receive_all(servers[2])]
+
+
+def test_the_next_server_of_a_session_that_is_full_takes_nothing_from_the_next_session(
+    client: socket.socket, servers: list[socket.socket]
+) -> None:
+    """Two datagrams are all that it takes: the client's further ones go on to its later session."""
+    with serve(group_of(servers), "proxy_requests 2; proxy_responses 1;") as served:
+        client.connect(served.address())
+        for n in range(3):
+            client.send(owned.datagram(1, n))
+            turn_until_all_is_read(served)
+        first, second = sorted(served.loop.sessions, key=lambda s: s.c.number)
+        refuse(first.content, servers[0])
+        client.send(owned.datagram(1, 3))
+        turn_until_all_is_read(served)
+        assert {first, second} == served.loop.sessions
+        assert [2, 2] == [first.content.requests, second.content.requests]
+
+
+def test_answers_rest_while_datagrams_wait_for_room(client: socket.socket, tmp_path: Path) -> None:
+    """Neither direction's pause ends the other one's, whichever begins first."""
+    path = str(tmp_path / "server")
+    with socket.socket(socket.AF_UNIX, UDP) as server, serve(
+        f"server unix:{path};", "proxy_download_rate 10;"
+    ) as served:
+        server.bind(path)
+        server.setblocking(False)
+        client.connect(served.address())
+        client.send(b"?")
+        turn_until_all_is_read(served)
+        proxy = content_of(served)
+        watched = served.loop.poller._masks  # type: ignore[attr-defined]
+        proxy.state.bytes_received += 10_000
+        proxy.rates.on_event(0)
+        assert proxy.pc_fd not in watched
+        for n in range(40):
+            client.send(owned.datagram(1, n))
+            turn_until_all_is_read(served)
+        assert proxy.queue
+        assert poller.OUT == watched[proxy.pc_fd]
+        proxy.rates.download_timer.cancel()
+        proxy.rates._resume()
+        assert poller.IN | poller.OUT == watched[proxy.pc_fd]
+        proxy.rates.on_event(0)
+        assert poller.OUT == watched[proxy.pc_fd]
+        got = receive_all(server)
+        while proxy.queue:
+            served.loop.turn(0)
+            got += receive_all(server)
+        assert [b"?", *(owned.datagram(1, n) for n in range(40))] == got
+        assert proxy.pc_fd not in watched
+        proxy.rates.download_timer.cancel()
+        proxy.rates._resume()
+        assert poller.LEVEL == watched[proxy.pc_fd]
+        assert [] == served.alerts()
