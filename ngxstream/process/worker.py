@@ -14,6 +14,7 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -171,7 +172,13 @@ class Worker:
         """Do what the master says. Source: ngx_channel_handler"""
         try:
             while True:
-                message = self.channel.receive()
+                try:
+                    message = self.channel.receive()
+                except OSError as error:
+                    if error.errno != errno.EPROTO:
+                        raise
+                    self.cycle.log.error(log.WARN, f"what the master said is refused: {error.strerror}")
+                    continue
                 if message.command == channels.QUIT:
                     self.quit()
                 elif message.command == channels.TERMINATE:
