@@ -175,9 +175,10 @@ class Worker:
                 try:
                     message = self.channel.receive()
                 except OSError as error:
-                    if error.errno != errno.EPROTO:
-                        raise
-                    self.cycle.log.error(log.WARN, f"what the master said is refused: {error.strerror}")
+                    if error.errno != errno.EPROTO or self.siblings is not None:
+                        raise  # an orphan waits for another one who can speak to it
+                    text = f"what the master said is refused: {error.strerror}"
+                    self.cycle.log.error(log.WARN, text)
                     continue
                 if message.command == channels.QUIT:
                     self.quit()
