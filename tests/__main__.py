@@ -31,7 +31,7 @@ class Part:
     """One of the processes, and what it says."""
 
     def __init__(self, end: str, folder: str, printing: threading.Lock) -> None:
-        """Start it. shape: end is one of ENDS, folder the one of the marks"""
+        """Start it. Args: end is one of ENDS, folder the one of the marks"""
         environment = os.environ | {sharing.CLAIMS: folder, sharing.FROM: end}
         words = ["-m", "pytest", "-p", "tests.support.sharing", "-p", "no:cacheprovider"]
         self._process = subprocess.Popen(
@@ -79,7 +79,7 @@ def counts(report: list[str]) -> Counter[str]:
 
 
 def together() -> int:
-    """Run the suite in two processes. returns: the exit status"""
+    """Run the suite in two processes. Returns: the exit status"""
     begun = time.monotonic()
     printing = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="ngxstream-tests-") as folder:
@@ -103,7 +103,7 @@ def together() -> int:
 
 
 def main() -> int:
-    """Run what was asked for. returns: the exit status"""
+    """Run what was asked for. Returns: the exit status"""
     words = sys.argv[1:]
     if words or (os.cpu_count() or 1) < len(ENDS):
         return subprocess.run([sys.executable, "-m", "pytest", *words], check=False).returncode

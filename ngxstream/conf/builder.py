@@ -38,11 +38,11 @@ class Scope:
         self.parent = parent
         self.given: dict[str, Given] = {}
         self.statement: reader.Statement | None = None
-        self.line: tuple[str, int] | None = None  # file and line a message would name now
+        self.line: tuple[str, int] | None = None  # file and line that a message names now
         self.owner = owner
 
     def given_of(self, module: Module) -> Given:
-        """Return the dict of what this block said for `module`."""
+        """Return the dict of this block's values for `module`."""
         given = self.given.get(module.name)
         if given is None:
             given = self.given[module.name] = {}
@@ -71,13 +71,8 @@ class Builder:
     """
 
     def __init__(
-        self,
-        modules: Iterable[Module],
-        *,
-        prefix: str,
-        conf_prefix: str,
-        warn: Callable[[str, str], None],
-        elsewhere: frozenset[str] = frozenset(),
+        self, modules: Iterable[Module], *, prefix: str, conf_prefix: str,
+        warn: Callable[[str, str], None], elsewhere: frozenset[str] = frozenset(),
     ) -> None:
         self.modules = (include.MODULE, *modules)
         self.prefix = prefix

@@ -3,7 +3,7 @@
 Answers for ngx_command_t and the generic slot setters of src/core/ngx_conf_file.c. A record is
 declared beside the feature that obeys it; the builder (conf/builder.py) knows nothing but records.
 
-1. A setter stores into `given`, the dict of what one block said for one module. A name already
+1. A setter stores into `given`, the dict of one block's values for one module. A name already
    there is nginx's `"…" directive is duplicate`.
 2. A setter raises ConfError without a location; the builder adds file and line.
 """

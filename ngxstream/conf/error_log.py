@@ -85,12 +85,8 @@ def _level(words: Iterable[str]) -> int:
 
 
 def make_log(
-    specs: Iterable[Spec],
-    open_files: files.OpenFiles,
-    *,
-    clock: clocks.Clock | None = None,
-    console: log.Console | None = None,
-    main: log.Log | None = None,
+    specs: Iterable[Spec], open_files: files.OpenFiles, *, clock: clocks.Clock | None = None,
+    console: log.Console | None = None, main: log.Log | None = None,
 ) -> log.Log:
     """Make the Log that error_log directives of one block describe.
 

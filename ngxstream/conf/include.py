@@ -1,8 +1,8 @@
 """The one directive of the language itself, `include`, for every block (ngx_conf_file.c
 ngx_conf_include).
 
-The files were opened when the text was read; here what they say is judged, as if it stood in the
-place of the include.
+The files were opened when the text was read; here their statements are applied in the place of the
+include.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def walk(builder: Builder, st: Statement, take: Callable[[Statement], None], *,
 def _walk(builder: Builder, statements: Iterable[Statement],
           take: Callable[[Statement], None], includes: bool) -> None:
     for st in statements:
-        if st.error is not None:  # a Fault: the text stops making sense here
+        if st.error is not None:  # a Fault: the syntax error of this file
             raise st.error
         builder.place = (st.file, st.line)
         if st.block is not None:

@@ -1,5 +1,5 @@
-"""Configuration text to a tree of statements, with nginx's complaint where the text stops making
-sense (ngx_conf_file.c ngx_conf_parse, ngx_conf_include).
+"""Configuration text to a tree of statements, with nginx's message at the first syntax error
+(ngx_conf_file.c ngx_conf_parse, ngx_conf_include).
 
 One pass over the tokens of `crossplane.lex` builds the tree; conf/spelling.py has made sure that
 those are nginx's tokens. Its rules:
@@ -9,9 +9,9 @@ those are nginx's tokens. Its rules:
 2. The reader knows no directive but `include`, and opens no file inside the `http` and `mail`
    blocks, which others serve.
 3. The first fault ends the reading of its file; it stays in the tree as a Fault, last in its block.
-   nginx judges while it reads, so an unknown directive further up wins over a syntax error further
-   down: whoever walks the tree raises a Fault on reaching it.
-4. A file is read once and its statements shared; they are judged wherever it is included.
+   nginx applies directives while it reads, so an unknown directive further up wins over a syntax
+   error further down: whoever walks the tree raises a Fault on reaching it.
+4. A file is read once and its statements shared; they are checked wherever it is included.
 """
 
 import os
@@ -128,7 +128,7 @@ def read_text(text: str, *, conf_prefix: str = "", files: conf_files.Files | Non
 
 
 def fault_in(statements: list[Statement]) -> errors.ConfError | None:
-    """Return what is wrong in a block nobody judges (http, mail): the Fault at its end, if any."""
+    """Return the Fault at the end of a block that is skipped (http, mail), if any."""
     while statements:
         last = statements[-1]
         if last.error is not None:
@@ -285,7 +285,6 @@ class _Parse:
         return self.stack[-1].directive == "geo" if self.stack else self.literal
 
     def _block(self) -> list[Statement]:
-        """Return the block now being filled."""
         block = self.stack[-1].block if self.stack else self.top
         return self.top if block is None else block
 
@@ -310,7 +309,6 @@ class _Parse:
             line += 1
 
     def _end(self, end: spelling.End) -> None:
-        """Tell how the text ended."""
         if end.fault is not None:
             self._fault(end.fault, end.line)
         elif self.stack:
@@ -325,7 +323,7 @@ def _lex(text: bytes) -> Generator[tuple[str, int, bool], None, None]:
     """Return crossplane's tokens of a text: the token, the line it begins in, whether quoted.
 
     crossplane opens what it lexes by itself, and takes whatever open() takes; a descriptor of
-    anonymous memory is a file that never was.
+    anonymous memory needs no file on the disk.
     """
     fd = os.memfd_create("configuration", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:

@@ -40,7 +40,7 @@ class List(NamedTuple):
 
 
 class End(NamedTuple):
-    """The end of the text, its line, and what nginx says there; nothing if all is well so far."""
+    """The end of the text, its line, and nginx's message there, None for none."""
 
     fault: str | None
     line: int

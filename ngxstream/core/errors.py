@@ -12,15 +12,8 @@ COMMAND_LINE: Final = "command line"
 # errnos that a peer or the way to it may cause: no fault of ours. Source: ngx_connection_error
 REMOTE_FAULTS: Final = frozenset(
     (
-        errno.ECONNRESET,
-        errno.EPIPE,
-        errno.ENOTCONN,
-        errno.ETIMEDOUT,
-        errno.ECONNREFUSED,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
+        errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNREFUSED,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     )
 )
 

@@ -35,7 +35,7 @@ def is_default_safe(value: bytes) -> bool:
     """Tell whether `default` would change nothing.
 
     hot: deleting the safe bytes takes half the time of a search for the others (0.24 µs for 85
-    bytes, 2026-11), so a whole log line is judged at once.
+    bytes, 2026-11), so a whole log line is checked at once.
     """
     return not value.translate(None, _DEFAULT_SAFE)
 

@@ -84,7 +84,6 @@ class OpenFile:
     )
 
     def __init__(self, path: str, fd: int = CLOSED) -> None:
-        """Know a file; nothing is opened yet."""
         self.path = path
         self.fd = fd
         self.flush: Callable[[], None] | None = None
@@ -166,7 +165,6 @@ class OpenFiles:
     __slots__ = ("_files",)
 
     def __init__(self) -> None:
-        """Hold none yet."""
         self._files: dict[str, OpenFile] = {}
 
     def get(self, path: str) -> OpenFile:

@@ -1,7 +1,7 @@
 """Values by range of IPv4 addresses, as `geo` with `ranges` keeps them.
 
 Answers for ngx_stream_geo_module.c ngx_stream_geo_add_range, ngx_stream_geo_delete_range. The
-address space is cut into blocks of 65 536 addresses, because nginx judges (and names) what
+address space is cut into blocks of 65 536 addresses, because nginx checks (and names) what
 overlaps block by block. A block holds its ranges in order, so that a lookup is one bisection.
 """
 

@@ -85,7 +85,7 @@ def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - a
     raw = pattern.encode("utf-8", "surrogateescape")
     with _deep_stack():
         syntax = regex_syntax.parse(raw, caseless=caseless)
-        risk = regex_risk.judge(syntax.tree)
+        risk = regex_risk.assess(syntax.tree)
         engine, search = _choose(raw, syntax, risk)
     quick = _longest(FEW_STEPS, risk) if engine != "machine" else 0
     return Regex(pattern, syntax.groups, syntax.names, engine, quick, search)

@@ -21,13 +21,8 @@ class Links:
     """One pattern's groups and where they are spoken of."""
 
     def __init__(
-        self,
-        pattern: bytes,
-        tree: regex_tree.Node,
-        names: Mapping[str, tuple[int, ...]],
-        spans: Mapping[int, tuple[int, int]],
-        *,
-        reset: bool,
+        self, pattern: bytes, tree: regex_tree.Node, names: Mapping[str, tuple[int, ...]],
+        spans: Mapping[int, tuple[int, int]], *, reset: bool,
     ) -> None:
         self.tree = _named(tree, names)
         self._pattern = pattern

@@ -44,12 +44,12 @@ class Risk(NamedTuple):
     factor: int  # how many ways there are to read the same bytes besides those of loops
 
 
-def judge(tree: regex_tree.Node) -> Risk:
+def assess(tree: regex_tree.Node) -> Risk:
     """Bound the time to search a subject."""
     automaton = _Automaton()
     try:
         automaton.build(tree)
-        return _Judge(automaton).judge()
+        return _Assessor(automaton).assess()
     except _TooLargeError:
         return Risk(EXPONENTIAL, 1)
 
@@ -188,7 +188,7 @@ def _sum(one: _Ways, other: _Ways, factor: int) -> _Ways:
     return total
 
 
-class _Judge:
+class _Assessor:
     """Looks for loops that are ambiguous, alone or in chains."""
 
     __slots__ = ("_follow", "_masks", "_reach", "_references", "_steps")
@@ -200,7 +200,7 @@ class _Judge:
         self._steps = MAX_STEPS
         self._reach = self._reachable()
 
-    def judge(self) -> Risk:
+    def assess(self) -> Risk:
         loops = self._loops()
         if any(self._is_ambiguous(loop) for loop in loops):
             return Risk(EXPONENTIAL, 1)

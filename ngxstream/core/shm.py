@@ -88,11 +88,9 @@ class Lock:
         self.fd = os.memfd_create(name[:200].partition("\0")[0], os.MFD_CLOEXEC)
 
     def __enter__(self) -> None:
-        """Wait for the lock."""
         fcntl.lockf(self.fd, fcntl.LOCK_EX, 1)
 
     def __exit__(self, *exc: object) -> None:
-        """Let go."""
         fcntl.lockf(self.fd, fcntl.LOCK_UN, 1)
 
     @contextlib.contextmanager
@@ -131,7 +129,6 @@ class Lock:
             self.fd = -1
 
     def __del__(self) -> None:
-        """Give it back when nobody can ask for the lock any more."""
         self.close()
 
 

@@ -313,7 +313,6 @@ class KeyTable(Counts):
         raise errors.InternalError("a chain has no end")
 
     def __len__(self) -> int:
-        """Return how many keys there are."""
         with self.zone.lock:
             if self.words[0]:
                 self.recover()

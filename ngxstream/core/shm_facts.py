@@ -39,7 +39,6 @@ class Number:
         self._free = free
 
     def __del__(self) -> None:
-        """Let the cell be used again."""
         if self.at:
             self._free.append(self.at)
 

@@ -141,7 +141,6 @@ class Ledgers:
             self._fd = -1
 
     def __del__(self) -> None:
-        """Let go of it when nobody can ask for it any more."""
         self.close()
 
     def _pages(self) -> Iterator[tuple[int, list[int]]]:

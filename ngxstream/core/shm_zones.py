@@ -40,7 +40,6 @@ class ZoneTable:
     __slots__ = ("requests",)
 
     def __init__(self) -> None:
-        """Hold none yet."""
         self.requests: dict[str, ZoneRequest] = {}
 
     def request(self, name: str, size: int, tag: str) -> ZoneRequest:

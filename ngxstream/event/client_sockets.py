@@ -1,4 +1,4 @@
-"""UDP sockets bound to clients' own addresses, kept between datagrams that nobody answers here.
+"""UDP sockets bound to clients' own addresses, kept between datagrams that are not answered here.
 
 With direct server return a datagram is sent on from the client's address and forgotten. Making
 and closing a socket for each would cost several times what the datagram does, so one socket is

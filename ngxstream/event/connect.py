@@ -30,7 +30,7 @@ IPV6_TRANSPARENT: Final = 75
 ALL_PORTS: Final = range(1, 65536)
 _AT_ONCE: Final = struct.pack("=ii", 1, 0)  # struct linger: close() resets
 
-# errnos that say "this peer, now": logged as error; the others are crit
+# errnos of an unreachable peer: logged as error; the others are crit
 _PEER_ERRNOS: Final = frozenset({
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN,
     errno.EHOSTUNREACH, errno.EAGAIN,  # the last: a Unix peer's backlog is full
@@ -150,7 +150,7 @@ def open_bound(family: int, kind: int, options: PeerOptions, local: SockAddr | N
 
 
 def transparent_error(what: str, local: SockAddr, code: int) -> errors.NgxError:
-    """Say what a connect() or sendto() that failed from a client's address means."""
+    """Make the error of a connect() or sendto() that failed from a client's address."""
     text = f"{what} from {inet.sock_ntop(local)} failed"
     if code == errno.EADDRNOTAVAIL and inet.port_of(local):
         # nothing is wrong with the peer

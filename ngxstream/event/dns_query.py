@@ -189,7 +189,7 @@ class Query:
         "tick",
         "exchanges",  # list[_Exchange]: open ones, oldest first
         "asked",  # set[int]: servers asked in this round
-        "refused",  # set[int]: servers that said that they cannot tell
+        "refused",  # set[int]: servers that answered with an error
         "noted",  # bool: a stray response was logged
     )
 
@@ -283,7 +283,7 @@ class Query:
             self._refuse(exchange, response.rcode)
 
     def _refuse(self, exchange: _Exchange, code: int) -> None:
-        """A server cannot tell: ask another, or give up when there is none left."""
+        """Ask another server after an error response, or give up when there is none left."""
         asker = self.asker
         if code == dns.FORMERR or code > dns.REFUSED:
             asker.log_error(
@@ -305,7 +305,7 @@ class Query:
         if len(self.asked | self.refused) < len(self.asker.servers):
             self.send()
 
-    def insist(self, exchange: _Exchange) -> None:
+    def ask_over_tcp(self, exchange: _Exchange) -> None:
         """Ask the same server over TCP."""
         self._shut(exchange)
         if self._open(_Stream(self, exchange.number)):
@@ -402,14 +402,14 @@ class _Datagram(_Exchange):
                 self.query.on_message(self, data)
 
     def on_stray(self) -> None:
-        """Count; too many are an attack."""
+        """Count it; after too many the question is asked over TCP."""
         self.strays += 1
         if self.strays == STRAYS:
-            self.query.insist(self)
+            self.query.ask_over_tcp(self)
 
     def on_truncated(self) -> None:
         """Ask over TCP."""
-        self.query.insist(self)
+        self.query.ask_over_tcp(self)
 
 
 class _Stream(_Exchange):
@@ -469,7 +469,7 @@ class _Stream(_Exchange):
         self._broken()
 
     def on_truncated(self) -> None:
-        """There is no way that fits more."""
+        """Fail: TCP has no longer messages."""
         self._broken()
 
     def _broken(self) -> None:

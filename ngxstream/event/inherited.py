@@ -53,7 +53,7 @@ def numbers(value: str, log: logs.Log) -> list[int]:
 def lent(environ: MutableMapping[str, str], log: logs.Log) -> list[int]:
     """Return the descriptors that a service manager has opened for this process.
 
-    The variables are taken away: whatever this process executes is not meant.
+    The variables are taken away: they are not meant for programs that this process executes.
     Source: sd_listen_fds(3)
     """
     pid, count, _ = (environ.pop(name, "") for name in LENT)
@@ -114,7 +114,7 @@ def adopt(fds: Iterable[int], log: logs.Log, *, lent: bool = False) -> list[List
 
 
 def fault_of(fd: int, owners: Collection[int]) -> str:
-    """Return why a descriptor of another process's is no listening socket to have, "" if it is.
+    """Return why another process's descriptor cannot be our listening socket, else "".
 
     Args: owners: users one of whom has to have made it. The descriptor stays the caller's.
     """

@@ -1,5 +1,5 @@
-"""Certificates, keys and revocation lists as the library holds them: read from PEM, freed when let
-go of. Part of event/libssl.py.
+"""Certificates, keys and revocation lists as the library holds them, read from PEM. Part of
+event/libssl.py.
 
 Answers for src/event/ngx_event_openssl_cache.c. Nothing here is cached; who reads again and again
 keeps what it got (stream/tls_certificates.py).

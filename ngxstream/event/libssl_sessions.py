@@ -1,8 +1,8 @@
-"""Sessions that outlive a connection: tickets under keys of ours, and a cache of all workers.
+"""Session resumption: tickets under keys that are given, and a cache that all workers share.
 
 Part of event/libssl.py. Answers for ngx_ssl_session_cache(), ngx_ssl_new_session() and
 ngx_ssl_ticket_key_callback() of src/event/ngx_event_openssl.c. What the keys are and where sessions
-lie is the caller's (modules/ssl/sessions.py); this is how the library asks for them.
+are stored is the caller's (modules/ssl/sessions.py); this is how the library asks for them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Keys = Callable[[], Sequence[TicketKey]]
 
 
 class Store(Protocol):
-    """Where sessions lie for all workers."""
+    """The storage of sessions of all workers."""
 
     def put(self, key: bytes, data: bytes, expires_s: int) -> None:
         """Keep a session until a time of the wall clock."""
@@ -187,7 +187,7 @@ def use_store(context: libssl_context.Context, store: Store) -> None:
 
 
 def forget(context: libssl_context.Context, connection: int) -> None:
-    """Forget a session whose client was not welcome. Source: ngx_ssl_remove_cached_session"""
+    """Forget a session whose client was refused. Source: ngx_ssl_remove_cached_session"""
     lib = context.lib
     session = lib.SSL_get_session(connection)
     if session:

@@ -156,7 +156,7 @@ def found_group(socks: Sequence[socket.socket], options: ListenOptions) -> None:
 
 def tune(sock: socket.socket, options: ListenOptions, before: ListenOptions | None,
          log: logs.Log) -> None:
-    """Set the options of an open socket; what fails is an [alert] and is lived with.
+    """Set the options of an open socket; what fails is logged as an [alert] and left so.
 
     Args: before: What an adopted socket was opened with, None for a new one
     Source: ngx_configure_listening_sockets, whose order this is

@@ -4,7 +4,7 @@ Answers for src/core/ngx_connection.c (ngx_open_listening_sockets, ngx_configure
 and the listening part of ngx_init_cycle (src/core/ngx_cycle.c).
 
 1. A set of listenings is opened beside the old one. What both have is the same socket; open()
-   changes no socket option of it, configure() does, once the new set is meant.
+   changes no socket option of it, configure() does, when the new set is to serve.
 2. TCP: one socket for all workers, or with `reuseport` one for each. UDP over IP: always one for
    each, in a group that steering.py directs, so that a client has one worker. Unix datagrams: one
    socket, served by worker 0 alone.
@@ -122,7 +122,7 @@ def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, worke
     """
     adoptable = {listening.options.key: listening for listening in old}
     found = [Listening(options, adoptable.get(options.key)) for options in wanted]
-    _economize(found, workers)
+    _limit_groups(found, workers)
     try:
         for _ in range(TRIES):
             own = bound.Neighbours()  # who else is there may have changed
@@ -144,7 +144,7 @@ def open_all(wanted: Iterable[ListenOptions], old: Iterable[Listening], *, worke
     raise errors.ListenError("still could not bind()")
 
 
-def _economize(found: Sequence[Listening], workers: int) -> None:
+def _limit_groups(found: Sequence[Listening], workers: int) -> None:
     """Settle how many sockets the UDP groups of a set may have.
 
     What a group of this master's has stays as it is: whose a client is must not change with it.
@@ -218,15 +218,15 @@ def _protocol_change(listening: Listening) -> bool:
     return now != listening.options.multipath
 
 
-# -- once the new set is meant -----------------------------------------------------------------
+# -- once the new set is to serve -----------------------------------------------------------------
 
 
 def configure(listenings: Iterable[Listening], *, workers: int, log: logs.Log,
               defer: bool = False) -> None:
     """Set the options of all sockets, and steer the groups.
 
-    What fails is an [alert] and is lived with, as in nginx. With defer, a group that is steered to
-    another number of workers stays so until they have handed their clients over. Until settle()
+    What fails is logged as an [alert] and left so, as in nginx. With defer, a group that is steered
+    to another number of workers stays so until they have handed their clients over. Until settle()
     it can be undone: restore() and abandon() do it.
     Source: ngx_configure_listening_sockets
     """

@@ -49,7 +49,7 @@ Handler = Callable[[int], None]
 
 
 class LimitError(OSError):
-    """A descriptor that this poller cannot watch; its owner ends, and nothing is wrong with us."""
+    """A descriptor that this poller cannot watch; its owner ends."""
 
 
 class _Base(selectors.BaseSelector):

@@ -163,7 +163,7 @@ class SpliceHalf(pump.Half):
             self.sent += sent
             pipe.held = n - sent
             if sent != n:
-                # not all went out: most likely the sink is full, and its next edge goes on
+                # the sink is probably full: its next edge continues here
                 self._hold()
                 self.flush()
                 break

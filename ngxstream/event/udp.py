@@ -290,7 +290,7 @@ class UdpListener:
         except BlockingIOError:
             self._limit = count or 1
             self._filled = 0
-            # once it is off, a message that was coalesced before is read without its cuts:
+            # once it is off, a coalesced message that is queued is read as one datagram:
             # switch when there is nothing queued
             if gro.is_on and gro.idle > udp_gro.IDLE:
                 gro.switch(False)

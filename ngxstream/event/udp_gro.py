@@ -20,7 +20,7 @@ IDLE: Final = 512
 
 
 class Coalescing:
-    """Whether one socket coalesces, and what was seen of its peers."""
+    """Whether one socket coalesces, and how often its peers would profit."""
 
     __slots__ = ("_hints", "_needed", "_on_switch", "_sock", "idle", "is_on")
 

@@ -224,9 +224,7 @@ class Port:
         if magic != MAGIC:
             raise CodecError("a message of another program, or of an old release")
         if version != codec.VERSION:
-            raise CodecError(
-                f"a message of version {version}, and {codec.VERSION} is what is spoken here"
-            )
+            raise CodecError(f"a message of version {version}, not {codec.VERSION} as ours")
         speaker = self.speaker
         if uid not in speaker.uids or (speaker.pid and pid != speaker.pid):
             raise CodecError(f"process {pid} of user {uid} speaks where only {speaker.role} may")

@@ -201,20 +201,14 @@ def _parsed_address(ref: variables.VariableRef) -> Callable[[Session], bytes]:
     return address
 
 
-def _name(word: str) -> str:
-    if not word.startswith("$"):
-        raise errors.ConfError(f'invalid variable name "{word}"')
-    return word[1:]
-
-
 def _block(scope: Scope, module: Module, st: Statement) -> None:
     builder = scope.builder
     table: variables.VariableTable = builder.data["stream"].variables
-    name = _name(st.args[0])
+    name = variables.name_in(st.args[0])
     address: Callable[[Session], bytes] = _client_address
     if len(st.args) == 2:
         address = _parsed_address(table.ref(name))
-        name = _name(st.args[1])
+        name = variables.name_in(st.args[1])
     geo = Geo(scope)
     variable = table.add(name, _client_address, doc="What a geo block found.")
     items.walk(builder, st, geo.take)

@@ -120,8 +120,9 @@ def handle(s: Session) -> int:
         if not key:
             continue
         if len(key) > shm_counts.MAX_KEY:
+            shown = key.decode("utf-8", "surrogateescape")
             s.log_error(log.ERR, f'the value of the "{zone.key.text}" key is more than '
-                                 f'{shm_counts.MAX_KEY} bytes: "{_shown(key)}"')
+                                 f'{shm_counts.MAX_KEY} bytes: "{shown}"')
             continue
         s.set_module_ctx(NAME, PASSED)
         counted = zone.table.acquire(key, most)
@@ -175,10 +176,6 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
                 taken.counts.append((zone, key, counted))
     if taken.counts:
         s.add_cleanup(taken)
-
-
-def _shown(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
 
 
 def _status(s: Session) -> bytes | None:

@@ -102,11 +102,9 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
     builder = scope.builder
     table: VariableTable = builder.data["stream"].variables
     source = values.compile_value(st.args[0], table)
-    name = st.args[1]
-    if not name.startswith("$"):
-        raise errors.ConfError(f'invalid variable name "{name}"')
+    name = variables.name_in(st.args[1])
     found = Map(source, table)
-    variable = table.add(name[1:], found.get, doc="What a map block found.")
+    variable = table.add(name, found.get, doc="What a map block found.")
     items.walk(builder, st, found.take)
     if found.is_volatile:
         variable.flags |= variables.NOCACHEABLE

@@ -117,7 +117,7 @@ def _address(s: Session, conf: PassConf) -> inet.Addr:
 
 
 def _hand_over(s: Session, listening: ListeningConf) -> None:
-    """Let the connection begin anew at another socket."""
+    """Begin a new session at another socket."""
     cleanups = s.abandon()
     try:
         after = listening.begin(s.c, s.loop)

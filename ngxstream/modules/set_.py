@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, TAKE2, Directive
-from ngxstream.core import errors
 from ngxstream.core.codes import DECLINED
-from ngxstream.stream import phases, values
+from ngxstream.stream import phases, values, variables
 from ngxstream.stream.module import PhaseHandler, StreamModule
 
 if TYPE_CHECKING:
@@ -42,10 +41,8 @@ def _is_wanted(server: ServerConf) -> bool:
 
 def _set(scope: Scope, module: Module, st: Statement) -> None:
     name, text = st.args
-    if not name.startswith("$"):
-        raise errors.ConfError(f'invalid variable name "{name}"')
     table: VariableTable = scope.builder.data["stream"].variables
-    ref = table.assignable(name[1:])
+    ref = table.assignable(variables.name_in(name))
     value = values.compile_value(text, table)
     scope.given_of(module).setdefault("commands", []).append((ref, value))
     d.note(scope, module, st)

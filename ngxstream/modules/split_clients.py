@@ -8,7 +8,7 @@ from ngxstream.conf import items, units
 from ngxstream.conf.directive import BLOCK2, STREAM, Directive
 from ngxstream.core import errors, hashing
 from ngxstream.core.log import encode
-from ngxstream.stream import values
+from ngxstream.stream import values, variables
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -68,15 +68,13 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
     builder = scope.builder
     table = builder.data["stream"].variables
     source = values.compile_value(st.args[0], table)
-    name = st.args[1]
-    if not name.startswith("$"):
-        raise errors.ConfError(f'invalid variable name "{name}"')
+    name = variables.name_in(st.args[1])
     parts = Parts()
 
     def get(s: Session) -> bytes:
         return parts.choose(hashing.murmur2(source.get(s)))
 
-    table.add(name[1:], get, doc="What a split_clients block chose.")
+    table.add(name, get, doc="What a split_clients block chose.")
     shares: list[tuple[int, bytes]] = []
 
     def take(item: Statement) -> None:

@@ -30,7 +30,7 @@ QUICK: Final = 768  # bytes: whatever is in them is parsed within a quarter of a
 
 @dataclass(frozen=True, slots=True)
 class SslPrereadConf:
-    """Whether to look."""
+    """Whether to read the ClientHello."""
 
     ssl_preread: bool = False
 

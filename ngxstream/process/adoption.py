@@ -1,8 +1,7 @@
-"""What a hand-over brings: sessions made anew here, and datagrams of clients that are ours.
+"""The receiving side of a hand-over: sessions are created again, and their datagrams taken.
 
-nginx has no counterpart. What another process says is looked at before anything is made of it
-(handover.py, 6); a session whose record is refused is dropped, and its client's next datagram
-begins another one.
+nginx has no counterpart. What another process sends is checked before it is used (handover.py, 6);
+a session whose record is refused is dropped, and its client's next datagram begins another one.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Adopter:
     """Takes sessions and datagrams that other workers send."""
 
     __slots__ = (
-        "departure",  # Departure | None: hands on whatever still comes
+        "departure",  # Departure | None: passes on whatever still comes
         "_given",  # {(where, key): pid}: sessions that a worker of another user has given
         "_loop",
         "_owed",  # {(pid, $connection): [session, datagrams to come]}: what has yet to send some
@@ -85,7 +84,7 @@ class Adopter:
 
     def forget(self, pid: int) -> None:
         """Forget what a process may add: it has sent everything."""
-        self._given = {at: giver for at, giver in self._given.items() if giver != pid}
+        self._given = {at: sender for at, sender in self._given.items() if sender != pid}
         self._owed = {at: owed for at, owed in self._owed.items() if at[0] != pid}
 
     # -- sessions ------------------------------------------------------------------------------
@@ -161,7 +160,7 @@ class Adopter:
             if is_listed and key in listener.table:
                 raise CodecError(f"user {stranger} gives sessions of clients that are ours")
             if self._loop.free_connections < 2:
-                raise CodecError(f"user {stranger} gives more sessions than there is room for")
+                raise CodecError(f"user {stranger} gives more sessions than fit")
 
     def _limit(self, s: Session) -> None:
         """Have a session end when the worker_shutdown_timeout is over that it began under."""

@@ -1,7 +1,7 @@
-"""A new worker's side of the hand-over: it waits, holds what comes, and reads once all is here.
+"""A new worker's side of the hand-over: it waits, queues datagrams, then reads.
 
 nginx has no counterpart. handover.py tells what both sides do. For its whole life a worker reads
-its mailbox here; what sessions and datagrams are made of what it says is adoption.py's business.
+its mailbox here; adoption.py creates the sessions and handles the datagrams.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ STRAY_MS: Final = 5000  # how long datagrams may turn up in the wrong socket aft
 MESSAGES: Final = 64  # taken in a turn, unless there are sessions among them
 MAIL_S: Final = 0.002  # how long taking them may last, but for the last one
 STRAYS: Final = 4096  # datagrams that may wait to be passed on
+MOST_NAMED: Final = 4096  # leaving workers, where other users name them: looking costs 3 µs each
 REFUSALS: Final = 16  # lines a second about messages that are refused
 
 
@@ -49,7 +50,7 @@ def is_alive(pid: int) -> bool:
 
 
 class Arrival:
-    """What of a hand-over a worker has heard so far, and the reader of its mailbox."""
+    """How far a hand-over is, as this worker knows it; it reads the worker's mailbox."""
 
     __slots__ = (
         "_adopter",  # adoption.Adopter
@@ -74,15 +75,8 @@ class Arrival:
     )
 
     def __init__(
-        self,
-        loop: Loop,
-        service: Service,
-        reader: socket.socket,
-        writers: Sequence[socket.socket],
-        *,
-        idle: bool,
-        patience_ms: int = handover.START_MS,
-        users: Iterable[int | None] = (),
+        self, loop: Loop, service: Service, reader: socket.socket, writers: Sequence[socket.socket],
+        *, idle: bool, patience_ms: int = handover.START_MS, users: Iterable[int | None] = (),
         refused: Counter | None = None,
     ) -> None:
         """Args: idle: others read the sockets still; patience_ms: how long this worker waits for
@@ -129,7 +123,7 @@ class Arrival:
             self._settled.append(do)
 
     def depart(self, departure: Departure) -> None:
-        """Hand on from now on whatever still comes."""
+        """Pass on whatever still comes from now on."""
         self._adopter.departure = departure
 
     # -- reading mail --------------------------------------------------------------------------
@@ -166,7 +160,7 @@ class Arrival:
         return mail.kind
 
     def _refuse(self, error: CodecError) -> None:
-        """Say what was refused; who says nonsense without end does not fill the log."""
+        """Say what was refused; a sender of endless malformed messages does not fill the log."""
         now_ms = self._loop.now_ms
         if now_ms - self._refused_ms >= 1000:
             self._refused_ms, self._refused = now_ms, 0
@@ -188,6 +182,8 @@ class Arrival:
         if not self._is_foreign(mail):
             return True
         values = mail.values
+        if mail.kind == mailbox.STOPPED and len(self._expected.union(values[1])) > MOST_NAMED:
+            return False
         if mail.kind in (mailbox.STOPPED, mailbox.DONE):
             return bool(values[0] == mail.pid)
         if mail.kind == mailbox.SESSIONS:
@@ -266,7 +262,6 @@ class Arrival:
             self._open()
 
     def _read_on(self) -> None:
-        """Take all mail there is."""
         self._reading_on = True
         while self._take_message():
             pass

@@ -1,9 +1,9 @@
-"""Channels: how the master speaks to a worker, and how a worker hears that the master is gone.
+"""Channels: how the master sends commands to a worker, and how a worker learns that the master is
+gone.
 
 Answers for src/os/unix/ngx_channel.c. A channel is a pair of ports (ipc/port.py), one pair for each
 worker; a message is a command, a payload, and descriptors if any; its end of file means that the
-process at the other end has died. Signals remain: a command is what the master says, a signal what
-an operator says.
+process at the other end has died. Signals remain for the operator; the master uses commands.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ class Channel:
     __slots__ = ("_port", "sock")
 
     def __init__(self, end: Port) -> None:
-        """Take a port, owned from now on."""
         self._port = end
         self.sock = end.sock
 
@@ -100,8 +99,8 @@ class Channel:
     def receive(self) -> Message:
         """Return the next message.
 
-        Raises: BlockingIOError for none, EOFError for never again, OSError, EPROTO for what is no
-        message of who may speak here
+        Raises: BlockingIOError for none, EOFError when the other end is closed, OSError,
+        EPROTO for a malformed message or a sender that is not allowed
         """
         try:
             message = self._port.receive()

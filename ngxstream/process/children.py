@@ -53,7 +53,7 @@ class Child:
         self.leaving = False  # it was told to
 
     def tell(self, command: int, number: int, to: log.Log) -> None:
-        """Say it through the channel, or by a signal where that fails."""
+        """Send a command through the channel, or a signal where that fails."""
         if self.channel.send(command):
             return
         try:
@@ -157,11 +157,11 @@ class Children:
         return True
 
     def _become_worker(self, number: int, theirs: Channel, idle: bool) -> None:
-        """Be a worker in the forked child; never returns."""
+        """Run the worker in the forked child; never returns."""
         code = 1
         master, cycle = self._master, self._master.cycle
         try:
-            # whatever else the master speaks through is none of a worker's
+            # a worker keeps none of the master's other ports
             boxes = self.shared.mailboxes
             port.keep_only([theirs, boxes[number].reader, *(box.writer for box in boxes)])
             self.by_pid.clear()

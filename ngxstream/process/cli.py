@@ -38,7 +38,7 @@ Options:
   -g directives : set global directives out of configuration file
 """
 
-# Said under our own name: nginx's page has no such line.
+# Printed under our own name only: nginx's -h has no such line.
 NETWORK: Final = """\
   -N            : print the commands that set the network up for transparent proxy_bind, and exit
 """

@@ -1,10 +1,9 @@
 """A cycle: one configuration and everything it owns, built beside the old one and then committed
 or abandoned whole.
 
-Answers for ngx_init_cycle (src/core/ngx_cycle.c). The order of its steps is the order in which
-nginx finds fault:
+Answers for ngx_init_cycle (src/core/ngx_cycle.c). Its steps are in the order of nginx's checks:
 
-1. -g and the file are read and judged; -t says "syntax is ok".
+1. -g and the file are read and checked; -t says "syntax is ok".
 2. The main and events contexts are completed ("no events section", too few connections).
 3. The pid file, if its name is new; the logs are opened; zones are made or adopted; addresses
    are bound or adopted. Whatever fails here undoes all of it and leaves the old cycle as it was.
@@ -43,7 +42,7 @@ MODULES: Final = (*directives.MODULES, *modules.ALL)
 
 
 class Reading:
-    """A configuration that was read and judged, nothing of it opened: enough for -s and -T.
+    """A configuration that was read and checked, nothing of it opened: enough for -s and -T.
 
     Raises: ConfError with nginx's words
     """
@@ -124,10 +123,7 @@ class Cycle:
     )
 
     def __init__(
-        self,
-        options: Options,
-        to: log.Log,
-        old: Cycle | None = None,
+        self, options: Options, to: log.Log, old: Cycle | None = None,
         inherited: Sequence[Listening] = (),
         orphaned: Callable[[Cycle], list[Listening]] | None = None,
     ) -> None:
@@ -178,10 +174,7 @@ class Cycle:
 
     @classmethod
     def revive(
-        cls,
-        beside: Cycle,
-        generation: int,
-        texts: Mapping[str, bytes],
+        cls, beside: Cycle, generation: int, texts: Mapping[str, bytes],
         steered: Mapping[ListenKey, int],
     ) -> Cycle:
         """Make a cycle that was another master's, for the sake of its UDP sessions.

@@ -189,7 +189,7 @@ def _statements(path: str, conf_prefix: str) -> list[reader.Statement]:
             return []
         return reader.read(path, conf_prefix=conf_prefix).main.statements
     except (OSError, ValueError, errors.ConfError):
-        return []  # whoever serves that block complains
+        return []  # the program that serves that block reports it
 
 
 MODULE: Final = Module("elsewhere", (

@@ -1,5 +1,5 @@
-"""Which configurations somebody still lives by: UDP sessions counted for each generation, in memory
-that all processes of a master share.
+"""Which configurations are still in use: UDP sessions counted per generation, in memory that all
+processes of a master share.
 
 nginx has no counterpart. A UDP session keeps the settings it began under while it goes from worker
 to worker. The master keeps such a configuration (new workers are forked from it) until nobody

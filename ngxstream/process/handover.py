@@ -1,10 +1,11 @@
-"""The hand-over: how the UDP sessions of leaving workers go on in the workers that come after them.
+"""The hand-over: how the UDP sessions of leaving workers continue in the workers that replace them.
 
-nginx has no counterpart: there a reload ends them. departure.py has the side of a leaving worker,
-arrival.py and adoption.py that of a new one, this what both know. What a session's content is made
-of, and which way it goes, its module says (stream/content.py).
+nginx has no counterpart: there a reload ends them. departure.py is the leaving worker's side,
+arrival.py and adoption.py the new one's; definitions of both are here. How a session's content is
+packed, and whether it moves, is declared by its module (stream/content.py).
 
-1. Client -> worker is a function everybody knows (owner_of here, steering.py in the kernel).
+1. Which worker a client belongs to is a function of its address (owner_of here, steering.py in the
+   kernel).
 2. A leaving worker reads its listening sockets until it is told to hand over. It stops, says so
    (STOPPED) to every new worker, sends each session to the worker that owns its client
    (SESSIONS), and says DONE. It takes nothing back.
@@ -15,9 +16,9 @@ of, and which way it goes, its module says (stream/content.py).
    A datagram that was queued in what is now the wrong socket goes to its owner by mail.
 5. A worker that is told to hand over before it has everything itself does so when it has.
    Sessions that reach a worker after it has handed over go on by the same way.
-6. A leaving worker may be of another user than the new ones (`user` has changed). What it says is
-   looked at as a stranger's: it speaks for itself alone, gives sessions no client of ours has,
-   adds to none but those, and is not listened to after its DONE. It can harm who was its client.
+6. A leaving worker may be of another user than the new ones (`user` has changed), and is not
+   trusted then: it may send messages for itself only, sessions only of clients that no worker has,
+   datagrams only for those, and nothing after DONE. It can still harm clients that were its own.
 """
 
 from __future__ import annotations

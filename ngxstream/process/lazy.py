@@ -21,22 +21,8 @@ from typing import Any, Final
 PACKAGE: Final = "ngxstream."
 STANDARD: Final = frozenset(
     (
-        "calendar",
-        "ctypes",
-        "datetime",
-        "glob",
-        "hashlib",
-        "ipaddress",
-        "json",
-        "math",
-        "pickle",
-        "random",
-        "secrets",
-        "shutil",
-        "ssl",
-        "subprocess",
-        "tempfile",
-        "traceback",
+        "calendar", "ctypes", "datetime", "glob", "hashlib", "ipaddress", "json", "math", "pickle",
+        "random", "secrets", "shutil", "ssl", "subprocess", "tempfile", "traceback",
     )
 )
 
@@ -110,7 +96,7 @@ def waiting() -> Iterator[None]:
 
 
 def end() -> None:
-    """Import as ever from now on; what waits goes on waiting. Twice is as good as once."""
+    """Import as ever from now on; what waits goes on waiting. May be called twice."""
     if _Finder in sys.meta_path:
         sys.meta_path.remove(_Finder)
 

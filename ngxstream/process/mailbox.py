@@ -6,7 +6,7 @@ killed leaves its mail to the one that takes its place.
 
 A message is a kind and values by the schema of that kind, with at most MAX_FDS descriptors. It
 arrives whole or not at all, and messages of one sender arrive in order. Senders may be of another
-user (a reload may change it, and so may an upgrade): who receives looks at what it is told.
+user (a reload may change it, and so may an upgrade): the receiver checks what it is sent.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Mailbox:
 
 
 class Outbox:
-    """A writing end as one sender uses it: what finds no room waits, in order."""
+    """The writing end of one sender: what does not fit in the socket waits, in order."""
 
     __slots__ = ("_feed", "_loop", "_posted", "_queue", "_sock", "_timer", "_watching", "gone")
 
@@ -119,9 +119,9 @@ class Outbox:
         return len(self._queue)
 
     def pump(self, mask: int = 0) -> None:
-        """Send what waits, as far as there is room, and a few more messages that are fed in a turn.
+        """Send what waits, as far as the socket takes it, and a few more messages per turn.
 
-        Thousands of sessions take seconds: other owners want theirs meanwhile, and clients theirs.
+        Thousands of sessions take seconds: other workers and clients are served in between.
         """
         for _ in range(FEEDS):
             if not self.send():
@@ -209,7 +209,7 @@ class Inbox:
         Args: is_over: asked with kind and pid of another user's, before it is decoded, whether
         there can be none of that kind any more.
 
-        Raises: BlockingIOError for none, EOFError for never again, CodecError for one that is
+        Raises: BlockingIOError for none, EOFError when the other end is closed, CodecError if
         refused, OSError
         """
         message = self._port.receive()

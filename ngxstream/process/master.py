@@ -1,4 +1,4 @@
-"""The master: it serves nobody; it has its workers (children.py), and obeys one signal at a time.
+"""The master process: it starts workers (children.py) and handles one signal at a time.
 
 Answers for ngx_master_process_cycle (src/os/unix/ngx_process_cycle.c). All signals are blocked and
 fetched with sigwaitinfo(2): there are no handlers, so nothing happens in between.
@@ -62,12 +62,7 @@ class Master:
     )
 
     def __init__(
-        self,
-        cycle: Cycle,
-        title: system.Title,
-        survivors: Survivors,
-        *,
-        daemonized: bool,
+        self, cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
         link: Link | None = None,
     ) -> None:
         """Take a committed cycle, its pid file written, with signals blocked.
@@ -122,7 +117,7 @@ class Master:
             self.later(RETIRE_MS, self._await_orphans)
 
     def _take_over(self) -> None:
-        """Have the workers of a dead master leave, their UDP clients in our hands."""
+        """Have the workers of a dead master hand over their UDP clients and leave."""
         matching = self.survivors.matching
         if matching:
             self.hand_over(matching)
@@ -141,10 +136,10 @@ class Master:
             self._take_over()
 
     def inherit(self) -> None:
-        """Be the only master: the older one is gone."""
+        """Continue as the only master: the older one is gone."""
         self.meet_survivors()  # if it was killed
         self.children.let_read()
-        # until systemd has seen the old one end, it does not take our word (NotifyAccess=main)
+        # until systemd has seen the old one end, it ignores our messages (NotifyAccess=main)
         self.later(LATE_MS, self._tell_main)
 
     def _tell_main(self) -> None:
@@ -155,7 +150,7 @@ class Master:
         return f"serving, worker processes: {self.cycle.main.worker_processes}"
 
     def _give_up(self, reasons: Sequence[str]) -> int:
-        """End a start that has no worker, so that who watches it, or serves still, learns of it."""
+        """End a start without workers; tell the service manager."""
         for reason in reasons:
             self.cycle.log.error(log.EMERG, f"no worker process can begin: {reason}")
         self.manager.status("no worker process can begin: " + "; ".join(reasons))
@@ -308,7 +303,7 @@ class Master:
         self._close_listening()
 
     def _meet_last(self) -> None:
-        """Know all whose master has died before all is to end: nobody will look for them after."""
+        """Find all workers of dead masters before everything ends: nobody looks for them later."""
         self.other.look()
         if not self.other.is_alive:
             self.survivors.meet(orphan.place_of(self.cycle.main, self.cycle.options))
@@ -328,7 +323,7 @@ class Master:
             self.generations.begin()
 
     def reload(self) -> None:
-        """Serve by a new configuration, or go on with the old one, and tell who asked."""
+        """Serve by a new configuration, or go on with the old one; send the result to who asked."""
         self.verdicts.admit()
         if self.is_ending:
             self.verdicts.refuse("[emerg] the master process is stopping, nothing is reloaded")
@@ -402,11 +397,7 @@ def block_signals() -> None:
 
 
 def serve(
-    cycle: Cycle,
-    title: system.Title,
-    survivors: Survivors,
-    *,
-    daemonized: bool,
+    cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
     link: Link | None = None,
 ) -> int:
     """Serve a committed cycle until told otherwise; return the exit code."""

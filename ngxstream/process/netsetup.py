@@ -5,7 +5,7 @@ part its undo, for the operator to review and paste. docs/client-address.md tell
 
 Two kinds of flow, by what the server says:
   transparent   answers come back through this host and are delivered to the proxy's sockets
-  direct        `proxy_responses 0` over UDP: answers pass the proxy by, and somebody rewrites
+  direct        `proxy_responses 0` over UDP: answers bypass the proxy, and another host rewrites
                 their source to the address that was asked
 """
 

@@ -21,7 +21,7 @@ from typing import Final
 from ngxstream.core import escape, log
 
 VARIABLE: Final = "NOTIFY_SOCKET"
-PATIENCE_S: Final = 1.0  # how long a manager may be too busy to take a word
+PATIENCE_S: Final = 1.0  # how long a busy manager may take to accept a message
 MAX_STATUS: Final = 500
 
 
@@ -56,7 +56,7 @@ class Notifier:
         self._send("STOPPING=1", _status(status))
 
     def status(self, status: str) -> None:
-        """Say something for people alone."""
+        """Set the status line that `systemctl status` shows."""
         self._send(_status(status))
 
     def _send(self, *lines: str) -> None:

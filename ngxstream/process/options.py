@@ -36,7 +36,7 @@ _WANTS: Final = {
 
 
 class OptionError(Exception):
-    """A command line that cannot be followed; its text is nginx's."""
+    """An invalid command line; its text is nginx's."""
 
 
 class Options:

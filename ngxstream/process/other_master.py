@@ -1,7 +1,7 @@
 """The other master during an upgrade on the fly: the one this one started, or that started it.
 
 Answers for ngx_exec_new_binary, and the ngx_new_binary branches of ngx_process_cycle.c. What the
-two say to each other, and who has the UDP clients when, is ruled in upgrade.py.
+two exchange, and which one has the UDP clients when, is defined in upgrade.py.
 """
 
 from __future__ import annotations
@@ -183,7 +183,6 @@ class OtherMaster:
         )
 
     def _say_fault(self) -> None:
-        """Say why something from the other master was not understood."""
         if self._link is not None and self._link.fault:
             self._master.cycle.log.error(
                 log.WARN,

@@ -1,4 +1,4 @@
-"""The pid file: who writes it, whom it names, and whether that is one of us (ngx_cycle.c
+"""The pid file: who writes it, which process it names, whether that is ours (ngx_cycle.c
 ngx_create_pidfile, ngx_signal_process).
 
 nginx writes over any pid file and signals whatever process it names. Where a real nginx may run
@@ -125,7 +125,7 @@ def is_same(one: str, other: str) -> bool:
 
 
 def remove(path: str) -> OSError | None:
-    """Remove this process's pid file; what is none of its stays.
+    """Remove this process's pid file; another process's file stays.
 
     Returns: what went wrong, if anything.
     Source: ngx_delete_pidfile

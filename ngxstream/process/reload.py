@@ -1,4 +1,4 @@
-"""One try to put a new configuration in the place of the one that serves: done whole, or undone.
+"""One attempt to replace the configuration that serves: it succeeds as a whole or is undone.
 
 nginx tells the old workers to leave as soon as it has started the new ones (ngx_process_cycle.c
 ngx_master_process_cycle): where these cannot begin, nobody serves. Here:
@@ -74,14 +74,14 @@ class Beginning:
         except BlockingIOError:
             return
         except (EOFError, OSError):
-            pass  # it is gone without a word
+            pass  # it died without a message
         self.failed.append(self.waiting.pop(fd))
         if reason not in self.reasons:
             self.reasons.append(reason)
 
 
 class Reload:
-    """One try."""
+    """One attempt."""
 
     __slots__ = ("_before", "_log", "_master", "_new")
 
@@ -99,7 +99,7 @@ class Reload:
     def run(self) -> bool:
         """Have the new cycle serve.
 
-        Returns: Whether it does; otherwise the old one serves as if nothing had been.
+        Returns: Whether it does; otherwise the old one serves on unchanged.
         """
         master, new, before = self._master, self._new, self._before
         try:

@@ -50,14 +50,8 @@ class Service:
     )
 
     def __init__(
-        self,
-        cycle: Cycle,
-        loop: Loop,
-        worker: int,
-        *,
-        idle: bool = False,
-        former: Sequence[Cycle] = (),
-        generations: Generations | None = None,
+        self, cycle: Cycle, loop: Loop, worker: int, *, idle: bool = False,
+        former: Sequence[Cycle] = (), generations: Generations | None = None,
         wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
         """Make the listeners of one worker.

@@ -27,7 +27,6 @@ class Siblings:
     __slots__ = ("_loop", "_watched", "_zones")
 
     def __init__(self, loop: Loop, zones: Sequence[shm.Zone]) -> None:
-        """Watch them from now on."""
         self._loop = loop
         self._zones = zones
         self._watched: dict[int, int] = {}  # pid -> descriptor

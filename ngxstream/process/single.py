@@ -28,7 +28,6 @@ class SingleProcess:
     __slots__ = ("service", "loop", "old", "verdicts", "manager")
 
     def __init__(self, cycle: Cycle) -> None:
-        """Take a committed cycle, its pid file written."""
         loop = self.loop = make_loop(cycle, 0)
         self.service = Service(cycle, loop, 0)
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def run(options: Options) -> int:
     """Do what the options say; return the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an impatient ^C is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C prints no traceback
     builtin = builtin_log(options, log.Console(options.program))
     for text in options.ignored:
         builtin.error(log.WARN, f'"-g {text}" is ignored: only the last "-g" is obeyed')
@@ -91,7 +91,7 @@ def close_files(builtin: log.Log) -> None:
 
 
 def complain(error: errors.NgxError, to: log.Log) -> None:
-    """Log what ended the start, at the level it deserves."""
+    """Log what ended the start, at the level of the error."""
     to.error(log.LEVELS[error.level], *error.parts())
 
 
@@ -107,7 +107,7 @@ def test(options: Options, builtin: log.Log) -> int:
         return 1
     built.check()
     for text in netcheck.warnings(built.stream):
-        builtin.error(log.WARN, text)  # for the terminal, whatever `error_log` wants to hear
+        builtin.error(log.WARN, text)  # for the terminal, whatever level `error_log` has
     if not options.quiet:
         console.say(f"configuration file {options.conf_file} test is successful")
     if options.dump:
@@ -127,7 +127,7 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     """Find the master by its pid file and signal it: -s. A broken configuration stops us here.
 
     A reload is waited for: what the master finds wrong is said here, and the exit code is 1. Where
-    it can be asked so, the configuration is judged once, by the master.
+    it can be asked so, the configuration is checked once, by the master.
     Raises: NgxError. Source: ngx_cycle.c ngx_signal_process
     """
     number = signals.COMMANDS[options.signal]

@@ -279,7 +279,7 @@ def _become(user: User, main_log: Log, capabilities: Collection[str]) -> None:
 
 
 def _keep(capabilities: Collection[str]) -> list[str]:
-    """Have these, and nothing else, permitted and effective, as far as they are held now.
+    """Make these, and no others, permitted and effective, as far as they are held now.
 
     Returns: those that are not, in a container that was started without. Raises: OSError
     """

@@ -10,11 +10,11 @@ environment variable NGINX. nginx has nothing for sessions. Here:
 2. Each master tells the other the mailboxes of its workers, the addresses it listens at, and the
    texts of the configurations its sessions live by: the other one reads them as it read its own.
    A generation's number means the same configuration to both; a new binary counts from far above.
-3. What one says waits in the link until the other needs it: a master has no time to listen.
+3. Messages wait in the link until the other master needs them: a master does not poll it.
 
 The link is a pair of ports (ipc/port.py) that only the masters have: a worker closes its copy
 before it gives its rights up, and each master asks the kernel whether it is the other one that
-speaks. A master of a release that speaks otherwise is not understood: its sessions begin anew here.
+speaks. Messages of a release with another codec version are refused: its sessions begin anew here.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Link:
     def tell(
         self, cycles: Iterable[Cycle], keys: Iterable[ListenKey], writers: Sequence[socket.socket]
     ) -> None:
-        """Say what there is. A master that is gone, or speaks otherwise, does not hear it."""
+        """Send the announcement. A master that is gone, or of another version, does not get it."""
         if self._is_strange:
             return  # what it cannot read could end it
         records = [
@@ -222,11 +222,8 @@ def _understand(message: port.Message) -> Announcement:
 
 
 def execute(
-    words: Sequence[str],
-    environment: dict[str, str],
-    listenings: Iterable[Listening],
-    link: socket.socket,
-    blocked: Iterable[int],
+    words: Sequence[str], environment: dict[str, str], listenings: Iterable[Listening],
+    link: socket.socket, blocked: Iterable[int],
 ) -> int:
     """Start the new binary; return its process id.
 

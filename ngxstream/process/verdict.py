@@ -1,4 +1,4 @@
-"""The verdict on a reload, brought to whoever asked for it: `-s reload` waits and fails with it.
+"""The result of a reload, sent to whoever asked for it: `-s reload` waits for it and fails with it.
 
 nginx has no counterpart: its `-s reload` sends a signal and leaves, and why a configuration was
 refused is in the error log alone.
@@ -8,12 +8,11 @@ refused is in the error log alone.
    finds it, in any network namespace. Whoever wants a verdict connects before HUP is sent.
 2. On HUP the master admits all who have connected by then, reads the configuration, and tells
    them. Signals that merge into one are so answered all.
-3. Who finds nobody there (no path, an older master) asks no more than nginx's would. A full backlog
-   is somebody: it is tried again, and is a failure when the time is up.
-4. Who asks leaves it to the master to judge the configuration, once, and says what that says of it:
-   warnings too.
-5. Both sides look at whom the kernel says they talk to: the master answers its own user and root,
-   the other side believes the process that it has signalled.
+3. Where nobody listens (no path, an older master), `-s reload` does what nginx's does. Where the
+   backlog is full it tries again, and fails when the time is up.
+4. The configuration is checked by the master alone, once; its errors and warnings are passed on.
+5. Both sides check the peer's credentials: the master answers its own user and root, the other
+   side accepts a result from the process that it has signalled only.
 """
 
 from __future__ import annotations
@@ -161,7 +160,7 @@ def _short(path: str) -> Iterator[str]:
 
 
 class Collector(log.Log):
-    """A log that remembers what was wrong, beside writing it: in a few lines, each once."""
+    """A log that also remembers errors: a few lines, each once."""
 
     __slots__ = ("_first", "_last", "_more", "_warned")
 
@@ -247,7 +246,7 @@ class Request:
     def wait(self, say: Callable[[str], None]) -> bool:
         """Wait for the verdict and say what was wrong. Returns: False for a refusal, or no answer
 
-        Where there is nobody to ask, all is well, as far as anybody knows.
+        Where nobody listens the result is not known: True.
         """
         if self._sock is None:
             return True

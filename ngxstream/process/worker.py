@@ -1,5 +1,5 @@
-"""The worker: the process that serves. It drops its rights after the fork, opens its
-listeners, and leaves at once or in grace.
+"""The worker process: it drops privileges after the fork, opens its listeners, and exits at once
+or gracefully.
 
 Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_process_exit
 (src/os/unix/ngx_process_cycle.c).
@@ -42,12 +42,8 @@ class WorkerContext:
     __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fds")
 
     def __init__(
-        self,
-        generations: Generations,
-        mailboxes: Sequence[Mailbox],
-        former: Sequence[Cycle] = (),
-        patience_ms: int = handover.START_MS,
-        wakeups_fds: Mapping[int, int] | None = None,
+        self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = (),
+        patience_ms: int = handover.START_MS, wakeups_fds: Mapping[int, int] | None = None,
     ) -> None:
         """Args: mailboxes: one for each worker; former: cycles whose UDP sessions go on;
         patience_ms: how long an idle worker waits for UDP clients, 0 for ever; wakeups_fds: what
@@ -81,15 +77,8 @@ class Worker:
     )
 
     def __init__(
-        self,
-        cycle: Cycle,
-        number: int,
-        channel: Channel,
-        title: system.Title,
-        context: WorkerContext,
-        *,
-        daemonized: bool,
-        idle: bool = False,
+        self, cycle: Cycle, number: int, channel: Channel, title: system.Title,
+        context: WorkerContext, *, daemonized: bool, idle: bool = False,
     ) -> None:
         """Be made after the fork.
 
@@ -189,7 +178,7 @@ class Worker:
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
             self.arrival.go()
-            on = "leaving" if self.loop.exiting else "serving on"
+            on = "leaving" if self.loop.exiting or self.loop.stopped else "serving on"
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
             if self.siblings is None:  # nobody else gives back what they held

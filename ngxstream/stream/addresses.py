@@ -39,12 +39,7 @@ class AddressDraft:
     """One listen address while the block is read. Source: ngx_stream_conf_addr_t"""
 
     __slots__ = (
-        "options",
-        "servers",
-        "default_server",
-        "protocols",
-        "protocols_set",
-        "protocols_changed",
+        "options", "servers", "default_server", "protocols", "protocols_set", "protocols_changed",
     )
 
     def __init__(self, options: ListenOptions, server: ServerConf) -> None:

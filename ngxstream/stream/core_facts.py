@@ -110,7 +110,7 @@ class _Visit:
 
 
 def _pack(s: Session) -> bool | None:
-    """Say whether a session is watched; it is not over."""
+    """Return whether a session is watched."""
     visit: _Visit | None = s.module_ctx(WATCHED)
     if visit is None:
         return None

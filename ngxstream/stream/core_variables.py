@@ -155,7 +155,7 @@ def _proxy_protocol_tlv(s: Session, name: str) -> bytes | None:
 
 
 def _proxy_protocol_dropped(s: Session) -> bytes | None:
-    """Count what the listener of `listen … udp proxy_protocol` believed nothing of."""
+    """Return how many datagrams were dropped at `listen … udp proxy_protocol` for their header."""
     refused = getattr(s.c.table, "refused", None)
     return None if refused is None else b"%d" % sum(refused.values())
 

@@ -1,4 +1,4 @@
-"""What methods have in common that point at a peer: one that is not usable means another try."""
+"""What balancing methods by key or chance share: a peer that is not usable means another draw."""
 
 from __future__ import annotations
 

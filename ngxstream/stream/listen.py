@@ -42,8 +42,7 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
 def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
     """Return the options of every address that a `listen` names.
 
-    shape: args are the words after `listen`
-    Raises: ConfError with nginx's words
+    Args: args: the words after `listen`. Raises: ConfError with nginx's words
     """
     try:
         url = inet.parse_url(args[0], listen=True)

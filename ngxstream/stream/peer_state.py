@@ -1,9 +1,9 @@
-"""How a peer fares: the one declaration that its plain and its shared form are made from.
+"""The state of a peer: the one declaration of which its plain and its shared form are made.
 
 1. A field is declared once, below. The plain form has it as a slot; the shared form
    (modules/upstream/zone.py) has a cell, a count or a slot of the same name, by its kind.
 2. Whether a peer may be used is asked of round_robin.usable() alone. `status` is 0 as long as
-   nothing at all speaks against it: then nothing else has to be looked at.
+   nothing prevents its use: then nothing else has to be checked.
 3. `fails` changes by fail(), succeed() and forgive() only, which keep `status` in step.
 """
 
@@ -38,7 +38,7 @@ def _field(default: int, kind: str) -> Any:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class PeerState:
-    """How a peer fares. Times are loop milliseconds (CLOCK_MONOTONIC).
+    """The state of a peer. Times are loop milliseconds (CLOCK_MONOTONIC).
 
     accessed_ms and checked_ms are cut to whole seconds, as nginx counts in seconds.
 

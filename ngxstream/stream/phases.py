@@ -1,16 +1,16 @@
-"""Phases: the order in which a session is looked at, compiled into one flat tuple.
+"""Phases: the order in which a session's handlers run, compiled into one flat tuple.
 
 Answers for ngx_stream_init_phase_handlers (ngx_stream.c) and ngx_stream_core_run_phases
 (ngx_stream_core_module.c).
 
 1. Handlers of one phase run in the reverse of the modules' order (ngx_stream.c counts down);
    the log phase alone runs in their order.
-2. A handler nobody wants at an address is not in that address's engine at all: what a session
-   does not use costs it nothing.
+2. A handler that no server of an address uses is not in that address's engine at all: what a
+   session does not use costs it nothing.
 3. A suspended session remembers an index into the engine of its address, nothing else.
 4. A session that comes while others have used up what clients may cost in one turn of the loop
-   (event/turn_budget.py) goes on in one of the next turns. Over UDP nobody is put off here: the
-   first datagram is there in this turn alone, and the listener begins no sessions in such a turn.
+   (event/turn_budget.py) goes on in one of the next turns. UDP sessions are not deferred here: the
+   first datagram is valid in this turn only, and the listener begins no sessions in such a turn.
 """
 
 from __future__ import annotations

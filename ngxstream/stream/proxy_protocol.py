@@ -61,9 +61,9 @@ class HeaderReader:
         s = self.s
         sock = s.c.sock
         while True:
-            room = proxy_protocol.MAX_HEADER - len(self.taken)
+            left = proxy_protocol.MAX_HEADER - len(self.taken)
             try:
-                peeked = sock.recv(room, socket.MSG_PEEK)
+                peeked = sock.recv(left, socket.MSG_PEEK)
             except BlockingIOError:
                 self._wait()
                 return

@@ -1,4 +1,4 @@
-"""Round robin without the arithmetic: while all servers are well, the turns repeat.
+"""Round robin by a precomputed sequence: while no server fails, the choices repeat.
 
 What nginx works out for every session (ngx_stream_upstream_get_peer goes over all peers) is the
 same row of choices again and again as long as no peer fails: after as many choices as the weights

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Balancer, Selection, UpstreamState
 
-Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, how it fares
+Choice = tuple[int, Peer, PeerState]  # the bit of a peer in its tier, the peer, its state
 
 FORGIVEN_MS: Final = 1 << 62  # when all failures are long past
 NO_LOCK: Final = nullcontext()
@@ -75,10 +75,7 @@ class Tier:
     )
 
     def __init__(
-        self,
-        name: str,
-        peers: Iterable[Peer],
-        backup: Tier | None = None,
+        self, name: str, peers: Iterable[Peer], backup: Tier | None = None,
         lock: AbstractContextManager[None] = NO_LOCK,
     ) -> None:
         self.name = name

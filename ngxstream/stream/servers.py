@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ServerName(NamedTuple):
-    """One name of a server. shape: `text` in lower case, or a regex without its `~`."""
+    """One name of a server: `text` in lower case, or a regex without its `~`."""
 
     text: str
     regex: Pattern | None = None
@@ -154,7 +154,7 @@ _PORT: Final = re.compile(rb":([0-9]*)")
 def valid_host(name: bytes) -> bytes | None:
     """Return the host to look up for a name a client sent, None where it is no host.
 
-    shape: lower case, without a port or a trailing dot; no more than MAX_HOST bytes
+    Returns: lower case, without a port or a trailing dot; no more than MAX_HOST bytes
     Source: ngx_stream_validate_host
     """
     if len(name) > MAX_HOST:

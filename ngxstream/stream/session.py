@@ -67,11 +67,7 @@ class Session:
     )
 
     def __init__(
-        self,
-        c: Connection,
-        loop: Loop,
-        address: AddressConf,
-        preread: bytes = b"",
+        self, c: Connection, loop: Loop, address: AddressConf, preread: bytes = b"",
         proxy_protocol: ProxyHeader | None = None,
     ) -> None:
         """Args: preread: a UDP client's first datagram; proxy_protocol: what stood before it"""

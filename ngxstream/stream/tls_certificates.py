@@ -30,13 +30,10 @@ class Certificates:
     __slots__ = ("_lib", "_prefix", "_passwords", "_options", "_entries")
 
     def __init__(
-        self,
-        lib: libssl.Library,
-        prefix: str,
-        passwords: tuple[bytes, ...] | None,
+        self, lib: libssl.Library, prefix: str, passwords: tuple[bytes, ...] | None,
         options: tls_conf.CacheOptions | None,
     ) -> None:
-        """shape: prefix is put before relative names; without options nothing is kept."""
+        """Args: prefix: put before relative names; options: None to keep nothing"""
         self._lib = lib
         self._prefix = prefix
         self._passwords = passwords or ()  # never ask at a terminal
@@ -90,7 +87,7 @@ class Certificates:
         return value
 
     def _expire(self, now_ms: int, options: tls_conf.CacheOptions) -> None:
-        """Make room for one: drop what was not used for long, and the oldest of too many."""
+        """Remove entries that were not used for long, and the oldest ones of too many."""
         entries = self._entries
         while entries:
             key = next(iter(entries))

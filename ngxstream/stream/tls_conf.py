@@ -30,11 +30,11 @@ PROTOCOLS: Final = {
 }
 LONGEST_PASSWORD_LINE: Final = 4096  # NGX_SSL_PASSWORD_BUFFER_SIZE
 LONGEST_PROTOCOL: Final = 255
-ROOM: Final = 1024  # bytes of a message of OpenSSL's: NGX_MAX_CONF_ERRSTR
+MAX_MESSAGE: Final = 1024  # bytes of a message of OpenSSL's: NGX_MAX_CONF_ERRSTR
 
 
 class CacheOptions(NamedTuple):
-    """What *_certificate_cache says. shape: seconds"""
+    """What *_certificate_cache says; times in seconds."""
 
     most: int
     inactive: int = 10
@@ -136,6 +136,6 @@ def unplaced(error: libssl.SslError) -> errors.UnplacedError:
     """
     text = error.message
     raw = encode(text)
-    if len(raw) > ROOM:  # the bracket behind the reasons is kept
-        text = raw[: ROOM - 1].decode("utf-8", "surrogateescape") + ")"
+    if len(raw) > MAX_MESSAGE:  # the bracket behind the reasons is kept
+        text = raw[: MAX_MESSAGE - 1].decode("utf-8", "surrogateescape") + ")"
     return errors.UnplacedError(text)

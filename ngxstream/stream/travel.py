@@ -103,7 +103,6 @@ class Places:
     __slots__ = ("_addresses", "_places", "_streams")
 
     def __init__(self) -> None:
-        """Know none yet."""
         self._places: dict[AddressConf, tuple[int, int]] = {}
         self._addresses: dict[tuple[int, int], tuple[AddressConf, Listening]] = {}
         self._streams: dict[int, StreamConf] = {}

@@ -53,7 +53,7 @@ def _unlinked(s: Session) -> bytes:
 class ComplexValue:
     """A value of the configuration that may hold variables.
 
-    shape: `get(session)` returns bytes; `constant` is the value when no variable is in it, else
+    `get(session)` returns bytes; `constant` is the value when no variable is in it, else
     None; `text` is as written.
     """
 
@@ -96,7 +96,7 @@ def has_variables(text: str) -> bool:
 def split(text: str) -> list[tuple[str, str]]:
     """Cut a text into (mark, piece) pairs.
 
-    shape: mark is "" for plain text, "$" for the name of a variable, "1" for a capture's digit
+    Returns: mark is "" for plain text, "$" for the name of a variable, "1" for a capture's digit
     Raises: ConfError `invalid variable name` or `the closing bracket …`
     Source: ngx_stream_script_compile
     """

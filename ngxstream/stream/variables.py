@@ -52,14 +52,20 @@ UNSET: Final = _Unset()
 class Variable:
     """One variable of a table.
 
-    shape: `get` is a Getter, or a PrefixGetter with PREFIX; `doc` is one line for
-    docs/variables.md.
+    Args: get: a Getter, or a PrefixGetter with PREFIX; `doc` is one line for docs/variables.md.
     """
 
     name: str
     get: Getter | PrefixGetter
     flags: int = 0
     doc: str = ""
+
+
+def name_in(word: str) -> str:
+    """Return the name of `$name`. Raises: ConfError"""
+    if not word.startswith("$"):
+        raise errors.ConfError(f'invalid variable name "{word}"')
+    return word[1:]
 
 
 def not_found(s: Session) -> bytes | None:
@@ -77,7 +83,7 @@ def _unlinked(s: Session) -> bytes | None:
 
 
 class VariableRef:
-    """A use of a variable. shape: `get(session)` is bytes or None once the table is linked."""
+    """A use of a variable: `get(session)` is bytes or None once the table is linked."""
 
     __slots__ = ("name", "index", "get", "flags", "is_assigned", "is_early", "_table")
 
@@ -141,7 +147,7 @@ class VariableTable:
     def ref(self, name: str, *, late: bool = False) -> VariableRef:
         """Return the reference to a name; whether it exists is found out at link().
 
-        shape: late says that this use of it is in a line that is written at the session's end
+        Args: late: this use of it is in a line that is written at the session's end
         Raises: ConfError `invalid variable name "$"`
         Source: ngx_stream_get_variable_index
         """

@@ -15,7 +15,7 @@ QUICK = ("tcp-bulk-1", "tcp-rr-64", "tcp-crr", "udp-1x1", "udp-50x4", "udp-onesh
 
 
 def main() -> int:
-    """Run what was asked for. returns: the exit status"""
+    """Run what was asked for. Returns: the exit status"""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
         description="Measure ngxstream beside nginx, HAProxy, dnsdist and no proxy at all.",

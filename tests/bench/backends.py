@@ -77,7 +77,7 @@ zone:
 
 
 def questions(folder: Path) -> Path:
-    """Write what dnsperf asks. returns: the file"""
+    """Write what dnsperf asks. Returns: the file"""
     path = folder / "questions"
     path.write_text("".join(f"n{i}.bench.test A\n" for i in range(NAMES)))
     return path

@@ -35,7 +35,7 @@ class Bench:
 class Case:
     """One kind of work.
 
-    shape: `load(place, bench)` makes it against place.port; `targets` are the ratios to nginx to
+    Args: `load(place, bench)` makes it against place.port; `targets` are the ratios to nginx to
     reach, (throughput at least, CPU per unit at most).
     """
 

@@ -33,7 +33,7 @@ class StartError(Exception):
 class Setup:
     """What a case asks of a proxy.
 
-    shape: `lines` go into the server block; `log` is the parameter text of an access_log in the
+    Args: `lines` go into the server block; `log` is the parameter text of an access_log in the
     format of eight variables, None for no log; `programs` can do the case. A program with a log
     runs beside itself without one where its name with PLAIN behind it stands in `programs`.
     """
@@ -216,7 +216,7 @@ def _command(name: str, place: Place, setup: Setup) -> list[str]:
 
 
 def start(name: str, place: Place, setup: Setup) -> Running | None:
-    """Start a proxy and wait until its workers serve. returns: None where there is no proxy"""
+    """Start a proxy and wait until its workers serve. Returns: None where there is no proxy"""
     if name == "none":
         return None
     if name.endswith(PLAIN):

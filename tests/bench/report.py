@@ -27,7 +27,7 @@ VERSIONS: Final = (
 def main(*paths: str) -> None:
     """Write the tables between the page's marks, and the plots beside it.
 
-    shape: of a case that is in several files the last one counts
+    Args: of a case that is in several files the last one counts
     """
     newest: dict[tuple[str, int], dict[str, Any]] = {}
     for path in paths:

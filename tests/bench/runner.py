@@ -26,10 +26,10 @@ def run_case(
     workers: int,
     patience: float,
 ) -> Result:
-    """Run one case. returns: samples by program, and what was missing
+    """Run one case. Returns: samples by program, and what was missing
 
     Proxies run from before the first round to after the last; an idle one costs nothing. Which
-    goes first changes from round to round. shape: patience is how many seconds each load may wait
+    goes first changes from round to round. Args: patience is how many seconds each load may wait
     for other work on the machine to pause
     """
     lacking = case.missing()

@@ -51,7 +51,7 @@ def ratios(
 ) -> str:
     """Draw bars from 1.0 (nginx) to each program's ratio.
 
-    shape: a case is (title, bars, the ratio to reach); the scale is logarithmic
+    Args: a case is (title, bars, the ratio to reach); the scale is logarithmic
     """
     values = [value for _, bars, _ in cases for _, value in bars if value > 0]
     low = min(0.5, *values) if values else 0.5
@@ -96,7 +96,7 @@ def ratios(
 
 
 def lines(title: str, unit: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw a line for each program. shape: points are (number of sessions, cost)"""
+    """Draw a line for each program. Args: points are (number of sessions, cost)"""
     points = [point for line in series.values() for point in line]
     if not points:
         return _page(WIDTH, 40, [_text(10, 22, title)])

@@ -13,7 +13,7 @@ from tests.bench.cases import Case, CheckCase, IdleCase, median
 class Row:
     """One program in one case, medians over the rounds.
 
-    shape: `each` is the CPU per unit in µs (s for GB; bytes for idle sessions), None for "none";
+    Args: `each` is the CPU per unit in µs (s for GB; bytes for idle sessions), None for "none";
     ratios are to nginx, see rows()
     """
 

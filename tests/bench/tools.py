@@ -20,7 +20,7 @@ ROOT: Final = programs.ROOT
 
 @dataclass
 class Sample:
-    """What one run of a load gave. shape: latencies in µs; cpu_ns is the proxy's, see runner.py"""
+    """What one run of a load gave. Args: latencies in µs; cpu_ns is the proxy's, see runner.py"""
 
     units: float
     seconds: float
@@ -35,7 +35,7 @@ class ToolError(Exception):
 
 
 def run(command: list[str], seconds: float) -> str:
-    """Run a tool to its end. returns: what it printed. raises: ToolError"""
+    """Run a tool to its end. Returns: what it printed. Raises: ToolError"""
     path = programs.which(command[0])
     if path is None:
         raise ToolError(f"{command[0]} is not installed")
@@ -52,7 +52,7 @@ def run(command: list[str], seconds: float) -> str:
 
 
 def wrk(url: str, connections: int, seconds: float, header: str = "") -> Sample:
-    """Ask an HTTP server as often as it can answer. returns: units are requests"""
+    """Ask an HTTP server as often as it can answer. Returns: units are requests"""
     words = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", url]
     if header:
         words += ["-H", header]
@@ -69,7 +69,7 @@ def wrk(url: str, connections: int, seconds: float, header: str = "") -> Sample:
 
 
 def wrk_bulk(url: str, seconds: float) -> Sample:
-    """Fetch a large file over one connection. returns: units are GB (10^9 bytes)"""
+    """Fetch a large file over one connection. Returns: units are GB (10^9 bytes)"""
     said = run(["wrk", "-t1", "-c1", f"-d{max(1, round(seconds))}s", url], seconds)
     found = re.search(r"in ([\d.]+)s, ([\d.]+)([kMG]?)B read", said)
     if not found:
@@ -78,7 +78,7 @@ def wrk_bulk(url: str, seconds: float) -> Sample:
 
 
 def iperf(port: int, flows: int, seconds: float) -> Sample:
-    """Send bulk TCP. returns: units are GB (10^9 bytes) received"""
+    """Send bulk TCP. Returns: units are GB (10^9 bytes) received"""
     words = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(max(1, round(seconds)))]
     for _ in range(3):  # the server may not be through with the test before
         said = json.loads(run([*words, "-P", str(flows), "-J"], seconds))
@@ -90,7 +90,7 @@ def iperf(port: int, flows: int, seconds: float) -> Sample:
 
 
 def dnsperf(port: int, questions: Path, seconds: float) -> Sample:
-    """Ask a DNS server from 20 sockets, 200 questions outstanding. returns: units are answers"""
+    """Ask a DNS server from 20 sockets, 200 questions outstanding. Returns: units are answers"""
     words = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(questions)]
     said = run([*words, "-c", "20", "-q", "200", "-l", str(max(1, round(seconds)))], seconds)
     done = re.search(r"Queries completed:\s+(\d+)", said)
@@ -104,7 +104,7 @@ def dnsperf(port: int, questions: Path, seconds: float) -> Sample:
 
 
 def handshakes(port: int, seconds: float) -> Sample:
-    """Make TLS handshakes one after another. returns: units are full handshakes"""
+    """Make TLS handshakes one after another. Returns: units are full handshakes"""
     where = f"127.0.0.1:{port}"
     begin = time.monotonic()
     said = run(["openssl", "s_time", "-connect", where, "-new", "-time",
@@ -143,7 +143,7 @@ class Stepped:
         self.wait()
 
     def wait(self) -> None:
-        """Wait for the end of a step. raises: ToolError"""
+        """Wait for the end of a step. Raises: ToolError"""
         if not self.process.stdout.readline():  # type: ignore[union-attr]
             raise ToolError("the load program ended early")
 

@@ -18,7 +18,7 @@ PAGE = proxies.ROOT / "docs" / "udp-continuity-results.md"
 
 
 def main() -> int:
-    """Play, print, and write the page if asked to. returns: 1 if a case could not be played"""
+    """Play, print, and write the page if asked to. Returns: 1 if a case could not be played"""
     parser = argparse.ArgumentParser(prog="python -m tests.continuity")
     parser.add_argument("--only", default="", help="the cases with this word in their title")
     parser.add_argument("--program", choices=PROGRAMS, help="one program instead of both")

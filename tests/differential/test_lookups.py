@@ -18,7 +18,7 @@ PER_SERVER = 300  # a word of the configuration is shorter than 4096 bytes
 def config(block: str, values: list[str]) -> str:
     """Return a stream block whose servers print what ``block`` answers for each value.
 
-    shape: block has %(in)s where the value belongs and %(out)s for the variable it sets
+    Args: block has %(in)s where the value belongs and %(out)s for the variable it sets
     """
     parts = []
     for n, value in enumerate(values):

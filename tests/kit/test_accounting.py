@@ -86,7 +86,7 @@ def test_a_number_nobody_sent_is_mangled() -> None:
 
 
 def test_a_second_port_is_a_move() -> None:
-    """A session is moved when its backend heard it from two ports, and the story says when."""
+    """A session has moved when its backend received it from two ports; story() says so."""
     account = settle([[0]], [[0]], [1])
     path = account.paths[0][0]
     again = accounting.Path(path.at + 1, path.backend, path.host, path.port + 1)

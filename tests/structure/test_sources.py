@@ -1,6 +1,7 @@
 """What every source file of the package keeps to."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_a_module_says_what_it_owns(path: Path) -> None:
     """Every module begins with a docstring of at least a sentence."""
     said = ast.get_docstring(tree_of(path)) or ""
     assert len(said.split()) >= 3, "the module's docstring"
+
+
+SECTIONS = re.compile(r"(^|\. )\s*(shape|returns|raises|source): ", re.MULTILINE)
+
+
+@every_source
+def test_sections_of_docstrings_are_capitalised(path: Path) -> None:
+    """`Args:`, `Returns:`, `Raises:`, `Source:`, as the Google style spells them."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, documented)]
+    said = [ast.get_docstring(node) or "" for node in nodes]
+    assert [] == [text for text in said if SECTIONS.search(text)]
 
 
 @every_source

@@ -115,7 +115,7 @@ class Account:
         return {what: count for what, count in found.items() if count}
 
     def of(self, sessions: Iterable[int]) -> "Account":
-        """Return the account of some sessions only. shape: times and counts as in the whole"""
+        """Return the account of some sessions only. Args: times and counts as in the whole"""
         wanted = set(sessions)
 
         def part(flow: Flow) -> Flow:
@@ -167,9 +167,9 @@ def flow(
 ) -> tuple[Flow, int]:
     """Set what was sent against what came.
 
-    shape: sent[session][number] is a time; got[session] are numbers in order of arrival,
+    Args: sent[session][number] is a time; got[session] are numbers in order of arrival,
     came[session] their times
-    returns: the flow, and how many arrived that nobody sent
+    Returns: the flow, and how many arrived that nobody sent
     """
     missing: list[Missing] = []
     arrived = doubled = late = strange = 0
@@ -203,7 +203,7 @@ def account(
 ) -> Account:
     """Settle the journals of one or more crowds of clients and of their backends.
 
-    shape: the journals of tests.support.udp_crowd; sessions' numbers may be text, as JSON has it
+    Args: the journals of tests.support.udp_crowd; sessions' numbers may be text, as JSON has it
     """
     sent_up: dict[int, list[float]] = {}
     got_down: dict[int, list[int]] = {}

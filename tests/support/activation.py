@@ -26,7 +26,7 @@ class Activated(Ngxstream):
     def __init__(
         self, conf_text: str, tmp_path: Path, socks: Sequence[socket.socket], **options: Any
     ) -> None:
-        """shape: socks in the order of their descriptors"""
+        """Args: socks in the order of their descriptors"""
         fds = tuple(sock.fileno() for sock in socks)
         self._launcher = [sys.executable, "-c", LAUNCHER, ",".join(map(str, fds))]
         super().__init__(conf_text, tmp_path, pass_fds=fds, **options)

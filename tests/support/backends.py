@@ -168,7 +168,7 @@ class TcpBackend:
     ) -> None:
         """Bind, listen and serve.
 
-        shape: host is numeric, or a path for a unix socket; accepting False leaves connections in
+        Args: host is numeric, or a path for a unix socket; accepting False leaves connections in
         the backlog (established for the client, never answered).
         """
         self.script = script

@@ -83,7 +83,7 @@ class Authority:
     ) -> Pair:
         """Issue a certificate for a name and further DNS names.
 
-        shape: subject defaults to /CN=name; password encrypts the key; more are lines for the
+        Args: subject defaults to /CN=name; password encrypts the key; more are lines for the
         extensions; file is what the files are called by (default: the name)
         """
         stem = self.folder / (file or name)

@@ -13,7 +13,28 @@ from tests.support.backends import Address, family_of, make_socket
 from tests.support.waiting import PATIENCE
 
 
-class TcpClient:
+class _Client:
+    """What both kinds of clients have."""
+
+    sock: socket.socket
+
+    @property
+    def name(self) -> Address:
+        """Own address and source port."""
+        return self.sock.getsockname()[:2]
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TcpClient(_Client):
     """One TCP (or unix:) connection."""
 
     def __init__(
@@ -38,11 +59,6 @@ class TcpClient:
         except BaseException:
             self.sock.close()
             raise
-
-    @property
-    def name(self) -> Address:
-        """Own address and source port."""
-        return self.sock.getsockname()[:2]
 
     def send(self, data: bytes) -> None:
         """Send all of it."""
@@ -85,16 +101,6 @@ class TcpClient:
         self.send(data)
         return self.recv_exactly(len(data) if size is None else size)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def tcp_exchange(
     address: Any,
@@ -108,7 +114,7 @@ def tcp_exchange(
 ) -> bytes:
     """Connect, send, and return the answer: size bytes of it, by default all up to the end.
 
-    shape: half_close sends FIN after the payload, before reading.
+    Args: half_close sends FIN after the payload, before reading.
     """
     with TcpClient(address, source=source, netns=netns, timeout=timeout) as client:
         if payload:
@@ -118,7 +124,7 @@ def tcp_exchange(
         return client.recv_to_eof() if size is None else client.recv_exactly(size)
 
 
-class UdpClient:
+class UdpClient(_Client):
     """One UDP socket that talks to one address, from one source port."""
 
     def __init__(
@@ -143,11 +149,6 @@ class UdpClient:
         except BaseException:
             self.sock.close()
             raise
-
-    @property
-    def name(self) -> Address:
-        """Own address and source port."""
-        return self.sock.getsockname()[:2]
 
     def send(self, data: bytes) -> None:
         """Send one datagram, which may be empty."""
@@ -182,16 +183,6 @@ class UdpClient:
         finally:
             self.sock.settimeout(before)
         return found
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def udp_exchange(

@@ -7,7 +7,7 @@ class FakeClock:
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
-        """shape: seconds since 1970."""
+        """Args: seconds since 1970."""
         self.seconds = seconds
 
     def __call__(self) -> float:

@@ -26,7 +26,7 @@ class Crowd:
     """One such process; use it as a context manager."""
 
     def __init__(self, *words: str) -> None:
-        """Start it. shape: words as in the head of this file"""
+        """Start it. Args: words as in the head of this file"""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.crowd", *words],
             cwd=ROOT,

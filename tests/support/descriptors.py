@@ -1,6 +1,7 @@
 """The descriptors of the test's own process: how many there are, and room for more."""
 
 import contextlib
+import gc
 import os
 import resource
 from collections.abc import Iterator
@@ -10,7 +11,16 @@ FD_SETSIZE = 1024  # select(2) knows numbers below it
 
 def count() -> int:
     """Return how many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd")) - 1  # the listing's own
+    return len(numbers()) - 1  # the listing's own
+
+
+def numbers() -> set[str]:
+    """Return which descriptors are open, and that of the listing.
+
+    What earlier tests left in cycles is closed first: it must not be closed between two counts.
+    """
+    gc.collect()
+    return set(os.listdir("/proc/self/fd"))
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def dig(
 ) -> DigAnswer:
     """Ask one question by dig; an answer that is false means that none came in time.
 
-    shape: timeout in whole seconds per try; extra are further words, such as ``+bufsize=4096``.
+    Args: timeout in whole seconds per try; extra are further words, such as ``+bufsize=4096``.
     """
     words = [*_inside(netns), tools.require("dig"), f"@{server}", "-p", str(port), name, kind]
     words += [f"+tries={tries}", f"+time={timeout}", "+tcp" if tcp else "+notcp", "+ignore", *extra]
@@ -85,7 +85,7 @@ class Dnsmasq:
     ) -> None:
         """Start and wait until it answers.
 
-        shape: records map a name to IPv4 and IPv6 addresses; srv are values of dnsmasq's --srv-host
+        Args: records map a name to IPv4 and IPv6 addresses; srv are values of dnsmasq's --srv-host
         (``_dns._udp.example.com,target,port,priority,weight``); port 0 picks a free one; ttl of
         the answers in seconds.
         """

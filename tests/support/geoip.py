@@ -13,7 +13,7 @@ CALIFORNIA = b"".join(
 def database(edition: int, size: int, answers: dict[str, bytes], info: bytes = b"") -> bytes:
     """Return the bytes of a database.
 
-    shape: edition as in core/geoip_db.py, size bytes to a record of the tree; answers maps the
+    Args: edition as in core/geoip_db.py, size bytes to a record of the tree; answers maps the
     first bits of an address, as 0 and 1, to the bytes of what is known there; info is a comment
     """
     nodes: list[list[int | str]] = [["", ""]]

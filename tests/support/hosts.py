@@ -71,7 +71,7 @@ def direct(net: netns.Namespaces) -> None:
 def tcp_round(net: netns.Namespaces, address: Address, source: str, count: int) -> list[Address]:
     """Make that many TCP connections, eight at a time, each echoed; return where they came from.
 
-    raises: AssertionError if one was not answered with what it sent
+    Raises: AssertionError if one was not answered with what it sent
     """
 
     def one(number: int) -> Address:
@@ -91,8 +91,8 @@ def udp_round(
 ) -> list[Address]:
     """Send that many numbered datagrams from several sockets, each echoed before the next.
 
-    raises: TimeoutError for one that was lost, AssertionError for a wrong answer
-    returns: the sockets' addresses
+    Raises: TimeoutError for one that was lost, AssertionError for a wrong answer
+    Returns: the sockets' addresses
     """
     with contextlib.ExitStack() as stack:
         made = [

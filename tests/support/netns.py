@@ -80,7 +80,7 @@ class Namespaces:
     def link(self, a: str, a_addresses: str, b: str, b_addresses: str, *, mtu: int = 1500) -> str:
         """Join two hosts by a veth pair; return the interface's name, the same on both sides.
 
-        shape: addresses with prefix length, several separated by spaces, IPv4 and IPv6.
+        Args: addresses with prefix length, several separated by spaces, IPv4 and IPv6.
         """
         number = next(self._links)
         device = f"eth{number}"
@@ -175,7 +175,7 @@ class Namespaces:
 def require_programs(words: Sequence[str]) -> None:
     """Skip or fail where a program of a command is not installed, or one of its script.
 
-    shape: a command and its arguments; a script is what follows `sh -c` or `sh -ec`
+    Args: a command and its arguments; a script is what follows `sh -c` or `sh -ec`
     """
     tools.require(words[0])
     if words[0] == "sh" and len(words) > 2:

@@ -106,7 +106,7 @@ class Proxy:
     ) -> None:
         """Write the configuration; start nothing yet.
 
-        shape: log_level of the error log that is added; netns the name of a namespace to run in;
+        Args: log_level of the error log that is added; netns the name of a namespace to run in;
         env is added to the environment; args to the command line of start(); expected are regular
         expressions for lines of level alert that the test provokes; pass_fds are descriptors that
         start() leaves to the program.
@@ -213,7 +213,7 @@ class Proxy:
     def start(self, timeout: float = PATIENCE) -> Self:
         """Start and return when the pid file is written and all workers serve.
 
-        raises: AssertionError with what the program said if it ends before that.
+        Raises: AssertionError with what the program said if it ends before that.
         """
         with open(self.prefix / "stderr", "ab") as stderr:
             self._process = subprocess.Popen(
@@ -390,8 +390,8 @@ class Proxy:
     ) -> None:
         """Reload; return when the new workers serve and every old one is leaving or gone.
 
-        shape: conf_text is written first; by_signal sends HUP, else ``-s reload`` is run.
-        raises: AssertionError if the new configuration is refused; see reload_refused().
+        Args: conf_text is written first; by_signal sends HUP, else ``-s reload`` is run.
+        Raises: AssertionError if the new configuration is refused; see reload_refused().
         """
         if conf_text is not None:
             self.write(conf_text)

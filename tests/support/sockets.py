@@ -76,5 +76,5 @@ def peer_port_of(sock: socket.socket) -> int:
 
 
 def options(sock: socket.socket, names: dict[str, tuple[int, int]]) -> dict[str, int]:
-    """Return these options of a socket. shape: name -> (level, option)"""
+    """Return these options of a socket. Args: name -> (level, option)"""
     return {name: sock.getsockopt(level, number) for name, (level, number) in names.items()}

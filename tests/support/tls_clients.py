@@ -61,7 +61,7 @@ def s_client(
 ) -> Talk:
     """Connect, send, read to the end of the stream.
 
-    shape: the server ends the connection; options are more of s_client's; name is sent by SNI
+    Args: the server ends the connection; options are more of s_client's; name is sent by SNI
     unless empty; with commands a line like `R` is one to openssl, not for the server
     """
     words = [tools.require("openssl"), "s_client", "-connect", f"127.0.0.1:{port}"]

@@ -45,7 +45,7 @@ def require(name: str) -> str:
 def other_python(version: str) -> str:
     """Return the path of a Python of a version, or skip: none has to be installed.
 
-    shape: version is "3.13"
+    Args: version is "3.13"
     """
     folders = (Path(sys.base_prefix).parent, Path.home() / ".pyenv" / "versions")
     beside = (path for folder in folders for path in folder.glob(f"{version}.*/bin/python3"))

@@ -144,7 +144,7 @@ class Clients(Player):
     ) -> None:
         """Open the sockets.
 
-        shape: session first + i goes to to[i mod n], from the host source[i mod n] if given; in a
+        Args: session first + i goes to to[i mod n], from the host source[i mod n] if given; in a
         turn, of which each session has hz a second, it sends burst datagrams
         """
         super().__init__()

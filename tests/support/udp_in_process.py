@@ -20,7 +20,7 @@ class UdpInProcess:
     def __init__(
         self, text: str, *, gro: bool = False, connections: int = 4096, level: int = log.WARN
     ) -> None:
-        """Build and listen. shape: gro switches coalescing on as a former owner might have"""
+        """Build and listen. Args: gro switches coalescing on as a former owner might have"""
         built = in_process.build(text)
         assert built.conf is not None, built.error
         built.zones.build()

@@ -127,7 +127,7 @@ class UdpNetwork:
     ) -> str:
         """Return a configuration: one UDP server before backend 0.
 
-        shape: main, stream and server are further lines of these blocks, target is instead of the
+        Args: main, stream and server are further lines of these blocks, target is instead of the
         backend. nginx is given `reuseport` if that is not forbidden: without it the clients'
         datagrams scatter over its workers and nothing can be said about reloads. ngxstream, which
         does not need it, is never given it.
@@ -196,8 +196,8 @@ class UdpNetwork:
     ) -> Player:
         """Add a crowd, numbered on from the last one.
 
-        shape: to are the addresses they use in turn, the first proxy's `@main@` if not given
-        returns: when each has had an answer, if they are to start
+        Args: to are the addresses they use in turn, the first proxy's `@main@` if not given
+        Returns: when each has had an answer, if they are to start
         """
         addresses = to or [self._proxies[0].address("main", self.host)]
         source = None if ":" in addresses[0][0] else SOURCES

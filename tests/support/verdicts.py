@@ -14,7 +14,7 @@ EVENTS = "events {} "
 def nginx_says(text: str, folder: Path, others: dict[str, bytes] | None = None) -> list[str]:
     """Return the warnings and the error of ``nginx -t``, in order.
 
-    shape: text without its events block; others are files to include, by name
+    Args: text without its events block; others are files to include, by name
     """
     nginx = proxies.Nginx(EVENTS + text, folder)
     for name, raw in (others or {}).items():

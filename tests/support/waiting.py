@@ -14,8 +14,8 @@ def wait_until(
 ) -> T:
     """Poll until the predicate is true; return what it returned.
 
-    shape: timeout and every in seconds; what names the awaited state in the failure.
-    raises: AssertionError when the time is up; an exception of the predicate passes through.
+    Args: timeout and every in seconds; what names the awaited state in the failure.
+    Raises: AssertionError when the time is up; an exception of the predicate passes through.
     """
     deadline = time.monotonic() + timeout
     while True:

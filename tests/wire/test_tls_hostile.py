@@ -90,7 +90,8 @@ def attempt(
 ) -> int:
     """Shake hands with the first `cut` bytes of what a good client would send, then leave.
 
-    shape: piece is how many bytes it sends at a time; returns: how many bytes it sent
+    Args: piece is how many bytes it sends at a time
+    Returns: how many bytes it sent
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -156,7 +156,7 @@ def _access_log(scope: Scope, module: Module, st: Statement) -> None:
 
 
 def _spec(scope: Scope, data: LogData, word: str) -> Spec:
-    """Tell where a log goes to."""
+    """Find the target of a log."""
     if word.startswith("syslog:"):
         peer = syslog.Syslog(syslog.parse(word.removeprefix("syslog:")))
         data.peers.append(peer)
@@ -207,7 +207,7 @@ def _positive(parse: Any, text: str, what: str, most: int | None = None) -> int:
 
 
 def _buffer(spec: Spec, word: str, size: int, flush_ms: int, gzip: int) -> None:
-    """Give a file its buffer, or agree with the one it has."""
+    """Give a file its buffer; another log's has to be the same."""
     target = spec.target
     if isinstance(target, values.ComplexValue):
         raise errors.ConfError("buffered logs cannot have variables in name")

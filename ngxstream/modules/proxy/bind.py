@@ -2,7 +2,7 @@
 
 Answers for ngx_stream_proxy_bind and ngx_stream_proxy_set_local (ngx_stream_proxy_module.c).
 
-With `transparent` the address tells the server who is talking, so it is taken from the session
+With `transparent` the address identifies the client to the server, so it is taken from the session
 exactly, or the session is refused:
 
 * `$remote_addr:$remote_port` of an IPv6 client has no brackets. nginx reads 2001:db8::1:5000 as
@@ -160,7 +160,7 @@ def _claim(s: Session, local: SockAddr, remote: SockAddr) -> None:
 
 
 def take_over(s: Session, sock: Any) -> None:
-    """Note the same of a session that another process began, whose connected socket this is."""
+    """Do the same for a session from another process, whose connected socket this is."""
     given = s.server.proxy
     if given.bind.transparent and given.responses:
         try:
@@ -168,7 +168,7 @@ def take_over(s: Session, sock: Any) -> None:
             if inet.port_of(local):
                 _claim(s, local, sock.getpeername())
         except (OSError, connect.BindError):
-            return  # it is connected no more, or the answers are another's meanwhile
+            return  # it is no longer connected, or another session has the answers
 
 
 def is_ported(text: str) -> bool:

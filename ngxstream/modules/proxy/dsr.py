@@ -35,7 +35,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
 
     Returns: the socket, None where the session needs its own. Raises: ConnectError, BindError
     """
-    if local is None or not local[1]:  # a port for each session: nothing worth to be kept
+    if local is None or not local[1]:  # a port for each session: not worth keeping
         return None
     sock = proxy.loop.get(ClientSockets).get(peer.family, local, proxy.conf.options)
     data = proxy.first
@@ -45,7 +45,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
     try:
         state.bytes_sent += sock.sendto(data, peer.sockaddr)
     except BlockingIOError:
-        return None  # one of its own can wait for room
+        return None  # a socket of its own has a queue
     except OSError as error:
         if error.errno != errno.EMSGSIZE:
             raise connect.transparent_error(
@@ -57,7 +57,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
 
 
 def _begin(proxy: UdpProxy) -> None:
-    """End: the datagram is on its way."""
+    """End the session: its datagram was sent."""
     proxy.settle()
 
 

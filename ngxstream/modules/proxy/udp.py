@@ -10,7 +10,6 @@ socket they leave by.
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +17,7 @@ from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, eviction, poller
 from ngxstream.event.connect import UNIX
 from ngxstream.modules.proxy import udp_state
+from ngxstream.modules.proxy.handler import NO_DESCRIPTORS
 from ngxstream.modules.proxy.udp_to_server import ToServer
 from ngxstream.stream.upstream import CONNECT
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer
 
 HEARD_MS: Final = 1000
-_NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE))
 
 
 class UdpProxy(ToServer):
@@ -53,13 +52,13 @@ class UdpProxy(ToServer):
                 if not sock.connect_ex(peer.sockaddr):
                     # hot: who answered a moment ago has its port itself
                     if self.loop.now_ms - peer.state.heard_ms > HEARD_MS:
-                        self._see_that_it_is_another(sock, peer)
+                        self._refuse_own(sock, peer)
                     return sock, True
                 self.loop.close_later(sock)
         try:
             return super().open(peer, local, transparent)
         except errors.InternalError as error:
-            if error.errno not in _NO_DESCRIPTORS:
+            if error.errno not in NO_DESCRIPTORS:
                 raise
             evict = self.loop.get(eviction.Eviction)
             sockets = self.c.table.sockets  # type: ignore[union-attr]
@@ -67,13 +66,13 @@ class UdpProxy(ToServer):
             if sock is None and self.family and evict.make():
                 sock = sockets.take(self.family)  # that of the session that ended
             if sock is not None and not sock.connect_ex(peer.sockaddr):
-                self._see_that_it_is_another(sock, peer)
+                self._refuse_own(sock, peer)
                 return sock, True
             if not evict.may_log():
                 error.level = "info"
             raise
 
-    def _see_that_it_is_another(self, sock: Any, peer: Peer) -> None:
+    def _refuse_own(self, sock: Any, peer: Peer) -> None:
         """Close a socket that is connected to itself. Raises: ConnectError"""
         if connect.is_own(sock, peer.sockaddr):
             self.loop.close_later(sock)

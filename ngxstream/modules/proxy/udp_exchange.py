@@ -35,7 +35,7 @@ NEVER_MS: Final = 1 << 62
 
 
 class Exchange(handler.Proxy):
-    """The counts of a session, and its ends."""
+    """The counts of a session, and how it ends."""
 
     __slots__ = (
         "client",  # sockaddr answers go to
@@ -158,7 +158,7 @@ class Exchange(handler.Proxy):
         return self.requests > 1 and self.responses > 0
 
     def give_way(self) -> None:
-        """End for the sake of a new client."""
+        """End to free a slot for a new client."""
         s = self.s
         if s.log.level >= log.INFO:
             s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
@@ -192,7 +192,7 @@ class Exchange(handler.Proxy):
 
     def leave(self) -> None:
         """Stop what goes on here in the background."""
-        rates, self.rates = self.rates, None  # it knows this session: no circle may stay
+        rates, self.rates = self.rates, None  # it refers to this session: no cycle may stay
         if rates is not None:
             rates.stop()
 

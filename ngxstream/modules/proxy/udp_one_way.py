@@ -1,16 +1,16 @@
 """Fire and forget (`proxy_requests 1; proxy_responses 0`): syslog, NetFlow, statsd.
 
 nginx makes a socket for every datagram and closes it behind it. Such a session asks for no answer,
-so nothing is owed to a source port of its own: all sessions of a worker that go to one server
-leave through one connected socket, which is never read. Everything else is as in any session: its
+so it needs no source port of its own: all sessions of a worker that go to one server leave
+through one connected socket, which is never read. Everything else is as in any session: its
 phases, the balancer's choice for each datagram, variables, logs.
 
 Where nothing looks at a session (no rules, no logs, plain round robin), there is none either: the
 listener's drains go straight to a Forwarder, which asks the balancer about each datagram and sends
 what goes to one server in as few messages as sizes allow.
 
-A refusal (ICMP) that an earlier datagram met is told to the next send: it is nobody's who would
-still be there, so it is noted and the send done again.
+The refusal (ICMP) of an earlier datagram, whose session is over, is an error of the next send: that
+send is repeated.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _open(proxy: UdpProxy, peer: Peer, local: Any) -> Any:
 
 
 def _begin(proxy: UdpProxy) -> None:
-    """Send the datagram; that was all."""
+    """Send the datagram, which ends the session."""
     s, pc = proxy.s, proxy.pc
     state: Any = proxy.state
     first = proxy.first
@@ -88,7 +88,7 @@ def _begin(proxy: UdpProxy) -> None:
                 raise
             state.bytes_sent += pc.send(first)
     except BlockingIOError:
-        proxy.dropped += 1  # the interface's queue is full; there is no later for this session
+        proxy.dropped += 1  # the interface's queue is full; and this session ends now
     except OSError as error:
         proxy.send_failed(error)
         if s.status or proxy.pc is not pc:
@@ -100,7 +100,7 @@ LENDER: Final = Lender(_open, _begin)
 
 
 class _Nobody:
-    """Stands for the session in a selection that has none."""
+    """Takes the place of the session in a selection without one."""
 
     __slots__ = ("c", "is_udp", "log", "loop")
 
@@ -111,7 +111,7 @@ class _Nobody:
         self.is_udp = True
 
     def log_error(self, level: int, message: str, err: int | None = None) -> None:
-        """Say what a selection has to say."""
+        """Log a message of the selection."""
         if level <= self.log.level:
             self.log.write(level, message)
 

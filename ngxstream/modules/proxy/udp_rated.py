@@ -153,7 +153,7 @@ class Rates:
         return self.upload_timer is not None or self.download_timer is not None
 
     def pack(self) -> tuple[int | None, int | None, int]:
-        """Return when the counting began and how much was let through."""
+        """Return when counting began and how many bytes were sent."""
         upload, download = self.upload, self.download
         return (
             None if upload is None else upload.start_s,

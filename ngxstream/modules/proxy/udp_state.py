@@ -80,7 +80,7 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 def way(proxy: UdpProxy) -> int:
-    """Tell which way it goes: one that has no server to talk to begins anew."""
+    """Tell how it is moved: one that has no server yet begins anew."""
     return content.MOVES if proxy.connected and proxy.pc is not None else content.ANEW
 
 

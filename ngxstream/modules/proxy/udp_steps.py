@@ -3,7 +3,7 @@
 Each step is a Sink before another one, made when the session is listed (ProxyConf.steps).
 
 A PROXY header in front of every datagram (proxy_protocol_datagrams) has no counterpart in nginx:
-there the first datagram of a session alone bears it. Most receivers, dnsdist among them, look at
+there only the first datagram of a session has it. Most receivers, dnsdist among them, look at
 each datagram by itself. The header of a session never changes, so it is made once. A datagram that
 has no room for it is dropped and counted (ToServer.send_failed); the session goes on.
 """
@@ -75,7 +75,7 @@ class Headed:
 
 
 def _limit(proxy: UdpProxy, sink: Sink) -> Sink:
-    """Have the upload rate obeyed, by a session that has one; it knows of headers itself."""
+    """Apply the upload rate of a session that has one; it adds headers itself."""
     rates = proxy.rates
     if rates is not None and rates.upload is not None:
         return rates

@@ -124,7 +124,7 @@ class ToClient(Exchange):
                 self.answer(view)
             if self.s.status:
                 return
-        # what is queued would lose its cuts
+        # what is queued would be read as one datagram
         if dry and self.gro_hints > 512 and self.queue is None:
             self.gro_hints = -(1 << 30)  # this server does not coalesce: not tried again
             self.gro = False

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.addresses import AddressDraft
     from ngxstream.stream.core import ServerConf, StreamDraft
 
-KEY: Final = "ssl"  # where the draft keeps the connections that shake hands
+KEY: Final = "ssl"  # where the draft keeps the handshakes under way
 LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx
 
 

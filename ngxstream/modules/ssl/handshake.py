@@ -35,7 +35,7 @@ _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
 def handle(s: Session) -> int:
-    """Shake hands, then look at the client's certificate. Source: ngx_stream_ssl_handler"""
+    """Do the handshake, then check the client's certificate. Source: ngx_stream_ssl_handler"""
     if not s.address.ssl:
         return codes.OK
     if type(s.c.sock) is not tls.Transport:
@@ -97,7 +97,7 @@ class Handshake(Content):
         return code
 
     def on_event(self, mask: int) -> None:
-        """Go on shaking hands."""
+        """Continue the handshake."""
         transport = self.transport
         if transport is None or not (mask & READABLE or transport.wants_write):
             return
@@ -108,7 +108,7 @@ class Handshake(Content):
             self._shake(transport)
 
     def go_on(self) -> None:
-        """Go on shaking hands in a turn to come: others had used up the one before."""
+        """Continue the handshake in a later turn, after others had used one up."""
         transport = self.transport
         if transport is not None and self.s.loop.get(TurnBudget).let_in(self.s, self.go_on):
             self._shake(transport)
@@ -151,7 +151,7 @@ Pending = dict[int, Handshake]
 
 
 def _admit(s: Session, transport: tls.Transport) -> int:
-    """Look at a client whose handshake is done. Returns: OK, or how the session ends"""
+    """Check a client whose handshake is done. Returns: OK, or how the session ends"""
     if s.log.level >= log.INFO:
         transport.complain = partial(s.log_error, log.INFO)
     code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
@@ -159,7 +159,7 @@ def _admit(s: Session, transport: tls.Transport) -> int:
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:
-    """Look at what became of the client's certificate. Returns: OK or ERROR"""
+    """Check the client's certificate. Returns: OK or ERROR"""
     lib, connection = transport.lib, transport.pointer
     mode = s.server.ssl.verify
     code, text = libssl_facts.verify_result(lib, connection)
@@ -185,7 +185,7 @@ def hello_handler(underway: Pending) -> libssl_context.HelloHandler:
 
     def select(connection: int, name: bytes | None) -> int:
         shaking = underway.get(connection)
-        if shaking is None:  # cannot happen: who shakes hands is listed
+        if shaking is None:  # cannot happen: each handshake is listed
             return _ALERT_INTERNAL_ERROR
         s = shaking.s
         assert shaking.transport is not None

@@ -1,4 +1,4 @@
-"""Resumption: where sessions lie and under which keys tickets are sealed.
+"""Resumption: the storage of sessions and the keys of tickets.
 
 Answers for ngx_ssl_session_cache_init(), ngx_ssl_session_ticket_keys() and
 ngx_ssl_rotate_ticket_keys() (src/event/ngx_event_openssl.c).
@@ -30,7 +30,7 @@ _NEXT: Final = 2
 
 
 def init_zone(zone: Zone, fresh: bool) -> None:
-    """Build upon a new zone; an adopted one keeps its sessions and keys."""
+    """Initialize a new zone; an adopted one keeps its sessions and keys."""
     if fresh:
         zone.data = SessionZone(zone)
 

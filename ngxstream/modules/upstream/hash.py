@@ -28,7 +28,7 @@ MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
 
 
 class Weights(drawing.Shares):
-    """What the plain hash knows of a tier."""
+    """The weights of a tier, for the plain hash."""
 
     __slots__ = ("key",)
 
@@ -38,7 +38,7 @@ class Weights(drawing.Shares):
 
 
 class Ring:
-    """What the consistent hash knows of a tier.
+    """The ring of a tier, for the consistent hash.
 
     points are 32-bit and sorted; groups[i] are the peers that own points[i]: those whose server
     lines have the same text. Of equal points the first in the configuration stays.

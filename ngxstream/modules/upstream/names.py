@@ -57,7 +57,7 @@ _ENTRY: Final = codec.Record(
     Field(2, "port", codec.Int(0, 65_535), 0),
     Field(3, "weight", codec.Int(1, 65_535), 1),
     Field(4, "backup", codec.BOOL, False),
-    Field(5, "server", codec.Text(1024, is_word=True), ""),
+    Field(5, "server", codec.Text(1024), ""),
     Field(6, "row", codec.UINT),
     Field(7, "denied_ms", codec.UINT, 0),
 )

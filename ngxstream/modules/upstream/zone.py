@@ -70,7 +70,7 @@ class PeerTable:
     _ATTACHMENTS: Final = 2
 
     def __init__(self, zone: shm.Zone) -> None:
-        """Its size says how many peers have room."""
+        """Make as many rows as the zone's size allows."""
         self.zone = zone
         self.capacity = zone.size // ROW_BYTES
         self.tallies = {name: Tally(zone, self.capacity) for name in COUNTS}
@@ -124,7 +124,7 @@ class PeerTable:
         return ZonePeerState(peer, self.tallies, row, cells)
 
     def release(self, row: int) -> None:
-        """Take the pin out of a row: it may go when nobody uses it and the zone is full."""
+        """Take the pin out of a row: it may be replaced when it is unused and the zone is full."""
         self._entries[row * ENTRY + PINNED] = 0
 
     def _find(self, high: int, low: int) -> int:
@@ -135,7 +135,7 @@ class PeerTable:
         return -1
 
     def _take(self) -> int:
-        """Return a row nobody has, or the one that was of no use for the longest time; -1: none."""
+        """Return a free row, or the one unused for the longest time; -1: none."""
         state, entries = self._state, self._entries
         fresh: int = state[self._FRESH]
         if fresh < self.capacity:
@@ -195,7 +195,7 @@ class ZonePeerState(PeerState):
             loop.post(self.settle)
 
     def settle(self) -> None:
-        """Give back what is owed."""
+        """Give back the sessions that ended here."""
         owed, self.owed = self.owed, 0
         if owed:
             self.hold(-owed)

@@ -10,7 +10,7 @@ from tests.bench.load import sessions, udp
 
 
 def main(name: str, *words: str) -> None:
-    """Run a program by its name. shape: words are numbers"""
+    """Run a program by its name. Args: words are numbers"""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     numbers = [float(word) if "." in word else int(word) for word in words]

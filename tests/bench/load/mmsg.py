@@ -38,7 +38,7 @@ class _Header(ctypes.Structure):
 class Batch:
     """Up to `count` datagrams of up to `size` bytes.
 
-    shape: with `shared` all of them lie in one and the same buffer (a client sends equal
+    Args: with `shared` all of them lie in one and the same buffer (a client sends equal
     datagrams and looks at the last answer only); `named` keeps the peers' addresses.
     """
 
@@ -68,7 +68,7 @@ class Batch:
         return int(n) if n > 0 else _nothing()
 
     def send(self, fd: int, count: int) -> int:
-        """Send the first `count` datagrams. returns: how many the kernel took"""
+        """Send the first `count` datagrams. Returns: how many the kernel took"""
         n = self._send(fd, self._row, count, 0)
         return int(n) if n > 0 else _nothing()
 
@@ -81,7 +81,7 @@ def _nothing() -> int:
 
 
 def percentiles(samples: list[int]) -> dict[str, float]:
-    """Return p50 and p99 in microseconds. shape: samples in ns; sorted in place"""
+    """Return p50 and p99 in microseconds. Args: samples in ns; sorted in place"""
     if not samples:
         return {}
     samples.sort()

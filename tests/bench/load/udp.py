@@ -53,7 +53,7 @@ class Windows:
         self.incoming = Batch(64, SIZE, shared=True)
 
     def run(self, seconds: float) -> dict[str, Any]:
-        """Run for a while. returns: units (round trips), seconds, lost, percentiles"""
+        """Run for a while. Returns: units (round trips), seconds, lost, percentiles"""
         window, heard = self.window, self.heard
         out, incoming = self.outgoing, self.incoming
         samples: list[int] = []

@@ -15,7 +15,7 @@ MODULE = Module("test", (DIRECTIVE,))
 
 
 def specs_of(text: str) -> list[error_log.Spec]:
-    """Return the specs of a text of error_log directives. raises: ConfError"""
+    """Return the specs of a text of error_log directives. Raises: ConfError"""
     judge = builder.Builder([MODULE], prefix="/p/", conf_prefix="/p/conf/",
                             warn=lambda level, message: None)
     source = reader.read_text(text)

@@ -1,11 +1,11 @@
 """The statement tree: words, lines, faults in place, includes."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from ngxstream.conf import files, reader
+from tests.support import descriptors
 
 MAIN = "/c/nginx.conf"
 
@@ -554,10 +554,10 @@ def test_disk_and_memory_read_alike(tmp_path: Path) -> None:
 
 def test_reading_leaves_no_descriptor_open() -> None:
     """Whatever way a reading ends, its descriptors are closed."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     for text in ("a;", "a {", "}", 'a "b"c;', "include x;", "a\n" + "b;\n" * 100):
         read(text)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
 
 
 # -- the command line ---------------------------------------------------------------------------

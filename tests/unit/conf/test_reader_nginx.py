@@ -19,7 +19,7 @@ KNOWN = {"main": ("events", "http"), "events": (), "http": ("types",)}
 
 
 def judge(statements: list[reader.Statement], context: str = "main") -> None:
-    """Raise what nginx would say first. raises: ConfError"""
+    """Raise what nginx would say first. Raises: ConfError"""
     for node in statements:
         if node.error is not None:
             raise node.error

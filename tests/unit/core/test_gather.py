@@ -163,6 +163,15 @@ def test_standard_error_is_written_at_once(
     assert ("at once\n", "before\n") == (capfd.readouterr().err, (tmp_path / "a").read_text())
 
 
+def test_standard_error_may_be_a_file_that_is_logged_to(turn: Turn, tmp_path: Path) -> None:
+    """Then its lines stand where they were said."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    error = gathered(files.OpenFile("", file.fd), turn)
+    for one, line in ((file, b"1\n"), (error, b"2\n"), (file, b"3\n"), (error, b"4\n")):
+        add(one, line)
+    assert b"1\n2\n3\n4\n" == (tmp_path / "a").read_bytes()
+
+
 @pytest.mark.parametrize("level", range(log.EMERG, log.DEBUG + 1))
 def test_an_alert_is_written_at_once(
     level: int, turn: Turn, tmp_path: Path
@@ -190,6 +199,19 @@ def test_lines_before_a_reopening_go_to_the_old_file(
     assert b"" == path.read_bytes()
     turn.write()
     assert (b"old\n", b"new\n") == (moved.read_bytes(), path.read_bytes())
+
+
+def test_a_name_that_is_reopened_leaves_the_others(turn: Turn, tmp_path: Path) -> None:
+    """Until they are reopened too, their lines go to the file that was moved away."""
+    path, moved = tmp_path / "a", tmp_path / "moved"
+    one, other = (gathered(files.OpenFile(str(path)), turn) for _ in range(2))
+    path.rename(moved)
+    one.reopen(log.Log())
+    add(one, b"new\n")
+    add(other, b"old\n")
+    add(one, b"new\n")
+    turn.write()
+    assert (b"old\n", b"new\nnew\n") == (moved.read_bytes(), path.read_bytes())
 
 
 def test_closing_a_file_loses_nothing(turn: Turn, tmp_path: Path) -> None:

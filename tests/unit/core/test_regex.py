@@ -433,7 +433,7 @@ WAYS = [r"a?" * 8 + "b", "[ab]?" * 8 + "c", r"^(?:a|b|ab)*c$", r"((a|b|c|d)|(e))
 def test_re_is_not_given_a_subject_that_could_take_it_long(pattern: str) -> None:
     """Steps are bounded by the length: many ways to read the same bytes make it shorter."""
     syntax = regex_syntax.parse(pattern.encode(), caseless=False)
-    risk = regex_risk.judge(syntax.tree)
+    risk = regex_risk.assess(syntax.tree)
     compiled = regex.compile(pattern)
     for size in (100, 255, 1000, 5000, 60_000):
         given_up = []
@@ -453,7 +453,7 @@ def test_re_is_not_given_a_subject_that_could_take_it_long(pattern: str) -> None
 def test_a_quick_subject_is_one_that_cannot_take_long(pattern: str) -> None:
     """Up to that length nobody measures the time."""
     compiled = regex.compile(pattern)
-    risk = regex_risk.judge(regex_syntax.parse(pattern.encode(), caseless=False).tree)
+    risk = regex_risk.assess(regex_syntax.parse(pattern.encode(), caseless=False).tree)
     if compiled.engine == "machine":
         assert 0 == compiled.quick
     else:

@@ -7,7 +7,7 @@ from ngxstream.core import regex_risk, regex_syntax
 
 def judged(pattern: str) -> regex_risk.Risk:
     """Judge a pattern."""
-    return regex_risk.judge(regex_syntax.parse(pattern.encode()).tree)
+    return regex_risk.assess(regex_syntax.parse(pattern.encode()).tree)
 
 
 @pytest.mark.parametrize(

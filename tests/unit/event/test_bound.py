@@ -21,7 +21,7 @@ class Binder:
     ) -> socket.socket:
         """Return a socket bound to host and port, sharable with others of its kind.
 
-        shape: port 0 is one that nobody is bound to, at any address; the kernel's own choice may
+        Args: port 0 is one that nobody is bound to, at any address; the kernel's own choice may
         be in use at another one, or by somebody who shares it
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -86,7 +86,7 @@ def test_another_address_or_port_is_another_one(family: int) -> None:
 
 
 def test_a_unix_socket_is_another_one(tmp_path) -> None:
-    """It has no port."""
+    """An address of a unix socket has no port."""
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX, DGRAM) as server:
         server.bind(path)

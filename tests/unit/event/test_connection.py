@@ -51,7 +51,7 @@ def test_what_was_sent_is_counted() -> None:
 
 
 def test_a_udp_client_is_sent_to_by_its_table() -> None:
-    """As one datagram, of bytes."""
+    """What is sent is one datagram of bytes."""
     table: Any = Table()
     c = Connection(None, -1, 2, ("192.0.2.9", 1), 1, listening(), table, "key")
     assert (True, 3, 3) == (c.is_udp, c.send(memoryview(b"abc")), c.sent)

@@ -22,7 +22,7 @@ class Content:
 
 
 def world(plan, connections=512, now_ms=100_000):
-    """Make a loop with sessions. shape: plan is [(idle ms, conversing)]"""
+    """Make a loop with sessions. Args: plan is [(idle ms, conversing)]"""
     loop = SimpleNamespace(now_ms=now_ms, connections=connections, sessions=[], gone=[])
     for idle_ms, conversing in plan:
         content = Content(loop, now_ms - idle_ms, conversing)
@@ -34,7 +34,7 @@ def world(plan, connections=512, now_ms=100_000):
 @given(st.lists(st.tuples(st.integers(0, 5000), st.booleans()), max_size=60),
        st.integers(0, 80))
 def test_the_idle_longest_stranger_goes_first(plan, wanted) -> None:
-    """Against a model: strangers by idleness, then friends if strangers are few; nobody of late."""
+    """As in a model: unanswered sessions go by idleness, then conversations; no recent ones."""
     loop = world(plan)
     eviction = Eviction(loop)
     strangers = sorted((i for i, talks in plan if not talks and i >= 1000), reverse=True)
@@ -60,7 +60,7 @@ def test_who_talked_since_it_was_seen_stays() -> None:
 
 
 def test_a_flood_competes_with_itself() -> None:
-    """While strangers of late hold an eighth of the slots, conversations are left alone."""
+    """While recent unanswered sessions hold an eighth of the slots, conversations stay."""
     loop = world([(10, False)] * 40 + [(60_000, True)] * 5, connections=512)
     assert not Eviction(loop).make()
     loop = world([(10, False)] * 4 + [(60_000, True)] * 5, connections=512)
@@ -82,7 +82,7 @@ def test_all_sessions_are_looked_at_ten_times_a_second_at_most() -> None:
 
 
 def test_complaints_come_once_a_second() -> None:
-    """What is said in between is not said."""
+    """Lines within the second are left out."""
     loop = world([])
     eviction = Eviction(loop)
     said = []
@@ -93,7 +93,7 @@ def test_complaints_come_once_a_second() -> None:
 
 
 def test_conversations_give_way_until_strangers_hold_an_eighth() -> None:
-    """A stranger of late counts two slots: 31 of them leave 512 to others, 32 do not."""
+    """A recent unanswered session counts two slots: 31 leave 512 slots to the others, 32 do not."""
     made = [
         Eviction(world([(10, False)] * count + [(60_000, True)] * 5, connections=512)).make()
         for count in (31, 32)

@@ -126,7 +126,7 @@ def test_words_nobody_knows_are_passed_on() -> None:
 
 
 def test_the_failure_of_one_connection_is_not_another_s() -> None:
-    """What the library said when it told a peer of a failure is for that connection, and once."""
+    """OpenSSL's errors of one failed handshake are reported for that connection, and once."""
     lib = libssl.load()
     context = libssl_context.Context(tls_protocols.DEFAULT, server_side=True)
 

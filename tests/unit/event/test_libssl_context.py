@@ -123,7 +123,7 @@ def test_a_client_without_a_certificate_shakes_hands_and_is_known_to_have_none(
 
 @pytest.mark.parametrize("depth", [0, 2])
 def test_the_server_asked_for_decides_how_long_a_chain_may_be(world: World, depth: int) -> None:
-    """Its depth holds, not the default's."""
+    """The verify depth is that of the server selected by SNI, not the default server's."""
     default, asking = make_asking(world, depth=2 - depth), make_asking(world, depth=depth)
     shown, code = shake(default, asking, world.distant, verdict)
     assert (True, depth == 2) == (shown, code == libssl_facts.VERIFY_OK)

@@ -706,7 +706,7 @@ def test_a_group_of_this_master_s_stays_as_large_as_it_is(
         for number in (steered, 0)
     ]
     groups[1].previous = None
-    listening._economize(groups, limit)
+    listening._limit_groups(groups, limit)
     most = 1 + limit // listening.JOINING // 2
     assert (most if expected else 0) == groups[0].most
     assert (most if socks == 1 else 0) == groups[1].most

@@ -173,7 +173,7 @@ def test_names_are_asked_in_lower_case_without_a_final_dot(lab: Make) -> None:
 
 
 def test_an_ipv4_address_is_its_own_answer(lab: Make) -> None:
-    """Nobody is asked about 192.0.2.7."""
+    """No query is sent for 192.0.2.7."""
     one = lab(silent)
     one.ask("192.0.2.7")
     assert {"192.0.2.7"} == hosts(one.answers[0])
@@ -315,7 +315,7 @@ def test_a_lone_silent_server_is_asked_every_five_seconds(lab: Make) -> None:
 
 
 def test_resends_come_from_another_port_with_another_identifier(lab: Make) -> None:
-    """Nothing of a sending tells of the next."""
+    """Source port and identifier of a query do not show those of the next."""
     one = lab(silent, ipv6=False)
     one.ask()
     for count in range(1, 4):
@@ -1005,7 +1005,7 @@ def test_a_service_fails_as_the_server_says(lab: Make, code: int) -> None:
 
 
 def test_a_service_without_servers_does_not_exist(lab: Make) -> None:
-    """No records, and no error, is told as a name that is not there."""
+    """An answer without records and without an error counts as NXDOMAIN."""
     assert dns.NXDOMAIN == lab(lambda query: [respond(query, [])]).service().code
 
 
@@ -1035,7 +1035,7 @@ def test_a_service_holds_as_long_as_its_shortest_part(lab: Make) -> None:
 
 
 def test_targets_that_are_not_found_are_named(lab: Make) -> None:
-    """The others serve."""
+    """The targets that are found are used."""
     one = lab(table([r for r in SRV if r[0] != "b.test"]))
     answer = one.service()
     assert {"192.0.2.1"} == hosts(answer)
@@ -1051,13 +1051,13 @@ def test_a_service_without_any_address_is_not_found(lab: Make) -> None:
 
 @pytest.mark.parametrize("target", ["", "a" * 63 + "."])
 def test_a_service_that_is_not_offered_is_not_found(lab: Make, target: str) -> None:
-    """The target `.` says so."""
+    """The target `.` of an SRV record means that there is no such service (RFC 2782)."""
     records: list[Record] = [("_dns._tcp.test", dns.SRV, 60, dns.Srv(0, 0, 0, target))]
     assert dns.NXDOMAIN == lab(table(records)).service().code
 
 
 def test_a_service_of_an_impossible_name_is_not_found(lab: Make) -> None:
-    """It has no form on the wire."""
+    """Such a name cannot be encoded in a query."""
     one = lab(silent)
     one.resolver.lookup_service("dns", "a..b", HOUR, one.answers.append)
     assert [dns.NXDOMAIN] == [answer.code for answer in one.answers]
@@ -1148,7 +1148,7 @@ def test_one_who_fails_with_an_answer_ends_and_the_others_have_it(lab: Make, whi
 
 
 def test_one_who_fails_with_a_late_answer_has_no_timer_left(lab: Make) -> None:
-    """Its time is up, it is told so, it fails: nothing comes for it any more."""
+    """A lookup times out and its callback raises: nothing is called for it any more."""
     one = lab(silent)
     session = Session(fails=True)
     one.resolver.lookup("www.test", 1000, session.on_answer)

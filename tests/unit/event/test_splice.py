@@ -36,7 +36,7 @@ def test_there_are_so_many_pipes_and_no_more() -> None:
 
 
 def test_a_pipe_is_large_and_never_waits() -> None:
-    """Its size is what pays; a program that is started does not inherit it."""
+    """A pipe has PIPE_SIZE, is non-blocking, and is closed on exec."""
     pipe = splice.Pipe()
     assert splice.PIPE_SIZE == fcntl.fcntl(pipe.write_fd, fcntl.F_GETPIPE_SZ)
     assert [False] * 4 == [
@@ -47,7 +47,7 @@ def test_a_pipe_is_large_and_never_waits() -> None:
 
 
 def test_where_no_descriptors_are_left_there_is_no_pipe() -> None:
-    """And none is leaked by the try."""
+    """The attempt leaks no descriptor."""
     pool = splice.PipePool()
     with descriptors.none_left():
         assert pool.take() is None

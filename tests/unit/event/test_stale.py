@@ -209,7 +209,7 @@ def test_a_test_touches_nothing(path: str) -> None:
 
 
 def test_another_user_s_is_not_touched(path: str) -> None:
-    """Not even a dead one, and by root."""
+    """A stale socket of another user is not removed, even by root."""
     tools.require_root()
     before = leave(path)
     os.chown(path, strangers.NOBODY, -1)

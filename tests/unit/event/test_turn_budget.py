@@ -34,7 +34,7 @@ class Turns:
 
 
 def test_an_owner_has_its_share_until_it_is_used_up() -> None:
-    """Each turn it has a new one."""
+    """Each turn begins with a new share."""
     with engine() as loop:
         budget = loop.get(TurnBudget)
         assert budget.has_share("a")
@@ -65,7 +65,7 @@ def test_nobody_has_a_share_when_those_who_cannot_be_put_off_have_taken_the_most
 
 
 def test_who_comes_when_the_turn_is_used_up_goes_on_in_the_next() -> None:
-    """Nobody is turned away."""
+    """No caller is refused."""
     with engine() as loop:
         turns = Turns(loop.get(TurnBudget))
         turns.come("a", TURN_NS)
@@ -114,7 +114,7 @@ def test_a_turn_does_no_more_than_its_budget() -> None:
 
 
 def test_no_more_than_some_are_let_in_at_a_time() -> None:
-    """Also of those who are cheap."""
+    """Callers that cost little count, too."""
     with engine() as loop:
         turns = Turns(loop.get(TurnBudget))
         turns.come("first", TURN_NS)

@@ -130,6 +130,6 @@ def test_nobody_begins_where_nobody_is_accepted() -> None:
 
 
 def test_a_client_that_waits_nowhere_is_an_error() -> None:
-    """pop() is for those who wait."""
+    """pop() may be called for clients that wait, and no others."""
     with engine() as loop, pytest.raises(KeyError):
         Beginner(loop, 1).pop("a")

@@ -22,7 +22,7 @@ class Limited:
     """A server whose sessions last until their client goes."""
 
     def __init__(self, folder: Path, stream: str, server: str) -> None:
-        """shape: stream and server are what stands in the two blocks."""
+        """Args: stream and server are what stands in the two blocks."""
         self.backend = socket.create_server(("127.0.0.1", 0))
         (folder / "logs").mkdir()
         self.log = folder / "logs" / "a.log"
@@ -240,5 +240,5 @@ def test_a_zone_cannot_change_its_key() -> None:
 
 
 def test_the_smallest_zone_is_nginx_s() -> None:
-    """Eight pages are enough."""
+    """A zone of eight pages is accepted."""
     assert "" == build(zone_conf("$pid", f"{shm.LEAST // 1024}k")).error

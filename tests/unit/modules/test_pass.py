@@ -162,6 +162,6 @@ def test_a_variable_that_is_no_address(value: str, message: str) -> None:
     ],
 )
 def test_odd_addresses_are_refused(text: str, expected: str) -> None:
-    """nginx's words."""
+    """The messages are nginx's."""
     built = in_process.build(f"stream {{ server {{ listen 9; {text} }} }}")
     assert f"{expected} in {in_process.CONF}:1" == built.error

@@ -50,7 +50,7 @@ def test_set_may_build_on_the_map_it_replaces() -> None:
 
 
 def test_set_sees_the_real_address() -> None:
-    """It runs behind realip."""
+    """`set` runs after realip has replaced the client's address."""
     text = """server { listen 127.0.0.1:@main@ proxy_protocol; set_real_ip_from 127.0.0.1;
         set $a $remote_addr; return $a; }"""
     with InProcess(f"stream {{ {text} }}") as served:

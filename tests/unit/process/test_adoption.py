@@ -13,7 +13,7 @@ import pytest
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.recycle import SocketPool
 from ngxstream.process import adoption, mailbox
-from tests.support import moving, strangers, tools
+from tests.support import descriptors, moving, strangers, tools
 from tests.support.moving import World
 from tests.support.strangers import NOBODY
 
@@ -64,7 +64,7 @@ def given(world: World) -> Any:
 
 
 def test_a_stranger_may_send_while_its_session_has_the_client(given: Given) -> None:
-    """Not when the client is ours since."""
+    """It may no longer when the client has a session of ours."""
     s = given.give(is_foreign=True)
     assert given.may_send()
     s.finalize(200)
@@ -81,7 +81,7 @@ def test_a_session_that_has_no_client_gives_no_say(given: Given) -> None:
 
 
 def test_who_has_sent_everything_has_no_say(given: Given) -> None:
-    """In what it gave."""
+    """A worker that has handed over everything may send nothing more for the sessions it gave."""
     given.give(is_foreign=True, waiting=1)
     given.adopter.forget(GIVER + 1)
     assert given.may_send() and given.adopter.is_owed(GIVER, given.number)
@@ -114,6 +114,29 @@ def test_a_session_that_goes_on_elsewhere_has_sent_what_waited(given: Given) -> 
     given.adopter.take_waiting(GIVER, given.number, [b"waited"])
     assert (b"waited", [s]) == (given.world.backend.recv(100), gone)
     assert [s, given.give(is_foreign=False, listed=False)] == gone
+
+
+def test_what_comes_after_a_departure_departs_too(world: World) -> None:
+    """A worker that has handed over keeps no session that reaches it late."""
+    values, proxied, sock = world.parcel()
+    gone: list[Any] = []
+    world.new.arrival.depart(SimpleNamespace(take=gone.append))  # type: ignore[arg-type]
+    world.post(values, proxied, sock.fileno())
+    sock.close()
+    assert [world.new.only_session()] == gone
+
+
+def test_who_was_given_a_datagram_may_pass_on_the_next(given: Given) -> None:
+    """That it is ours is known of this one alone."""
+    listener = given.world.new.service.listener_of(given.world.key)
+    assert listener is not None
+    before = listener.stray
+    s = given.give(is_foreign=False)
+    given.adopter.take_datagrams(
+        given.world.key, given.key, given.key, None, [b"x"], is_settled=True
+    )
+    assert (b"x", before) == (given.world.backend.recv(100), listener.stray)
+    s.finalize(200)
 
 
 # -- a leaving worker of another user --------------------------------------------------------------
@@ -210,22 +233,23 @@ def test_it_takes_no_more_than_there_is_room(world: World) -> None:
         (moving.KEY, ("/path", b"x"), "clients cannot be such"),
         (moving.GENERATION, 77, "of an unknown configuration"),
         (moving.SERVER, 1, "does not listen at its address"),
+        (moving.SERVER, 2, "a session of server 2"),
     ],
 )
 def test_nonsense_is_dropped_with_its_socket(world: World, n: int, value, why: str) -> None:
     """The log says why, once for all of a message."""
     values, proxied, sock = world.parcel()
     values[n] = value
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     assert not world.new.loop.sessions
     assert why in world.warnings()[0]
     sock.close()
 
 
 def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
-    """Whatever place a session names."""
+    """Which server the session names makes no difference."""
     values, proxied, sock = world.parcel()
     values[moving.ADDRESS] = values[moving.SERVER] = 1
     world.post(values, proxied, sock.fileno(), uid=NOBODY)
@@ -237,9 +261,9 @@ def test_a_server_that_proxies_nothing_takes_no_session(world: World) -> None:
 def test_a_content_of_an_unknown_kind_is_refused(world: World, kind: str) -> None:
     """One that no module here has, or that never moves: in one line, with its sockets."""
     values, proxied, sock = world.parcel()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     world.post(values, proxied, sock.fileno(), kind=kind)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     assert not world.new.loop.sessions
     (line,) = world.warnings()
     assert f'1 UDP sessions were dropped: their content is of an unknown kind, "{kind}"' in line
@@ -248,7 +272,7 @@ def test_a_content_of_an_unknown_kind_is_refused(world: World, kind: str) -> Non
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_proxied_session_has_one_socket(world: World, count: int) -> None:
-    """Neither none nor more."""
+    """A session that comes with no socket, or with several, is refused."""
     values, proxied, sock = world.parcel()
     record = world.record(values, proxied)
     world.say(mailbox.SESSIONS, [record], bytes((count,)), fds=[sock.fileno()] * count)

@@ -84,7 +84,7 @@ class Newcomer:
 
 @st.composite
 def stories(draw):
-    """shape: (number of dead predecessors, [(sender, event) or a client's datagram, ...])"""
+    """Args: (number of dead predecessors, [(sender, event) or a client's datagram, ...])"""
     talks = {
         sender: ["stopped", *["mail"] * draw(st.integers(0, 3)), "done"] for sender in (0, 1)
     }
@@ -188,6 +188,24 @@ def test_its_long_messages_are_not_even_decoded(world: World) -> None:
     world.say(mailbox.STOPPED, os.getpid(), [os.getpid()] * 65_536, uid=NOBODY)
     assert "user 65534 says too much at once" in world.warnings()[0]
     assert world.new.arrival.idle
+
+
+def test_it_names_no_more_than_could_leave(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one who is named is looked for again and again: strangers together name so many."""
+    monkeypatch.setattr(arrival, "MOST_NAMED", 4)
+
+    def name(*pids: int) -> None:
+        strangers.run_as(
+            NOBODY, lambda: world.put(mailbox.STOPPED, os.getpid(), [os.getppid(), *pids])
+        )
+        world.new.loop.turn(0)
+
+    name(*range(2_000_000, 2_000_003))
+    assert not world.new.arrival.settled and [] == world.warnings()
+    name(2_000_003)
+    assert "may not say it" in world.warnings()[0]
+    name(2_000_000)
+    assert 1 == len(world.warnings())
 
 
 def test_what_it_said_once_it_does_not_say_again(world: World) -> None:

@@ -72,7 +72,7 @@ def children() -> Children:
 
 
 def test_who_is_told_to_quit_is_told_once(children: Children) -> None:
-    """And counts as leaving from then on."""
+    """From then on the child counts as leaving."""
     ours, theirs = channels.Channel.pair()
     child = Child(os.getpid(), 0, children._master.cycle, ours)
     children.by_pid[child.pid] = child

@@ -13,7 +13,7 @@ from ngxstream.event.splice import PipePool
 from ngxstream.process import cycle
 from ngxstream.process import service as services
 from ngxstream.process.options import Options
-from tests.support import ports, work
+from tests.support import descriptors, ports, work
 
 HEAD = "pid @@/p.pid; error_log @@/error.log notice;\n"
 EVENTS = "events {}\n"
@@ -230,11 +230,11 @@ def test_a_refused_reload_changes_nothing(
     first = world.build(before_text)
     seen = len(world.said())
     gc.collect()  # what former tests have left is not closed meanwhile
-    open_before = sorted(os.listdir("/proc/self/fd"))
+    open_before = descriptors.numbers()
     sockets = fds(first)
     head = "" if kind == "pid file" else "pid @@/p.pid;"
     assert world.reload(first, head + text(port)) is None
-    assert open_before == sorted(os.listdir("/proc/self/fd"))
+    assert open_before == descriptors.numbers()
     assert sockets == fds(first)
     levels = [level for level, *_ in world.said()[seen:]]
     assert ["notice", "emerg"] == levels

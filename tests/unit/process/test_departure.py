@@ -15,7 +15,7 @@ from ngxstream.modules.proxy.udp import UdpProxy
 from ngxstream.stream import content, preread, session
 from ngxstream.stream.content import Content, ContentKind, Read, Restore
 from ngxstream.stream.session import Session
-from tests.support import moving
+from tests.support import descriptors, moving
 from tests.support.moving import World, world
 
 __all__ = ["world"]
@@ -192,20 +192,20 @@ def greedy(world: World, count: int, read: Read = read) -> None:
 def test_any_module_s_content_moves_with_its_sockets(world: World, count: int) -> None:
     """However many, and what waits behind it; nothing stays open where it was."""
     greedy(world, count)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     world.hand_over()
     held: Any = world.new.only_session().content
     assert [b"first", b"second"] == held.said
     table = world.new.service.udp_listeners[0].table
     assert (count, held) == (len(held.sockets), table[held.c.key])
     assert all(os.readlink(f"/proc/self/fd/{one.fileno()}") == "/dev/null" for one in held.sockets)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     world.new.only_session().finalize(200)
-    assert before - count == len(os.listdir("/proc/self/fd"))
+    assert before - count == descriptors.count()
 
 
 def test_more_sockets_than_a_message_takes_end_their_session(world: World) -> None:
-    """It alone."""
+    """Only that session is ended."""
     greedy(world, 131)
     world.hand_over()
     assert not world.old.loop.sessions | world.new.loop.sessions

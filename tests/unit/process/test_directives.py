@@ -116,7 +116,7 @@ def test_the_default_user_is_nobody_with_the_system_s_group() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
 def test_the_group_may_be_named() -> None:
-    """Without one it has the user's name."""
+    """Without a group in `user` the group has the user's name."""
     assert directives.User("root", 0, 0) == Judged("user root;").main().user
     daemon = Judged("user root daemon;").main().user
     assert daemon
@@ -146,7 +146,7 @@ def test_auto_gives_out_the_cpus_in_turn() -> None:
 
 @given(st.sets(st.integers(0, 40), min_size=1), st.integers(0, 100))
 def test_auto_always_gives_one_of_the_mask(cpus: set[int], worker: int) -> None:
-    """Whatever the mask and the worker."""
+    """Any mask and any worker will do."""
     mask = "".join("1" if cpu in cpus else "0" for cpu in range(40, -1, -1))
     affinity = Judged(f"worker_cpu_affinity auto {mask};").main().worker_cpu_affinity
     assert affinity

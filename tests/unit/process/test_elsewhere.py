@@ -28,7 +28,7 @@ def test_http_and_mail_names_are_not_allowed_here(name: str) -> None:
              "health_check", "preread_by_lua_block", "ssl", "status", "check"],
 )
 def test_plus_and_third_party_names_are_unknown(name: str) -> None:
-    """As in nginx's open-source build."""
+    """The message is that of nginx's open-source build."""
     with pytest.raises(errors.ConfError) as caught:
         Judged(f"{name} x;")
     assert f'unknown directive "{name}" in /n.conf:1' == str(caught.value)

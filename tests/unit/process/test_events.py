@@ -65,7 +65,7 @@ def test_debug_connection_tells_who_is_meant(
 
 
 def test_debug_connections_add_up() -> None:
-    """Each directive adds clients."""
+    """Each debug_connection adds to the clients of those before."""
     events = Judged("events { debug_connection 10.0.0.1; debug_connection ::1; "
                     "debug_connection unix:; }").events()
     found = events.debug_connection

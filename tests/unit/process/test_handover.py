@@ -13,7 +13,7 @@ from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
 from ngxstream.ipc.codec import CodecError
 from ngxstream.process import handover, mailbox
-from tests.support import clients, processes, strangers, tools
+from tests.support import clients, descriptors, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import ProxyFactory
 from tests.support.strangers import NOBODY
@@ -30,11 +30,11 @@ def test_a_plan_comes_out_as_it_went_in() -> None:
     plan = handover.Plan.unpack(packed, [os.dup(box.writer.fileno())])
     assert (frozenset(keys), (7, 8), 1) == (plan.keys, plan.pids, plan.workers)
     plan.writers[0].close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     fds = [os.dup(box.writer.fileno()), os.dup(0), os.dup(box.writer.fileno())]
     with pytest.raises(CodecError):
         handover.Plan.unpack(packed, fds)
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     box.close()
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ngxstream.ipc import port
 from ngxstream.ipc.codec import CodecError
 from ngxstream.process import mailbox
-from tests.support import strangers, tools
+from tests.support import descriptors, strangers, tools
 from tests.support.engine import engine, run_until
 
 WHERE = (socket.SOCK_DGRAM, socket.AF_INET, ("127.0.0.1", 53))
@@ -128,24 +128,24 @@ def test_each_session_has_the_descriptors_it_says(
         outbox = mailbox.Outbox(loop, box.writer)
         outbox.put(kind, *values, fds=fds)
         assert outbox.send()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     with pytest.raises(CodecError, match=why):
         inbox.receive()
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
 
 
 @given(st.integers(0, 255), st.binary(max_size=300), st.integers(0, 3))
 def test_any_message_is_mail_or_the_error(kind: int, payload: bytes, count: int) -> None:
-    """And leaves nothing open."""
+    """Neither outcome leaves a descriptor open."""
     box = mailbox.Mailbox()
     inbox = mailbox.Inbox(box.reader)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     port.Packet(kind, payload, [0] * count).send(box.writer)
     try:
         port.close_all(inbox.receive().fds)
     except CodecError:
         pass
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == descriptors.count()
     box.close()
 
 

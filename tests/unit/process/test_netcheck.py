@@ -8,7 +8,7 @@ TRANSPARENT = ("stream { server { listen 127.0.0.1:1; proxy_pass 127.0.0.9:2; "
 
 
 def test_nothing_is_said_where_nothing_is_transparent() -> None:
-    """Nor without a stream block."""
+    """The same holds for a configuration without a stream block."""
     plain = build(TRANSPARENT.replace(" transparent", ""))
     assert [[], []] == [netcheck.warnings(plain.conf), netcheck.warnings(None)]
 

@@ -26,7 +26,7 @@ def script(*servers: str) -> str:
 
 
 def test_without_a_transparent_server_nothing_is_needed() -> None:
-    """Nor without a stream block."""
+    """The same holds for a configuration without a stream block."""
     said = script("server { listen 127.0.0.1:1; proxy_pass 127.0.0.1:2; }")
     assert said.endswith("nothing is needed.\n")
     assert netsetup.Needs([], [], []) == netsetup.needs(None)
@@ -45,7 +45,7 @@ def test_a_flow_is_a_listening_address_and_a_server() -> None:
 
 
 def test_servers_of_unix_sockets_need_nothing() -> None:
-    """No packet leaves the host; a target that is known at run time alone is told of."""
+    """No packet leaves the host; a target with variables is listed as unknown until run time."""
     assert [] == needs("unix:/tmp/x").flows
     found = needs("127.0.0.1:1", "$remote_addr:53")
     assert ([], ["/p/conf/nginx.conf:1"]) == (found.flows, found.unknown)

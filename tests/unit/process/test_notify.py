@@ -162,7 +162,7 @@ def test_an_abstract_name_begins_with_an_at() -> None:
 @settings(max_examples=50)
 @given(st.text(max_size=30))
 def test_any_value_of_the_variable_is_survived(name: str) -> None:
-    """What is no address is nobody."""
+    """A value that is not an address counts as no address."""
     one = notify.Notifier({notify.VARIABLE: name})
     assert (len(name) > 1 and name[0] in "/@") == one.is_heard
     if "/" not in name[:1]:

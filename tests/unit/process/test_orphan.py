@@ -66,7 +66,7 @@ def test_an_orphan_has_a_descriptor_for_its_master(waiting: Waiting) -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "..", "."]), max_size=6))
 def test_a_pid_file_has_one_name(parts: list[str]) -> None:
-    """However its path is written."""
+    """All spellings of a path give the same name."""
     path = "/nowhere/" + "/".join([*parts, "pid"])
     assert orphan.prefix_of(os.path.normpath(path)) == orphan.prefix_of(path)
     assert orphan.prefix_of(path) != orphan.prefix_of(path + "2")
@@ -74,7 +74,7 @@ def test_a_pid_file_has_one_name(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_who_cannot_be_told_now_is_told_later_unless_it_is_gone(gone: bool) -> None:
-    """An orphan whose master reads slowly tries again, and gives up with it."""
+    """While its master reads slowly an orphan tries again; it stops when the master has closed."""
     calls: list[Any] = []
     loop: Any = SimpleNamespace(
         call_later=lambda ms, call, cancelable: calls.append(call), exiting=False

@@ -30,7 +30,7 @@ def said(made: Any) -> str:
 
 
 def test_without_an_upgrade_there_is_no_other_master(tmp_path: Path) -> None:
-    """Whatever is asked of it does nothing."""
+    """All methods may be called, and do nothing."""
     other = OtherMaster(master(tmp_path), None)
     other.learn()
     other.announce(starting=True)
@@ -50,7 +50,7 @@ def test_a_pid_file_that_cannot_be_renamed_stops_an_upgrade(tmp_path: Path) -> N
 
 
 def test_a_second_upgrade_is_refused_while_one_goes_on(tmp_path: Path) -> None:
-    """The older master's, or one's own."""
+    """Whether the older master or this one has begun the upgrade."""
     made = master(tmp_path)
     link, theirs = upgrade.Link.pair()
     other = OtherMaster(made, link)

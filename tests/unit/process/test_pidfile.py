@@ -14,7 +14,7 @@ import pytest
 import ngxstream
 from ngxstream.core import errors
 from ngxstream.process import pidfile
-from tests.support import processes, tools
+from tests.support import descriptors, processes, tools
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -81,7 +81,7 @@ def test_a_stale_or_broken_file_does_not_hinder_a_start(tmp_path: Path, text: st
 
 
 def test_no_file_does_not_hinder_a_start(tmp_path: Path) -> None:
-    """The first start finds none."""
+    """The first start finds no pid file."""
     pidfile.check(str(tmp_path / "pid"))
 
 
@@ -115,7 +115,7 @@ def test_a_file_older_than_the_process_is_stale(
 
 
 def test_a_stranger_gets_no_signal(tmp_path: Path, stranger: subprocess.Popen[bytes]) -> None:
-    """However old the file is."""
+    """The age of the pid file makes no difference."""
     path = tmp_path / "pid"
     path.write_text(f"{stranger.pid}\n")
     with pytest.raises(pidfile.SignalError) as caught:
@@ -170,7 +170,7 @@ def test_a_zombie_is_not_alive() -> None:
 
 
 def test_a_signal_to_nobody_is_an_alert() -> None:
-    """nginx's words and level."""
+    """Message and level are nginx's."""
     with pytest.raises(pidfile.SignalError) as caught:
         pidfile.send(999_999_999, 15)
     assert "alert" == caught.value.level
@@ -249,14 +249,14 @@ def test_a_process_began_after_the_machine() -> None:
 
 def test_making_and_reading_it_keeps_nothing_open(tmp_path: Path) -> None:
     """Each descriptor is closed again, also of a file that cannot be written to."""
-    before = os.listdir("/proc/self/fd")
+    before = descriptors.numbers()
     pidfile.create(str(tmp_path / "pid"), os.getpid())
     pidfile.create(str(tmp_path / "pid"), None)
     with pytest.raises(errors.UnplacedError) as caught:
         pidfile.create("/dev/full", 1)
     assert 'pwrite() "/dev/full" failed (28: No space left on device)' == str(caught.value)
     assert os.getpid() == pidfile._parse(pidfile._read(str(tmp_path / "pid")))
-    assert before == os.listdir("/proc/self/fd")
+    assert before == descriptors.numbers()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ngxstream.core import log
 from tests.support.moving import World, world  # noqa: F401 - a fixture
 
 
@@ -76,3 +77,22 @@ def test_a_former_generation_is_counted_while_a_session_of_it_lives(
     service.count_adopted(session)
     session.finalize(200)
     assert [former, -former] == adopted
+
+
+def test_lines_of_a_service_wait_for_the_end_of_the_turn(world: World) -> None:  # noqa: F811
+    """Into every file of the configuration: the error log, and the access log too."""
+    loop, cycle = world.new.loop, world.cycle
+    paths = [Path(file.path) for file in cycle.files]
+    before = [path.read_bytes() for path in paths]
+    found: list[list[bytes]] = []
+
+    def say() -> None:
+        for file in cycle.files:
+            log.FileTarget(file, log.INFO, cycle.log.clock).write(log.INFO, b"x\n")
+        found.append([path.read_bytes() for path in paths])
+
+    loop.post(say)
+    loop.turn(0)
+    assert {"error.log", "access.log"} <= {path.name for path in paths}
+    assert [before] == found
+    assert [text + b"x\n" for text in before] == [path.read_bytes() for path in paths]

@@ -72,7 +72,7 @@ def test_who_comes_later_is_watched_too() -> None:
 
 
 def test_what_it_held_is_given_back_when_its_end_is_seen() -> None:
-    """Not only at the next look."""
+    """It is given back at once, not at the next periodic look."""
     zone = shm.Zone("a", 65536, "test")
     tally = Tally(zone, 1)
     loop = Loop(Log([]))

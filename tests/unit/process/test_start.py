@@ -37,7 +37,7 @@ def test_the_log_of_start_up_is_the_file_of_e(tmp_path: Path) -> None:
 
 
 def test_a_test_of_no_file_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With exit code 1, in nginx's words."""
+    """The exit code is 1, the message nginx's."""
     assert 1 == start.run(options(tmp_path, "-t", "-e", "e.log"))
     said = capfd.readouterr().err.splitlines()
     assert f'nginx: [emerg] open() "{tmp_path}/n.conf" failed (2: No such file or directory)' == (

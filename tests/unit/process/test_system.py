@@ -129,7 +129,7 @@ def test_a_worker_s_limits_are_soft_and_hard() -> None:
 
 
 def test_a_limit_the_kernel_refuses_is_an_alert_and_no_end() -> None:
-    """The worker goes on with what it has."""
+    """The worker goes on with the limit it has."""
     conf = directives.MainConf(worker_rlimit_nofile=1 << 62)
     _, lines = worker(conf, lambda: None)
     (line,) = lines
@@ -138,7 +138,7 @@ def test_a_limit_the_kernel_refuses_is_an_alert_and_no_end() -> None:
 
 
 def test_a_worker_s_priority_is_set() -> None:
-    """Nicer is allowed to everybody."""
+    """Every user may raise the nice value."""
     said = worker(
         directives.MainConf(worker_priority=7), lambda: os.getpriority(os.PRIO_PROCESS, 0)
     )
@@ -169,7 +169,7 @@ def test_a_worker_changes_its_directory(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_is_fatal(tmp_path: Path) -> None:
-    """The worker cannot begin."""
+    """The worker does not start."""
     said = worker(directives.MainConf(working_directory=f"{tmp_path}/gone"), os.getcwd)
     expected = f'WorkerInitError: chdir("{tmp_path}/gone") failed (2: No such file or directory)'
     assert expected == said

@@ -255,7 +255,7 @@ def test_another_release_is_not_understood(head: bytes) -> None:
 
 
 def test_a_word_that_is_not_understood_leaves_what_was_said_before() -> None:
-    """A master that was understood once is spoken to on."""
+    """A link still sends after a message that cannot be decoded, if it has decoded one before."""
     link, theirs, other = ends()
     other.tell((), (FIRST,), ())
     theirs.send(b"nonsense")

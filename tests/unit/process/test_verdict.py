@@ -241,7 +241,7 @@ def test_whoever_connects_later_waits_for_the_next_verdict(
 
 
 def test_a_master_without_descriptors_goes_on(server: verdict.Server, pid_path: str) -> None:
-    """Who cannot be taken in is told with the next verdict; the master does not wait for it."""
+    """A client that cannot be accepted now gets the next verdict; the master does not wait."""
     early, late = ask(pid_path), ask(pid_path)
     with descriptors.none_left():
         server.admit()

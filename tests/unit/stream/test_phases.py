@@ -32,7 +32,7 @@ class Story:
     """A session's engine, and who was asked in which order."""
 
     def __init__(self, *entries: tuple[int, str, int], wanted: bool = True) -> None:
-        """Lay out one module for each entry. shape: (phase, name, what it answers)"""
+        """Lay out one module for each entry. Args: (phase, name, what it answers)"""
         self.asked: list[str] = []
         self.ended: list[int] = []
         self.said: list[tuple[int, str]] = []

@@ -123,7 +123,7 @@ def test_first_name_is_the_variable(names: str, expected: str) -> None:
     ],
 )
 def test_odd_names_are_refused(text: str, expected: str) -> None:
-    """nginx's words."""
+    """The messages are nginx's."""
     assert expected.replace("FILE", in_process.CONF) == block(f"{text} return x;").error
 
 

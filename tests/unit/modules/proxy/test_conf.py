@@ -17,7 +17,7 @@ def proxy(outer: str = "", inner: str = "", back: str = "127.0.0.1:2") -> conf.P
 
 
 def test_nothing_said_is_nginx_s_default() -> None:
-    """Facts of nginx's documentation."""
+    """Without directives the settings are the defaults of nginx's documentation."""
     made = proxy()
     assert (60_000, 600_000, 16_384, True, 0, 0, False) == (
         made.connect_timeout, made.timeout, made.buffer_size, made.next_upstream,
@@ -36,7 +36,7 @@ def test_a_server_s_own_words_win() -> None:
 
 
 def test_a_target_with_variables_is_looked_up_by_each_session() -> None:
-    """Any other is an upstream of its own."""
+    """A proxy_pass without variables is an upstream made at configuration."""
     assert proxy().upstream is not None
     made = proxy(back="$remote_addr:53")
     assert (None, True) == (made.upstream, made.target is not None)
@@ -44,7 +44,7 @@ def test_a_target_with_variables_is_looked_up_by_each_session() -> None:
 
 @pytest.mark.parametrize("name", ["downstream_buffer", "upstream_buffer"])
 def test_the_old_names_of_the_buffer_are_warned_of(name: str) -> None:
-    """And obeyed."""
+    """They still set the buffer, with a warning."""
     made = build(SERVER.format(outer="", inner=f"proxy_{name} 4k;", back="127.0.0.1:2", kind=""))
     assert made.conf is not None, made.error
     assert 4096 == made.conf.servers[0].proxy.buffer_size
@@ -61,13 +61,13 @@ def test_the_old_names_of_the_buffer_are_warned_of(name: str) -> None:
     ],
 )
 def test_what_does_not_fit_together_is_refused(inner: str, error: str) -> None:
-    """With the reason."""
+    """The error says which settings contradict each other."""
     made = build(SERVER.format(outer="", inner=inner, back="127.0.0.1:2", kind="udp"))
     assert made.error.startswith(error)
 
 
 def test_a_header_that_says_tcp_is_warned_of_over_udp() -> None:
-    """Few receivers take it."""
+    """Few receivers accept such a header."""
     made = build(SERVER.format(outer="", inner="proxy_protocol on;", back="127.0.0.1:2",
                                kind="udp"))
     assert made.warnings[0].startswith('[warn] "proxy_protocol on" says TCP in front of datagrams')

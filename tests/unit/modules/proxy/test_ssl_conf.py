@@ -25,7 +25,7 @@ def test_servers_with_equal_settings_share_a_context() -> None:
 
 
 def test_without_proxy_ssl_there_is_no_context() -> None:
-    """Whatever else is said of it."""
+    """The other proxy_ssl_ directives alone do not make one."""
     made = build("stream { server { listen 127.0.0.1:1; proxy_pass 127.0.0.1:9; "
                  "proxy_ssl_verify on; } }")
     assert made.conf is not None, made.error

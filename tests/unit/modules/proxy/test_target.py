@@ -22,7 +22,7 @@ def addresses(count: int) -> tuple[Address, ...]:
 
 @pytest.mark.parametrize("count", [0, 1, target.PEERS])
 def test_a_session_may_try_all_addresses_of_an_ordinary_name(count: int) -> None:
-    """In the order of the answer."""
+    """They are tried in the order of the DNS answer."""
     assert addresses(count) == target.some_of(addresses(count))
 
 

@@ -19,7 +19,7 @@ class Rated:
     """A listener with a rate before one server, a client, and a clock that is set by hand."""
 
     def __init__(self, stack: ExitStack, lines: str, first: str = "") -> None:
-        """shape: first is a server that is tried before the one that is there"""
+        """Args: first is a server that is tried before the one that is there"""
         self.server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
         self.server.bind(("127.0.0.1", 0))
         self.server.setblocking(False)

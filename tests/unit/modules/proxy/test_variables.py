@@ -14,7 +14,7 @@ GET = {variable.name: variable.get for variable in variables.VARIABLES}
     [("datagrams_received", b"3"), ("datagrams_sent", b"2"), ("datagrams_dropped", b"1")],
 )
 def test_a_udp_session_tells_its_counts(name: str, expected: bytes) -> None:
-    """As numbers."""
+    """The variables are decimal numbers."""
     proxy = UdpProxy.__new__(UdpProxy)
     proxy.requests, proxy.responses, proxy.dropped = 3, 2, 1
     session = FakeSession()

@@ -20,7 +20,7 @@ def read(words: str) -> conf.SslConf:
 
 
 def test_nothing_said_is_nginx_s_default() -> None:
-    """Facts of nginx's documentation."""
+    """Without directives the settings are the defaults of nginx's documentation."""
     made = read("")
     assert (60_000, 300, "HIGH:!aNULL:!MD5", "auto", 1, True) == (
         made.handshake_timeout, made.session_timeout, made.ciphers, made.ecdh_curve,
@@ -55,10 +55,10 @@ def test_a_session_cache_is_of_one_worker_or_of_all(words: str, cache: int) -> N
     ],
 )
 def test_what_is_no_value_is_refused(words: str, error: str) -> None:
-    """In nginx's words."""
+    """The messages are nginx's."""
     assert str(given(words)).startswith(error)
 
 
 def test_protocols_of_alpn_are_kept_as_they_go_over_the_wire() -> None:
-    """Each behind its length."""
+    """Each name stands behind a byte with its length."""
     assert b"\2h2\3dot" == read("ssl_alpn h2 dot;").alpn

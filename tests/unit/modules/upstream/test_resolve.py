@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,7 @@ class Lab:
     def __init__(self, loop: Loop, clock: MovingClock, lines: str, *, old: Lab | None = None,
                  outer: str = "", options: str = "",
                  dns_server: ScriptedDns | None = None) -> None:
-        """shape: lines are the inside of the upstream; `old` is the configuration before this;
+        """Args: lines are the inside of the upstream; `old` is the configuration before this;
         options are more words of the resolver directive.
         """
         self.loop = loop
@@ -261,7 +262,7 @@ def test_servers_have_what_their_line_says(lab: Make) -> None:
 
 
 def test_a_name_is_asked_again_a_second_after_its_time(lab: Make) -> None:
-    """TTL + 1 s, as nginx."""
+    """The next query is sent TTL + 1 s after the answer, as in nginx."""
     one = lab(LINE)
     one.know(a("192.0.2.1", ttl=10))
     one.start()
@@ -473,7 +474,7 @@ def test_a_ttl_of_zero_is_no_flood(lab: Make) -> None:
 
 
 def test_more_addresses_than_the_zone_holds_are_left_out(lab: Make) -> None:
-    """The rest serve, and a line says so."""
+    """Those that fit are used, and a line is logged about the others."""
     one = lab("zone z 32k; server a.test:53 resolve;")
     one.know(*[a(f"10.0.{n >> 8}.{n & 255}", 1) for n in range(300)][:25])
     own = [a(f"10.0.{n >> 8}.{n & 255}", 1) for n in range(200)]
@@ -786,24 +787,29 @@ def test_names_that_are_not_configured_any_more_are_forgotten(lab: Make) -> None
 
 # -- the record --------------------------------------------------------------------------------
 
+ADDRESSES = st.sampled_from([(2, 4), (10, 16)]).flatmap(
+    lambda kind: st.binary(min_size=kind[1], max_size=kind[1]).map(
+        lambda raw: (kind[0], socket.inet_ntop(kind[0], raw))
+    )
+)
 ENTRY = st.builds(
-    names.Entry,
-    family=st.sampled_from([2, 10]),
-    host=st.text(max_size=39),
-    port=st.integers(0, 65535),
-    weight=st.integers(1, 65535),
-    backup=st.booleans(),
-    server=st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")),
-    row=st.integers(0, 1 << 20),
+    lambda address, *rest: names.Entry(*address, *rest),
+    ADDRESSES,
+    st.integers(0, 65535),
+    st.integers(1, 65535),
+    st.booleans(),
+    st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")),
+    st.integers(0, 4999),
+    st.integers(0, 1 << 50),
 )
 
 
 @given(contents=st.lists(st.lists(ENTRY, max_size=30), min_size=1, max_size=5))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_tells_what_was_written_last(contents: list[list[names.Entry]]) -> None:
-    """Whatever was there before."""
+    """What was written before makes no difference."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone)
+    record = names.Record(zone, 5000)
     assert [] == record.read()
     for n, entries in enumerate(contents, 1):
         record.write(entries)
@@ -814,7 +820,7 @@ def test_a_record_tells_what_was_written_last(contents: list[list[names.Entry]])
 def test_a_record_keeps_as_many_addresses_as_fit() -> None:
     """Thousands of addresses are cut to what there is room for, in order."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone)
+    record = names.Record(zone, 5000)
     many = [names.Entry(2, f"10.0.{n >> 8}.{n & 255}", 53, 1, False, "a.test", n)
             for n in range(5000)]
     record.write(many)
@@ -827,7 +833,7 @@ def test_a_record_keeps_as_many_addresses_as_fit() -> None:
 def test_a_writer_that_dies_leaves_the_old_content() -> None:
     """The half that is read is not the one that is written."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone)
+    record = names.Record(zone, 5000)
     entry = names.Entry(2, "192.0.2.1", 53, 1, False, "", 0)
     record.write([entry])
 
@@ -864,9 +870,9 @@ def test_the_work_of_making_many_names_known_grows_with_them() -> None:
 
 
 def test_another_service_of_the_same_beginning_is_no_model(lab: Make) -> None:
-    """What is known of one service serves no other, whose name merely begins alike."""
+    """Entries of one service are not used for another whose name begins with the same letters."""
     first = lab("zone z 1m; server a.test service=sip2 resolve;")
-    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "b.test", -1)
+    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "b.test", 0)
     first.group.names[0].record.write([entry])
     second = lab("zone z 1m; server a.test service=sip resolve;", old=first)
     assert [] == second.group.names[0].record.read()
