@@ -192,6 +192,7 @@ def greedy(world: World, count: int, read: Read = read) -> None:
 def test_any_module_s_content_moves_with_its_sockets(world: World, count: int) -> None:
     """However many, and what waits behind it; nothing stays open where it was."""
     greedy(world, count)
+    world.old.loop.turn(0)  # closes what the former content had
     before = descriptors.count()
     world.hand_over()
     held: Any = world.new.only_session().content
