@@ -183,10 +183,13 @@ class Port:
         Raises: BlockingIOError for none, EOFError for never again, CodecError for one that is
         refused (the next one may be sound), OSError
         """
+        fds: list[int] = []
         while True:
-            data, fds, pid, uid = self._receive()
             try:
+                data, fds, pid, uid = self._receive()
                 message = self._take(data, fds, pid, uid)
+            except BlockingIOError:  # the rest of a message may come
+                raise
             except BaseException:
                 close_all(fds)
                 close_all(self._fds)

@@ -263,9 +263,11 @@ class Arrival:
 
     def _read_on(self) -> None:
         self._reading_on = True
-        while self._take_message():
-            pass
-        self._reading_on = False
+        try:
+            while self._take_message():
+                pass
+        finally:
+            self._reading_on = False
 
     def _hold(self) -> None:
         self.idle = False

@@ -42,6 +42,7 @@ Key = tuple[Any, ...]  # ListenOptions.key
 _PLAN: Final = Record(
     "plan", Field(1, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
     Field(2, "pids", List(codec.PID, 65_536), []),
+    Field(3, "workers", codec.UINT),
 )
 # its listening address; itself (stream/travel.py); name of the kind of its content, and that
 # (stream/content.py); whether its client's datagrams come to it; how many follow yet to be sent
@@ -90,14 +91,16 @@ class Plan:
 
     def pack(self) -> bytes:
         """Return what goes with the descriptors of the mailboxes."""
-        return _PLAN.encode((sorted(self.keys, key=repr), self.pids))
+        return _PLAN.encode((sorted(self.keys, key=repr), self.pids, self.workers))
 
     @classmethod
     def unpack(cls, data: bytes, fds: list[int]) -> Plan:
         """Take a plan, and its descriptors, from the master's message. Raises: CodecError"""
         writers: list[socket.socket] = []
         try:
-            keys, pids = _PLAN.decode(data)
+            keys, pids, workers = _PLAN.decode(data)
+            if len(fds) != workers:
+                raise CodecError(f"a plan of {workers} workers with {len(fds)} mailboxes")
             while fds:
                 writers.append(port.writer(fds.pop(0)))
         except CodecError:

@@ -14,6 +14,7 @@ Answers for ngx_worker_process_cycle, ngx_worker_process_init and ngx_worker_pro
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -158,7 +159,14 @@ class Worker:
         """Do what the master says. Source: ngx_channel_handler"""
         try:
             while True:
-                message = self.channel.receive()
+                try:
+                    message = self.channel.receive()
+                except OSError as error:
+                    if error.errno != errno.EPROTO or self.siblings is not None:
+                        raise  # an orphan waits for another one who can speak to it
+                    text = f"what the master said is refused: {error.strerror}"
+                    self.cycle.log.error(log.WARN, text)
+                    continue
                 if message.command == channels.QUIT:
                     self.quit()
                 elif message.command == channels.TERMINATE:

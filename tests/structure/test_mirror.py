@@ -19,8 +19,8 @@ DECLARATIONS = {
 ELSEWHERE = {
     "event/dns_query.py": "unit/event/test_resolver.py",
     "event/listen_options.py": "unit/event/test_listening.py",
-    "event/tls_pump.py": "unit/event/test_tls.py",
     "event/tracing.py": "differential/test_debug_connection.py",
+    "event/tls_pump.py": "unit/event/test_tls.py",
     "modules/proxy/traced.py": "differential/test_debug_connection.py",
     "stream/tracing.py": "differential/test_debug_connection.py",
     "event/udp_answers.py": "unit/event/test_udp.py",

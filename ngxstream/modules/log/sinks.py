@@ -5,8 +5,8 @@ ngx_stream_log_gzip and ngx_stream_log_flush (ngx_stream_log_module.c).
 
 1. A buffer of whole lines, or what core/gather.py makes of the lines of a turn, is one write(2) to
    a file opened for appending: lines of several workers are never mixed.
-2. After ENOSPC a log is left alone for the rest of the second; what else goes wrong is said once
-   a minute.
+2. After ENOSPC a log is left alone for the rest of the second; other errors are logged once a
+   minute.
 3. The value of a variable cannot lead out of the directory that the text around it names: a path
    with a `..` that no literal wrote, or with a NUL, is not opened.
 """
@@ -39,14 +39,14 @@ MINUTE_MS: Final = 60_000
 GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
 
 
-class Complaints:
-    """What one log has to say of writes that failed. Source: ngx_stream_log_write"""
+class Failures:
+    """The failed writes of one log, an alert a minute. Source: ngx_stream_log_write"""
 
-    __slots__ = ("_full_second", "_said_ms")
+    __slots__ = ("_full_second", "_logged_ms")
 
     def __init__(self) -> None:
         self._full_second = -1
-        self._said_ms: int | None = None
+        self._logged_ms: int | None = None
 
     def is_full(self, now_ms: int) -> bool:
         """Tell whether the disk was found full in this second."""
@@ -57,18 +57,18 @@ class Complaints:
         now_ms = s.loop.now_ms
         if error.errno == errno.ENOSPC:
             self._full_second = now_ms // 1000
-        if self._may_speak(now_ms):
+        if self._may_log(now_ms):
             s.log_error(log.ALERT, f'write() to "{path}" failed', error.errno)
 
     def incomplete(self, s: Session, path: str, written: int, size: int) -> None:
         """A write took only part of what it was given."""
-        if self._may_speak(s.loop.now_ms):
+        if self._may_log(s.loop.now_ms):
             s.log_error(log.ALERT, f'write() to "{path}" was incomplete: {written} of {size}')
 
-    def _may_speak(self, now_ms: int) -> bool:
-        if self._said_ms is not None and now_ms - self._said_ms < MINUTE_MS:
+    def _may_log(self, now_ms: int) -> bool:
+        if self._logged_ms is not None and now_ms - self._logged_ms < MINUTE_MS:
             return False
-        self._said_ms = now_ms
+        self._logged_ms = now_ms
         return True
 
 
@@ -95,7 +95,7 @@ class Buffer:
         return self.size, self.flush_ms, self.gzip
 
     def add(self, line: bytes, loop: Loop) -> bool:
-        """Take a line if there is room for it."""
+        """Take a line if it fits."""
         used = self._used + len(line)
         if used > self.size:
             return False
@@ -128,7 +128,7 @@ class Buffer:
         # half a member cannot be read: all or nothing
         return len(data) if written == len(packed) else 0
 
-    def flush(self, complaints: Log | None = None) -> None:
+    def flush(self, to: Log | None = None) -> None:
         """Write all lines now. Source: ngx_stream_log_flush"""
         data = self.drain()
         if not data:
@@ -141,43 +141,43 @@ class Buffer:
             if written == len(data):
                 return
             text = f'write() to "{self.file.path}" was incomplete: {written} of {len(data)}'
-        if complaints is not None and complaints.level >= log.ALERT:
-            complaints.write(log.ALERT, text)
+        if to is not None and to.level >= log.ALERT:
+            to.write(log.ALERT, text)
 
 
 class FileSink:
     """A log without a buffer of its own."""
 
-    __slots__ = ("_complaints", "_file", "_line")
+    __slots__ = ("_failures", "_file", "_line")
 
     def __init__(self, file: OpenFile, made: Format) -> None:
         self._file = file
-        self._complaints = Complaints()
+        self._failures = Failures()
         self._line = made
 
     def take(self, s: Session) -> None:
         """Have the line of a session written."""
-        complaints = self._complaints
-        if complaints.is_full(s.loop.now_ms):
+        failures = self._failures
+        if failures.is_full(s.loop.now_ms):
             return
         file = self._file
-        file.chunk.add(self._line.line(s), file, partial(complaints.failed, s, file.path))
+        file.chunk.add(self._line.line(s), file, partial(failures.failed, s, file.path))
 
 
 class BufferedSink:
     """A log whose lines wait in a buffer."""
 
-    __slots__ = ("_buffer", "_complaints", "_line")
+    __slots__ = ("_buffer", "_failures", "_line")
 
     def __init__(self, buffer: Buffer, made: Format) -> None:
         self._buffer = buffer
-        self._complaints = Complaints()
+        self._failures = Failures()
         self._line = made
 
     def take(self, s: Session) -> None:
         """Buffer a session's line, writing the buffer first if it is full."""
         loop = s.loop
-        if self._complaints.is_full(loop.now_ms):
+        if self._failures.is_full(loop.now_ms):
             return
         line = self._line.line(s)
         buffer = self._buffer
@@ -193,21 +193,21 @@ class BufferedSink:
         try:
             written = self._buffer.write(data)
         except OSError as error:
-            self._complaints.failed(s, self._buffer.file.path, error)
+            self._failures.failed(s, self._buffer.file.path, error)
             return
         if written != len(data):
-            self._complaints.incomplete(s, self._buffer.file.path, written, len(data))
+            self._failures.incomplete(s, self._buffer.file.path, written, len(data))
 
 
 class PathSink:
     """A log whose path holds variables: opened for every line, or out of a cache."""
 
-    __slots__ = ("_complaints", "_line", "_parents", "_path")
+    __slots__ = ("_failures", "_line", "_parents", "_path")
 
     def __init__(self, path: ComplexValue, made: Format, parents: int) -> None:
         """Args: parents: how many `..` the configuration itself has in the path"""
         self._path = path
-        self._complaints = Complaints()
+        self._failures = Failures()
         self._line = made
         self._parents = parents
 
@@ -219,8 +219,8 @@ class PathSink:
 
     def _take(self, s: Session, write: Callable[[bytes, bytes, int], int]) -> None:
         now_ms = s.loop.now_ms
-        complaints = self._complaints
-        if complaints.is_full(now_ms):
+        failures = self._failures
+        if failures.is_full(now_ms):
             return
         line = self._line.line(s)
         path = self._path.get(s)
@@ -236,10 +236,10 @@ class PathSink:
             s.log_error(log.CRIT, f'open() "{_shown(path)}" failed', error.errno)
             return
         except OSError as error:
-            complaints.failed(s, _shown(path), error)
+            failures.failed(s, _shown(path), error)
             return
         if written != len(line):
-            complaints.incomplete(s, _shown(path), written, len(line))
+            failures.incomplete(s, _shown(path), written, len(line))
 
 
 class SyslogSink:

@@ -147,7 +147,7 @@ def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
     name, peer, peer_name, first, rates = rest
     loop = s.loop
     s.preread = first
-    proxy = make(s)
+    proxy: UdpProxy = make(s)
     s.content = proxy
     s.preread = b""
     proxy.pc = raw_socket(family, socket.SOCK_DGRAM, 0, fd)

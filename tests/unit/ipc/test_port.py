@@ -206,6 +206,21 @@ def test_a_message_without_an_end_takes_no_more_than_one(pair: Pair) -> None:
     pair.close()
 
 
+def test_what_came_before_a_packet_that_was_cut_off_is_closed(pair: Pair) -> None:
+    """Its descriptors do not join the next message."""
+    pair.close()
+    pair = Pair(max_fds=300)
+    before = descriptors.count()
+    socket.send_fds(pair.other, [head(0, flags=port.MORE)], [0, 1])
+    pair.other.send(bytes(port.INLINE * 2))
+    with pytest.raises(CodecError, match="cut off"):
+        pair.port.receive()
+    assert before == descriptors.count()
+    pair.other.send(head(0))
+    assert [] == pair.port.receive().fds
+    pair.close()
+
+
 # -- who speaks ------------------------------------------------------------------------------------
 
 

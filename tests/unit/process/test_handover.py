@@ -27,10 +27,14 @@ def test_a_plan_comes_out_as_it_went_in() -> None:
     ]
     box = mailbox.Mailbox()
     packed = handover.Plan([box.writer], keys, [7, 8]).pack()
+    for others in ([], [os.dup(0), os.dup(0)]):
+        with pytest.raises(CodecError, match="a plan of 1 workers with"):
+            handover.Plan.unpack(packed, others)
     plan = handover.Plan.unpack(packed, [os.dup(box.writer.fileno())])
     assert (frozenset(keys), (7, 8), 1) == (plan.keys, plan.pids, plan.workers)
     plan.writers[0].close()
     before = descriptors.count()
+    packed = handover.Plan([box.writer] * 3, keys, [7, 8]).pack()
     fds = [os.dup(box.writer.fileno()), os.dup(0), os.dup(box.writer.fileno())]
     with pytest.raises(CodecError):
         handover.Plan.unpack(packed, fds)

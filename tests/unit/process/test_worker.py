@@ -5,6 +5,7 @@ import grp
 import os
 import pwd
 import re
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -162,6 +163,18 @@ def test_a_leaving_worker_gives_a_removed_udp_address_up(
         running.reload(f"events {{}} stream {{ {tcp} {udp} }}")
         assert b"x" == clients.udp_exchange(running.address("udp"), b"?")
         assert b"pong" == client.exchange(b"pong")
+
+
+def test_a_worker_without_descriptors_leaves_at_a_reload(ngxstream: ProxyFactory) -> None:
+    """It cannot take the mailboxes it is to hand over to; its master is not gone for that."""
+    running = ngxstream("events {} stream { server { listen 127.0.0.1:@main@ udp; return TEXT; } }")
+    (worker,) = running.worker_pids()
+    _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, hard))
+    running.signal(signal.SIGHUP)
+    wait_until(lambda: not processes.is_alive(worker))
+    running.wait_log("what the master said is refused: a message was cut off$")
+    assert "the master process is gone" not in str(running.error_log())
 
 
 def test_a_leaving_worker_keeps_answering_its_udp_clients(

@@ -38,8 +38,8 @@ class Proxy:
 def test_the_header_is_in_front_of_each_datagram() -> None:
     """In their order; what the client sent is counted, the header is not."""
     proxy: Any = Proxy()
-    udp_steps.Headed(proxy).take([memoryview(b"aa"), memoryview(b"b")])
-    assert ([b"H:aa", b"H:b"], 3) == (proxy.taken, proxy.c.received)
+    udp_steps.Headed(proxy).take([memoryview(b"aa"), memoryview(b"b"), memoryview(b"")])
+    assert ([b"H:aa", b"H:b", b"H:"], 3) == (proxy.taken, proxy.c.received)
 
 
 @pytest.mark.parametrize("is_headed", [True, False])
@@ -60,3 +60,29 @@ def test_what_is_over_the_quota_is_left(had: int, taken: int, left: int) -> None
     views = [memoryview(b"%d" % n) for n in range(3)]
     assert views[taken:] == udp_steps.Quota(proxy, proxy).take(views)
     assert (taken, left, 1) == (len(proxy.taken), 3 - len(proxy.taken), proxy.settled)
+
+
+@pytest.mark.parametrize("requests", [0, 3])
+@pytest.mark.parametrize("is_headed", [True, False])
+@pytest.mark.parametrize("upload", [None, False, True])
+def test_the_steps_are_those_that_are_configured(
+    requests: int, is_headed: bool, upload: bool | None
+) -> None:
+    """The quota is the first of them; a rate puts the header in front itself. None: no rates."""
+    conf: Any = SimpleNamespace(
+        requests=requests, is_headed=is_headed, is_rated=upload is not None
+    )
+    proxy: Any = Proxy()
+    proxy.conf = conf
+    proxy.rates = None if upload is None else SimpleNamespace(upload=object() if upload else None)
+    sink = proxy
+    for step in udp_steps.chosen(conf):
+        sink = step(proxy, sink)
+    assert (requests > 0) == isinstance(sink, udp_steps.Quota)
+    if requests:
+        sink = sink.sink
+    if upload:
+        assert sink is proxy.rates
+    else:
+        assert is_headed == isinstance(sink, udp_steps.Headed)
+        assert is_headed or sink is proxy

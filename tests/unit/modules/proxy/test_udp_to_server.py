@@ -379,3 +379,24 @@ def test_answers_rest_while_datagrams_wait_for_room(client: socket.socket, tmp_p
         proxy.rates._resume()
         assert poller.LEVEL == watched[proxy.pc_fd]
         assert [] == served.alerts()
+
+
+@pytest.mark.parametrize("gso", [True, False])
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (50, 50, 20), (20, 50, 50), (20, 50, 30)])
+def test_each_datagram_of_a_drain_or_burst_is_sent_and_counted_once(
+    gso: bool, sizes: tuple[int, ...], client: socket.socket, servers: list[socket.socket]
+) -> None:
+    """Whether or not the path takes several in one message."""
+    with serve(group_of(servers[:1])) as served:
+        client.connect(served.address())
+        client.send(b"?")
+        turn_until_all_is_read(served)
+        proxy = content_of(served)
+        proxy.gso = gso
+        sent = [owned.datagram(1, n, size) for n, size in enumerate(sizes)]
+        proxy.take([memoryview(data) for data in sent])
+        burst = [owned.datagram(1, n, 50) for n in range(5)]
+        proxy.take_burst(memoryview(b"".join(burst)), 50)
+        assert [b"?", *sent, *burst] == receive_all(servers[0])
+        assert 1 + sum(sizes) + 250 == proxy.state.bytes_sent
+        assert (9, served.loop.sessions) == (proxy.requests, {proxy.s})
