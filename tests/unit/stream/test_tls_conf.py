@@ -81,4 +81,4 @@ def test_a_long_message_of_the_library_keeps_its_bracket() -> None:
     error = libssl.SslError("x" * 3000)
     made = tls_conf.unplaced(error)
     assert isinstance(made, errors.UnplacedError)
-    assert (tls_conf.ROOM, ")") == (len(made.message), made.message[-1])
+    assert (tls_conf.MAX_MESSAGE, ")") == (len(made.message), made.message[-1])
