@@ -19,7 +19,7 @@ DEADLINE_S = 20
 class MemoryLog:
     """A log that keeps its lines."""
 
-    def __init__(self, level: int = 8) -> None:
+    def __init__(self, level: int = 7) -> None:  # info
         self.level = level
         self.lines: list[tuple[int, str]] = []
 
