@@ -22,6 +22,7 @@ from tests.support import sharing
 
 ENDS = ("front", "back")
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
+LEFT_S = 30  # how long somebody may keep the output open after the end
 COLLECTED = re.compile(r"collected (\d+) items?\b")
 SUMMARY = re.compile(r"=+ .+ in [\d.]+s\b.*=+")
 RESULT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|errors?|warnings?)\b")
@@ -46,7 +47,7 @@ class Part:
         self._printing = printing
         self.report: list[str] = []
         self.collected = 0
-        self._listener = threading.Thread(target=self._listen)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def _listen(self) -> None:
@@ -65,8 +66,12 @@ class Part:
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""
-        self._listener.join()
-        return self._process.wait()
+        code = self._process.wait()
+        self._listener.join(LEFT_S)
+        if self._listener.is_alive():
+            print("a process that a test has started is left behind")
+            return code or 1
+        return code
 
 
 def counts(report: list[str]) -> Counter[str]:
