@@ -217,6 +217,7 @@ class Talker:
     sock: Any
     got: bytearray = field(default_factory=bytearray)
     is_over: bool = False
+    is_broken: bool = False  # a send has failed
 
     def until_end(self, *, of_line: bool) -> bool:
         """Read to the end of a line, or of the stream; tell whether the stream goes on."""
@@ -404,11 +405,12 @@ class ScenarioRun:
         text = string.ascii_letters[step.client].encode()
         sock = talker.sock
         try:
-            for piece in step.sizes:
-                self._send(sock, text * piece)
-            self._send(sock, END)
+            if not talker.is_broken:  # a TLS library takes no other write after half a one
+                for piece in step.sizes:
+                    self._send(sock, text * piece)
+                self._send(sock, END)
         except (ConnectionError, ssl.SSLEOFError):
-            pass
+            talker.is_broken = True
         self._prepared.released.set()
         server = self._scenario.clients[step.client].server
         if not self._scenario.servers[server].is_mute:
