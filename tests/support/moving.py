@@ -27,7 +27,7 @@ from ngxstream.process import service as services
 from ngxstream.process.options import Options
 from ngxstream.stream import travel
 from ngxstream.stream.session import Session
-from tests.support import ports, strangers
+from tests.support import ports, strangers, tools
 from tests.support.waiting import wait_until
 
 CONF = """
@@ -236,6 +236,17 @@ def has_datagram(sock: socket.socket) -> bool:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """Give a world with a session in the old worker."""
+    yield from _with_session(tmp_path)
+
+
+@pytest.fixture(name="world")
+def world_of_root(tmp_path: Path) -> Iterator[World]:
+    """Give the same to tests that need another user."""
+    tools.require_root()
+    yield from _with_session(tmp_path)
+
+
+def _with_session(tmp_path: Path) -> Iterator[World]:
     with World(tmp_path) as made:
         made.exchange(b"one")
         yield made

@@ -3,8 +3,6 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,20 +11,13 @@ import pytest
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.recycle import SocketPool
 from ngxstream.process import adoption, mailbox
-from tests.support import descriptors, moving, strangers, tools
-from tests.support.moving import World
+from tests.support import descriptors, moving, strangers
+from tests.support.moving import World, world_of_root
 from tests.support.strangers import NOBODY
 
+__all__ = ["world_of_root"]
+
 GIVER = 77  # pid
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Give a worker that comes, and a session in the one that leaves."""
-    tools.require_root()
-    with World(tmp_path) as made:
-        made.exchange(b"one")
-        yield made
 
 
 class Given:

@@ -3,9 +3,7 @@
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +16,12 @@ from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
 from ngxstream.event.udp import UdpListener
 from ngxstream.process import arrival, mailbox
-from tests.support import strangers, tools
+from tests.support import strangers
 from tests.support.engine import MemoryLog, engine, run_until
-from tests.support.moving import World
+from tests.support.moving import World, world_of_root
 from tests.support.strangers import NOBODY
+
+__all__ = ["world_of_root"]
 
 ALIVE = (os.getpid(), os.getppid())
 
@@ -136,15 +136,6 @@ def test_any_order_of_words_loses_and_overtakes_nothing(story) -> None:
 
 
 # -- a leaving worker of another user --------------------------------------------------------------
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Give a worker that comes, and a session in the one that leaves."""
-    tools.require_root()
-    with World(tmp_path) as made:
-        made.exchange(b"one")
-        yield made
 
 
 def test_its_sessions_go_on(world: World) -> None:
