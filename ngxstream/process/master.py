@@ -286,9 +286,9 @@ class Master:
             self.terminating = True
             if not self.other.started:
                 self.manager.stopping("stopping")
+            self.children.terminate()  # first: who has to be found may keep us waiting
             self._meet_last()
             self.survivors.tell(channels.TERMINATE)
-            self.children.terminate()
 
     def quit(self) -> None:
         """Leave when the workers have finished their sessions."""
