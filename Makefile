@@ -4,11 +4,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Where `make install` puts the program: a venv of its own and a link to it.
-PREFIX ?= /opt/ngxstream
-SBIN   ?= /usr/local/sbin
-# The folder of the error log, unless -e or the configuration names another.
-LOGS   ?= /var/log/nginx
+# Where `make install` puts the program, and where it looks for its configuration, its logs and its pid
+# file from then on; DESTDIR is put before all of them while files are written.
+PREFIX  ?= /usr/local
+SYSCONF ?= /etc
+LOGS    ?= /var/log/ngxstream
+PID     ?= /run/ngxstream.pid
+DESTDIR ?=
+# The folder that crossplane is installed in, if not $(VENV); the Debian package brings its own.
+CROSSPLANE ?=
+# Where `make dist` and `make deb` put packages, and the version of the latter.
+DIST ?= dist
+DEB_VERSION ?=
 # Words for pytest: make test ARGS="-k reload -x"; a single process then
 ARGS   ?=
 # How many configurations `make differential` makes, and how many scenarios it runs.
@@ -21,19 +28,22 @@ RUN    ?= run
 RELEASE ?= trixie
 FULL    ?=
 
-.PHONY: help run test fresh check differential fuzz bench docs install clean
+.PHONY: help run test fresh check differential fuzz bench docs install uninstall dist deb clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run      serve conf/quickstart.conf in the foreground on 127.0.0.1:5300, TCP and UDP"
-	@echo "make test     run the tests, two processes at once (ARGS= for pytest: one process)"
+	@echo "make test     run the tests, several processes at once (ARGS= for pytest: one process)"
 	@echo "make fresh    make run and make test on a Debian that was just installed (RELEASE=, as root)"
 	@echo "make check    lint, types and the structure of the source"
 	@echo "make differential  generated configurations and running scenarios, on nginx and on ours"
 	@echo "make fuzz     run the property tests with many more examples"
 	@echo "make bench    measure, beside nginx where it is installed"
 	@echo "make docs     print the generated pages of docs/ anew"
-	@echo "make install  install into PREFIX ($(PREFIX)), with a link in SBIN ($(SBIN))"
+	@echo "make install  install into PREFIX ($(PREFIX)), with a first configuration; knows DESTDIR"
+	@echo "make uninstall  remove what make install has made"
+	@echo "make dist     a wheel and an sdist, in $(DIST)"
+	@echo "make deb      a Debian package, in $(DIST)"
 	@echo "make clean    remove everything made by these verbs"
 
 # A stamp is written when all that it stands for was installed.
@@ -48,6 +58,10 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 
 $(VENV)/dev.stamp: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/dist.stamp: $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
 	@touch $@
 
 run: $(VENV)/run.stamp
@@ -79,12 +93,22 @@ bench: $(VENV)/test.stamp
 docs: $(VENV)/run.stamp
 	$(BIN)/python -m tests.docs $(ARGS)
 
-install:
-	$(PYTHON) -m venv $(PREFIX)
-	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check .
-	mkdir -p $(SBIN) $(LOGS)
-	ln -sf $(PREFIX)/bin/ngxstream $(SBIN)/ngxstream
+# The venv is needed for its crossplane alone.
+LAY_OUT = --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --sysconf '$(SYSCONF)' --logs '$(LOGS)' \
+	--pid '$(PID)' $(LAYOUT)
+install: $(if $(CROSSPLANE),,$(VENV)/run.stamp)
+	$(PYTHON) conf/packaging/lay_out.py install $(LAY_OUT) --crossplane \
+		"$(or $(CROSSPLANE),$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'))"
+
+uninstall:
+	$(PYTHON) conf/packaging/lay_out.py uninstall $(LAY_OUT)
+
+dist: $(VENV)/dist.stamp
+	$(BIN)/python -m build --no-isolation --outdir '$(DIST)'
+
+deb: $(VENV)/run.stamp
+	@PYTHON='$(BIN)/python' VERSION='$(DEB_VERSION)' conf/packaging/build-deb '$(DIST)'
 
 clean:
-	rm -rf $(VENV) $(RUN) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(RUN) build $(DIST) *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find ngxstream tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,11 @@
-"""Runs the whole suite in two processes at once: half of a test's time is waiting.
+"""Runs the whole suite in several processes at once: a third of a test's time is waiting.
 
-    python -m tests             the whole suite, two processes
-    python -m tests WORDS...    pytest with these words, one process
+    python -m tests                       the whole suite, a process more than there are processors
+    python -m tests --together WORDS...   so many processes too, each a pytest with these words
+    python -m tests WORDS...              pytest with these words, one process
 
-Each test file is run by one of the two, whoever comes to it first (tests/support/sharing.py). A
-line of progress is printed when its file is done; reports come when both have ended, then the sum.
+Each test file is run by one of them, whoever comes to it first (tests/support/sharing.py). A line
+of progress is printed when its file is done; reports come when all have ended, then the sum.
 The exit status is pytest's: that of the first process that has one other than 0.
 """
 
@@ -20,7 +21,8 @@ from collections import Counter
 
 from tests.support import sharing
 
-ENDS = ("front", "back")
+TOGETHER = "--together"
+MOST = 4  # processes: what tests ask of time and memory is not made for a crowd of them
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
 LEFT_S = 30  # how long somebody may keep the output open after the end
 COLLECTED = re.compile(r"collected (\d+) items?\b")
@@ -31,19 +33,23 @@ RESULT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|er
 class Part:
     """One of the processes, and what it says."""
 
-    def __init__(self, end: str, folder: str, printing: threading.Lock) -> None:
-        """Start it. Args: end is one of ENDS, folder the one of the marks"""
-        environment = os.environ | {sharing.CLAIMS: folder, sharing.FROM: end}
-        words = ["-m", "pytest", "-p", "tests.support.sharing", "-p", "no:cacheprovider"]
+    def __init__(
+        self, number: int, words: list[str], folder: str, printing: threading.Lock
+    ) -> None:
+        """Start it. Args: number from 0 on, words for pytest, folder of the marks"""
+        environment = os.environ | {sharing.CLAIMS: folder}
+        # pytest's too: what one of them has compiled the others need not
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        pytest = ["-m", "pytest", "-p", "tests.support.sharing", "-p", "no:cacheprovider"]
         self._process = subprocess.Popen(
-            [sys.executable, "-u", *words, "-o", "console_output_style=classic"],
+            [sys.executable, "-u", *pytest, "-o", "console_output_style=classic", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
             text=True,
             errors="replace",
         )
-        self._is_first = end == ENDS[0]
+        self._is_first = number == 0
         self._printing = printing
         self.report: list[str] = []
         self.collected = 0
@@ -51,7 +57,7 @@ class Part:
         self._listener.start()
 
     def _listen(self) -> None:
-        """Print progress as it comes, keep the report. Both begin alike: that is said once."""
+        """Print progress as it comes, keep the report. All begin alike: that is said once."""
         assert self._process.stdout is not None
         speaks = self._is_first
         for line in self._process.stdout:
@@ -83,24 +89,24 @@ def counts(report: list[str]) -> Counter[str]:
                     for n, word in RESULT.findall(last)})
 
 
-def together() -> int:
-    """Run the suite in two processes. Returns: the exit status"""
+def together(count: int, words: list[str]) -> int:
+    """Run pytest with these words in so many processes. Returns: the exit status"""
     begun = time.monotonic()
     printing = threading.Lock()
     with tempfile.TemporaryDirectory(prefix="ngxstream-tests-") as folder:
-        parts = [Part(end, folder, printing) for end in ENDS]
+        parts = [Part(number, words, folder, printing) for number in range(count)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # they end by it, and their reports are wanted
         codes = [part.wait() for part in parts]
     total: Counter[str] = Counter()
-    for end, part in zip(ENDS, parts, strict=True):
-        print(f"\n-- the process that began at the {end} --")
+    for number, part in enumerate(parts, 1):
+        print(f"\n-- process {number} of {count} --")
         print("".join(part.report), end="")
         total += counts(part.report)
     order = ("failed", "error", "passed", "skipped")
     said = [f"{total[word]} {word}" for word in (*order, *sorted(set(total) - set(order)))
             if total[word]]
     seconds = time.monotonic() - begun
-    print(f"\n=== both together: {', '.join(said) or 'nothing'} in {seconds:.0f} s ===", flush=True)
+    print(f"\n=== all together: {', '.join(said) or 'nothing'} in {seconds:.0f} s ===", flush=True)
     if not any(codes) and total["passed"] + total["skipped"] != parts[0].collected:
         print(f"{parts[0].collected} tests were collected: some were not run, or not counted")
         return 1
@@ -110,9 +116,12 @@ def together() -> int:
 def main() -> int:
     """Run what was asked for. Returns: the exit status"""
     words = sys.argv[1:]
-    if words or (os.cpu_count() or 1) < len(ENDS):
+    shared = not words or words[0] == TOGETHER
+    words = words[1:] if shared else words
+    processors = os.cpu_count() or 1
+    if not shared or processors == 1:
         return subprocess.run([sys.executable, "-m", "pytest", *words], check=False).returncode
-    return together()
+    return together(min(processors + 1, MOST), words)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ngxstream.modules.py import refused
 from tests.support import refusals
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -27,7 +28,18 @@ BY_BLOCK: Final = {
 }
 
 # Directives of ours, which nginx does not know.
-OURS: Final = ("proxy_protocol_datagrams",)
+OURS: Final = (
+    "api", "api_user_file", "proxy_protocol_datagrams", "keyval", "keyval_zone", "state",
+    "status_zone", "health_check", "health_check_timeout", "match", "proxy_session_drop",
+    "limit_sess", "limit_sess_zone", "limit_sess_log_level", "limit_sess_dry_run",
+    "limit_datagram", "limit_datagram_zone", "limit_datagram_log_level", "limit_datagram_dry_run",
+    "limit_bandwidth", "limit_bandwidth_zone", "limit_bandwidth_log_level",
+    "limit_bandwidth_dry_run", "proxy_connect", "proxy_quic", "proxy_session_lifetime",
+    "proxy_udp_amplification", "proxy_udp_any_port",
+    "py_access", "py_balancer", "py_buffer_size", "py_content", "py_filter", "py_import", "py_log",
+    "py_path", "py_periodic", "py_preread", "py_set", "py_shared_dict_zone", "py_time_limit",
+    "py_timeout", "py_var", *refused.REASONS,
+)
 
 _TUNING: Final = "accepted: hashes need no tuning here"
 _OCSP: Final = "only `off` is served; see docs/divergences.md"
@@ -56,6 +68,7 @@ WITHOUT_EFFECT: Final = {
     "timer_resolution": "accepted: the clock is read once a turn of the loop anyway",
     "variables_hash_bucket_size": _TUNING,
     "variables_hash_max_size": _TUNING,
+    **dict.fromkeys(refused.REASONS, "refused by name"),
     "worker_aio_requests": "accepted: no file is read asynchronously",
 }
 

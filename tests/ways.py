@@ -117,8 +117,9 @@ event/loop.py:Loop.turn
           modules/proxy/udp_to_server.py:ToServer.send_many
             event/datagram.py:runs
   modules/proxy/udp_to_client.py:ToClient.on_event < modules/proxy/udp.py:UdpProxy.begin
-    modules/proxy/udp_to_client.py:ToClient.answer
-    modules/proxy/udp_to_client.py:ToClient.answer_many
+    modules/proxy/udp_to_client.py:ToClient.drain
+      modules/proxy/udp_to_client.py:ToClient.answer
+      modules/proxy/udp_to_client.py:ToClient.answer_many
     modules/proxy/udp_exchange.py:Exchange.settle
       stream/session.py:Session.finalize
         modules/proxy/udp_exchange.py:Exchange.close

@@ -116,6 +116,9 @@ class Builder:
         try:
             self._apply_unplaced(st, scope)
         except errors.ConfError as error:
+            if not error.words:
+                error.words, error.context = (st.directive, *st.args), scope.context
+                error.start_line = st.start_line
             # the place may have moved on: a check at the end of a block names its closing line
             raise error.at(*self.place) from None
 

@@ -61,10 +61,12 @@ class Takes(NamedTuple):
 NOARGS = Takes(0, 0)
 TAKE1 = Takes(1, 1)
 TAKE2 = Takes(2, 2)
+TAKE3 = Takes(3, 3)
 TAKE12 = Takes(1, 2)
 TAKE13 = Takes(1, 3)
 TAKE14 = Takes(1, 4)
 TAKE23 = Takes(2, 3)
+TAKE34 = Takes(3, 4)
 TAKE012 = Takes(0, 2)
 ONE_MORE = Takes(1, None)
 TWO_MORE = Takes(2, None)
@@ -79,7 +81,8 @@ BLOCK12 = Takes(1, 2, block=True)
 class Directive:
     """One directive of the configuration language.
 
-    Attributes: contexts: an OR of context bits; doc: one line of prose for docs/directives.md.
+    Attributes: contexts: an OR of context bits; doc: one line of prose for docs/directives.md;
+    what more there is to say, syntax and parameters, is in the manual (conf/manual.py).
     Source: ngx_command_t, src/core/ngx_conf_file.h
     """
 
@@ -88,7 +91,6 @@ class Directive:
     takes: Takes
     set: Setter
     doc: str
-    syntax: str = ""
     default: str = ""
     extension: bool = False  # ours: nginx does not know it
     refused: str = ""  # why this build does not serve it ("" when it does)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import units
 from ngxstream.core import clock as clocks
-from ngxstream.core import errors, files, log, syslog
+from ngxstream.core import errors, files, log, log_rate, log_ring, syslog
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.core.facts import Cell
 
 # The classes of debugging messages; there is but one class here.
 DEBUG_CLASSES: Final = frozenset(
@@ -33,6 +34,8 @@ class Spec:
     syslog: syslog.SyslogConf | None = None
     memory: int = 0  # bytes of a ring
     place: str = ""  # FILE:LINE of the directive, for the ring's header
+    rate: int = 0  # lines a second; 0 is no limit
+    left_out: Cell | None = None
 
 
 def add(scope: Scope, module: Module, st: Statement) -> None:
@@ -52,7 +55,10 @@ def add(scope: Scope, module: Module, st: Statement) -> None:
         server = syslog.parse(value.removeprefix("syslog:"))
     else:
         path = scope.prefix_path(value)
-    spec = Spec(_level(st.args[1:]), path, server, memory, f"{st.file}:{st.line}")
+    words, rate = _rate(st.args[1:])
+    left_out = scope.builder.facts.cell(log_rate.LEFT_OUT, value) if rate else None
+    place = f"{st.file}:{st.line}"
+    spec = Spec(_level(words), path, server, memory, place, rate, left_out)
     scope.given_of(module).setdefault("error_log", []).append(spec)
 
 
@@ -64,6 +70,21 @@ def _memory(text: str, file: str) -> int:
     if size < log.MemoryTarget.least(file):
         raise errors.ConfError(f'invalid buffer size "{text}"')
     return size
+
+
+def _rate(words: list[str]) -> tuple[list[str], int]:
+    """Return the words without `rate=N/s`, which is ours, and N; 0 without."""
+    given = [word for word in words if word.startswith("rate=")]
+    if not given:
+        return words, 0
+    text = given[0].removeprefix("rate=")
+    try:
+        rate = units.parse_number(text.removesuffix("/s"))
+    except ValueError:
+        rate = 0
+    if len(given) > 1 or rate <= 0 or not text.endswith("/s"):
+        raise errors.ConfError(f'invalid parameter "{given[-1]}"')
+    return [word for word in words if word not in given], rate
 
 
 def _level(words: Iterable[str]) -> int:
@@ -87,11 +108,12 @@ def _level(words: Iterable[str]) -> int:
 def make_log(
     specs: Iterable[Spec], open_files: files.OpenFiles, *, clock: clocks.Clock | None = None,
     console: log.Console | None = None, main: log.Log | None = None,
+    shown: log_ring.LogRing | None = None,
 ) -> log.Log:
     """Make the Log that error_log directives of one block describe.
 
     Its files are asked of `open_files`, which the cycle opens; `main` hears of syslog
-    servers that do not take messages (by default the log itself)
+    servers that do not take messages (by default the log itself); `shown` gets all lines, too
     """
     clock = clock or clocks.Clock()
     made = log.Log(clock=clock, console=console)
@@ -105,6 +127,11 @@ def make_log(
         else:
             file = open_files.get(spec.path) if spec.path else open_files.stderr()
             targets.append(log.FileTarget(file, spec.level, clock))
+        if spec.rate:
+            rate = log_rate.Rate(spec.rate, clock, spec.left_out)
+            targets[-1] = log_rate.RatedTarget(targets[-1], rate)
+    if shown is not None:
+        targets.append(shown.target(max((one.level for one in targets), default=log.WARN)))
     made.set_targets(targets)
     return made
 

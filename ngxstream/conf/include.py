@@ -25,5 +25,5 @@ def _include(scope: Scope, module: Module, st: Statement) -> None:
 MODULE: Final = Module("conf", (
     d.Directive("include", d.ANYWHERE, d.TAKE1, _include,
                 "Files read in its place: one by name, or all that match a pattern, in order; "
-                "relative to the directory of the main file.", "include FILE | PATTERN;"),
+                "relative to the directory of the main file."),
 ))

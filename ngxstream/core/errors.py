@@ -70,6 +70,10 @@ class ConfError(NgxError):
         super().__init__(message, errno=errno)
         self.file: str | None = file
         self.line: int | None = line or None
+        # the statement it is about, for who says more of it: words, context and its first line
+        self.words: tuple[str, ...] = ()
+        self.context = 0
+        self.start_line = 0
 
     def __str__(self) -> str:
         text = cut(self.message, self.errno)
@@ -89,6 +93,7 @@ class ConfError(NgxError):
             return self
         placed = type(self)(self.message, file, line, errno=self.errno)
         placed.level = self.level
+        placed.words, placed.context, placed.start_line = self.words, self.context, self.start_line
         return placed
 
 

@@ -11,6 +11,7 @@ from typing import Final
 _DEFAULT_SAFE: Final = bytes(n for n in range(0x20, 0x7F) if n not in b'"\\')
 _JSON_SAFE: Final = bytes(n for n in range(0x20, 0x100) if n not in b'"\\')
 _PRINTED: Final = bytes(range(0x20, 0x7F))
+_PRINTED_LINES: Final = _PRINTED + b"\n"
 _SHOWN: Final = {  # control characters, and bytes that are not UTF-8 (PEP 383)
     number: f"\\x{number & 0xFF:02X}" for number in (*range(0x20), 0x7F, *range(0xDC80, 0xDD00))
 }
@@ -55,6 +56,11 @@ def json(value: bytes) -> bytes:
     return _JSON_BAD.sub(_json_one, value)
 
 
+def is_printed(lines: bytes) -> bool:
+    """Tell whether `printed` would change nothing in lines of ASCII, but for their line feeds."""
+    return not lines.translate(None, _PRINTED_LINES)
+
+
 def printed(line: bytes, keep: str = "") -> bytes:
     r"""Write what a terminal or a reader of lines would not take for text as `\xHH`, byte by byte.
 
@@ -74,6 +80,15 @@ def printed(line: bytes, keep: str = "") -> bytes:
     if not text.isprintable():
         text = "".join([c if c.isprintable() or c in keep else _hex(c) for c in text])
     return text.encode()
+
+
+def shown(text: str) -> str:
+    """Return any text as `printed` writes it, lone surrogates of all kinds included."""
+    try:
+        line = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        line = text.encode("utf-8", "backslashreplace")
+    return printed(line).decode()
 
 
 def _hex(char: str) -> str:

@@ -80,7 +80,8 @@ def sock_ntop(sockaddr: SockAddr) -> str:
     if not isinstance(sockaddr, tuple):
         return address_text(sockaddr)
     if len(sockaddr) == 2:
-        return f"{sockaddr[0]}:{sockaddr[1]}"
+        host, port = sockaddr
+        return f"{host}:{port}"
     return f"[{ip.ntop(packed(sockaddr))}]:{sockaddr[1]}"
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from ngxstream.core import clock as clocks
-from ngxstream.core import escape, files
+from ngxstream.core import escape, files, gather
 
 STDERR: Final = 0
 EMERG: Final = 1
@@ -63,6 +63,14 @@ def _cut(data: bytes, end: int = MAX_LINE - 1) -> bytes:
     while end > least and data[end] & 0xC0 == 0x80:  # inside a character of UTF-8
         end -= 1
     return data[:end]
+
+
+def _spell(lines: list[str]) -> bytes:
+    """Return the bytes of lines of text, each with its line feed: together, if they may be."""
+    data = encode("".join(lines))
+    if escape.is_printed(data) and data.count(b"\n") == len(lines):
+        return data
+    return b"".join([_line(_cut(encode(line[:-1]))) for line in lines])
 
 
 def _line(data: bytes, keep: str = "") -> bytes:
@@ -131,6 +139,12 @@ class FileTarget:
         chunk.add(line, self.file, self._failed)
         if level <= ALERT:
             chunk.gatherer.write()
+
+    def begin_texts(self, chunk: gather.Chunk, level: int, head: str) -> bool:
+        """Have lines of text gathered until the end of the turn. Returns: whether that may be"""
+        if self._full_until >= 0 and self.clock.second() == self._full_until:
+            return False
+        return chunk.begin_texts(level, head, self.file, _spell, self._failed)
 
     def _failed(self, error: OSError) -> None:
         if error.errno == errno.ENOSPC:
@@ -206,6 +220,8 @@ class Console:
 
     __slots__ = ("program", "is_open")
 
+    takes_all = False  # also what a target has written to standard error
+
     def __init__(self, program: str) -> None:
         """Args: program: `nginx` or `ngxstream`."""
         self.program = program
@@ -236,6 +252,7 @@ class Log:
         "targets",  # tuple[Target, ...]
         "clock",
         "console",  # Console | None
+        "_only",    # FileTarget | None: the only target
     )
 
     def __init__(self, targets: Iterable[Target] = (), *, clock: clocks.Clock | None = None,
@@ -249,6 +266,8 @@ class Log:
         """Log to these from now on."""
         self.targets: tuple[Target, ...] = tuple(targets)
         self.level: int = max((target.level for target in self.targets), default=WARN)
+        only = self.targets[0] if len(self.targets) == 1 else None
+        self._only = only if type(only) is FileTarget else None
 
     def write(self, level: int, text: str) -> None:
         """Write one line to every target that wants its level; never raises.
@@ -257,6 +276,17 @@ class Log:
         `level <= log.level` already, but need not have
         Source: ngx_log.c ngx_log_error_core
         """
+        if level > WARN and len(text) <= gather.SHORT:  # hot: most lines by far
+            only = self._only
+            if only is not None:
+                chunk = only.file.chunk
+                head = chunk.heads.get(level)
+                if head is not None or only.begin_texts(chunk, level, self._head(level)):
+                    texts = chunk.texts
+                    texts.append(f"{head or chunk.heads[level]}{text}\n")
+                    if len(texts) >= gather.LINES:
+                        chunk.gatherer.write()
+                    return
         head = self._head(level)
         whole = _cut(encode(head + text))
         data = _line(whole)
@@ -267,7 +297,9 @@ class Log:
                 if target.on_stderr:
                     on_stderr = True
         console = self.console
-        if console is not None and console.is_open and level <= WARN and not on_stderr:
+        if console is not None and console.is_open and level <= WARN and (
+            not on_stderr or console.takes_all
+        ):
             # what is left of the line: nginx prints the same buffer
             console.say_bytes(f"[{NAMES[level]}] ".encode() + whole[len(head):])
 
@@ -307,6 +339,7 @@ class Log:
         Source: ngx_log.c ngx_log_redirect_stderr
         """
         for target in self.targets:
-            if isinstance(target, FileTarget) and not target.on_stderr:
-                return target.file
+            file = getattr(target, "target", target)  # a rate stands before it
+            if isinstance(file, FileTarget) and not file.on_stderr:
+                return file.file
         return None

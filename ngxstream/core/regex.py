@@ -14,6 +14,7 @@ from typing import Final
 
 from ngxstream.core import (
     regex_chars,
+    regex_literals,
     regex_machine,
     regex_program,
     regex_risk,
@@ -57,7 +58,7 @@ class Regex:
     bytes takes microseconds, whatever is in it.
     """
 
-    __slots__ = ("engine", "groups", "names", "pattern", "quick", "search")
+    __slots__ = ("engine", "groups", "literals", "names", "pattern", "quick", "search")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Regex:
         engine: str,
         quick: int,
         search: Search,
+        literals: tuple[bytes, ...] = (),
     ) -> None:
         self.pattern = pattern
         self.groups = groups  # how many groups capture
@@ -74,6 +76,7 @@ class Regex:
         self.engine = engine  # "re", "machine" or "re, then machine"
         self.quick = quick
         self.search = search
+        self.literals = literals  # texts that each match contains, in small letters
 
 
 def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - as re.compile
@@ -87,8 +90,9 @@ def compile(pattern: str, *, caseless: bool = False) -> Regex:  # noqa: A001 - a
         syntax = regex_syntax.parse(raw, caseless=caseless)
         risk = regex_risk.assess(syntax.tree)
         engine, search = _choose(raw, syntax, risk)
+        literals = regex_literals.literals(syntax.tree)
     quick = _longest(FEW_STEPS, risk) if engine != "machine" else 0
-    return Regex(pattern, syntax.groups, syntax.names, engine, quick, search)
+    return Regex(pattern, syntax.groups, syntax.names, engine, quick, search, literals)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ Both are decided on pairs and triples of states (Weber and Seidl's criteria), al
 side: what is too large to be decided counts as exponential.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from typing import Final, NamedTuple
@@ -188,6 +189,14 @@ def _sum(one: _Ways, other: _Ways, factor: int) -> _Ways:
     return total
 
 
+def kinds_of(masks: Iterable[int]) -> list[int]:
+    """Return one byte of each kind, as a set: bytes of a kind are in the same of the masks."""
+    kinds = [regex_chars.EVERY]
+    for mask in set(masks):
+        kinds = [part for kind in kinds for part in (kind & mask, kind & ~mask) if part]
+    return [kind & -kind for kind in kinds]
+
+
 class _Assessor:
     """Looks for loops that are ambiguous, alone or in chains."""
 
@@ -219,8 +228,8 @@ class _Assessor:
         This is what a pattern without loops can still do wrong: a?a?a?a?…, .{0,8}.{0,8}….
         """
         worst = 0
-        kinds = {tuple(mask >> byte & 1 for mask in self._masks) for byte in range(256)}
-        for reads in kinds:
+        for byte in kinds_of(self._masks):
+            reads = [bool(mask & byte) for mask in self._masks]
             ways = dict.fromkeys((state for state in range(len(reads)) if reads[state]), 1)
             for _ in range(PATH_BYTES):
                 total: dict[int, int] = {}

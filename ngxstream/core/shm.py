@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import mmap
 import os
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import errors
 from ngxstream.core.log import PROCESS
-from ngxstream.core.shm_ledger import Ledger, Ledgers
+from ngxstream.core.shm_ledger import CHUNK, Ledger, Ledgers
 
 if TYPE_CHECKING:
     from ngxstream.core.shm_counts import Counts
@@ -40,6 +41,7 @@ PAGE: Final = mmap.PAGESIZE
 LEAST: Final = 8 * PAGE  # no zone may be smaller. Source: ngx_stream_limit_conn_zone
 
 _RECLAIMING: Final = 2  # the byte of the lock that is held by who gives back
+CHANGING: Final = 16  # the first byte of those that are held by who changes something for long
 BATCH: Final = 32  # entries given back before others may take the lock: some 0.2 ms
 PATIENCE_S: Final = 1.0  # how long soon() waits for a lock
 RECLAIM_S: Final = 1.0  # how long one call of reclaim() may take
@@ -104,6 +106,21 @@ class Lock:
         finally:
             fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, number)
 
+    def take(self, number: int) -> bool:
+        """Take another lock until drop(number), unless another process has it; tell whether.
+
+        This process is not kept from taking it twice.
+        """
+        try:
+            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def drop(self, number: int) -> None:
+        """Let go of what take() took."""
+        fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, number)
+
     def close(self) -> None:
         """Give the descriptor back; the other processes' stay."""
         if self.fd >= 0:
@@ -129,14 +146,15 @@ class Zone:
         "data",     # Any: what the owner module built upon it
         "ledgers",  # Ledgers: of all processes
         "parts",    # list[Counts]: what their entries are about
+        "fold",     # Callable | None: fold(address, words) takes a page of a dead process's row
         "_ledger",  # Ledger | None: of this process, or of one that forked it
     )
 
-    def __init__(self, name: str, size: int, tag: str) -> None:
+    def __init__(self, name: str, size: int, tag: str, chunk: int = CHUNK) -> None:
         """Make a zone. Raises: OSError.
 
         Args: name: what the configuration and lsof call it; size: in bytes; it bounds tables of
-        keys, cells come on top; tag: name of the module it belongs to
+        keys, cells come on top; tag: name of the module it belongs to; chunk: bytes of a ledger
         """
         if size:
             self.memory(size).close()  # what nginx would map: there must be so much
@@ -145,8 +163,9 @@ class Zone:
         self.tag = tag
         self.lock = Lock(f"zone {name}")
         self.data: Any = None
-        self.ledgers = Ledgers(f"ledgers of zone {name}", self.lock)
+        self.ledgers = Ledgers(f"ledgers of zone {name}", self.lock, chunk)
         self.parts: list[Counts] = []
+        self.fold: Callable[[int, memoryview[int]], None] | None = None
         self._ledger: Ledger | None = None
 
     def memory(self, size: int) -> mmap.mmap:
@@ -155,6 +174,18 @@ class Zone:
             return mmap.mmap(-1, size)
         except OverflowError:  # more than there are addresses
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
+
+    def sparse(self, size: int) -> mmap.mmap:
+        """Return so many shared bytes, all 0, of which only what is touched has to be there.
+
+        Raises: OSError
+        """
+        fd = os.memfd_create(f"zone {self.name}"[:200], os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, size)
+            return mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
 
     def ints(self, count: int) -> memoryview[int]:
         """Return so many shared 64-bit cells (format "q"), all 0. Raises: OSError."""
@@ -191,23 +222,36 @@ class Zone:
                 for part in self.parts:
                     part.recover()  # before its ledger is read: it may have died in a change
             for chunk in chunks:
-                held = self.ledgers.held(chunk)
-                for start in range(0, len(held), BATCH):
+                for give_back in self._all_of(chunk):
                     with self.lock.soon():
-                        for address, word in held[start : start + BATCH]:
-                            if word > 0:
-                                self.parts[word >> 60].give_back(address, word)
+                        give_back()
                     if time.monotonic() > end:
                         raise UnfinishedError
                 self.ledgers.free(chunk)
                 if time.monotonic() > end:
                     raise UnfinishedError
 
+    def _all_of(self, chunk: int) -> Iterator[Callable[[], None]]:
+        """Yield what gives back a part of what a chunk says is held."""
+        if self.fold is not None:
+            for address, words in self.ledgers.pages(chunk):
+                yield functools.partial(self.fold, address, words)
+            return
+        held = self.ledgers.held(chunk)
+        for start in range(0, len(held), BATCH):
+            yield functools.partial(self._give_back, held[start : start + BATCH])
+
+    def _give_back(self, held: Iterable[tuple[int, int]]) -> None:
+        for address, word in held:
+            if word > 0:
+                self.parts[word >> 60].give_back(address, word)
+
     def close(self) -> None:
         """Let go of the zone in this process; the memory goes with its last user."""
         self.lock.close()
         self.ledgers.close()
         self.parts.clear()
+        self.fold = None
         self.data = None
         self._ledger = None
 

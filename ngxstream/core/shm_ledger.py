@@ -5,6 +5,7 @@ outlives it, and costs what it held, however large the zone is and however many 
 
 1. The ledgers of all processes are one file without a name that grows: chunks of words, a word for
    each thing that is held (`Counts` says what it means), 0 for nothing. A process maps its chunks.
+   How large a chunk is says who makes the file; one of rows of cells (shm_facts.py) is very large.
 2. Whose chunk it is says one word in a page of owners: the pid, or 0, and then all its words are 0.
    A process owns chunks from its first count to its end. A pid is not given anew before its process
    is reaped, and not reclaimed later than that.
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = mmap.ALLOCATIONGRANULARITY
 WORD: Final = 8  # bytes
-CHUNK: Final = 64 * PAGE  # bytes
-ENTRIES: Final = CHUNK // WORD - 1  # of a chunk: 32 767 where pages have 4096 bytes
+CHUNK: Final = 64 * PAGE  # bytes, where nobody says otherwise
 GROUP: Final = PAGE // WORD  # chunks whose owners are in one page, before them
-GROUP_BYTES: Final = PAGE + GROUP * CHUNK
 GROUPS: Final = 1024  # at most: any worker can make the file longer than anybody can read
 MOST_READ: Final = 2048  # chunks that are added up, some 20 ms: it can claim all there could be
 
@@ -50,10 +49,19 @@ Entry = tuple["memoryview[int]", int, int, list["Entry"]]
 class Ledgers:
     """The ledgers of all processes that hold something of one zone."""
 
-    __slots__ = ("_fd", "_lock")
+    __slots__ = (
+        "chunk",  # bytes
+        "entries",  # words of a chunk, but for the first one
+        "_fd",
+        "_group_bytes",  # of the chunks whose owners are in one page, and that page
+        "_lock",
+    )
 
-    def __init__(self, name: str, lock: Lock) -> None:
-        """Make the file. Raises: OSError."""
+    def __init__(self, name: str, lock: Lock, chunk: int = CHUNK) -> None:
+        """Make the file. Raises: OSError. Args: chunk: bytes, whole pages"""
+        self.chunk = chunk
+        self.entries = chunk // WORD - 1
+        self._group_bytes = PAGE + GROUP * chunk
         self._fd = -1
         self._fd = os.memfd_create(c_string(name[:200]), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # it grows; a mapping whose file had become shorter would be deadly to touch
@@ -71,7 +79,7 @@ class Ledgers:
             at = -1
             for _ in range(owners.count(pid)):
                 at = owners.index(pid, at + 1)
-                found.append(start + PAGE + at * CHUNK)
+                found.append(start + PAGE + at * self.chunk)
         return found
 
     def claim(self, pid: int) -> int:
@@ -80,20 +88,20 @@ class Ledgers:
             at = 0
             for start, owners in self._pages():
                 if 0 in owners:
-                    at = start + PAGE + owners.index(0) * CHUNK
+                    at = start + PAGE + owners.index(0) * self.chunk
                     break
-                at = start + GROUP_BYTES + PAGE  # in the next group, if this is the last
+                at = start + self._group_bytes + PAGE  # in the next group, if this is the last
             at = at or PAGE
-            if at >= GROUPS * GROUP_BYTES:
+            if at >= GROUPS * self._group_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if os.fstat(self._fd).st_size < at + CHUNK:
-                os.ftruncate(self._fd, at + CHUNK)
-            self.write(_owner_of(at), pid)  # one store: it is claimed, or it is not
+            if os.fstat(self._fd).st_size < at + self.chunk:
+                os.ftruncate(self._fd, at + self.chunk)
+            self.write(self._owner_of(at), pid)  # one store: it is claimed, or it is not
         return at
 
     def map(self, address: int) -> mmap.mmap:
         """Map a chunk. Raises: OSError."""
-        return mmap.mmap(self._fd, CHUNK, offset=address)
+        return mmap.mmap(self._fd, self.chunk, offset=address)
 
     def write(self, address: int, word: int) -> None:
         """Store one word. Raises: ValueError where there can be none."""
@@ -104,12 +112,43 @@ class Ledgers:
     def held(self, address: int) -> list[tuple[int, int]]:
         """Return address and word of everything that a chunk says is held."""
         (used,) = _PACK.unpack(os.pread(self._fd, WORD, address))
-        used = min(max(used, 0), ENTRIES)  # its process wrote it
+        used = min(max(used, 0), self.entries)  # its process wrote it
         words = memoryview(os.pread(self._fd, used * WORD, address + WORD)).cast("q")
         return [(address + WORD * n, word) for n, word in enumerate(words, 1) if word]
 
-    def words(self, at: int, count: int = 1) -> Iterator[memoryview[int]]:
+    def pages(self, address: int) -> Iterator[tuple[int, memoryview[int]]]:
+        """Yield address and words of the pages of a chunk that were ever touched, in their order.
+
+        For a chunk that is a row: its first word, which is none of them, says where it ends.
+        """
+        (used,) = _PACK.unpack(os.pread(self._fd, WORD, address))
+        end = address + WORD * (1 + min(max(used, 0), self.entries))  # its process wrote it
+        at = address + WORD
+        while at < end:
+            try:
+                # (who else moves the position of this file, which all share, does no harm)
+                at = max(at, os.lseek(self._fd, at, os.SEEK_DATA))
+            except OSError:  # ENXIO: nothing was touched from there on
+                return
+            size = min(PAGE - at % PAGE, end - at)
+            if size > 0:
+                data = os.pread(self._fd, size, at)
+                yield at, memoryview(data[: len(data) // WORD * WORD]).cast("q")
+            at += PAGE - at % PAGE
+
+    def clear(self, address: int, count: int) -> None:
+        """Store 0 in so many words. Raises: ValueError where there are none."""
+        end = address + count * WORD
+        if address % WORD or not 0 <= count <= GROUP or end > os.fstat(self._fd).st_size:
+            raise ValueError(f"no {count} words at {address}")
+        os.pwrite(self._fd, bytes(count * WORD), address)
+
+    def words(self, at: int, count: int = 1) -> Iterator[bytes]:
         """Yield, of each process's chunk, so many words from this one on."""
+        return (words for _, words in self.words_of_all(at, count))
+
+    def words_of_all(self, at: int, count: int = 1) -> Iterator[tuple[int, bytes]]:
+        """Yield them with the pid of each process."""
         left = MOST_READ
         for start, owners in self._pages():
             for n, pid in enumerate(owners):
@@ -117,10 +156,10 @@ class Ledgers:
                     if not left:
                         return
                     left -= 1
-                    address = start + PAGE + n * CHUNK + at * WORD
+                    address = start + PAGE + n * self.chunk + at * WORD
                     data = os.pread(self._fd, count * WORD, address)
                     if len(data) == count * WORD:  # else nobody's: a process has written its pid
-                        yield memoryview(data).cast("q")
+                        yield pid, data
 
     def free(self, address: int) -> None:
         """Take a chunk from its owner, who is dead and holds nothing any more.
@@ -132,7 +171,7 @@ class Ledgers:
                 chunk.madvise(mmap.MADV_REMOVE)  # the memory goes back, and all words are 0
         except OSError:  # no descriptor is left, perhaps
             self.write(address, 0)  # the only word that is not 0
-        self.write(_owner_of(address), 0)
+        self.write(self._owner_of(address), 0)
 
     def close(self) -> None:
         """Let go of the file in this process."""
@@ -145,20 +184,18 @@ class Ledgers:
 
     def _pages(self) -> Iterator[tuple[int, list[int]]]:
         """Yield address and owners of every group; there may be no chunk yet that has none."""
-        size = min(os.fstat(self._fd).st_size, GROUPS * GROUP_BYTES)
-        for start in range(0, size, GROUP_BYTES):
+        size = min(os.fstat(self._fd).st_size, GROUPS * self._group_bytes)
+        for start in range(0, size, self._group_bytes):
             yield start, memoryview(os.pread(self._fd, PAGE, start)).cast("q").tolist()
 
+    def index_of(self, address: int) -> int:
+        """Return which word of its chunk the one at this address is."""
+        return (address % self._group_bytes - PAGE) % self.chunk // WORD
 
-def _owner_of(address: int) -> int:
-    """Return where it is written whose chunk the one at this address is."""
-    group, offset = divmod(address, GROUP_BYTES)
-    return group * GROUP_BYTES + (offset - PAGE) // CHUNK * WORD
-
-
-def index_of(address: int) -> int:
-    """Return which word of its chunk the one at this address is."""
-    return (address % GROUP_BYTES - PAGE) % CHUNK // WORD
+    def _owner_of(self, address: int) -> int:
+        """Return where it is written whose chunk the one at this address is."""
+        group, offset = divmod(address, self._group_bytes)
+        return group * self._group_bytes + (offset - PAGE) // self.chunk * WORD
 
 
 class Ledger:
@@ -190,7 +227,7 @@ class Ledger:
     def _grow(self) -> None:
         self._chunk = self._ledgers.claim(self.pid)
         self._view = memoryview(self._ledgers.map(self._chunk)).cast("q")
-        self._left = ENTRIES
+        self._left = self._ledgers.entries
 
     @property
     def row(self) -> memoryview[int]:

@@ -66,6 +66,11 @@ class ByteStore:
                 return self._memory[start : start + size]
         return None
 
+    @property
+    def used(self) -> int:
+        """How many bytes were ever written to; all of them once it has gone round."""
+        return min(max(self._state[_END], 0), self.size)
+
     def remove(self, key: bytes) -> None:
         """Forget a key."""
         with self.zone.lock:

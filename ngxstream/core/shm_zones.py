@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from ngxstream.core import errors
 from ngxstream.core.shm import Zone
@@ -14,14 +15,29 @@ from ngxstream.core.shm import Zone
 Init = Callable[[Zone, bool], None]
 
 
+class Usage(NamedTuple):
+    """How full a zone is.
+
+    Args: size: of one place, bytes; used, free: places; requests: how often one was asked for;
+    failures: how often there was none
+    """
+
+    size: int
+    used: int
+    free: int
+    requests: int
+    failures: int = 0
+
+
 class ZoneRequest:
     """What a configuration asks of one zone name.
 
     ``size`` is 0 until somebody has said it; `init(zone, fresh)` is called when the zone is there:
-    fresh tells a new zone (build upon it, keep it in zone.data) from an adopted one
+    fresh tells a new zone (build upon it, keep it in zone.data) from an adopted one. `usage` tells
+    how full the zone is, once it is there
     """
 
-    __slots__ = ("name", "size", "tag", "init", "no_reuse", "zone", "former")
+    __slots__ = ("name", "size", "tag", "init", "no_reuse", "zone", "former", "usage", "is_fresh")
 
     def __init__(self, name: str, size: int, tag: str) -> None:
         """Args: as ZoneTable.request has them"""
@@ -29,8 +45,10 @@ class ZoneRequest:
         self.size = size
         self.tag = tag
         self.init: Init | None = None
+        self.usage: Callable[[], Usage] | None = None
         self.no_reuse = False
         self.zone: Zone | None = None
+        self.is_fresh = False  # the zone is a new one
         self.former: Zone | None = None  # during init: the one of the old configuration
 
 
@@ -80,6 +98,7 @@ class ZoneTable:
                 if zone is None or not adopted:
                     zone = Zone(request.name, request.size, request.tag)
                 request.zone = zone
+                request.is_fresh = not adopted
                 request.former = None if former is None else former.zone
                 if request.init is not None:
                     request.init(zone, not adopted)

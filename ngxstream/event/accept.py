@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.event import connect, eviction, libssl, poller
+from ngxstream.event import connect, eviction, poller
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class TcpListener:
         "_fd",
         "_begin",  # called with (Connection, Loop)
         "_family",
-        "_make",  # class of the sockets: TLS wants a weak reference to them
         "_burst",
         "_mask",
         "_pause_ms",
@@ -85,7 +84,6 @@ class TcpListener:
         self._fd = sock.fileno()
         self._begin = begin
         self._family = int(sock.family)
-        self._make = libssl.WrappedSocket if listening.options.ssl else socket.SocketType
         self._burst = burst
         self._mask = poller.LEVEL | (poller.EXCLUSIVE if exclusive else 0)
         self._pause_ms = pause_ms
@@ -106,7 +104,7 @@ class TcpListener:
         # the C method under socket.accept()
         accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
         family, listening, begin = self._family, self._listening, self._begin
-        make, slots = self._make, self._slots
+        make, slots = socket.SocketType, self._slots
         for n in range(self._burst):
             if loop.free_connections < slots or self._is_tight:
                 if n and self._is_last:
@@ -131,8 +129,8 @@ class TcpListener:
             sock.setblocking(False)
             loop.free_connections -= slots
             loop.live += 1
-            c = Connection(sock, fd, family, sockaddr, loop.next_number(), listening)
-            c.reserved = slots - 1
+            number = loop.next_number()
+            c = Connection(sock, fd, family, sockaddr, number, listening, None, None, slots - 1)
             try:
                 begin(c, loop)
             except Exception:  # noqa: BLE001 - who comes behind him is accepted

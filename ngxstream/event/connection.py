@@ -13,6 +13,7 @@ from ngxstream.core import codes
 
 if TYPE_CHECKING:
     from ngxstream.core.inet import SockAddr
+    from ngxstream.event.drops import Drops
     from ngxstream.event.listening import Listening
     from ngxstream.event.recycle import SocketPool
     from ngxstream.event.tls import Transport
@@ -25,7 +26,11 @@ class Table(Protocol):
     """Where a UDP client is listed, so that its datagrams find their session (event/udp.py)."""
 
     family: int
+    sock: Any  # the listening socket
+    table: dict[Any, Sink]
+    listening: Listening
     sockets: SocketPool  # towards the servers of its clients
+    lost: Drops
 
     def send_to(self, c: Connection, data: bytes, /) -> int:
         """Send one datagram to the client."""
@@ -47,6 +52,12 @@ class Table(Protocol):
 
     def forget(self, c: Connection) -> None:
         """Take the client out."""
+
+    def rename(self, c: Connection, key: Any, tag: bytes, sink: Sink) -> None:
+        """Know the client by another key from now on."""
+
+    def take_apart(self, key: Any, view: memoryview) -> None:
+        """Give a datagram to the session of a key that it does not come by, or begin that."""
 
     def kept_for(self, c: Connection) -> list[bytes]:
         """Return what came from a client while its session was not ready."""
@@ -75,7 +86,8 @@ class Connection:
     )
 
     def __init__(self, sock: Stream, fd: int, family: int, sockaddr: SockAddr, number: int,
-                 listening: Listening, table: Table | None = None, key: Any = None) -> None:
+                 listening: Listening, table: Table | None = None, key: Any = None,
+                 reserved: int = 0) -> None:
         """Args: table, key: of a UDP client, behind the listening socket `sock`"""
         self.sock = sock
         self.fd = fd
@@ -92,7 +104,7 @@ class Connection:
         self.placed = False
         self.closed = False
         self.passes = 0
-        self.reserved = 0
+        self.reserved = reserved
 
     def local_sockaddr(self) -> SockAddr:
         """Return the address the client connected to. Source: ngx_connection_local_sockaddr"""

@@ -37,6 +37,20 @@ def segment_control(size: int) -> list[tuple[int, int, bytes]]:
     return [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))]
 
 
+def unsegmented(
+    control: list[tuple[int, int, bytes]]
+) -> tuple[list[tuple[int, int, bytes]], int]:
+    """Return control data without what divides a burst, and the size that said; 0 for none."""
+    size = 0
+    rest = []
+    for one in control:
+        if one[:2] == (SOL_UDP, UDP_SEGMENT):
+            (size,) = struct.unpack("=H", one[2])
+        else:
+            rest.append(one)
+    return rest, size
+
+
 def runs(views: Sequence[memoryview]) -> list[tuple[int, int, int]]:
     """Divide a list of datagrams into runs that may be one GSO message each.
 
@@ -99,6 +113,15 @@ def has_gro(sock: socket.SocketType) -> bool:
         return bool(sock.getsockopt(SOL_UDP, UDP_GRO))
     except OSError:
         return False
+
+
+def has_gso(sock: socket.SocketType) -> bool:
+    """Tell whether the kernel divides what a UDP socket sends."""
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
 
 
 def set_gro(sock: socket.SocketType, on: bool) -> bool:

@@ -146,6 +146,9 @@ class Asker:
             self._active += 1
             following.begin()
 
+    def responded(self, code: int) -> None:
+        """A server has responded to a question, by this code."""
+
     def may_read(self) -> bool:
         """Tell whether a response may be read in this turn."""
         return self._read < TURN_BYTES
@@ -275,7 +278,9 @@ class Query:
         self.asker.shunned_ms[exchange.number] = 0
         if response.truncated:
             exchange.on_truncated()
-        elif response.rcode in (dns.NOERROR, dns.NXDOMAIN):
+            return
+        self.asker.responded(response.rcode)
+        if response.rcode in (dns.NOERROR, dns.NXDOMAIN):
             if response.is_cut:
                 self.asker.note_cut(exchange.number)
             self._finish(Reply(response.rcode, found))

@@ -45,7 +45,8 @@ class Content(Protocol):
 class Eviction:
     """The idle sessions of one worker, and a spare descriptor."""
 
-    __slots__ = ("_idle", "_logged_ms", "_looked_ms", "_loop", "_spare", "evicted")
+    __slots__ = ("_idle", "_logged_ms", "_looked_ms", "_loop", "_spare", "evicted",
+                 "refused")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
@@ -56,6 +57,7 @@ class Eviction:
         # object, as that is closed with the loop
         self._spare: select.epoll | None = None
         self.evicted = Counter()  # sessions ended so far
+        self.refused = Counter()  # UDP clients that nobody gave way to
 
     def make(self) -> bool:
         """End one session for its slots. Returns: whether there was one that may end"""

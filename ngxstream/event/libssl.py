@@ -1,18 +1,18 @@
 """OpenSSL itself: the very libssl that Python's ssl module is linked to, called through ctypes.
 
-The standard ssl module makes contexts, wraps sockets, reads and writes. It has no call for session
-ticket keys, caches shared by processes, CRLs by file, OCSP staples, verification that goes on to
-the end of a handshake, certificates chosen per client, SSL_CONF commands, nor for OpenSSL's own
-words about a failure. For these this module calls the library behind `_ssl` itself, and nothing
-outside event/libssl*.py knows of a pointer. Answers for the headers that
-src/event/ngx_event_openssl.h includes.
+The standard ssl module has no call for session ticket keys, caches shared by processes, CRLs by
+file, OCSP staples, verification that goes on to the end of a handshake, certificates chosen per
+client, SSL_CONF commands, nor for OpenSSL's own words about a failure; and it raises an exception
+whenever there is nothing to read. So contexts and connections are the library's own, none of the
+ssl module's, and nothing outside event/libssl*.py, event/libcrypto.py and event/tls.py calls a
+function on a pointer that it owns. Answers for the headers that src/event/ngx_event_openssl.h
+includes.
 
 1. Nothing is called before it is probed: `load()` finds the library, every function of the table
-   below and the pointers inside Python's objects, and compares what both sides say of one context
-   and one connection. Where that fails nobody may use TLS, and `Unavailable` has the reason.
-2. A pointer inside a Python object is at a place the ssl module does not promise. Before it is
-   believed, the memory behind it is read through /proc/self/mem (which cannot crash) and must name
-   the method table its owner was made with.
+   below, and its version, which must be the one that the ssl module was told. Where that fails
+   nobody may use TLS, and `Unavailable` has the reason.
+2. What the library makes has one owner, which frees it: a Context its SSL_CTX, a Transport its
+   SSL, a PeerSession its SSL_SESSION.
 3. Functions are called with the interpreter's lock held (PyDLL): they are short, and a worker has
    one thread.
 4. A callback from the library must not raise: what is wrong is said by its return code.
@@ -21,39 +21,23 @@ src/event/ngx_event_openssl.h includes.
 from __future__ import annotations
 
 import ctypes
-import errno
 import functools
-import re
-import socket
 import ssl
 from typing import Any, Final
 
 from ngxstream.core import errors
 
-CTX_OFFSET: Final = object.__basicsize__  # struct PySSLContext { PyObject_HEAD SSL_CTX *ctx; … }
-SSL_OFFSET: Final = object.__basicsize__ + 8  # struct PySSLSocket { HEAD PyObject *Socket; SSL *… }
-
 # SSL_get_error
 ERROR_WANT_READ: Final = 2
 ERROR_WANT_WRITE: Final = 3
+WANTS: Final = (ERROR_WANT_READ, ERROR_WANT_WRITE)
 ERROR_SYSCALL: Final = 5
 ERROR_ZERO_RETURN: Final = 6
 
 ERR_LIB_PEM: Final = 9
-ERR_LIB_SSL: Final = 20
 PEM_R_NO_START_LINE: Final = 108
 ERR_TXT_STRING: Final = 2
-_ALERT_REASONS: Final = 1000  # an alert that came has this and its number for a reason
-# what the ssl module makes of a failure: "[SSL: NAME] the library's own words (_ssl.c:1006)"
-_OWN_WORDS: Final = re.compile(r"\[[^\]]*\] (.*) \(_ssl\.c:\d+\)", re.DOTALL)
-
-_CB_WRITE_ALERT: Final = 0x4008
-_ALERT_FATAL: Final = 2
-_INFO_CB: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
 MAX_TEXT: Final = 1024  # NGX_MAX_CONF_ERRSTR
-
-# what a read or write on a connection may fail with
-_CONNECTION_ERRNOS: Final = errors.REMOTE_FAULTS - {errno.ENOTCONN}
 
 _TYPES: Final = {
     "v": None,
@@ -72,11 +56,13 @@ _FUNCTIONS: Final = """
 SSL_CTX_callback_ctrl l:pip
 SSL_CTX_clear_options U:pU
 SSL_CTX_ctrl l:pilp
+SSL_CTX_free v:p
 SSL_CTX_get_cert_store p:p
 SSL_CTX_get_options U:p
 SSL_CTX_get_timeout l:p
 SSL_CTX_get_verify_depth i:p
 SSL_CTX_get_verify_mode i:p
+SSL_CTX_new p:p
 SSL_CTX_remove_session i:pp
 SSL_CTX_sess_set_get_cb v:pp
 SSL_CTX_sess_set_new_cb v:pp
@@ -86,6 +72,7 @@ SSL_CTX_set_cert_cb v:ppp
 SSL_CTX_set_cipher_list i:ps
 SSL_CTX_set_client_CA_list v:pp
 SSL_CTX_set_client_hello_cb v:ppp
+SSL_CTX_set_default_verify_paths i:p
 SSL_CTX_set_options U:pU
 SSL_CTX_set_default_read_buffer_len v:pz
 SSL_CTX_set_session_id_context i:psu
@@ -112,11 +99,15 @@ SSL_SESSION_get_time l:p
 SSL_SESSION_get_timeout l:p
 SSL_SESSION_set_time l:pl
 SSL_SESSION_set_timeout l:pl
+SSL_SESSION_is_resumable i:p
+SSL_accept i:p
 SSL_clear_options U:pU
 SSL_client_hello_get0_ext i:pupp
+SSL_connect i:p
 SSL_ctrl l:pilp
-SSL_do_handshake i:p
+SSL_free v:p
 SSL_get0_alpn_selected v:ppp
+SSL_get1_session p:p
 SSL_get1_peer_certificate|SSL_get_peer_certificate p:p
 SSL_get_SSL_CTX p:p
 SSL_get_certificate p:p
@@ -130,14 +121,17 @@ SSL_get_sigalgs i:pipppPP
 SSL_get_verify_result l:p
 SSL_get_version s:p
 SSL_has_pending i:p
+SSL_is_dtls i:p
+SSL_new p:p
+SSL_read i:ppi
 SSL_select_next_proto i:ppsupu
 SSL_session_reused i:p
 SSL_set_SSL_CTX p:pp
 SSL_set_alpn_protos i:psu
-SSL_set_info_callback v:pp
+SSL_set_fd i:pi
 SSL_set_options U:pU
 SSL_set_quiet_shutdown v:pi
-SSL_set_session_id_context i:psu
+SSL_set_session i:pp
 SSL_set_shutdown v:pi
 SSL_set_verify v:pip
 SSL_set_verify_depth v:pi
@@ -145,6 +139,7 @@ SSL_shutdown i:p
 SSL_use_PrivateKey i:pp
 SSL_use_certificate i:pp
 SSL_version i:p
+SSL_write i:ppi
 TLS_client_method p:
 TLS_server_method p:
 d2i_SSL_SESSION p:ppl
@@ -164,7 +159,6 @@ ERR_error_string_n v:Lpz
 ERR_get_error L:
 ERR_peek_error L:
 ERR_peek_last_error L:
-ERR_reason_error_string s:L
 EVP_DecryptInit_ex i:ppppp
 EVP_EncryptInit_ex i:ppppp
 EVP_PKEY_free v:p
@@ -176,6 +170,7 @@ EVP_sha256 p:
 HMAC_Init_ex i:psipp
 OBJ_nid2sn s:i
 OCSP_RESPONSE_free v:p
+OpenSSL_version_num L:
 OPENSSL_sk_free v:p
 OPENSSL_sk_new_null p:
 OPENSSL_sk_push i:pp
@@ -192,6 +187,7 @@ X509_STORE_add_cert i:pp
 X509_STORE_add_crl i:pp
 X509_STORE_set_flags i:pL
 X509_check_host i:pszup
+X509_check_ip_asc i:psu
 X509_check_issued i:pp
 X509_email_free v:p
 X509_free v:p
@@ -245,12 +241,6 @@ class Library:
             if line:
                 names, shape = line.split()
                 self._bind(names, shape, optional=True)
-        self._reasons: dict[str, int] = {}
-        self._recorded = 0, ""  # SSL*, and why a call of the ssl module on it is about to raise
-        self._on_info = _INFO_CB(self._record)
-        self._errno_at: Any = getattr(ctypes.PyDLL(None), "__errno_location", None)
-        if self._errno_at is not None:
-            self._errno_at.restype = ctypes.POINTER(ctypes.c_int)
 
     def _bind(self, names: str, shape: str, *, optional: bool) -> None:
         aliases = names.split("|")
@@ -276,6 +266,8 @@ class Library:
 
     def reasons(self) -> str:
         """Empty the error queue into ` (SSL: error:…)`, or "". Source: ngx_ssl_error"""
+        if not self.ERR_peek_error():
+            return ""
         said = bytearray()
         data = ctypes.c_char_p()
         flags = ctypes.c_int()
@@ -301,103 +293,11 @@ class Library:
         """Make the error of a call that just failed."""
         return SslError(message + self.reasons())
 
-    def record_failures(self, connection: int) -> None:
-        """Keep what the library says of failures of this connection for take_recorded().
-
-        The ssl module empties the queue and passes on the last entry alone. Since OpenSSL 3.2 that
-        is "record layer failure" for whatever is wrong with a record; the cause is another entry.
-        """
-        self.SSL_set_info_callback(connection, self._on_info)
-
-    def _record(self, connection: int, where: int, number: int) -> None:
-        """Take the queue when it is complete: the peer is told of the failure, by a fatal alert."""
-        if where & _CB_WRITE_ALERT == _CB_WRITE_ALERT and number >> 8 == _ALERT_FATAL:
-            self._recorded = connection, self.reasons()
-
-    def take_recorded(self, connection: int) -> str:
-        """Return, once, the queue as it was when a connection's peer was told of a failure.
-
-        Empty where it was not. The ssl module finds the queue empty and raises what says little.
-        """
-        (whose, told), self._recorded = self._recorded, (0, "")
-        return told if whose == connection else ""
-
-    def reason_of(self, error: ssl.SSLError) -> str:
-        """Spell an exception of the ssl module as the library itself would.
-
-        It has emptied the queue by then. Its exception keeps the last entry, the only one where the
-        failure is an alert that the peer has sent.
-        """
-        if not self._reasons:
-            for reason in range(1, 1300):
-                text = self.ERR_reason_error_string(self.code_of(reason))
-                if text:
-                    # setdefault: numbers that only alias another come later
-                    self._reasons.setdefault(text.decode(), reason)
-        found = _OWN_WORDS.fullmatch(str(error.args[1])) if len(error.args) > 1 else None
-        words = found[1] if found else (error.reason or "").lower().replace("_", " ")
-        number = self._reasons.get(words)
-        if number is None:
-            return f" (SSL: {words or error})"
-        said = f" (SSL: error:{self.code_of(number):08X}:SSL routines::{words}"
-        if number > _ALERT_REASONS:
-            said += f":SSL alert number {number - _ALERT_REASONS}"
-        return f"{said})"
-
-    def last_errno(self) -> int | None:
-        """Return the errno of a read or write of the ssl module that has just failed.
-
-        The module takes every failure of the kernel's for an end of the stream and keeps the errno
-        to itself; it is still where the C library left it.
-        """
-        code = 0 if self._errno_at is None else self._errno_at()[0]
-        return code if code in _CONNECTION_ERRNOS else None
-
     def split_code(self, code: int) -> tuple[int, int]:
         """Return the library part and the reason of an error code."""
         if ssl.OPENSSL_VERSION_INFO >= (3,):
             return code >> 23 & 0xFF, code & 0x7FFFFF
         return code >> 24 & 0xFF, code & 0xFFF
-
-    def code_of(self, reason: int) -> int:
-        """Return the error code of a reason of the SSL part."""
-        if ssl.OPENSSL_VERSION_INFO >= (3,):
-            return ERR_LIB_SSL << 23 | reason
-        return ERR_LIB_SSL << 24 | reason
-
-    # -- pointers inside Python's objects ------------------------------------------------------
-
-    def context_pointer(self, context: ssl.SSLContext) -> int:
-        """Return the SSL_CTX* of a context; it lives as long as the context."""
-        return ctypes.c_void_p.from_address(id(context) + CTX_OFFSET).value or 0
-
-    def connection_pointer(self, connection: object) -> int:
-        """Return the SSL* of what wrap() returned; it lives as long as that object."""
-        return ctypes.c_void_p.from_address(id(connection) + SSL_OFFSET).value or 0
-
-
-class WrappedSocket(socket.SocketType):
-    """A bare socket that a weak reference may point at: the ssl module asks for that."""
-
-    __slots__ = ("__weakref__",)
-
-    @classmethod
-    def take(cls, sock: socket.SocketType) -> WrappedSocket:
-        """Make one of a non-blocking socket, which loses its descriptor unless it is one."""
-        if type(sock) is cls:
-            return sock
-        kind = sock.type | socket.SOCK_NONBLOCK  # no call to the kernel: it is so already
-        return cls(sock.family, kind, sock.proto, fileno=sock.detach())
-
-
-def wrapper(context: ssl.SSLContext) -> Any:
-    """Return what wraps a bare socket: (sock, server_side, server_hostname) -> connection.
-
-    The method behind SSLContext.wrap_socket, which would make a Python object of 40 methods about
-    each connection and ask the kernel for the peer's name. Args: sock: A WrappedSocket; of the
-    connection: read(size, buffer), write(data), session
-    """
-    return context._wrap_socket  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @functools.cache
@@ -413,40 +313,10 @@ def load() -> Library:
 
 
 def _probe(library: Library) -> None:
-    """Compare what Python and the library say of the same objects. Raises: Unavailable"""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    pointer = library.context_pointer(context)
-    method = library.TLS_server_method()
-    if not _names(pointer, method):
-        raise Unavailable("contexts of this Python's ssl module have an unknown shape")
-    for options in (ssl.OP_ALL, ssl.OP_ALL | ssl.OP_NO_TICKET):
-        context.options = options
-        if library.SSL_CTX_get_options(pointer) != context.options:
-            raise Unavailable("contexts of this Python's ssl module are not this libssl's")
-    left, right = socket.socketpair()
-    with left, right:
-        left.setblocking(False)
-        bare = WrappedSocket.take(left)
-        try:
-            connection = wrapper(context)(bare, True, None)
-            inner = library.connection_pointer(connection)
-            if not _names(inner, method) or library.SSL_get_SSL_CTX(inner) != pointer:
-                raise Unavailable("connections of this Python's ssl module have an unknown shape")
-        finally:
-            bare.close()
-
-
-def _names(pointer: int, method: int) -> bool:
-    """Tell whether the first words behind a pointer name a method table, without a crash.
-
-    A context begins with its method (or its library context, then its method), a connection with
-    its version (or its type, its context and the method it began with).
-    """
-    try:
-        with open("/proc/self/mem", "rb", buffering=0) as memory:
-            memory.seek(pointer)
-            words = memory.read(64)
-    except (OSError, ValueError, OverflowError):
-        return False
-    found = [int.from_bytes(words[at : at + 8], "little") for at in range(0, len(words), 8)]
-    return method in found
+    """Ask the library who it is, and for an object of its own. Raises: Unavailable"""
+    if library.OpenSSL_version_num() != ssl.OPENSSL_VERSION_NUMBER:
+        raise Unavailable("the libssl found is not the one that Python's ssl module uses")
+    pointer = library.SSL_CTX_new(library.TLS_server_method())
+    if not pointer:
+        raise Unavailable(f"SSL_CTX_new() failed{library.reasons()}")
+    library.SSL_CTX_free(pointer)

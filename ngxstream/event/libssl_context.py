@@ -39,7 +39,7 @@ _OPTIONS: Final = (
 NO_TICKET: Final = int(ssl.OP_NO_TICKET)
 NO_RENEGOTIATION: Final = int(ssl.OP_NO_RENEGOTIATION)
 
-_MODES: Final = 0x08 | 0x10  # NO_AUTO_CHAIN, RELEASE_BUFFERS
+_MODES: Final = 0x02 | 0x08 | 0x10  # ACCEPT_MOVING_WRITE_BUFFER, NO_AUTO_CHAIN, RELEASE_BUFFERS
 _CTRL_MODE: Final = 33
 _CTRL_SET_READ_AHEAD: Final = 41
 _CTRL_SET_SESS_CACHE_SIZE: Final = 42
@@ -57,6 +57,9 @@ _TLS1_3_VERSION: Final = 0x0304
 # The library reads ahead, as nginx has it do: one read(2) for a record instead of two. A larger
 # buffer than its own takes several records at once; it is given back whenever it is empty.
 READ_AHEAD: Final = 64 * 1024 + 512
+# Where the kernel decrypts, a read takes the bytes of as many records as there is room for, and the
+# library notes how many in 16 bits: with that buffer it would lose 64 KiB and say nothing.
+_ENABLE_KTLS: Final = 1 << 3
 
 CACHE_OFF: Final = 0
 CACHE_SERVER: Final = 2
@@ -84,7 +87,6 @@ _HELLO_CB: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p
 )
 _CERT_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_NAME_CB: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 _ALPN_CB: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint,
     ctypes.c_void_p,
@@ -97,22 +99,18 @@ CertificateHandler = Callable[[int], bool]
 
 # A handshake goes on whatever the certificate is; its result is asked for afterwards.
 _go_on: Final = _VERIFY_CB(lambda ok, store: 1)
-# A server name is acknowledged, so that the library keeps it with the session.
-_accept_name: Final = _NAME_CB(lambda connection, alert, arg: _TLSEXT_OK)
 
 
 class Context:
-    """An SSL_CTX made by Python's ssl module and configured through the library."""
+    """An SSL_CTX, which it owns."""
 
     __slots__ = (
         "lib",
-        "python",  # ssl.SSLContext: owns the SSL_CTX
-        "pointer",  # int: SSL_CTX*
-        "wrap",  # (WrappedSocket, server_side, server_hostname) -> connection
+        "pointer",  # int: SSL_CTX*, which it owns
         "server_side",
         "id_context",  # bytes: what sessions are bound to, b"" at the client's side
         "leaves",  # list[Stack]: certificates in the order they were given
-        "sessions",  # dict: of a client side: the latest session of each peer
+        "sessions",  # dict of PeerSession: of a client side: the latest session of each peer
         "owner",  # whatever those who made it want to find again
         "cache",  # called with a session that is not valid any more, or None
         "_kept",  # list: callbacks and buffers the SSL_CTX points at
@@ -122,13 +120,11 @@ class Context:
     def __init__(self, protocols: int, *, server_side: bool) -> None:
         """Make one. Args: protocols: An OR of the bits above. Source: ngx_ssl_create"""
         lib = self.lib = libssl.load()
-        side = ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
-        python = self.python = ssl.SSLContext(side)
-        if not server_side:
-            python.check_hostname = False  # ours is done when the handshake is over
-        python.verify_mode = ssl.CERT_NONE
-        self.pointer = lib.context_pointer(python)
-        self.wrap = libssl.wrapper(python)
+        self.pointer: int = 0
+        method = lib.TLS_server_method() if server_side else lib.TLS_client_method()
+        self.pointer = lib.SSL_CTX_new(method) or 0
+        if not self.pointer:
+            raise lib.error("SSL_CTX_new() failed")
         self.server_side = server_side
         self.id_context = b""
         self.leaves: list[libssl_pem.Stack] = []
@@ -141,7 +137,6 @@ class Context:
         for bit, refused in _NO_PROTOCOL:
             if not protocols & bit:
                 options |= int(refused)
-        # not by python.options, which warns of choosing versions by options
         lib.SSL_CTX_clear_options(self.pointer, lib.SSL_CTX_get_options(self.pointer))
         lib.SSL_CTX_set_options(self.pointer, options)
         ctrl = lib.SSL_CTX_ctrl
@@ -152,8 +147,18 @@ class Context:
         ctrl(self.pointer, _CTRL_SET_READ_AHEAD, 1, None)
         lib.SSL_CTX_set_default_read_buffer_len(self.pointer, READ_AHEAD)
         if server_side:
-            lib.SSL_CTX_callback_ctrl(self.pointer, _CTRL_SET_SERVERNAME_CB, _accept_name)
+            # A name is acknowledged, so that the library keeps it with the session. The callback
+            # is a function of the library that says 0 (SSL_TLSEXT_ERR_OK), so that a handshake
+            # with a name runs nothing of Python for it.
+            accept = ctypes.cast(lib.SSL_is_dtls, ctypes.c_void_p)
+            lib.SSL_CTX_callback_ctrl(self.pointer, _CTRL_SET_SERVERNAME_CB, accept)
         lib.ERR_clear_error()
+
+    def __del__(self) -> None:
+        """Free the SSL_CTX. What other processes share of its sessions stays."""
+        if self.pointer:
+            self.lib.SSL_CTX_sess_set_remove_cb(self.pointer, None)
+            self.lib.SSL_CTX_free(self.pointer)
 
     # -- both sides ----------------------------------------------------------------------------
 
@@ -241,6 +246,21 @@ class Context:
                 raise lib.error("SSL_CONF_finish() failed")
         finally:
             lib.SSL_CONF_CTX_free(conf)
+        if self.may_use_kernel():
+            self.read_by_record()
+
+    def may_use_kernel(self) -> bool:
+        """Tell whether the kernel may encrypt and decrypt (`Options KTLS`), if it can."""
+        return bool(self.lib.SSL_CTX_get_options(self.pointer) & _ENABLE_KTLS)
+
+    def read_by_record(self) -> None:
+        """Read no more at once than the library does by itself: about a record."""
+        self.lib.SSL_CTX_set_default_read_buffer_len(self.pointer, 0)
+
+    def trust_system(self) -> None:
+        """Trust the authorities that the system's administrator has chosen."""
+        if not self.lib.SSL_CTX_set_default_verify_paths(self.pointer):
+            raise self.lib.error("SSL_CTX_set_default_verify_paths() failed")
 
     def keep(self, thing: T) -> T:
         """Keep what the SSL_CTX points at alive as long as this context."""

@@ -7,7 +7,6 @@ the library and the SSL* and returns bytes, empty where nginx has none.
 
 from __future__ import annotations
 
-import calendar
 import ctypes
 import hashlib
 import ssl
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ngxstream.core import clock as clocks
 from ngxstream.event import libssl, libssl_pem, libssl_sessions
 
 Fact = Callable[[libssl.Library, int], bytes]
@@ -158,6 +158,12 @@ def peer_matches(lib: libssl.Library, connection: int, name: bytes) -> bool:
         return bool(lib.X509_check_host(x509, name, len(name), 0, None) == 1)
 
 
+def peer_has_address(lib: libssl.Library, connection: int, address: bytes) -> bool:
+    """Tell whether the peer's certificate is for an IP address. Args: address: its text"""
+    with _peer(lib, connection) as x509:
+        return bool(x509 and lib.X509_check_ip_asc(x509, address, 0) == 1)
+
+
 # -- the peer's certificate --------------------------------------------------------------------
 
 
@@ -206,7 +212,7 @@ def escaped_certificate(lib: libssl.Library, connection: int) -> bytes:
 def subject(lib: libssl.Library, connection: int) -> bytes:
     """Return the certificate's subject by RFC 2253."""
     with _peer(lib, connection) as x509:
-        return _name(lib, lib.X509_get_subject_name(x509)) if x509 else b""
+        return subject_of(lib, x509) if x509 else b""
 
 
 def issuer(lib: libssl.Library, connection: int) -> bytes:
@@ -275,8 +281,8 @@ def seconds_of(moment: bytes) -> int | None:
     try:
         month, day, clock, year, _ = words
         hour, minute, second = map(int, clock.split(b":"))
-        return calendar.timegm(
-            (int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second)
+        return clocks.seconds_of(
+            int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second
         )
     except ValueError:
         return None
@@ -295,6 +301,19 @@ def common_name(lib: libssl.Library, connection: int) -> bytes:
         name = lib.X509_get_subject_name(x509)
         size = lib.X509_NAME_get_text_by_NID(name, _NID_COMMON_NAME, buffer, len(buffer))
         return buffer.raw[:size] if size > 0 else b""
+
+
+# -- any certificate that was loaded -----------------------------------------------------------
+
+
+def subject_of(lib: libssl.Library, x509: int) -> bytes:
+    """Return a certificate's subject by RFC 2253."""
+    return _name(lib, lib.X509_get_subject_name(x509))
+
+
+def end_of(lib: libssl.Library, x509: int) -> int | None:
+    """Return when a certificate ends to be valid, in seconds since 1970; None if it says nothing"""
+    return seconds_of(_time(lib, lib.X509_get0_notAfter(x509)))
 
 
 # -- the server's own certificate --------------------------------------------------------------

@@ -17,6 +17,7 @@ from ngxstream.event import libssl, libssl_context
 
 MAX_SESSION: Final = 4096  # NGX_SSL_MAX_SESSION_SIZE
 MAX_ID: Final = 32
+_CTRL_SET_TICKET_KEYS: Final = 59
 _CTRL_SET_TICKET_KEY_CB: Final = 72
 _TLS1_3: Final = 0x0304
 
@@ -57,6 +58,11 @@ class TicketKey(NamedTuple):
         return cls(raw[:16], raw[48:80], raw[16:48])
 
 
+    def is_the_library_s(self) -> bool:
+        """Tell whether the library seals tickets by such keys itself: AES-256, HMAC of 256 bits."""
+        return len(self.aes) == 32
+
+
 Keys = Callable[[], Sequence[TicketKey]]
 
 
@@ -71,6 +77,16 @@ class Store(Protocol):
 
     def remove(self, key: bytes) -> None:
         """Forget a session."""
+
+
+def use_one_ticket_key(context: libssl_context.Context, key: TicketKey) -> None:
+    """Seal and open tickets with one key, which is_the_library_s(): it asks nobody for it then.
+
+    What the library does without a callback is what nginx's callback does with such a key.
+    """
+    raw = key.name + key.hmac + key.aes
+    if not context.lib.SSL_CTX_ctrl(context.pointer, _CTRL_SET_TICKET_KEYS, len(raw), raw):
+        raise context.lib.error("SSL_CTX_set_tlsext_ticket_keys() failed")
 
 
 def use_ticket_keys(context: libssl_context.Context, keys: Keys) -> None:
@@ -116,17 +132,17 @@ def limit_lifetime(context: libssl_context.Context) -> None:
     Source: ngx_ssl_info_callback
     """
     lib = context.lib
-    pointer = context.pointer
+    most_s = lib.SSL_CTX_get_timeout(context.pointer)
 
     def decoded(connection: int, session: int, name: int, size: int, status: int, arg: int) -> int:
         if status not in (_STATUS_SUCCESS, _STATUS_SUCCESS_RENEW):
             return _RETURN_IGNORE_RENEW
-        if not _age(lib, session, lib.SSL_CTX_get_timeout(pointer)):
+        if not _age(lib, session, most_s):
             return _RETURN_IGNORE_RENEW
         return _RETURN_USE if status == _STATUS_SUCCESS else _RETURN_USE_RENEW
 
     callback = context.keep(_DECODED_CB(decoded))
-    lib.SSL_CTX_set_session_ticket_cb(pointer, None, callback, None)
+    lib.SSL_CTX_set_session_ticket_cb(context.pointer, None, callback, None)
 
 
 def _age(lib: libssl.Library, session: int, most_s: int) -> bool:
@@ -135,11 +151,13 @@ def _age(lib: libssl.Library, session: int, most_s: int) -> bool:
         return True
     now = int(time.time())
     lived = now - lib.SSL_SESSION_get_time(session)
-    left = min(lib.SSL_SESSION_get_timeout(session), most_s) - lived
+    had = lib.SSL_SESSION_get_timeout(session)
+    left = min(had, most_s) - lived
     if left <= 0:
         return False
-    lib.SSL_SESSION_set_time(session, now)
-    lib.SSL_SESSION_set_timeout(session, left)
+    if left != had or lived:
+        lib.SSL_SESSION_set_time(session, now)
+        lib.SSL_SESSION_set_timeout(session, left)
     return True
 
 

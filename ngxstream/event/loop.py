@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ngxstream.core import codes, facts, gather
+from ngxstream.core import clock, codes, facts, gather
 from ngxstream.core.log import ALERT, CRIT, unexpected
 from ngxstream.event import timers
 from ngxstream.event.poller import EpollPoller, Handler, LimitError, Poller
@@ -50,7 +50,7 @@ class Loop:
         self.poller = poller or EpollPoller()
         self.handlers = self.poller.handlers
         self.timers = timers.TimerWheel()
-        self.now_ms = monotonic_ms()
+        self.now_ms = clock.monotonic_ms()
         self.lines = gather.Gatherer()  # of log files
         self.turns = 0  # those whose poll returned all that was ready
         self._batch = self.poller.max_events
@@ -65,8 +65,12 @@ class Loop:
         self.next_number = (numbers or itertools.count(1)).__next__
         self.cells = facts.private()  # this process's row of facts (core/facts.py)
         self.worker = 0
+        self.workers = 1  # that serve beside this one, itself counted
+        self.is_single = False  # there is no master, the process reloads itself
         self.pid = os.getpid()
+        self.silent: set[int] = set()  # signals that are somebody's own: no log line tells of them
         self.hostname = socket.gethostname().lower().encode()
+        self.collects = False  # run() leaves the cyclic collector on: others' code makes cycles
         self.exiting = False
         self.stopped = False
         self.on_idle: Callable[[], None] | None = None  # exiting, and nothing lives any more
@@ -75,6 +79,7 @@ class Loop:
         space = memoryview(mmap.mmap(-1, (SLOTS + 1) * STRIDE))
         starts = range(0, (SLOTS + 1) * STRIDE, STRIDE)
         self.view, *self.slots = (space[start : start + BUFFER_SIZE] for start in starts)
+        self.slot = self.slots[0]  # of one that is expected alone
         self.register = self.poller.add
         self.unregister = self.poller.remove
 
@@ -114,8 +119,10 @@ class Loop:
         if c.closed:
             return
         c.closed = True
-        self.free_connections += 1 + c.reserved
-        c.reserved = 0
+        if c.reserved:
+            self.free_connections += c.reserved
+            c.reserved = 0
+        self.free_connections += 1
         self.live -= 1
         if self.waiting:
             self.posted.extend(self.waiting)  # a slot towards the server may be free only then
@@ -125,18 +132,23 @@ class Loop:
             table.forget(c)
             c.table = None
         else:
-            self.poller.forget(c.fd)
+            self.poller.pop(c.fd, None)
             self.closing.append(c.sock)
 
     def run(self) -> None:
         """Turn until stop(), or until a graceful exit has nothing left to wait for."""
-        gc.disable()
+        if not self.collects:
+            gc.disable()
         try:
-            while not self.stopped:
-                self.turn()
+            self.serve()
         finally:
             self.lines.active = False
             self.lines.write()
+
+    def serve(self) -> None:
+        """Turn until stop()."""
+        if not self.stopped:
+            self._turn(None, is_last=False)
 
     def stop(self) -> None:
         """Leave run() after this turn."""
@@ -144,47 +156,61 @@ class Loop:
 
     def turn(self, wait_ms: int | None = None) -> None:
         """Run one turn. Args: wait_ms: Overrides how long the poll may wait (tests)"""
-        wheel = self.timers
-        if wait_ms is None:
-            wait_ms = wheel.next_ms - self.now_ms
-            if wait_ms < 0 or self.posted:
+        self._turn(wait_ms, is_last=True)
+
+    def _turn(self, given_ms: int | None, *, is_last: bool) -> None:
+        """Run turns. # hot: with one event in a turn this is half of what Python executes
+
+        Args: given_ms: as of turn(); is_last: after the first one, or with stop()
+        """
+        wheel, lines, handlers, closing = self.timers, self.lines, self.handlers, self.closing
+        wait, batch, now_ms = self.poller.wait, self._batch, self.now_ms
+        handler: Any = None
+        while True:
+            wait_ms = wheel.next_ms - now_ms if given_ms is None else given_ms
+            if wait_ms < 0 or (self.posted and given_ms is None):
                 wait_ms = 0
             elif wait_ms > LONGEST_MS:
                 wait_ms = LONGEST_MS
-        events = self.poller.poll(wait_ms)
-        lines = self.lines
-        lines.active = True
-        now_ms = self.now_ms = monotonic_ns() // 1_000_000
-        if len(events) < self._batch:
-            self.turns += 1
-        lookup = self.handlers.get
-        for fd, mask in events:
-            handler = lookup(fd)
-            if handler is not None:
+            events = wait(wait_ms / 1000, batch)
+            lines.active = True
+            now_ms = self.now_ms = monotonic_ns() // 1_000_000
+            if len(events) < batch:
+                self.turns += 1
+            for fd, mask in events:
                 try:
+                    handler = handlers[fd]
                     handler(mask)
+                except KeyError as error:
+                    if _came_from_below(error):
+                        self._guard(handler)  # else its owner is gone since the poll
                 except Exception:  # the loop's last guard
                     self._guard(handler)
-        if now_ms >= wheel.next_ms:
-            wheel.expire(now_ms, self._guard)
-        if self.posted:
-            posted, self.posted = self.posted, []  # what they post runs in the next turn
-            self.call_all(posted)
-        lines.active = False
-        while lines.waiting:
-            self.call_all((lines.write,))
-        closing = self.closing  # after the lines: who sees the end finds them
-        if closing:
-            for sock in closing:
-                try:
-                    sock.close()
-                except OSError:
-                    pass
-                except Exception:
-                    self.fault(None)
-            closing.clear()
-        if self.exiting and self.live <= 0 and self.on_idle is not None:
-            self.on_idle()
+            if now_ms >= wheel.next_ms:
+                wheel.expire(now_ms, self._guard)
+            if self.posted:
+                posted, self.posted = self.posted, []  # what they post runs in the next turn
+                self.call_all(posted)
+            lines.active = False
+            while lines.waiting:
+                self.call_all((lines.write,))
+            if closing:  # after the lines: who sees the end finds them
+                self._close_all()
+            if self.exiting and self.live <= 0 and self.on_idle is not None:
+                self.on_idle()
+            if self.stopped or is_last:
+                return
+
+    def _close_all(self) -> None:
+        """Close the sockets that were to be closed at the end of the turn."""
+        for sock in self.closing:
+            try:
+                sock.close()
+            except OSError:
+                pass
+            except Exception:
+                self.fault(None)
+        self.closing.clear()
 
     def _guard(self, handler: Handler | Callable[[], None]) -> None:
         """Log an unexpected exception and end the owner of the method it came out of."""
@@ -223,6 +249,15 @@ class Loop:
             self.log.write(ALERT, unexpected())
 
 
+def _came_from_below(error: Exception) -> bool:
+    """Tell whether a function that was called has raised an exception.
+
+    A variable of the caller's that had the traceback would be a reference cycle with its frame.
+    """
+    trace = error.__traceback__
+    return trace is not None and trace.tb_next is not None
+
+
 class PoisoningLoop(Loop):
     """A loop that spoils slots and copy buffer after each turn, to show views that were kept.
 
@@ -232,6 +267,11 @@ class PoisoningLoop(Loop):
 
     POISON = b"\xdd" * BUFFER_SIZE
     USUAL = 2048  # most datagrams are no longer
+
+    def serve(self) -> None:
+        """Turn until stop(), one by one."""
+        while not self.stopped:
+            self.turn()
 
     def turn(self, wait_ms: int | None = None) -> None:
         """Run one turn, then spoil what it read."""
@@ -246,8 +286,3 @@ class PoisoningLoop(Loop):
 
 # as the environment asks when the program starts: a worker's keeps only what `env` names
 SERVING: Final = PoisoningLoop if os.environ.get(POISON) else Loop
-
-
-def monotonic_ms() -> int:
-    """Return CLOCK_MONOTONIC in milliseconds: one clock for all processes of the host."""
-    return monotonic_ns() // 1_000_000

@@ -28,6 +28,7 @@ Some facts about readiness, and what we made of them
 from __future__ import annotations
 
 import errno
+import math
 import select
 import selectors
 from collections.abc import Callable, Mapping
@@ -77,9 +78,22 @@ class _Base(selectors.BaseSelector):
         """Drop an fd that is about to be closed."""
         self.remove(fd)
 
+    def pop(self, fd: int, nothing: None, /) -> object:
+        """Do what forget() does, for an fd that is watched with EDGE."""
+        self.forget(fd)
+        return nothing
+
+    def begin(self, fd: int, handler: Handler) -> None:
+        """Do what add() does, for an fd that is not watched yet."""
+        self.add(fd, handler)
+
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
         """Wait for events. Args: timeout_ms: -1 for ever. Returns: [(fd, mask)]"""
         raise NotImplementedError
+
+    def wait(self, timeout_s: float, most: int, /) -> list[tuple[int, int]]:
+        """Do what poll() does, for the loop. Args: most: max_events"""
+        return self.poll(math.ceil(timeout_s * 1000))
 
     def hold_read(self, fd: int) -> None:
         """Say that an fd is left unread for now."""
@@ -156,6 +170,9 @@ class EpollPoller(_Base):
         self._epoll = select.epoll()
         self.max_events = max_events
         self._ctl_add = self._epoll.register
+        # hot: the loop calls what waits by itself
+        self.wait = self._epoll.poll  # type: ignore[method-assign]
+        self.pop = self.handlers.pop  # type: ignore[method-assign]
 
     def add(self, fd: int, handler: Handler, mask: int = EDGE) -> None:
         """Watch an fd; with one already watched, only the handler changes."""
@@ -165,6 +182,11 @@ class EpollPoller(_Base):
             if mask != EDGE:
                 self._masks[fd] = mask
         handlers[fd] = handler
+
+    def begin(self, fd: int, handler: Handler) -> None:
+        """Watch an fd that is not watched, with EDGE."""
+        self._ctl_add(fd, EDGE)
+        self.handlers[fd] = handler
 
     def remove(self, fd: int) -> None:
         """Stop watching an fd that stays open."""

@@ -19,6 +19,9 @@ dictionary look-up and one call:
    bytes and the FIN in one segment: a packet, its ACK and a wake-up less for every connection.
 5. How a direction is moved is which bound method stands in the table: copy, rated copy,
    splice (event/splice.py). None of them asks what the others would have done.
+6. As a rule a message is short, the sink takes all of it and nothing else is the case. What that
+   takes is at hand in `quick`, which is None while anything else is: bytes are pending in either
+   direction, or the source has ended. Who sets or clears `pending` says so by stall() and clear().
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ FAIR_SHARE: Final = 16
 BULKY: Final = 2
 MSG_MORE: Final = int(socket.MSG_MORE)
 RESUMED: Final = 1 << 24  # in a mask: no event, but resume()
+FLOWING: Final = IN | OUT  # the mask of an edge as long as nothing else happens
+MESSAGE: Final = 16384  # bytes of a short message; longer ones go through the loop's buffer
+
+# what moves a short message: receive, send, owner, loop
+Quick = tuple[Callable[[int], bytes], Callable[[bytes], int], "Owner", "Loop"]
 
 
 class Owner(Protocol):
@@ -79,14 +87,15 @@ class Half:
         "sink_fd",
         "recv_into",  # bound method of the source
         "send",  # bound method of the sink
-        "view",  # memoryview: the loop's buffer, or a part of it
         "pending",  # memoryview | None: read, not taken by the sink yet
         "eof",  # bool: nothing more comes from the source
         "more",  # bool: the source may have more, left unread for the sink's sake
-        "received",  # int: bytes read from the source
-        "sent",  # int: bytes taken by the sink
+        "moved",  # int: bytes read from the source
+        "unsent",  # int: how many of them the sink has not taken; below 0, it has others besides
         "limiter",  # rate limit of this direction, or None
         "closing",  # int: mask bits that tell of the source's end; 0 where send() takes no flags
+        "quick",  # Quick | None, see rule 6
+        "usual",  # Quick | None: what it is as a rule, from the first stall on
     )
 
     def __init__(self, owner: Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
@@ -98,25 +107,80 @@ class Half:
         self.sink_fd = sink_fd
         self.recv_into = source.recv_into
         self.send: Callable[..., int] = sink.send
-        self.view = loop.view
         self.pending: memoryview | bytes | None = None
         self.eof = False
         self.more = False
-        self.received = 0
-        self.sent = 0
-        self.limiter: RateLimiter | None = None
+        self.moved = 0
+        self.unsent = 0
+        self.limiter: Limiter | None = None
         self.closing = CLOSING
+        self.quick: Quick | None = None
+        self.usual: Quick | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """The loop's buffer."""
+        return self.loop.view
+
+    @property
+    def received(self) -> int:
+        """Bytes read from the source."""
+        return self.moved
+
+    @received.setter
+    def received(self, count: int) -> None:
+        self.unsent += count - self.moved
+        self.moved = count
+
+    @property
+    def sent(self) -> int:
+        """Bytes taken by the sink."""
+        return self.moved - self.unsent
+
+    @sent.setter
+    def sent(self, count: int) -> None:
+        self.unsent = self.moved - count
 
     def on_event(self, mask: int) -> None:
         """Handle an event of the source's fd: space for the twin's bytes, bytes for ours.
 
         # hot: one turn of a request or an answer is this function, once
         """
-        if mask & OUT and self.twin.pending is not None:
-            self.twin.flush()
-        owner = self.owner
-        if owner is None or not mask & READABLE:
-            return
+        quick = self.quick
+        if mask == FLOWING and quick is not None:
+            receive, send, owner, loop = quick
+            try:
+                data = receive(MESSAGE)
+            except BlockingIOError:
+                owner.deadline = loop.now_ms + owner.timeout
+                return
+            except OSError as error:
+                owner.on_read_error(self, error)
+                data = b""
+            if not data:
+                self._on_source_end(owner)
+                return
+            try:
+                sent = send(data)
+            except OSError as error:
+                if self._keep(owner, data, 0, error):
+                    owner.deadline = loop.now_ms + owner.timeout
+                return
+            self.moved += sent
+            if len(data) == sent < MESSAGE:
+                owner.deadline = loop.now_ms + owner.timeout
+                return
+            if sent != len(data):
+                self._keep(owner, data, sent, None)
+                owner.deadline = loop.now_ms + owner.timeout
+                return
+            # a longer one
+        else:
+            if mask & OUT and self.twin.pending is not None:
+                self.twin.flush()
+            if self.owner is None or not mask & READABLE:
+                return
+            owner = self.owner
         if self.pending is not None or self.eof:
             self.more = True
             self.loop.poller.hold_read(self.source_fd)
@@ -124,7 +188,7 @@ class Half:
         if mask & self.closing:
             self._read_out(owner)
             return
-        view = self.view
+        view = self.loop.view
         turn = 0
         while True:
             try:
@@ -135,19 +199,19 @@ class Half:
                 owner.on_read_error(self, error)
                 n = 0
             if not n:
-                self.eof = True
-                owner.on_end(self)
+                self._on_source_end(owner)
                 return
-            self.received += n
+            self.moved += n
             try:
                 sent = self.send(view[:n])
             except BlockingIOError:
                 sent = 0
             except OSError as error:
+                self.unsent += n
                 owner.on_write_error(self, error)
                 return
-            self.sent += sent
             if sent != n:
+                self.unsent += n - sent
                 self.block(view[sent:n])
                 break
             if n != len(view):
@@ -162,9 +226,25 @@ class Half:
                 return
         owner.deadline = self.loop.now_ms + owner.timeout
 
+    def _on_source_end(self, owner: Owner) -> None:
+        """Have the owner decide what follows: nothing more comes from the source."""
+        self.eof = True
+        self.quick = None
+        owner.on_end(self)
+
+    def _keep(self, owner: Owner, data: bytes, sent: int, error: OSError | None) -> bool:
+        """Keep of a message what the sink has no room for. Returns: False where sending failed"""
+        self.moved += len(data) - sent
+        self.unsent += len(data) - sent
+        if error is not None and not isinstance(error, BlockingIOError):
+            owner.on_write_error(self, error)
+            return False
+        self.block(memoryview(data)[sent:])
+        return True
+
     def _read_out(self, owner: Owner) -> None:
         """Read a source that has ended; see rule 4."""
-        view = self.view
+        view = self.loop.view
         held_back = False
         for _ in range(FAIR_SHARE):
             try:
@@ -175,21 +255,21 @@ class Half:
                 owner.on_read_error(self, error)
                 n = 0
             if not n:
-                self.eof = True
                 if held_back:
                     owner.on_last(self)
-                owner.on_end(self)
+                self._on_source_end(owner)
                 return
-            self.received += n
+            self.moved += n
             try:
                 sent = self.send(view[:n], MSG_MORE)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
+                self.unsent += n
                 owner.on_write_error(self, error)
                 return
-            self.sent += sent
             if sent != n:
+                self.unsent += n - sent
                 self.block(view[sent:n])  # a full sink holds nothing back
                 held_back = False
                 break
@@ -203,10 +283,26 @@ class Half:
     def block(self, rest: memoryview) -> None:
         """Keep what the sink did not take, and leave the source unread until it does."""
         self.pending = memoryview(bytes(rest))
+        self.stall()
         self.more = True
         poller = self.loop.poller
         poller.hold_read(self.source_fd)
         poller.want_write(self.sink_fd)
+
+    def stall(self) -> None:
+        """Look more closely from now on: something is pending."""
+        twin = self.twin
+        for half in (self, twin):  # the twin's events tell that there is room
+            if half is not None and half.quick is not None:
+                half.usual = half.quick
+                half.quick = None
+
+    def clear(self) -> None:
+        """Do as usual again, if nothing is pending in the other direction either."""
+        twin = self.twin
+        if twin is not None and twin.pending is None:
+            self.quick = None if self.eof else self.usual
+            twin.quick = None if twin.eof else twin.usual
 
     def flush(self) -> None:
         """Give the sink what is pending; with all of it gone, read on."""
@@ -229,6 +325,7 @@ class Half:
             self.loop.poller.want_write(self.sink_fd)
             return
         self.pending = None
+        self.clear()
         self.loop.poller.no_write(self.sink_fd)
         if self.eof:
             owner.on_end(self)
@@ -256,6 +353,10 @@ class Half:
             self.pending = memoryview(bytes(self.pending) + data)
         else:
             self.give(owner, memoryview(data))
+
+    def waiting(self) -> int:
+        """Return how many bytes the sink has yet to take."""
+        return 0 if self.pending is None else len(self.pending)
 
     def give(self, owner: Owner, view: memoryview) -> int:
         """Send to the sink and keep what it does not take. Returns: how much; -1: failed"""
@@ -341,7 +442,29 @@ class Half:
 
     def close(self) -> None:
         """Drop the references to twin and owner, which would be cycles."""
-        self.owner = self.twin = self.pending = None
+        self.owner = self.twin = self.pending = self.quick = self.usual = None
+
+
+class Limiter(Protocol):
+    """What holds one direction of a session back."""
+
+    paused: bool
+    start_s: int
+
+    def allowance(self, now_ms: int, moved: int) -> int:
+        """Return how many bytes may be read now, where so many were; 0 or less: none."""
+
+    def wait_ms(self, allowance: int) -> int:
+        """Return how long to wait when nothing may be read."""
+
+    def delay_ms(self, n: int) -> int:
+        """Note n bytes that were just read. Returns: how long to rest; 0 for not at all"""
+
+    def resume(self, moved: int) -> None:
+        """Go on where so many bytes have moved that are counted already."""
+
+    def lose(self, count: int) -> None:
+        """Hear of datagrams that found no room to wait."""
 
 
 class RateLimiter:
@@ -365,3 +488,9 @@ class RateLimiter:
     def delay_ms(self, n: int) -> int:
         """Return how long to rest after reading n bytes; 0 for not at all."""
         return n * 1000 // self.rate
+
+    def resume(self, moved: int) -> None:
+        """Do nothing: `start_s` tells."""
+
+    def lose(self, count: int) -> None:
+        """Leave it to the session to count them."""

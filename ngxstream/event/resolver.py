@@ -89,8 +89,11 @@ class Waiter:
         """Take what there is by now."""
         lookup = self._lookup
         if lookup is not None:
-            self.give(lookup.so_far())
+            answer = lookup.so_far()
+            self.give(answer)
             lookup.leave(self)
+            if answer.code == dns.TIMEDOUT and not lookup.waiters:
+                lookup.resolver.timed_out()
             self._lookup = None
 
     def give(self, answer: Answer) -> None:
@@ -144,7 +147,7 @@ class Resolver:
                  ipv4: bool = True, ipv6: bool = True) -> None:
         """Args: servers: One at least, as one of ipv4 and ipv6; valid_s: Replaces TTLs"""
         self.loop = loop
-        self.asker = Asker(loop, servers)
+        self.asker = self.make_asker(loop, servers)
         self.valid_s = valid_s
         self.kinds = (dns.A,) * ipv4 + (dns.AAAA,) * ipv6
         self.lookups: dict[str, _Lookup] = {}
@@ -152,6 +155,16 @@ class Resolver:
         self.kept_bytes = 0
         self.answers = Portions(loop, DELIVERED)
         self._latest: dict[int, tuple[object, tuple[Address, ...]]] = {}
+
+    def make_asker(self, loop: Loop, servers: Sequence[inet.Addr]) -> Asker:
+        """Make what asks the servers."""
+        return Asker(loop, servers)
+
+    def asked(self, kind: int) -> None:
+        """Somebody asks for what is not at hand: a name (A) or a service (SRV)."""
+
+    def timed_out(self) -> None:
+        """Nobody waits any more for what was asked, and nothing has come."""
 
     def lookup(self, name: str, timeout_ms: int, done: Done) -> Waiter:
         """Find a name's addresses; a known answer is given at once. Source: ngx_resolve_name"""
@@ -176,6 +189,7 @@ class Resolver:
         waiter = Waiter(done, lookup, timeout_ms)
         lookup.waiters[waiter] = None
         if not known:
+            self.asked(dns.A)
             lookup.begin()
         return waiter
 
@@ -397,6 +411,7 @@ class Service:
         self._ttl = 0
         chain = _Chain(resolver.asker, name, dns.SRV, self.on_records)
         self._chain: _Chain | None = chain  # until it has ended: it points back here
+        resolver.asked(dns.SRV)
         chain.step()
 
     def on_timeout(self) -> None:
@@ -404,6 +419,7 @@ class Service:
         if self._chain is not None:
             self._chain.cancel()
             self._chain = None
+            self.resolver.timed_out()
         self._fail(dns.TIMEDOUT)
 
     def on_records(self, chain: _Chain, code: int, found: dns.Found) -> None:

@@ -104,9 +104,13 @@ class PipePool:
 class SpliceHalf(pump.Half):
     """One direction of a proxied TCP connection, spliced."""
 
-    __slots__ = ("pipe",)
+    __slots__ = (
+        "pipe",  # Pipe | None: lent by the pool
+        "behind",  # bytes: pushed while bytes are in the pipe, and to be sent behind them
+    )
 
-    pipe: Pipe | None  # lent by the pool
+    pipe: Pipe | None
+    behind: bytes
 
     @classmethod
     def promote(cls, half: pump.Half) -> SpliceHalf:
@@ -114,7 +118,9 @@ class SpliceHalf(pump.Half):
         new = cls.__new__(cls)
         for name in pump.Half.__slots__:
             setattr(new, name, getattr(half, name))
+        new.quick = new.usual = half.quick = half.usual = None
         new.pipe = None
+        new.behind = b""
         half.owner = None
         return new
 
@@ -181,6 +187,7 @@ class SpliceHalf(pump.Half):
 
     def _hold(self) -> None:
         self.pending = _IN_PIPE
+        self.stall()
         self.more = True
         poller = self.loop.poller
         poller.mute_read(self.source_fd)
@@ -208,13 +215,28 @@ class SpliceHalf(pump.Half):
             pipe.held -= sent
             owner.deadline = self.loop.now_ms + owner.timeout
         self.pending = None
+        self.clear()
         self._give_back(self.loop)
         poller = self.loop.poller
         poller.no_write(self.sink_fd)
         self.more = False
         poller.unmute_read(self.source_fd)  # and what is there will be reported
+        behind, self.behind = self.behind, b""
+        if behind and self.give(owner, memoryview(behind)):
+            return
         if self.eof:
             owner.on_end(self)
+
+    def push(self, data: bytes) -> None:
+        """Send bytes that did not come from the source, behind those in the pipe."""
+        if self.pipe is None:
+            super().push(data)
+        else:
+            self.behind += data
+
+    def waiting(self) -> int:
+        """Return how many bytes the sink has yet to take, but for those in the pipe."""
+        return super().waiting() if self.pipe is None else len(self.behind)
 
     def close(self) -> None:
         """Drop all references; bytes still in the pipe are lost with it."""

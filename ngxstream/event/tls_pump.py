@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 
-from ngxstream.event import pump
-from ngxstream.event.tls import WANTS, Transport, released
+from ngxstream.event import pump, tls
+from ngxstream.event.tls import Transport
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Stream
@@ -21,13 +20,16 @@ class TlsHalf(pump.Half):
     Half.
     """
 
-    __slots__ = ("read", "source")
+    __slots__ = (
+        "read_at",  # method of the source
+        "address",  # int: where the view begins
+    )
 
     def __init__(self, owner: pump.Owner, loop: Loop, source: Transport, source_fd: int,
                  sink: Stream, sink_fd: int) -> None:
         super().__init__(owner, loop, source, source_fd, sink, sink_fd)
-        self.source: Transport | None = source
-        self.read = source.read
+        self.read_at = source.read_at
+        self.address = loop.get(tls.view_address)
 
     def on_event(self, mask: int) -> None:
         """Handle any event of the source's fd; see the second rule of event/tls.py.
@@ -44,26 +46,24 @@ class TlsHalf(pump.Half):
             self.more = True
             self.loop.poller.hold_read(self.source_fd)
             return
-        read, view = self.read, self.view
+        read_at, address, view = self.read_at, self.address, self.view
         size = len(view)
         for _ in range(pump.FAIR_SHARE):
             filled = 0
             dry = False
             try:
                 while filled < size:
-                    n = read(view[filled:])
-                    if not n:
-                        self.eof = True
+                    n = read_at(address + filled, size - filled)
+                    if n <= 0:
+                        if n:
+                            dry = True
+                        else:
+                            self.eof = True
                         break
                     filled += n
-            except WANTS:
-                dry = True
-            except ssl.SSLZeroReturnError:
-                self.eof = True
             except OSError as error:
                 self.eof = True
-                assert self.source is not None
-                owner.on_read_error(self, self.source.failed("SSL_read() failed", error))
+                owner.on_read_error(self, error)
             if filled:
                 self.received += filled
                 kept = self.give(owner, view[:filled])
@@ -80,20 +80,12 @@ class TlsHalf(pump.Half):
             self.loop.post(self.resume)
         owner.deadline = self.loop.now_ms + owner.timeout
 
-    def close(self) -> None:
-        """Drop all references."""
-        self.read = released
-        self.source = None
-        super().close()
-
 
 def half(owner: pump.Owner, loop: Loop, source: Stream, source_fd: int, sink: Stream,
          sink_fd: int) -> pump.Half:
     """Make the half of a direction that a Transport is at one end of."""
-    if type(source) is Transport:
-        made: pump.Half = TlsHalf(owner, loop, source, source_fd, sink, sink_fd)
-    else:
-        made = pump.Half(owner, loop, source, source_fd, sink, sink_fd)
+    kind = TlsHalf if type(source) is Transport else pump.Half
+    made = kind(owner, loop, source, source_fd, sink, sink_fd)  # type: ignore[arg-type]
     if type(sink) is Transport:
         made.closing = 0
     return made

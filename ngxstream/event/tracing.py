@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,8 +107,13 @@ class _Library(_Wrapped):
 
     inner: Library
 
-    def SSL_do_handshake(self, pointer: int) -> int:  # noqa: N802 - the library's name
-        code: int = self.inner.SSL_do_handshake(pointer)
+    def SSL_accept(self, pointer: int) -> int:  # noqa: N802 - the library's name
+        return self._shaken(pointer, self.inner.SSL_accept(pointer))
+
+    def SSL_connect(self, pointer: int) -> int:  # noqa: N802
+        return self._shaken(pointer, self.inner.SSL_connect(pointer))
+
+    def _shaken(self, pointer: int, code: int) -> int:
         self.say(f"SSL_do_handshake: {code}")
         if code == 1:
             protocol = libssl_facts.protocol(self.inner, pointer) or b""
@@ -117,6 +121,17 @@ class _Library(_Wrapped):
             self.say(f'SSL: {protocol.decode()}, cipher: "{cipher.decode()}"')
             if self.inner.SSL_session_reused(pointer):
                 self.say("SSL reused session")
+        return code
+
+    def SSL_read(self, pointer: int, address: int, size: int) -> int:  # noqa: N802
+        code: int = self.inner.SSL_read(pointer, address, size)
+        self.say(f"SSL_read: {code}")
+        return code
+
+    def SSL_write(self, pointer: int, data: bytes | int, size: int) -> int:  # noqa: N802
+        self.say(f"SSL to write: {size}")
+        code: int = self.inner.SSL_write(pointer, data, size)
+        self.say(f"SSL_write: {code}")
         return code
 
     def SSL_get_error(self, pointer: int, code: int) -> int:  # noqa: N802
@@ -130,33 +145,7 @@ class _Library(_Wrapped):
         return code
 
 
-class _TlsConnection(_Wrapped):
-    """The ssl module's object of one connection."""
-
-    __slots__ = ()
-
-    def write(self, data: bytes | memoryview) -> int:
-        self.say(f"SSL to write: {len(data)}")
-        return _done(self.say, "SSL_write", self.inner.write, data)
-
-    def read(self, data: memoryview | bytearray) -> int:
-        return _done(self.say, "SSL_read", self.inner, data)
-
-
-def _done(say: Callable[[str], None], name: str, call: Callable[[Any], int], data: Any) -> int:
-    try:
-        n = call(data)
-    except ssl.SSLError as error:
-        say(f"{name}: {0 if error.errno == ssl.SSL_ERROR_ZERO_RETURN else -1}")
-        say(f"SSL_get_error: {error.errno}")
-        raise
-    say(f"{name}: {n}")
-    return n
-
-
 def trace_tls(transport: Transport, trace: Trace) -> None:
     """Have a connection under TLS tell what it does from now on."""
     lib: Any = _Library(transport.lib, trace.say)
     transport.lib = lib
-    transport.connection = _TlsConnection(transport.connection, trace.say)
-    transport.read = _TlsConnection(transport.read, trace.say).read

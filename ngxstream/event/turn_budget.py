@@ -44,6 +44,7 @@ class TurnBudget:
         "_owner_spent",  # int
         "_waiting",  # dict[Hashable, Call]: put off, by whose call it is
         "_again",  # dict[Hashable, Call]: let in, and put off once more
+        "_due",  # set[Hashable]: whose call is made at the end of this turn
         "_is_posted",
     )
 
@@ -56,6 +57,7 @@ class TurnBudget:
         self._owner_spent = 0
         self._waiting: dict[Hashable, Call] = {}
         self._again: dict[Hashable, Call] = {}
+        self._due: set[Hashable] = set()
         self._is_posted = False
 
     def has_share(self, owner: object) -> bool:
@@ -82,12 +84,17 @@ class TurnBudget:
             self.charge(thread_time_ns() - begun)
 
     def put_off(self, owner: Hashable, call: Call) -> None:
-        """Have a call made in one of the next turns; once, however often an owner is put off."""
-        self._waiting.setdefault(owner, call)
-        self._post()
+        """Have a call made in one of the next turns; once, however often an owner is put off.
+
+        One whose call is about to be made may have come to its end by another one.
+        """
+        if owner not in self._due:
+            self._waiting.setdefault(owner, call)
+            self._post()
 
     def let_in(self, owner: Hashable, call: Call) -> bool:
         """Tell whether a call that was put off may go on now; else it is put off again."""
+        self._due.discard(owner)
         if self._spent < TURN_NS:
             return True
         self._again[owner] = call
@@ -107,6 +114,7 @@ class TurnBudget:
             self._waiting = {**self._again, **self._waiting}
             self._again = {}
         owners = list(islice(self._waiting, LET_IN))
+        self._due = set(owners)  # all calls of the former ones were made
         for owner in owners:
             self.loop.post(self._waiting.pop(owner))
         self.is_busy = bool(owners)

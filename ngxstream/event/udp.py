@@ -30,11 +30,11 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from ngxstream.core.facts import Counter
 from ngxstream.event import (
     datagram,
+    drops,
     overflow,
     poller,
     recycle,
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from ngxstream.event.udp_held import OneHeld
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
+    # listener, key, client's address, datagram; True where somebody has taken it
+    Stray = Callable[["UdpListener", Any, Any, bytes | memoryview], bool]
     # begins the session of a client with its first datagram, and the header that stood before it
     Begin = Callable[[Connection, Loop, bytes, ProxyHeader | None], object]
 
@@ -62,6 +64,18 @@ PATIENCE: Final = (3, 255)  # single datagrams after which a drain looks for a s
 
 # what a drain has read: a client's key -> its datagrams, in slots of the loop
 Drained = dict[Any, list[memoryview]]
+
+
+class Standing(NamedTuple):
+    """How things are with a listener: whether it coalesces what it receives, whether the kernel can
+    do so with what it sends; datagrams that are held, and queued; those the kernel has dropped.
+    """
+
+    gro: bool
+    gso: bool
+    held: int
+    queued: int
+    dropped: int
 
 
 class UdpListener:
@@ -73,6 +87,7 @@ class UdpListener:
         "sockets",  # SocketPool: towards the servers of its clients
         "listening",
         "sock",
+        "_receive",  # its recvfrom_into
         "fd",
         "family",
         "table",  # dict: key -> Sink; key is the client's sockaddr, with the packed local
@@ -87,10 +102,12 @@ class UdpListener:
         "answers",  # Answers
         "send_to",  # theirs
         "control_for",
-        "lost",  # Counter: datagrams lost here, as the queue was full or no slot was free
+        "lost",  # Drops: datagrams lost here
         "open",
         "stray",  # None, or called with (listener, key, peer, data) for a client not in the table;
-        # True says that the datagram was passed on to the client's owner
+        # True says that the datagram is somebody's: it is what the two following ones say together
+        "pass_on",  # None, or passes on to its owner what is another worker's
+        "finder",  # None, or gives it to a session that knows it by more than its address
         "forward",  # None, or takes whole drains of datagrams, whoever sent them; returns how many
         # it had to drop
         "_look",  # Overflow.look, called where a drain leaves something in the socket
@@ -103,13 +120,14 @@ class UdpListener:
 
     def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
                  table: dict[Any, Sink] | None = None, idle: bool = False,
-                 lost: Counter | None = None) -> None:
+                 lost: drops.Drops | None = None) -> None:
         """Args: table, lost: shared by all listeners of an address; idle: does not begin to read"""
         self.loop = loop
         self.budget = loop.get(turn_budget.TurnBudget)
         self.sockets = loop.get(recycle.SocketPool)
         self.listening = listening
         self.sock = sock
+        self._receive = sock.recvfrom_into
         self.fd = sock.fileno()
         self.family = int(sock.family)
         self.table: dict[Any, Sink] = {} if table is None else table
@@ -123,9 +141,11 @@ class UdpListener:
         self.answers = udp_answers.Answers(self)
         self.send_to = self.answers.send_to
         self.control_for = self.answers.control_for
-        self.lost = lost or Counter()
+        self.lost = lost or drops.Drops()
         self.open = False
-        self.stray: Callable[[UdpListener, Any, Any, bytes | memoryview], bool] | None = None
+        self.stray: Stray | None = None
+        self.pass_on: Stray | None = None
+        self.finder: Stray | None = None
         self.forward: Callable[[list[memoryview]], int] | None = None
         self._look = overflow.Overflow(loop, sock, listening.options.text).look
         self.held = udp_held.Held(self)
@@ -190,12 +210,11 @@ class UdpListener:
 
         # hot: per datagram one receive, one look-up, one append
         """
-        receive = self.sock.recvfrom_into
         limit = self._limit
         if limit == 1:
-            slot = self.loop.slots[0]
+            slot = self.loop.slot
             try:
-                n, key = receive(slot)
+                n, key = self._receive(slot)
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     self.on_error(error)
@@ -206,10 +225,10 @@ class UdpListener:
                 self._limit = 2
                 self._filled = 0
             sink = self.table.get(key)
-            if self._waiting or (sink is None and self.stray is not None):
-                self._hand_out({key: [slot[:n]]})
-                return
-            if sink is None:
+            if sink is None or self._waiting:
+                if self._waiting or self.stray is not None:
+                    self._hand_out({key: [slot[:n]]})
+                    return
                 try:  # as begin_fresh() does, for the one there is
                     self.new.admit(key, key, None, slot[:n])
                 except Exception:
@@ -223,6 +242,7 @@ class UdpListener:
                 if rest:
                     self.new.meet([(key, rest)], udp_new.NEW)
             return
+        receive = self._receive
         drained: Drained = {}
         fresh: list[tuple[Any, memoryview]] = []
         lookup = self.table.get
@@ -306,6 +326,25 @@ class UdpListener:
         if gro.is_on:
             gro.idle += count
 
+    def pass_on_by(self, pass_on: Stray | None) -> None:
+        """Ask whether clients that are not in the table are another worker's, or not any more."""
+        self.pass_on = pass_on
+        self.stray = self.finder if pass_on is None else pass_on
+        if pass_on is not None and self.finder is not None:
+            self.stray = self._find_or_pass_on
+
+    def find_by(self, finder: Stray) -> None:
+        """Ask first whether a session knows them by more than their address."""
+        self.finder = finder
+        self.pass_on_by(self.pass_on)
+
+    def _find_or_pass_on(self, _: UdpListener, key: Any, peer: Any,
+                         data: bytes | memoryview) -> bool:
+        finder, pass_on = self.finder, self.pass_on
+        assert finder is not None
+        assert pass_on is not None
+        return finder(self, key, peer, data) or pass_on(self, key, peer, data)
+
     def forward_by(self, forward: Callable[[list[memoryview]], int]) -> None:
         """Begin no sessions: every datagram goes to `forward`."""
         self.forward = forward
@@ -331,7 +370,7 @@ class UdpListener:
             assert self.forward is not None
             dropped = self.forward(views)
             if dropped:
-                self.lost.add(dropped)
+                self.lost.drop(drops.ONE_WAY, dropped)
 
     def _burst(self, drained: Drained, key: Any, view: memoryview, size: int) -> None:
         """Hand on a coalesced message, behind what was drained from its client already."""
@@ -392,14 +431,13 @@ class UdpListener:
 
     def parts(self, key: Any) -> tuple[Any, bytes | None]:
         """Return the client's address and the packed local one of a key."""
+        if self.finder is not None:  # there may be tagged keys
+            return udp_clients.peer_of(key), udp_clients.local_of(key) if self.pktinfo else None
         return key if self.pktinfo else (key, None)
 
     def begin_with(self, key: Any, view: memoryview) -> None:
         """Begin a client's session with one datagram."""
-        if self.pktinfo:
-            self.new.admit(key, key[0], key[1], view)
-        else:
-            self.new.admit(key, key, None, view)
+        self.new.admit(key, *self.parts(key), view)
 
     def enlist(self, c: Connection, sink: Sink) -> None:
         """Send a client's datagrams to a sink from now on."""
@@ -431,6 +469,35 @@ class UdpListener:
         if sink is not None and sink.c is not c:
             self.table[c.key] = sink
 
+    def rename(self, c: Connection, key: Any, tag: bytes, sink: Sink) -> None:
+        """Know a client by another key from now on: its address has changed.
+
+        Args: tag: tells it from another session that has the key; sink: what is listed, where
+        nothing was
+        """
+        former = self.table.get(c.key)
+        if former is not None and former.c is c:
+            sink = self.table.pop(c.key)
+        plain = key
+        while key in self.table:  # some sessions may have a tag in common: the one of no id
+            key = udp_clients.tagged(plain, tag)
+            tag += b"\1"
+        c.key = key
+        self.table[key] = sink
+
+    def take_apart(self, key: Any, view: memoryview) -> None:
+        """Give a datagram to the session of a key that it does not come by, or begin that."""
+        sink = self.table.get(key)
+        rest: list[memoryview] | None = [view]
+        try:
+            if sink is not None:
+                rest = sink.take([view])
+        except Exception:
+            self.loop.fault(sink)
+            return
+        if rest:
+            self.new.meet([(key, rest)], udp_new.NEW)
+
     def take_over(self, former: UdpListener) -> None:
         """Have the clients of a listener of the same socket, in the same process."""
         for sink in former.table.values():
@@ -446,6 +513,16 @@ class UdpListener:
             self.open = False
             if not self.answers.queue:
                 self.loop.unregister(self.fd)
+
+    def standing(self) -> Standing:
+        """Return how things are."""
+        return Standing(
+            self._gro.is_on,
+            self.family != socket.AF_UNIX and datagram.has_gso(self.sock),
+            len(self.held.datagrams),
+            len(self.answers.queue) + sum(map(len, self._waiting.values())),
+            overflow.drops(self.sock) if self.open else 0,
+        )
 
     @property
     def is_needed(self) -> bool:

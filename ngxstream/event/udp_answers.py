@@ -7,7 +7,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.event import poller, udp_clients
+from ngxstream.event import drops, poller, udp_clients
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Connection
@@ -48,7 +48,7 @@ class Answers:
                 loop.poller.remove(listener.fd)
                 loop.register(listener.fd, self.on_room, poller.IN | poller.OUT)
         if len(self.queue) >= QUEUED:
-            listener.lost.add()
+            listener.lost.drop(drops.ANSWER)
             raise BlockingIOError
         self.queue.append((c, bytes(data)))
         return len(data)
@@ -72,7 +72,7 @@ class Answers:
                 queue.appendleft((c, data))
                 break
             except OSError:
-                listener.lost.add()  # this client's path failed; the others' datagrams go on
+                listener.lost.drop(drops.ANSWER)  # this client's path failed; the others' go on
             except Exception:
                 listener.loop.fault(None)
         else:

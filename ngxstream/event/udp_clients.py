@@ -36,6 +36,20 @@ def local_of(key: Any) -> bytes:
     return data if len(data) in (4, 16) else data[1 : 1 + data[0]]
 
 
+def moved(key: Any, peer: Any) -> Any:
+    """Return the key of a client's other address, at the same local address as a key of it."""
+    local = b"" if key == peer_of(key) else local_of(key)
+    return (peer, local) if local else peer
+
+
+def tagged(key: Any, tag: bytes) -> Any:
+    """Return a key for one more session of the client that a key is of, told apart by a tag."""
+    peer = peer_of(key)
+    local = b"" if key == peer else local_of(key)
+    data = bytes((len(local),)) + local + tag
+    return peer, data + b"\0" if len(data) in (4, 16) else data
+
+
 class Sink(Protocol):
     """Where a client's datagrams go.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.event import datagram
+from ngxstream.event import datagram, drops
 
 if TYPE_CHECKING:
     from ngxstream.event.udp import UdpListener
@@ -53,8 +53,8 @@ class Held:
             local, size = datagram.facts(ancillary)
             key = (peer, local) if listener.pktinfo else peer
             for part in datagram.split(view[:n], size) if 0 < size < n else (view[:n],):
-                stray = listener.stray
-                if stray is None or not stray(listener, key, peer, part):
+                pass_on = listener.pass_on
+                if pass_on is None or not pass_on(listener, key, peer, part):
                     self.keep(key, peer, local, bytes(part))
 
     @property
@@ -64,7 +64,7 @@ class Held:
     def keep(self, key: Any, peer: Any, local: bytes | None, data: bytes) -> None:
         """Hold one datagram."""
         if self._is_full:
-            self._listener.lost.add()
+            self._listener.lost.drop(drops.HELD)
             return
         self.datagrams.append((key, peer, local, data))
         self._size += len(data)

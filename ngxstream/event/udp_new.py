@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
-from ngxstream.event import eviction, udp_clients
+from ngxstream.event import drops, eviction, udp_clients
 from ngxstream.event.connection import Connection
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class NewClients:
                 views = views[1:]
                 continue
             if sink is former:  # it wants no more, and does not leave
-                listener.lost.add(len(views))
+                listener.lost.drop(drops.UNWANTED, len(views))
                 return budget, []
             former = sink
             try:
@@ -172,7 +172,8 @@ class NewClients:
 
     def _exhausted(self) -> None:
         loop = self._loop
-        self._listener.lost.add()
+        self._listener.lost.drop(drops.NO_SLOT)
+        loop.get(eviction.Eviction).refused.add()
         if loop.get(eviction.Eviction).may_log() and loop.log.level >= ALERT:
             loop.log.write(
                 ALERT,
@@ -231,7 +232,7 @@ class NewClients:
 
     def _drop(self) -> None:
         """Count a datagram that is dropped, and say so once a second."""
-        self._listener.lost.add()
+        self._listener.lost.drop(drops.BACKLOG)
         loop, listener = self._loop, self._listener
         if loop.now_ms - self._warned_ms >= 1000 and loop.log.level >= WARN:
             self._warned_ms = loop.now_ms

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import inet
-from ngxstream.core.facts import Counter
-from ngxstream.event import datagram
+from ngxstream.event import datagram, drops
 from ngxstream.event.udp import Drained, UdpListener
 from ngxstream.wire import proxy_protocol
 
@@ -110,7 +109,7 @@ class ProxiedUdpListener(UdpListener):
     def __init__(self, loop: Loop, listening: Listening, sock: Any, begin: Begin, *,
                  believes: Callable[[Any, bytes | None], bool],
                  table: dict[Any, Sink] | None = None, idle: bool = False,
-                 lost: Counter | None = None) -> None:
+                 lost: drops.Drops | None = None) -> None:
         """Args: believes: says whose headers are taken; the rest as of UdpListener"""
         self.believes = believes
         self.first = listening.options.proxy_protocol_first
@@ -258,7 +257,7 @@ class ProxiedUdpListener(UdpListener):
     def _refuse(self, reason: str, peer: Any) -> None:
         """Count a datagram that is dropped, and say so once a second."""
         self.refused[reason] += 1
-        self.lost.add()
+        self.lost.drop(drops.HEADER)
         loop = self.loop
         if loop.now_ms - self._told_ms >= 1000 and loop.log.level >= ERR:
             self._told_ms = loop.now_ms

@@ -226,7 +226,6 @@ MODULE = StreamModule(
     name="geo",
     directives=(
         Directive("geo", STREAM, BLOCK12, _block,
-                  "A variable whose value is looked up by an address.",
-                  syntax="geo [$address] $variable { ... }"),
+                  "A variable whose value is looked up by an address."),
     ),
 )

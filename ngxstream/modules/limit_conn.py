@@ -9,17 +9,23 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import directive as d
-from ngxstream.conf import units
+from ngxstream.conf import units, zone_size
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import codes, errors, log, shm, shm_counts
-from ngxstream.core.facts import ZONE, Fact
-from ngxstream.stream import phases, values
+from ngxstream.core.facts import ZONE, Fact, totals_of
+from ngxstream.core.shm_zones import Usage
+from ngxstream.stream import phases, schema, stores, values, zone_endpoints
+from ngxstream.stream.api import COUNTER, Family, labels
 from ngxstream.stream.content import Kept
+from ngxstream.stream.explaining import Answer
+from ngxstream.stream.limit_sharing import SharedCounts
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import NOCACHEABLE, Variable
 
@@ -27,10 +33,14 @@ if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
-    from ngxstream.core.facts import Facts
+    from ngxstream.core.facts import Cell, Facts
     from ngxstream.core.shm_ledger import Entry
-    from ngxstream.stream.core import ServerConf, StreamDraft
+    from ngxstream.event.loop import Loop
+    from ngxstream.stream.api import Request
+    from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
+    from ngxstream.stream.stores import StoreConf
     from ngxstream.stream.values import ComplexValue
 
 NAME: Final = "limit_conn"
@@ -48,33 +58,66 @@ FACTS: Final = (
     Fact("limit_conn_rejected", ZONE, "Sessions that one refused."),
     Fact("limit_conn_rejected_dry_run", ZONE, "Sessions that one would have refused."),
 )
+FULL: Final = Fact("limit_conn_full", ZONE, "Sessions that there was no memory for; they are "
+                   "refused, or would have been, too.")
 
 
 class LimitZone:
     """A zone of counts as one configuration sees it."""
 
-    __slots__ = ("key", "name", "passed", "rejected", "rejected_dry_run", "table")
+    __slots__ = ("full", "host", "key", "name", "passed", "rejected", "rejected_dry_run",
+                 "shared_by", "sharing", "table")
 
     def __init__(self, name: str, facts: Facts) -> None:
         self.name = name
         self.passed, self.rejected, self.rejected_dry_run = (
             facts.cell(fact, name) for fact in FACTS
         )
+        self.full = facts.cell(FULL, name)
         self.key: ComplexValue | None = None  # until its limit_conn_zone is read
         self.table: shm_counts.KeyTable | None = None  # until the cycle has made the zone
+        self.shared_by: StoreConf | None = None  # what hosts know each other's counts by
+        self.host = b""  # what those of this one are known by
+        self.sharing: SharedCounts | None = None  # in a worker
 
     def attach(self, zone: shm.Zone, fresh: bool) -> None:
         """Take a zone the cycle has made or adopted. Source: ngx_stream_limit_conn_init_zone"""
         assert self.key is not None
         key = self.key.text
         if fresh:
-            zone.data = (key, shm_counts.KeyTable(zone))
-        former, self.table = zone.data
+            zone.data = (key, shm_counts.KeyTable(zone), secrets.token_hex(8).encode())
+        former, self.table, self.host = zone.data
         if former != key:
             raise errors.UnplacedError(
                 f'limit_conn_zone "{self.name}" uses the "{key}" key '
                 f'while previously it used the "{former}" key'
             )
+
+    def start_worker(self, loop: Loop) -> None:
+        """Share with other hosts, where there is a store."""
+        if self.shared_by is not None:
+            what = f"limit_conn_zone {self.name}"
+            self.sharing = SharedCounts(loop, self.shared_by, what, self.host)
+
+    def stop_worker(self) -> None:
+        """Share no more."""
+        if self.sharing is not None:
+            self.sharing.stop()
+
+    def usage(self) -> Usage:
+        """Tell how full it is: each session that passes asks for room for its key."""
+        assert self.table is not None
+        used, failures = self.table.used, self.full.total
+        free = max(self.table.capacity - used, 0)
+        return Usage(shm_counts.UNIT, used, free, self.passed.total + failures, failures)
+
+    def shown(self) -> dict[str, int]:
+        """Return its counters as the API has them."""
+        return dict(zip(NAMES, totals_of(self.cells()), strict=True))
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the cells that the API shows."""
+        return self.passed, self.rejected, self.rejected_dry_run
 
 
 class Limit(NamedTuple):
@@ -104,9 +147,11 @@ class _Taken:
     def __call__(self) -> None:
         counts = self.counts
         while counts:
-            zone, _, entry = counts.pop()
+            zone, key, entry = counts.pop()
             assert zone.table is not None
             zone.table.release(entry)
+            if zone.sharing is not None:
+                zone.sharing.ended(key)
 
 
 def handle(s: Session) -> int:
@@ -125,13 +170,21 @@ def handle(s: Session) -> int:
                                  f'{shm_counts.MAX_KEY} bytes: "{shown}"')
             continue
         s.set_module_ctx(NAME, PASSED)
-        counted = zone.table.acquire(key, most)
+        sharing = zone.sharing
+        counted = zone.table.acquire(
+            key, most if sharing is None else most - sharing.elsewhere(key)
+        )
         if counted:
             s.loop.cells[zone.passed.at] += 1
             taken.counts.append((zone, key, counted))
+            if sharing is not None:
+                sharing.began(key)
             continue
+        if sharing is not None:
+            sharing.look(key)
         taken()
         if counted is None:
+            s.loop.cells[zone.full.at] += 1
             s.loop.log.error(log.CRIT, "ngx_slab_alloc() failed: no memory in limit_conn_zone "
                                        f'"{zone.name}"')
         else:
@@ -147,6 +200,31 @@ def handle(s: Session) -> int:
     if taken.counts:
         s.add_cleanup(taken)
     return codes.DECLINED
+
+
+def _explain(s: Session, explanation: Explanation) -> Answer:
+    """Compare what is counted with the limits, and count nothing."""
+    conf: LimitConnConf = s.server.limit_conn
+    for zone, most in conf.limits:
+        assert zone.key is not None
+        assert zone.table is not None
+        key = zone.key.get(s)
+        if not 0 < len(key) <= shm_counts.MAX_KEY:
+            continue
+        s.set_module_ctx(NAME, PASSED)
+        count = zone.table.total(key)
+        if zone.sharing is not None:
+            count += zone.sharing.elsewhere(key)
+        rejects = count >= most or not (count or zone.table.has_room())
+        explanation.limits.append({
+            "zone": zone.name, "key": key.decode("utf-8", "replace"), "count": count,
+            "limit": most, "rejects": rejects, "dry_run": conf.dry_run,
+        })
+        if rejects:
+            s.set_module_ctx(NAME, REJECTED_DRY_RUN if conf.dry_run else REJECTED)
+            code = codes.DECLINED if conf.dry_run else codes.SERVICE_UNAVAILABLE
+            return Answer(code, f'zone "{zone.name}" has {count} of {most} sessions')
+    return Answer(codes.DECLINED, "no limit is reached")
 
 
 def _pack(s: Session) -> tuple[bytes | None, list[tuple[str, bytes]]]:
@@ -174,6 +252,8 @@ def _unpack(s: Session, packed: tuple[bytes | None, list[tuple[str, bytes]]]) ->
             counted = zone.table.acquire(key, sys.maxsize)
             if counted:
                 taken.counts.append((zone, key, counted))
+                if zone.sharing is not None:
+                    zone.sharing.began(key)
     if taken.counts:
         s.add_cleanup(taken)
 
@@ -202,15 +282,15 @@ def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
     builder = scope.builder
     key = values.compile_value(st.args[0], builder.data["stream"].variables)
     word = st.args[1]
+    store: StoreConf | None = None
+    if len(st.args) > 2:  # nginx has no third argument
+        what, _, text = st.args[2].partition("=")
+        if what != "store" or not text:
+            raise errors.ConfError(f'invalid number of arguments in "{st.directive}" directive')
+        store = stores.store_of(scope, st.args[2], text)
     if not word.startswith("zone="):
         raise errors.ConfError(f'invalid parameter "{word}"')
-    name, _, size_text = word.removeprefix("zone=").partition(":")
-    try:
-        size = units.parse_size(size_text)  # an empty text is no size either
-    except ValueError:
-        raise errors.ConfError(f'invalid zone size "{word}"') from None
-    if size < shm.LEAST:
-        raise errors.ConfError(f'zone "{word}" is too small')
+    name, size = zone_size.named_size(word, word.removeprefix("zone="))
     if not name:
         raise errors.ConfError(f'"{st.directive}" must have "zone" parameter')
     request = builder.data["zones"].request(name, size, NAME)
@@ -218,7 +298,11 @@ def _limit_conn_zone(scope: Scope, module: Module, st: Statement) -> None:
     if zone.key is not None:
         raise errors.ConfError(f'{st.directive} "{name}" is already bound to key "{zone.key.text}"')
     zone.key = key
+    if store is not None:
+        zone.shared_by = store
+        stores.sharing(scope, zone)
     request.init = zone.attach
+    request.usage = zone.usage
 
 
 def _limit_conn(scope: Scope, module: Module, st: Statement) -> None:
@@ -243,17 +327,46 @@ def _limit_conn(scope: Scope, module: Module, st: Statement) -> None:
 
 
 DIRECTIVES: Final[tuple[Any, ...]] = (
-    Directive("limit_conn_zone", STREAM, d.TAKE2, _limit_conn_zone,
-              "A shared memory zone that counts sessions by a key.",
-              syntax="limit_conn_zone key zone=name:size"),
+    Directive("limit_conn_zone", STREAM, d.TAKE23, _limit_conn_zone,
+              "A shared memory zone that counts sessions by a key."),
     Directive("limit_conn", BOTH, d.TAKE2, _limit_conn,
-              "How many sessions of one key may go on at a time.", syntax="limit_conn zone number"),
+              "How many sessions of one key may go on at a time."),
     Directive("limit_conn_log_level", BOTH, d.TAKE1, d.enum("log_level", LEVELS),
-              "The level of a refusal in error_log.", default="error",
-              syntax="limit_conn_log_level info | notice | warn | error"),
+              "The level of a refusal in error_log.", default="error"),
     Directive("limit_conn_dry_run", BOTH, d.FLAG, d.flag("dry_run"),
               "Count and log, but refuse nobody.", default="off"),
 )
+
+# -- what is shown -----------------------------------------------------------------------------
+
+NAMES: Final = ("passed", "rejected", "rejected_dry_run")
+SCHEMA: Final = schema.obj(
+    "Sessions by what limits of a zone said.", **dict.fromkeys(NAMES, schema.COUNT)
+)
+
+
+def _zones(stream: StreamConf) -> dict[str, LimitZone]:
+    zones: dict[str, LimitZone] = stream.data.get(NAME, {})
+    return zones
+
+
+def _reset(zone: LimitZone, _: Request) -> None:
+    for cell in zone.cells():
+        cell.reset()
+
+
+def metrics(loop: Loop, stream: StreamConf) -> Iterator[Family]:
+    """Yield the families of nginx-prometheus-exporter about limits."""
+    shown = {labels(zone=name): zone.shown() for name, zone in _zones(stream).items()}
+    for name, doc in (
+        ("passed", "Client sessions that limits let pass"),
+        ("rejected", "Client sessions that limits refused"),
+        ("rejected_dry_run", "Client sessions that limits would have refused"),
+    ):
+        yield Family(f"nginxplus_stream_limit_connection_{name}", COUNTER, doc, [
+            (label, value[name]) for label, value in shown.items()
+        ])
+
 
 MODULE = StreamModule(
     name=NAME,
@@ -263,7 +376,13 @@ MODULE = StreamModule(
         Variable("limit_conn_status", _status, NOCACHEABLE,
                  "`PASSED`, `REJECTED` or `REJECTED_DRY_RUN`."),
     ),
-    facts=FACTS,
+    facts=(*FACTS, FULL),
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
+    explains=((handle, _explain),),
     keeps=(Kept(NAME, _pack, _unpack),),
+    endpoints=zone_endpoints.endpoints(zone_endpoints.Kind(
+        "/stream/limit_conns", "limit_conn zone", "LimitConnNotFound", _zones, LimitZone.shown,
+        _reset, SCHEMA,
+    )),
+    metrics=metrics,
 )

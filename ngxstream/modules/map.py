@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
 from ngxstream.conf import items
 from ngxstream.conf.directive import STREAM, Directive
-from ngxstream.core import errors, hostnames
+from ngxstream.core import errors, hostnames, regex_literals
 from ngxstream.core.codes import BUSY, DECLINED
 from ngxstream.core.log import encode
 from ngxstream.stream import captures, values, variables
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from ngxstream.stream.values import ComplexValue
     from ngxstream.stream.variables import VariableTable
 
+MANY: Final = 8  # regular expressions, of which it is worth finding out which may match
+
 
 class Map:
     """The items of one map block; a getter of its variable once the block is read."""
 
-    __slots__ = ("_default", "_hostnames", "_names", "_regexes", "_source", "_table", "_values",
-                 "is_volatile")
+    __slots__ = ("_default", "_hostnames", "_names", "_regexes", "_sieve", "_source", "_table",
+                 "_values", "is_volatile")
 
     def __init__(self, source: ComplexValue, table: VariableTable) -> None:
         self._source = source
         self._table = table
         self._names: hostnames.HostTable[ComplexValue] = hostnames.HostTable()
         self._regexes: list[tuple[captures.Pattern, ComplexValue]] = []
+        self._sieve: regex_literals.Sieve | None = None  # where there are many
         self._default: ComplexValue | None = None
         self._hostnames = False
         self._values: dict[str, ComplexValue] = {}  # long maps repeat few values
@@ -76,6 +79,11 @@ class Map:
             value = self._values[text] = values.compile_value(text, self._table)
         return value
 
+    def finish(self) -> None:
+        """Take notice that there are no more items."""
+        if len(self._regexes) >= MANY:
+            self._sieve = regex_literals.Sieve([regex.literals for regex, _ in self._regexes])
+
     def get(self, s: Session) -> bytes:
         """Return the value of the best item. Source: ngx_stream_map_variable, …_map_find"""
         subject = self._source.get(s)
@@ -85,7 +93,11 @@ class Map:
         if value is None:
             value = self._default
             if subject:
-                for pattern, candidate in self._regexes:
+                regexes = self._regexes
+                sieve = self._sieve
+                if sieve is not None:  # the others do not match
+                    regexes = [regexes[number] for number in sieve.candidates(subject)]
+                for pattern, candidate in regexes:
                     matches = pattern.match(s, subject)
                     if matches:
                         value = candidate
@@ -106,6 +118,7 @@ def _block(scope: Scope, module: Module, st: Statement) -> None:
     found = Map(source, table)
     variable = table.add(name, found.get, doc="What a map block found.")
     items.walk(builder, st, found.take)
+    found.finish()
     if found.is_volatile:
         variable.flags |= variables.NOCACHEABLE
 
@@ -114,8 +127,7 @@ MODULE = StreamModule(
     name="map",
     directives=(
         Directive("map", STREAM, d.BLOCK2, _block,
-                  "A variable whose value is looked up by a string.",
-                  syntax="map string $variable { ... }"),
+                  "A variable whose value is looked up by a string."),
         Directive("map_hash_max_size", STREAM, d.TAKE1, d.num("_hash_max_size"),
                   "Accepted; hashes need no tuning here.", default="2048"),
         Directive("map_hash_bucket_size", STREAM, d.TAKE1, d.num("_hash_bucket_size"),

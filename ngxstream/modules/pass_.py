@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import SERVER, TAKE1, Directive
 from ngxstream.core import errors, inet
-from ngxstream.core.codes import INTERNAL_SERVER_ERROR, STREAM_OK
+from ngxstream.core.codes import INTERNAL_SERVER_ERROR, OK, STREAM_OK
 from ngxstream.core.log import ERR
-from ngxstream.stream import values
+from ngxstream.stream import core_facts, endings, explaining, values
+from ngxstream.stream.explaining import Answer
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.addresses import ListeningConf
     from ngxstream.stream.core import StreamConf, StreamDraft
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
 
@@ -35,14 +37,17 @@ KEY: Final = "pass_"  # where the draft keeps the block's Targets
 class Targets:
     """The listening sockets of a stream block; filled when the block is complete."""
 
-    __slots__ = ("listenings",)
+    __slots__ = ("hand_over", "listenings")
 
     def __init__(self) -> None:
         self.listenings: tuple[ListeningConf, ...] = ()
+        self.hand_over = _hand_over
 
     def fill(self, conf: StreamConf) -> None:
         """Take them from a finished block."""
         self.listenings = conf.listenings
+        if any(server.watched for server in conf.servers):
+            self.hand_over = _hand_over_counted
 
     def find(self, addr: inet.Addr) -> ListeningConf | None:
         """Return the first TCP socket an address leads to. Source: ngx_stream_pass_match"""
@@ -75,16 +80,16 @@ def handle(s: Session) -> None:
         addr = _address(s, conf)
     except _Refused as refused:
         s.log_error(ERR, str(refused))
-        s.finalize(INTERNAL_SERVER_ERROR)
+        s.end(INTERNAL_SERVER_ERROR, endings.BAD_TARGET)
         return
     assert conf.targets is not None
     listening = conf.targets.find(addr)
     if listening is None:
         s.log_error(ERR, f'port not found for "{addr.name}"')
-        s.finalize(STREAM_OK)
+        s.end(STREAM_OK, endings.BAD_TARGET)
         return
     s.c.local = addr.sockaddr
-    _hand_over(s, listening)
+    conf.targets.hand_over(s, listening)
 
 
 class _Refused(Exception):
@@ -116,6 +121,23 @@ def _address(s: Session, conf: PassConf) -> inet.Addr:
     return addr
 
 
+def _explain(s: Session, explanation: Explanation) -> Answer:
+    """Say where the connection would go on, and explain that."""
+    conf: PassConf = s.server.pass_
+    try:
+        addr = _address(s, conf)
+    except _Refused as refused:
+        return Answer(INTERNAL_SERVER_ERROR, str(refused))
+    assert conf.targets is not None
+    listening = conf.targets.find(addr)
+    if listening is None:
+        explanation.end(explaining.FAILED, f'port not found for "{addr.name}"', STREAM_OK)
+        return Answer(OK, f'port not found for "{addr.name}"')
+    s.c.local = addr.sockaddr
+    explanation.next = listening
+    return Answer(OK, f"goes on at {listening.options.text}")
+
+
 def _hand_over(s: Session, listening: ListeningConf) -> None:
     """Begin a new session at another socket."""
     cleanups = s.abandon()
@@ -129,6 +151,13 @@ def _hand_over(s: Session, listening: ListeningConf) -> None:
         return
     for cleanup in cleanups:
         after.add_cleanup(cleanup)
+
+
+def _hand_over_counted(s: Session, listening: ListeningConf) -> None:
+    """Do the same where sessions are counted."""
+    if s.address.is_watched:
+        core_facts.passed_on(s)
+    _hand_over(s, listening)
 
 
 def _pass(scope: Scope, module: Module, st: Statement) -> None:
@@ -166,8 +195,8 @@ MODULE = StreamModule(
     name="pass_",
     directives=(
         Directive("pass", SERVER, TAKE1, _pass,
-                  "Another listening socket of this configuration, to go on at.",
-                  syntax="pass address"),
+                  "Hands connections to another listening socket of this configuration."),
     ),
     conf=PassConf,
+    explains=((handle, _explain),),
 )

@@ -18,6 +18,7 @@ from ngxstream.core.log import encode
 from ngxstream.ipc import addresses
 from ngxstream.stream import phases
 from ngxstream.stream.content import Kept
+from ngxstream.stream.explaining import Answer
 from ngxstream.stream.module import PhaseHandler, StreamModule
 from ngxstream.stream.variables import PURE, Variable
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ngxstream.core.inet import SockAddr
     from ngxstream.stream.addresses import ListeningConf
     from ngxstream.stream.core import ServerConf, StreamConf, StreamDraft
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
 
 KEY = "realip"
@@ -74,6 +76,14 @@ def handle(s: Session) -> int:
     else:
         c.family, c.sockaddr = inet.AF_INET6, (host, header.src_port, 0, 0)
     return DECLINED
+
+
+def _explain(s: Session, explanation: Explanation) -> Answer:
+    """Take the address of a header, whose sender is trusted."""
+    header = s.proxy_protocol
+    if header is None:
+        return Answer(DECLINED, "there is no PROXY header")
+    return Answer(DECLINED, f"goes by {header.src_addr}, if who sends the header is trusted")
 
 
 def _is_wanted(server: ServerConf) -> bool:
@@ -173,7 +183,7 @@ MODULE = StreamModule(
     directives=(
         Directive("set_real_ip_from", STREAM | SERVER, TAKE1, _set_real_ip_from,
                   "Peers whose PROXY protocol header names the client: an address, a network, a "
-                  "host name or unix:.", syntax="set_real_ip_from address | CIDR | unix:"),
+                  "host name or unix:."),
     ),
     conf=RealipConf,
     merge=_merge,
@@ -186,4 +196,5 @@ MODULE = StreamModule(
                  "Port the connection came from, before it was replaced."),
     ),
     handlers=(PhaseHandler(phases.POST_ACCEPT, handle, _is_wanted),),
+    explains=((handle, _explain),),
 )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf.directive import SERVER, TAKE1, Directive
-from ngxstream.core.codes import AGAIN, INTERNAL_SERVER_ERROR, STREAM_OK
+from ngxstream.core.codes import AGAIN, INTERNAL_SERVER_ERROR, OK, STREAM_OK
 from ngxstream.core.log import DEBUG, INFO
-from ngxstream.stream import values
-from ngxstream.stream.content import Content, ContentKind
+from ngxstream.stream import endings, explaining, values
+from ngxstream.stream.content import RETURNING, Content, ContentKind, Shown
+from ngxstream.stream.explaining import Answer
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.event.timers import Timer
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
 
 TIMEOUT_MS: Final = 5_000  # between two writes
+SHOWN: Final = 64  # bytes of the text that an explanation quotes
 UDP_RETRY_MS: Final = 10  # the listening socket's buffer is full: no event tells when it is not
 
 
@@ -45,6 +48,14 @@ def handle(s: Session) -> None:
     content.write()
 
 
+def _explain(s: Session, explanation: Explanation) -> Answer:
+    """Say what is returned."""
+    text = s.server.return_.text.get(s)
+    why = f"{len(text)} bytes: {text[:SHOWN].decode('utf-8', 'replace')!r}" if text else "nothing"
+    explanation.end(explaining.RETURNED, f"return: {why}", STREAM_OK)
+    return Answer(OK, why)
+
+
 class Returning(Content):
     """One text on its way to the client."""
 
@@ -65,7 +76,7 @@ class Returning(Content):
                 sent = s.c.send(self.rest)
             except OSError as error:
                 s.client_error(error, f"{'sendmsg' if s.c.is_udp else 'writev'}() failed")
-                s.finalize(INTERNAL_SERVER_ERROR)
+                s.end(INTERNAL_SERVER_ERROR, endings.of_client(error))
                 return
             if sent == AGAIN:
                 self._wait()
@@ -82,7 +93,11 @@ class Returning(Content):
     def on_timeout(self) -> None:
         """Give up: the client takes nothing."""
         self.s.log_error(INFO, "connection timed out", errno.ETIMEDOUT)
-        self.s.finalize(STREAM_OK)
+        self.s.end(STREAM_OK, endings.CLIENT_TIMEOUT)
+
+    def shown(self) -> Shown:
+        """Return what is to be told of it."""
+        return Shown(RETURNING)
 
     def close(self) -> None:
         """Cancel the timers."""
@@ -117,9 +132,9 @@ def _return(scope: Scope, module: Module, st: Statement) -> None:
 MODULE = StreamModule(
     name="return_",
     directives=(
-        Directive("return", SERVER, TAKE1, _return, "A text to send to every client.",
-                  syntax="return text"),
+        Directive("return", SERVER, TAKE1, _return, "A text to send to every client."),
     ),
     conf=ReturnConf,
+    explains=((handle, _explain),),
     contents=(ContentKind("returned text", Returning, stays="it ends within TIMEOUT_MS"),),
 )

@@ -9,6 +9,7 @@ from ngxstream.conf import directive as d
 from ngxstream.conf.directive import SERVER, TAKE2, Directive
 from ngxstream.core.codes import DECLINED
 from ngxstream.stream import phases, values, variables
+from ngxstream.stream.explaining import Answer
 from ngxstream.stream.module import PhaseHandler, StreamModule
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
     from ngxstream.stream.variables import VariableRef, VariableTable
@@ -33,6 +35,12 @@ def handle(s: Session) -> int:
     for ref, value in s.server.set.commands:
         ref.assign(s, value.get(s))
     return DECLINED
+
+
+def _explain(s: Session, explanation: Explanation) -> Answer:
+    """Assign: the session is all that has these values."""
+    names = ", ".join(f"${ref.name}" for ref, _ in s.server.set.commands)
+    return Answer(handle(s), f"sets {names}" if names else "sets nothing")
 
 
 def _is_wanted(server: ServerConf) -> bool:
@@ -55,10 +63,10 @@ def _merge(outer: Given, inner: Given) -> SetConf:
 MODULE = StreamModule(
     name="set",
     directives=(
-        Directive("set", SERVER, TAKE2, _set, "A variable and the value it gets in each session.",
-                  syntax="set $variable value"),
+        Directive("set", SERVER, TAKE2, _set, "A variable and the value it gets in each session."),
     ),
     conf=SetConf,
     merge=_merge,
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
+    explains=((handle, _explain),),
 )

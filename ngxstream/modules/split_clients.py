@@ -92,7 +92,6 @@ MODULE = StreamModule(
     name="split_clients",
     directives=(
         Directive("split_clients", STREAM, BLOCK2, _block,
-                  "A variable set by the hash of a string, in shares of a hundred.",
-                  syntax="split_clients string $variable { ... }"),
+                  "A variable that has one of several values, by the hash of a string."),
     ),
 )

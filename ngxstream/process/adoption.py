@@ -10,11 +10,12 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ngxstream.core import inet, log
-from ngxstream.event import udp_clients
+from ngxstream.event import drops, udp_clients
+from ngxstream.event.udp_ids import ClientIds
 from ngxstream.ipc import port
 from ngxstream.ipc.codec import CodecError
-from ngxstream.process import handover
-from ngxstream.stream import travel
+from ngxstream.process import directives, handover
+from ngxstream.stream import endings, travel
 from ngxstream.stream.session import UNTIL
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Adopter:
 
     __slots__ = (
         "departure",  # Departure | None: passes on whatever still comes
+        "_adopted",  # Counter: sessions
+        "_lost",  # Counter: those that were refused
         "_given",  # {(where, key): pid}: sessions that a worker of another user has given
         "_loop",
         "_owed",  # {(pid, $connection): [session, datagrams to come]}: what has yet to send some
@@ -65,6 +68,8 @@ class Adopter:
 
     def __init__(self, loop: Loop, service: Service) -> None:
         self.departure: Departure | None = None
+        self._adopted = service.cycle.facts.counter(directives.ADOPTED)
+        self._lost = service.cycle.facts.counter(directives.LOST)
         self._given: dict[tuple[Key, Any], int] = {}
         self._loop = loop
         self._owed: dict[tuple[int, int], tuple[Session, int]] = {}
@@ -95,6 +100,7 @@ class Adopter:
         Args: is_foreign: it is of another user. Raises: CodecError where some were refused
         """
         faults: list[str] = []
+        sessions = mail.values[0]
         for record, count in zip(*mail.values, strict=True):
             fds = [mail.fds.pop(0) for _ in range(count)]
             try:
@@ -102,7 +108,10 @@ class Adopter:
             except CodecError as error:
                 faults.append(str(error))
             port.close_all(fds)  # what nobody has taken
+        if self.departure is None:
+            self._adopted.add(len(sessions) - len(faults))
         if faults:
+            self._lost.add(len(faults))
             raise CodecError(f"{len(faults)} UDP sessions were dropped: {faults[0]}")
 
     def _take_session(self, record: bytes, fds: list[int], mail: Mail, *, is_foreign: bool) -> None:
@@ -129,6 +138,8 @@ class Adopter:
         service.count_adopted(s)
         try:
             content = restore(s, service.cycle.stream)
+            if s.status:
+                return  # a filter has ended it
             if is_listed:
                 content.enlist()
         except Exception:  # noqa: BLE001 - the others of this message go on
@@ -148,19 +159,19 @@ class Adopter:
         self._limit(s)
 
     def _check_client(
-        self, listener: UdpListener, key: Any, stranger: int | None, is_listed: bool
+        self, listener: UdpListener, key: Any, other_user: int | None, is_listed: bool
     ) -> None:
         """See that a session's client can be one of an address.
 
-        Args: stranger: user id of who gives it, where that is another one. Raises: CodecError
+        Args: other_user: user id of who gives it, where that is another one. Raises: CodecError
         """
         if not fits(listener.listening.options, key):
             raise CodecError("their clients cannot be such of their address")
-        if stranger is not None:
+        if other_user is not None:
             if is_listed and key in listener.table:
-                raise CodecError(f"user {stranger} gives sessions of clients that are ours")
+                raise CodecError(f"user {other_user} gives sessions of clients that are ours")
             if self._loop.free_connections < 2:
-                raise CodecError(f"user {stranger} gives more sessions than fit")
+                raise CodecError(f"user {other_user} gives more sessions than fit")
 
     def _limit(self, s: Session) -> None:
         """Have a session end when the worker_shutdown_timeout is over that it began under."""
@@ -175,7 +186,9 @@ class Adopter:
         for s in list(self._loop.sessions):
             if s.module_ctx(UNTIL) == until:
                 s.log_error(log.INFO, "shutdown timeout")
-                s.finalize(200)
+                if s.content is not None:
+                    s.content.count_live()
+                s.end(200, endings.SHUTDOWN)
 
     # -- datagrams -----------------------------------------------------------------------------
 
@@ -197,9 +210,32 @@ class Adopter:
             elif not is_settled:
                 listener.keep(key, peer, local, data)
             else:
-                stray, listener.stray = listener.stray, None  # whoever sent it knows it is ours
+                # whoever sent it knows it is ours
+                stray, listener.stray = listener.stray, listener.finder
                 listener.deliver(key, peer, local, data)
                 listener.stray = stray
+
+    def take_found(
+        self, where: Key, key: Any, peer: Any, local: Any, datagrams: list[bytes], hops: int, *,
+        is_settled: bool,
+    ) -> None:
+        """Take datagrams of a client whose session is known here by an id. Raises: CodecError
+
+        Whose session has just gone elsewhere is asked once more; a client whose session is over
+        begins another one where his datagrams come in, not here.
+        """
+        if self.departure is not None or not is_settled:
+            self.take_datagrams(where, key, peer, local, datagrams, is_settled=is_settled)
+            return
+        listener = self._service.listener_of(where)
+        if listener is None:
+            return
+        if not fits(listener.listening.options, key) or udp_clients.peer_of(key) != peer:
+            raise CodecError("datagrams of a client that cannot be one of their address")
+        ids = self._loop.get(ClientIds)
+        for data in datagrams:
+            if not ids.find_within(listener, key, peer, data, hops):
+                listener.lost.drop(drops.STRAY)
 
     def take_waiting(self, pid: int, number: int, datagrams: list[bytes]) -> None:
         """Send on what a session had yet to send where it came from."""

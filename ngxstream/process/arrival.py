@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import log
 from ngxstream.core.facts import Counter
-from ngxstream.event import poller
+from ngxstream.event import drops, poller
 from ngxstream.ipc import port
 from ngxstream.ipc.codec import CodecError
-from ngxstream.process import adoption, handover, mailbox
+from ngxstream.process import adoption, handover, mailbox, moving
 from ngxstream.process.mailbox import Mail, Outbox
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Arrival:
         "_expected",  # pids that will
         "_limit_ms",  # when the deadline is put off no more
         "_log",
+        "_is_leaving",  # bool: it hands over
         "_loop",
+        "_moving",  # moving.Moving
         "_nobody_left",  # bool: the master said that no worker is left to hand over
         "_reader",  # mailbox.Inbox
         "_reading_on",  # bool: within _read_on()
@@ -98,12 +100,16 @@ class Arrival:
         self._refused_ms = loop.now_ms
         self._settled: list[Callable[[], None]] = []
         self._nobody_left = False
+        self._is_leaving = False
         self._reading_on = False
         self.idle = idle
         self.holding = False
         loop.register(reader.fileno(), self.on_mail, poller.LEVEL)
         for listener in service.udp_listeners:
-            listener.stray = self.stray
+            listener.pass_on_by(self.stray)
+        self._moving = moving.Moving(
+            loop, service, self._boxes, lambda: self.settled and not self._is_leaving
+        )
         if idle:
             loop.live += 1
             loop.call_later(LOOK_MS, self._look, cancelable=True)
@@ -125,6 +131,7 @@ class Arrival:
     def depart(self, departure: Departure) -> None:
         """Pass on whatever still comes from now on."""
         self._adopter.departure = departure
+        self._is_leaving = True
 
     # -- reading mail --------------------------------------------------------------------------
 
@@ -188,6 +195,8 @@ class Arrival:
             return bool(values[0] == mail.pid)
         if mail.kind == mailbox.SESSIONS:
             return True  # looked at one by one
+        if mail.kind in (mailbox.FOUND, mailbox.OFFER, mailbox.WANTED):
+            return False  # it is said among the workers of one configuration
         if mail.kind == mailbox.WAITING:
             return self._adopter.is_owed(mail.pid, values[0])
         return self._adopter.may_send(mail.pid, *values[:2])
@@ -203,6 +212,12 @@ class Arrival:
             adopter.take_sessions(mail, is_foreign=is_foreign)
         elif kind == mailbox.DATAGRAMS:
             adopter.take_datagrams(*values, is_settled=self.settled)
+        elif kind == mailbox.FOUND:
+            adopter.take_found(*values, is_settled=self.settled)
+        elif kind == mailbox.OFFER:
+            self._moving.on_offer(*values)
+        elif kind == mailbox.WANTED:
+            self._moving.on_wanted(*values)
         elif kind == mailbox.WAITING:
             adopter.take_waiting(mail.pid, *values)
         elif kind == mailbox.STOPPED:
@@ -311,7 +326,7 @@ class Arrival:
             box.put(mailbox.DATAGRAMS, where, key, peer, local, [bytes(data)])
             box.pump()
         else:
-            listener.lost.add()
+            listener.lost.drop(drops.STRAY)
         return True
 
     def _end_of_strays(self) -> None:
@@ -320,4 +335,4 @@ class Arrival:
     def _no_more_strays(self) -> None:
         for listener in self._service.udp_listeners:
             if listener.listening.is_steered:
-                listener.stray = None
+                listener.pass_on_by(None)

@@ -7,22 +7,26 @@ that grows when the ones before it died at once too. One that says it cannot beg
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
+import socket
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import log, shm
+from ngxstream.core.clock import monotonic_ms
 from ngxstream.event import wakeups
-from ngxstream.event.loop import monotonic_ms
 from ngxstream.ipc import port
 from ngxstream.process import channel as channels
 from ngxstream.process import system
 from ngxstream.process.handover import START_MS
 from ngxstream.process.mailbox import Mailbox
+from ngxstream.process.questions import port_to
 from ngxstream.process.reload import MAX_REASON
 from ngxstream.process.worker import Worker, WorkerContext
+from ngxstream.process.worker_facts import RESPAWNS
 
 if TYPE_CHECKING:
     from ngxstream.process.channel import Channel
@@ -136,11 +140,16 @@ class Children:
     def spawn(self, number: int, *, idle: bool = False) -> bool:
         """Start one worker. Returns: whether it could be forked. Source: ngx_spawn_process"""
         cycle = self._master.cycle
+        uid = None if cycle.main.user is None else cycle.main.user.uid
+        asking: tuple[socket.socket, ...] = ()  # both ends of what questions go by
         try:
-            user = cycle.main.user
-            ours, theirs = channels.Channel.pair(None if user is None else user.uid)
+            if cycle.stream is not None and cycle.stream.is_shown:
+                asking = port.pair()
+            ours, theirs = channels.Channel.pair(uid)
         except OSError as error:
             cycle.log.error(log.ALERT, 'socketpair() failed while spawning "worker process"', error)
+            for sock in asking:
+                sock.close()
             return False
         try:
             pid = os.fork()
@@ -148,22 +157,34 @@ class Children:
             cycle.log.error(log.ALERT, 'fork() failed while spawning "worker process"', error)
             ours.close()
             theirs.close()
+            for sock in asking:
+                sock.close()
             return False
         if pid == 0:
-            self._become_worker(number, theirs, idle)
+            self._become_worker(number, theirs, idle, asking[1] if asking else None)
         theirs.close()
         cycle.log.error(log.NOTICE, f"start worker process {pid}")
         self.by_pid[pid] = Child(pid, number, cycle, ours)
+        if asking:
+            asking[1].close()
+            try:
+                self._master.questions.add(pid, port_to(pid, asking[0], uid))
+            except OSError as error:  # where the kernel signals nobody, workers are not asked
+                cycle.log.error(log.ALERT, "fcntl(F_SETOWN) failed", error)
+                asking[0].close()
         return True
 
-    def _become_worker(self, number: int, theirs: Channel, idle: bool) -> None:
+    def _become_worker(
+        self, number: int, theirs: Channel, idle: bool, asks_by: socket.socket | None
+    ) -> None:
         """Run the worker in the forked child; never returns."""
         code = 1
         master, cycle = self._master, self._master.cycle
         try:
             # a worker keeps none of the master's other ports
             boxes = self.shared.mailboxes
-            port.keep_only([theirs, boxes[number].reader, *(box.writer for box in boxes)])
+            own = [theirs] if asks_by is None else [theirs, asks_by]
+            port.keep_only([*own, boxes[number].reader, *(box.writer for box in boxes)])
             self.by_pid.clear()
             if self.replaced is not None:
                 shared, before = self.replaced
@@ -177,7 +198,7 @@ class Children:
             )
             worker = Worker(
                 cycle, number, theirs, master.title, context,
-                daemonized=master.daemonized, idle=idle,
+                daemonized=master.daemonized, idle=idle, asks_by=asks_by,
             )
             code = worker.run()
         except system.WorkerInitError as error:
@@ -216,6 +237,7 @@ class Children:
                 other.ended()
             if child is not None:
                 child.channel.close()
+                self._master.questions.forget(pid)
                 self._replace(child, status)
 
     def _reclaim(self, pid: int, tries: int = RECLAIM_TRIES) -> None:
@@ -258,11 +280,11 @@ class Children:
         number = child.number
         if code == 0 or monotonic_ms() - child.started_ms >= AT_ONCE_MS:
             self._deaths.pop(number, None)
-            self.spawn(number, idle=not master.udp_is_ours)
+            self._respawn(number)
             return
         deaths = self._deaths[number] = self._deaths.get(number, 0) + 1
         if deaths == 1:
-            self.spawn(number, idle=not master.udp_is_ours)
+            self._respawn(number)
             return
         pause_ms = min(PAUSE_MS << min(deaths - 2, 16), LONGEST_PAUSE_MS)
         cycle.log.error(
@@ -275,7 +297,13 @@ class Children:
     def _spawn_again(self, number: int, cycle: Cycle) -> None:
         master = self._master
         if cycle is master.cycle and not (master.is_ending or master.not_accepting):
-            self.spawn(number, idle=not master.udp_is_ours)
+            self._respawn(number)
+
+    def _respawn(self, number: int) -> None:
+        cycle = self._master.cycle
+        if self.spawn(number, idle=not self._master.udp_is_ours) and cycle.board is not None:
+            with contextlib.suppress(OSError):  # no descriptor is left for a row of the master's
+                cycle.facts.counter(RESPAWNS).add()
 
     # -- commands ------------------------------------------------------------------------------
 

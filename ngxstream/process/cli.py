@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from ngxstream.process import lazy
+from ngxstream.process import lazy, places
 from ngxstream.process import options as opts
 
 with lazy.waiting():
@@ -40,14 +40,16 @@ Options:
 
 # Printed under our own name only: nginx's -h has no such line.
 NETWORK: Final = """\
+  --format=json : with -t: print what was found as JSON, for editors and CI systems
   -N            : print the commands that set the network up for transparent proxy_bind, and exit
 """
 
 # What scripts search in `nginx -V` to know what a build can do.
 CONFIGURE: Final = (
-    f"--prefix={opts.PREFIX.rstrip('/')}", f"--conf-path={opts.CONF_PATH}",
-    f"--error-log-path={opts.ERROR_LOG_PATH}", f"--pid-path={opts.PID_PATH}",
-    f"--lock-path={opts.LOCK_PATH}", "--with-debug", "--with-stream", "--with-stream_geoip_module",
+    f"--prefix={places.PREFIX.rstrip('/')}", f"--conf-path={places.CONF_PATH}",
+    f"--error-log-path={places.ERROR_LOG_PATH}", f"--pid-path={places.PID_PATH}",
+    f"--lock-path={places.LOCK_PATH}", "--with-debug", "--with-stream",
+    "--with-stream_geoip_module",
     "--with-stream_realip_module", "--with-stream_ssl_module", "--with-stream_ssl_preread_module",
 )
 
@@ -89,7 +91,7 @@ def version_info(options: opts.Options) -> str:
         text += USAGE.format(
             program=program, letter="" if program == opts.NGINX else "N",
             network="" if program == opts.NGINX else NETWORK, blank=" " * len(program),
-            prefix=opts.PREFIX, error_log=opts.ERROR_LOG_PATH, conf=opts.CONF_PATH,
+            prefix=places.PREFIX, error_log=places.ERROR_LOG_PATH, conf=places.CONF_PATH,
         ) + "\n"
     if options.show_configure:
         text += (

@@ -29,7 +29,19 @@ from ngxstream.conf import files as conf_files
 from ngxstream.core import errors, files, log, shm, shm_facts, shm_zones
 from ngxstream.event import listening
 from ngxstream.event.inherited import merge
-from ngxstream.process import directives, elsewhere, events, pidfile, system
+from ngxstream.process import (
+    board,
+    certificates,
+    directives,
+    elsewhere,
+    events,
+    lazy,
+    pidfile,
+    status,
+    status_workers,
+    system,
+    writable,
+)
 from ngxstream.stream import core_facts
 
 if TYPE_CHECKING:
@@ -38,7 +50,9 @@ if TYPE_CHECKING:
     from ngxstream.process.options import Options
     from ngxstream.stream.core import StreamConf
 
-MODULES: Final = (*directives.MODULES, *modules.ALL)
+MODULES: Final = (
+    *directives.MODULES, status.MODULE, status_workers.MODULE, certificates.MODULE, *modules.ALL
+)
 
 
 class Reading:
@@ -71,6 +85,8 @@ class Reading:
             MODULES, prefix=options.prefix, conf_prefix=options.conf_prefix, warn=warn,
             elsewhere=elsewhere.NAMES,
         )
+        is_tried = options.test or options.network or bool(options.signal)
+        building.data["process"] = "test" if is_tried else "master", options.conf_file
         self.zones = building.data["zones"] = shm_zones.ZoneTable()
         self.files = building.data["files"] = files.OpenFiles()
         self.facts = building.facts
@@ -88,6 +104,7 @@ class Reading:
         if options.test and not options.quiet and to.console is not None:
             to.console.say(f"the configuration file {options.conf_file} syntax is ok")
         self.main = directives.main_conf(scope)
+        writable.warn_of_folders(building, self.main.user)
         self.stream: StreamConf | None = building.data.get("stream_conf")
         listenings = self.stream.listenings if self.stream is not None else ()
         self.events = events.events_conf(building, len(listenings))
@@ -99,6 +116,7 @@ class Cycle:
 
     __slots__ = (
         "generation",  # int: 1 for the first of a master, then counted up
+        "built_ms",  # int: when that began, since 1970
         "options",  # Options
         "reading",  # Reading
         "main",  # directives.MainConf
@@ -113,6 +131,7 @@ class Cycle:
         "serial",  # shm.Serial: connection numbers, one for all cycles of a master
         "facts",  # facts.Facts
         "rows",  # shm_facts.Rows: what they count in, one for all cycles of a master
+        "board",  # board.Board | None: what an `api` shows of the program
         "workers",  # int: processes that serve (1 without a master)
         "takes_over",  # bool: workers of a dead master are to hand their UDP clients over
         "refused",  # int: cycles that had workers for a moment, and were to follow this one
@@ -132,6 +151,7 @@ class Cycle:
         """
         self.generation: int = old.generation + 1 + old.refused if old is not None else 1
         self.refused: int = 0
+        self.built_ms = int(to.clock.now() * 1000)
         self.options = options
         reading = self.reading = Reading(options, to)
         self.main = reading.main
@@ -144,6 +164,10 @@ class Cycle:
         self.facts = reading.facts
         self.serial: shm.Serial = old.serial if old is not None else shm.Serial()
         self.rows: shm_facts.Rows = old.rows if old is not None else shm_facts.Rows()
+        self.board: board.Board | None = None
+        if self.stream is not None and self.stream.is_shown and not options.test:
+            before = old.board if old is not None else None
+            self.board = before or board.Board(to.clock)
         self.workers = max(1, self.main.worker_processes) if self.main.master_process else 1
         self.inherited = inherited
         self.listenings: list[Listening] = []
@@ -182,6 +206,7 @@ class Cycle:
         self = cls.__new__(cls)
         self.generation = generation
         self.refused = 0
+        self.built_ms = beside.built_ms
         self.options = beside.options
         quiet = log.Log([], clock=beside.log.clock)  # what there is to say was said
         reading = self.reading = Reading(beside.options, quiet, texts)
@@ -193,6 +218,7 @@ class Cycle:
         self.facts = reading.facts
         self.serial = beside.serial
         self.rows = beside.rows
+        self.board = beside.board
         self.workers = max(1, self.main.worker_processes)
         self.inherited = ()
         self.takes_over = False
@@ -212,15 +238,23 @@ class Cycle:
             self.listenings.append(listening_)
         return self
 
+    @property
+    def adopted(self) -> int:
+        """How many UDP sessions workers have taken over from others, so far."""
+        return self.facts.cell(directives.ADOPTED).total
+
     def _make_logs(self, to: log.Log) -> log.Log:
         """Make the logs of the main context and of the servers; their files are opened later."""
         clock, console = to.clock, to.console
         specs = error_log.with_default(self.main.error_log, self.options.error_log)
-        main = error_log.make_log(specs, self.files, clock=clock, console=console)
+        shown = self.board.lines if self.board is not None else None
+        main = error_log.make_log(specs, self.files, clock=clock, console=console, shown=shown)
         if self.stream is not None:
 
             def make(own: tuple[error_log.Spec, ...]) -> log.Log:
-                return error_log.make_log(own, self.files, clock=clock, console=console, main=main)
+                return error_log.make_log(
+                    own, self.files, clock=clock, console=console, main=main, shown=shown
+                )
 
             self.stream.use_main_log(main, make)
         return main
@@ -248,6 +282,7 @@ class Cycle:
 
     def prepare(self, old: Cycle | None, lingering: Iterable[ListenKey] = ()) -> None:
         """Make everything ready for workers; those of the old cycle go on. Args: as commit"""
+        lazy.load_scripting()
         handed_over = (
             self.takes_over or bool(lingering) or (old is not None and old.main.master_process)
         )
@@ -305,6 +340,21 @@ class Cycle:
             (left if any(id(sock) in used for sock in one.socks) else gone).append(one)
         self.lingering = left
         listening.release(gone, self.listenings, log=self.log)
+
+    def suspend(self) -> None:
+        """Have workers change nothing that the next configuration reads, which begins with it."""
+        if self.stream is not None:
+            self.stream.suspend()
+
+    def resume(self) -> None:
+        """Let them go on: this is the configuration that serves."""
+        if self.stream is not None:
+            self.stream.resume()
+
+    def take_up(self, states: Mapping[str, bytes]) -> None:
+        """Begin with what another binary's master has handed on, as far as it is understood."""
+        for fault in self.stream.take_up(states) if self.stream is not None else ():
+            self.log.error(log.WARN, f"what the other binary handed on is not understood: {fault}")
 
     def check(self) -> None:
         """Do what is left for -t once the build succeeded. Source: ngx_event_module_init"""
@@ -376,8 +426,13 @@ def rebuild(old: Cycle, to: log.Log | None = None) -> Cycle | None:
     if to is None:
         to = old.log
     to.error(log.NOTICE, "reconfiguring")
+    old.suspend()
+    new = None
     try:
-        return Cycle(old.options, to, old)
+        new = Cycle(old.options, to, old)
     except errors.NgxError as error:
         to.error(log.LEVELS[error.level], *error.parts())
-        return None
+    finally:
+        if new is None:
+            old.resume()
+    return new

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.event import udp_clients
 from ngxstream.process import handover, mailbox
 from ngxstream.process.mailbox import Outbox
-from ngxstream.stream import content, travel
+from ngxstream.stream import content, core_facts, travel
 from ngxstream.stream.session import UNTIL
 
 if TYPE_CHECKING:
@@ -148,20 +148,10 @@ class Departure:
     ) -> tuple[bytes, Sequence[Any]]:
         """Pack one session and let go of it. Returns: its record, and its sockets"""
         c = s.c
-        listener: Any = c.table
         if self._until_ms and s.module_ctx(UNTIL) is None:
             s.set_module_ctx(UNTIL, self._until_ms)
-        waiting = held.waiting()
-        kind, data, sockets = held.pack()
-        if len(sockets) > MOST_SOCKETS:
-            raise ValueError(f"a session with {len(sockets)} sockets")
-        sink = listener.table.get(c.key)
-        record = handover.SESSION.encode((
-            c.listening.options.key, travel.pack(s, self._service.places), kind, data,
-            sink is not None and sink.c is c, len(waiting),
-        ))
+        record, sockets, waiting = pack(s, held, self._service.places)
         more += [(c.number, [datagram]) for datagram in waiting]
-        self._forget(s)
         return record, sockets
 
     def _begin_anew(self, box: Outbox, s: Session) -> None:
@@ -174,11 +164,37 @@ class Departure:
         kept = getattr(sink, "kept", ()) if sink is not None and sink.c is c else ()
         for data in (s.preread, *kept):
             box.put(mailbox.DATAGRAMS, c.listening.options.key, c.key, peer, local, [data])
-        self._forget(s)
+        if s.address.is_watched:
+            core_facts.passed_on(s)
+        _forget(s)
 
-    def _forget(self, s: Session) -> None:
-        """Let go of a session that goes on, or begins, elsewhere: it ends nothing here."""
-        if s.content is not None:
-            s.content.release()
-        self._loop.call_all(reversed(s.abandon()))
-        self._loop.close_connection(s.c)
+
+def pack(
+    s: Session, held: Content, places: travel.Places
+) -> tuple[bytes, Sequence[Any], list[bytes]]:
+    """Pack one session and let go of it.
+
+    Returns: its record, its sockets, and what it has yet to send to its server. Raises: ValueError
+    """
+    c = s.c
+    listener: Any = c.table
+    waiting = held.waiting()
+    kind, data, sockets = held.pack()
+    if len(sockets) > MOST_SOCKETS:
+        raise ValueError(f"a session with {len(sockets)} sockets")
+    sink = listener.table.get(c.key)
+    record = handover.SESSION.encode((
+        c.listening.options.key, travel.pack(s, places), kind, data,
+        sink is not None and sink.c is c, len(waiting),
+    ))
+    _forget(s)
+    return record, sockets, waiting
+
+
+def _forget(s: Session) -> None:
+    """Let go of a session that goes on, or begins, elsewhere: it ends nothing here."""
+    loop, c = s.loop, s.c
+    if s.content is not None:
+        s.content.release()
+    loop.call_all(reversed(s.abandon()))
+    loop.close_connection(c)

@@ -20,7 +20,7 @@ from ngxstream.conf.module import Module
 from ngxstream.core import errors, files
 from ngxstream.core.facts import WORKERS, Fact
 from ngxstream.process import elsewhere, events
-from ngxstream.process.options import LOCK_PATH, PID_PATH
+from ngxstream.process.places import LOCK_PATH, PID_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -203,24 +203,22 @@ MAIN_DIRECTIVES: Final = (
     Directive("master_process", MAIN, d.FLAG, d.flag("master_process"),
               "Whether workers are processes of their own; off is for debugging.", default="on"),
     Directive("timer_resolution", MAIN, d.TAKE1, d.msec("timer_resolution"),
-              "Accepted; the clock is looked at once a turn of the loop."),
+              "Accepted; the clock is read once a turn of the event loop."),
     Directive("pid", MAIN, d.TAKE1, d.string("pid"),
               "The file that holds the master's process id.", default=PID_PATH),
     Directive("lock_file", MAIN, d.TAKE1, d.string("lock_file"),
               "Accepted; locks need no file here.", default=LOCK_PATH),
     Directive("worker_processes", MAIN, d.TAKE1, _worker_processes,
-              "How many workers serve; auto is one for each CPU.",
-              "worker_processes N | auto;", "1"),
+              "How many workers serve; auto is one for each CPU.", default="1"),
     Directive("debug_points", MAIN, d.TAKE1,
               d.enum("debug_points", {"stop": "stop", "abort": "abort"}),
-              "Accepted; an impossible state is an [alert] here and ends one session."),
+              "Accepted; an internal error is logged at alert and ends one session."),
     Directive("user", MAIN, d.TAKE12, _user,
-              "The user and group of the workers.", "user USER [GROUP];", "nobody"),
+              "The user and group of the workers.", default="nobody"),
     Directive("worker_priority", MAIN, d.TAKE1, _worker_priority,
               "The scheduling priority of the workers (nice).", default="0"),
     Directive("worker_cpu_affinity", MAIN, d.ONE_MORE, _worker_cpu_affinity,
-              "The CPUs that each worker may run on.",
-              "worker_cpu_affinity MASK ... | auto [MASK];"),
+              "The CPUs that each worker may run on."),
     Directive("worker_rlimit_nofile", MAIN, d.TAKE1, d.num("worker_rlimit_nofile"),
               "The limit of open files of a worker."),
     Directive("worker_rlimit_core", MAIN, d.TAKE1, d.offset("worker_rlimit_core"),
@@ -230,18 +228,16 @@ MAIN_DIRECTIVES: Final = (
     Directive("working_directory", MAIN, d.TAKE1, d.string("working_directory"),
               "The current directory of the workers."),
     Directive("env", MAIN, d.TAKE1, _env,
-              "An environment variable that workers keep, or get a value of.",
-              "env NAME[=VALUE];", "TZ"),
+              "An environment variable that workers keep, or get a value of.", default="TZ"),
     Directive("load_module", MAIN, d.TAKE1, _load_module,
               "Accepted; all modules are built in."),
     Directive("error_log", MAIN, d.ONE_MORE, error_log.add,
               "Where errors are logged: a file, stderr, syslog: or memory:, and from which level.",
-              "error_log FILE [LEVEL];", "/var/log/nginx/error.log error"),
+              default="/var/log/nginx/error.log error"),
     Directive("pcre_jit", MAIN, d.FLAG, d.flag("_pcre_jit"),
-              "Accepted; regular expressions are Python's.", default="off"),
+              "Accepted; regular expressions are not matched by PCRE.", default="off"),
     Directive("thread_pool", MAIN, d.TAKE23, _thread_pool,
-              "Accepted; there are no threads here.",
-              "thread_pool NAME threads=N [max_queue=N];"),
+              "Accepted; there are no threads here."),
     d.unsupported("ssl_engine", MAIN, d.TAKE1,
                   "OpenSSL engines cannot be reached from Python"),
     Directive("ssl_object_cache_inheritable", MAIN, d.FLAG, d.flag("_ssl_object_cache"),
@@ -249,7 +245,10 @@ MAIN_DIRECTIVES: Final = (
 )
 
 REFUSED: Final = Fact("messages_refused", WORKERS, "Messages between workers that were refused.")
-MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf, facts=(REFUSED,))
+ADOPTED: Final = Fact("sessions_adopted", WORKERS, "UDP sessions that workers took over from those "
+                      "that left.")
+LOST: Final = Fact("sessions_not_adopted", WORKERS, "UDP sessions that could not be taken over.")
+MAIN_MODULE: Final = Module("main", MAIN_DIRECTIVES, MainConf, facts=(REFUSED, ADOPTED, LOST))
 MODULES: Final = (MAIN_MODULE, events.MODULE, elsewhere.MODULE)
 
 

@@ -112,7 +112,7 @@ DIRECTIVES: Final = (
               default="512"),
     Directive("use", EVENTS, d.TAKE1, _use,
               "How the kernel is asked what is ready; poll and select are extensions of ours, "
-              "select knows 1024 descriptors.", "use epoll | poll | select;", "epoll"),
+              "select knows 1024 descriptors.", default="epoll"),
     Directive("multi_accept", EVENTS, d.FLAG, d.flag("multi_accept"),
               "Whether all waiting connections are accepted at once.", default="off"),
     Directive("accept_mutex", EVENTS, d.FLAG, d.flag("accept_mutex"),
@@ -121,8 +121,7 @@ DIRECTIVES: Final = (
     Directive("accept_mutex_delay", EVENTS, d.TAKE1, d.msec("accept_mutex_delay"),
               "How long accepting pauses when descriptors have run out.", default="500ms"),
     Directive("debug_connection", EVENTS, d.TAKE1, _debug_connection,
-              "Clients whose connections are logged at debug level.",
-              "debug_connection ADDRESS | CIDR | unix:;"),
+              "Clients whose connections are logged at debug level."),
     Directive("epoll_events", EVENTS, d.TAKE1, d.num("epoll_events"),
               "How many events the kernel may report at once.", default="512"),
     Directive("worker_aio_requests", EVENTS, d.TAKE1, d.num("worker_aio_requests"),

@@ -31,6 +31,11 @@ SESSIONS: Final = 2  # ([packed session], a byte for each: how many descriptors 
 WAITING: Final = 3  # (number, [datagram]): what the session of a $connection has yet to send
 DATAGRAMS: Final = 4  # (address, key, peer, local, [datagram]) of a client of yours
 DONE: Final = 5  # (pid): that was all
+# as DATAGRAMS, and how often they were passed on: of a client whose session, which is known by an
+# id in them, is yours
+FOUND: Final = 6
+OFFER: Final = 7  # (worker, number): the session of a $connection would come to you
+WANTED: Final = 8  # (number): it may
 
 MAX_FDS: Final = port.MAX_FDS
 MAX_BYTES: Final = 4 << 20  # of a message; sessions are sent by some 48 kB
@@ -56,6 +61,16 @@ _SCHEMAS: Final = {
         Field(4, "local", codec.Optional(codec.Bytes(16)), None), Field(5, "datagrams", _DATAGRAMS),
     ),
     DONE: Record("DONE", Field(1, "pid", codec.PID)),
+    FOUND: Record(
+        "FOUND", Field(1, "where", addresses.LISTEN_KEY), Field(2, "key", addresses.CLIENT_KEY),
+        Field(3, "peer", addresses.ADDRESS),
+        Field(4, "local", codec.Optional(codec.Bytes(16)), None), Field(5, "datagrams", _DATAGRAMS),
+        Field(6, "hops", codec.Int(0, 16)),
+    ),
+    OFFER: Record(
+        "OFFER", Field(1, "worker", codec.Int(0, 65_535)), Field(2, "number", codec.UINT)
+    ),
+    WANTED: Record("WANTED", Field(1, "number", codec.UINT)),
 }
 
 

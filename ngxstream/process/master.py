@@ -18,16 +18,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import log
+from ngxstream.core.clock import monotonic_ms
 from ngxstream.event import listening
-from ngxstream.event.loop import monotonic_ms
 from ngxstream.process import channel as channels
 from ngxstream.process import orphan, pidfile, signals, system, verdict
+from ngxstream.process.board import Load
 from ngxstream.process.children import Child, Children
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
 from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
 from ngxstream.process.other_master import OtherMaster
+from ngxstream.process.questions import Questions
 from ngxstream.process.reload import Beginning, Reload
 from ngxstream.process.rendezvous import Survivor, Survivors
 from ngxstream.process.single import SingleProcess
@@ -56,20 +58,23 @@ class Master:
         "survivors",  # Survivors: workers of a master that died
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
+        "_load",  # Load: of the first cycle
         "verdicts",  # verdict.Server: where verdicts on reloads are told
         "manager",  # Notifier: the service manager, if one listens
         "other",  # OtherMaster: another master, during an upgrade
+        "questions",  # Questions: of workers to workers
     )
 
     def __init__(
         self, cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
-        link: Link | None = None,
+        link: Link | None = None, load: Load | None = None,
     ) -> None:
         """Take a committed cycle, its pid file written, with signals blocked.
 
-        Args: link: to the master that started this one, if one did
+        Args: link: to the master that started this one, if one did; load: began with the cycle
         """
         self.cycle = cycle
+        self._load = load or Load()
         self.old: list[Cycle] = []
         self.children = Children(self)
         self.title = title
@@ -85,11 +90,15 @@ class Master:
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.other = OtherMaster(self, link)
+        self.questions = Questions(
+            self.later, self.children.by_pid.keys, self._may_ask, lambda: self.cycle.log
+        )
 
     def run(self) -> int:
         """Serve until told otherwise; return the exit code. Source: ngx_master_process_cycle"""
         self.title.set(" ".join(["master process", *self.cycle.options.argv]))
         self.other.learn()
+        self._load.record(self.cycle, accepted=True, message="")
         self.children.start(idle=bool(self.survivors.all) or self.other.is_alive)
         if self.manager.is_heard or self.survivors.all or self.other.is_alive:
             beginning = Beginning(list(self.children))
@@ -182,12 +191,12 @@ class Master:
     def _wait(self) -> None:
         """Wait for a signal or for what is due, and do it."""
         due = min((at for at, _ in self._due), default=None)
+        info: signal.struct_siginfo | None
         if due is None:
-            self._obey(signal.sigwaitinfo(signals.HEARD))
-            return
-        wait_s = max(0, due - monotonic_ms()) / 1000
-        info = signal.sigtimedwait(signals.HEARD, wait_s)
-        if info is not None:
+            info = signal.sigwaitinfo(signals.HANDLED)
+        else:
+            info = signal.sigtimedwait(signals.HANDLED, max(0, due - monotonic_ms()) / 1000)
+        if info is not None and not self.questions.has_heard(info):
             self._obey(info)
             return
         now = monotonic_ms()
@@ -195,6 +204,11 @@ class Master:
         self._due = [(at, do) for at, do in self._due if at > now]
         for do in ripe:
             do()
+
+    def _may_ask(self, pid: int) -> bool:
+        """Tell whether a worker is of the user that the workers of the cycle are of."""
+        child = self.children.by_pid.get(pid)
+        return child is not None and child.cycle.main.user == self.cycle.main.user
 
     def later(self, delay_ms: int, do: Callable[[], None]) -> None:
         """Do something later, between signals."""
@@ -334,8 +348,12 @@ class Master:
             return
         self.manager.reloading()
         pid_path = self.cycle.main.pid
+        load = Load(self.cycle)
         collector = verdict.Collector(self.cycle.log)
-        if self._reload(collector):
+        accepted = self._reload(collector)
+        text = collector.warnings if accepted else collector.text
+        load.record(self.cycle, accepted=accepted, message=text)
+        if accepted:
             self.manager.ready(self._status())
             self.verdicts.accept(collector.warnings)
             if self.cycle.main.pid != pid_path:
@@ -391,17 +409,17 @@ class Master:
 
 def block_signals() -> None:
     """Keep signals for the master's loop. Before the pid file is written: then they may come."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals.HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals.HANDLED)
     for number in signals.IGNORED:
         signal.signal(number, signal.SIG_IGN)
 
 
 def serve(
     cycle: Cycle, title: system.Title, survivors: Survivors, *, daemonized: bool,
-    link: Link | None = None,
+    link: Link | None = None, load: Load | None = None,
 ) -> int:
-    """Serve a committed cycle until told otherwise; return the exit code."""
+    """Serve a committed cycle until told otherwise; return the exit code. Args: as of Master"""
     if cycle.main.master_process:
-        return Master(cycle, title, survivors, daemonized=daemonized, link=link).run()
+        return Master(cycle, title, survivors, daemonized=daemonized, link=link, load=load).run()
     survivors.tell(channels.QUIT)
-    return SingleProcess(cycle).run()
+    return SingleProcess(cycle, load).run()

@@ -13,16 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import ngxstream
-
-# Where the packages of nginx.org put things.
-PREFIX: Final = "/etc/nginx/"
-CONF_PATH: Final = "/etc/nginx/nginx.conf"
-ERROR_LOG_PATH: Final = "/var/log/nginx/error.log"
-PID_PATH: Final = "/run/nginx.pid"
-LOCK_PATH: Final = "/run/nginx.lock"
+from ngxstream.process.places import CONF_PATH, ERROR_LOG_PATH, PREFIX
 
 STDERR: Final = "stderr"
 SIGNALS: Final = ("stop", "quit", "reopen", "reload")
+FORMAT: Final = "--format=json"  # of ours: the only option with a long name
 OURS: Final = "ngxstream"
 NGINX: Final = "nginx"
 
@@ -54,6 +49,7 @@ class Options:
         "network",         # bool: -N
         "signal",          # str: of -s, "" for none
         "directives",      # str: of -g
+        "format",          # str: of --format, "" for text
         "ignored",         # list[str]: of every -g before the last
         "prefix",          # str
         "conf_prefix",     # str
@@ -74,6 +70,7 @@ class Options:
         self.network = False
         self.signal = ""
         self.directives = ""
+        self.format = ""
         self.ignored: list[str] = []
         self.prefix = PREFIX
         self.conf_prefix = ""
@@ -83,12 +80,20 @@ class Options:
         for word in words:
             if not word.startswith("-"):
                 raise OptionError(f'invalid option: "{word}"')
+            if word == FORMAT and self.program == OURS:
+                self.format = "json"
+                continue
             if word.startswith("--") and word != "--":
+                others = "there are no long options"
+                if self.program == OURS:
+                    others = f"the only long option is {FORMAT}"
                 raise OptionError(
                     'invalid option: "-"\n'
-                    f'{self.program}: "{word}": there are no long options, see {self.program} -h'
+                    f'{self.program}: "{word}": {others}, see {self.program} -h'
                 )
             self._word(word[1:], words)
+        if self.format and (not self.test or self.dump):
+            raise OptionError(f'"{FORMAT}" goes with "-t" alone')
         self._resolve()
 
     def _word(self, letters: str, words: Iterator[str]) -> None:

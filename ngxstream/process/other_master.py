@@ -55,6 +55,8 @@ class OtherMaster:
         """Start the new binary beside this one. Source: ngx_exec_new_binary"""
         master = self._master
         cycle, to = master.cycle, master.cycle.log
+        if self.is_older and os.getppid() != self.pid:
+            self.look()  # it may have ended this moment
         if self.is_alive:
             to.error(log.CRIT, REFUSED)
             return
@@ -69,18 +71,21 @@ class OtherMaster:
                 error,
             )
             return
+        cycle.suspend()
         listening.widen((*cycle.listenings, *cycle.lingering))  # a start takes CPU time
         link, theirs = upgrade.Link.pair()
         with theirs:
-            link.tell([cycle, *master.old], (), ())
+            states = cycle.stream.hand_on() if cycle.stream is not None else ()
+            link.tell([cycle, *master.old], (), (), states)
             try:
                 self.pid = upgrade.execute(
                     words, system.environment(cycle.main.env, os.environ),
-                    [*cycle.listenings, *cycle.lingering], theirs, signals.HEARD,
+                    [*cycle.listenings, *cycle.lingering], theirs, signals.HANDLED,
                 )
             except OSError as error:
                 to.error(log.ALERT, f'fork() failed while spawning "{words[0]}"', error)
                 link.close()
+                cycle.resume()
                 self._rename_back()
                 return
         to.error(log.NOTICE, f"start new binary process {self.pid}")
@@ -94,6 +99,7 @@ class OtherMaster:
         self.learn()  # its sessions may be on their way
         self._forget()
         self._rename_back()
+        master.cycle.resume()
         if master.not_accepting and not master.is_ending:
             master.not_accepting = False
             master.children.start()

@@ -108,6 +108,7 @@ class Reload:
             self._log.error(log.ALERT, log.unexpected())
             new.withdraw(before)
             new.retire([before, *master.old])
+            before.resume()
             return False
         old_workers = list(master.children)
         serving = [child for child in old_workers if not child.leaving]
@@ -153,6 +154,7 @@ class Reload:
         master.old.remove(before)
         master.old.append(new)  # until its workers have left
         before.refused += 1
+        before.resume()
         for child in beginning.late:
             os.kill(child.pid, signal.SIGKILL)  # it is not reaped yet: the number is its own
         for child in (*beginning.failed, *beginning.late):

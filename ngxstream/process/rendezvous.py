@@ -99,14 +99,14 @@ class Survivor:
 class Survivors:
     """All orphans of a pid file."""
 
-    __slots__ = ("_digest", "_source", "_known", "_strangers", "_users", "all")
+    __slots__ = ("_digest", "_source", "_known", "_foreign", "_users", "all")
 
     def __init__(self) -> None:
         self.all: list[Survivor] = []
         self._known: set[int] = set()
         self._digest = ""
         self._source: Survivor | None = None
-        self._strangers = 0  # processes of other users that were there
+        self._foreign = 0  # processes of other users that were there
         self._users: frozenset[int] = frozenset((0, os.geteuid()))
 
     @property
@@ -127,10 +127,10 @@ class Survivors:
         self._digest = orphan.digest_of(cycle)
         end = time.monotonic() + GIVE_S
         self._meet_all(cycle.main, cycle.options)
-        if self._strangers:
+        if self._foreign:
             cycle.log.error(
                 logs.WARN,
-                f"{self._strangers} processes of other users than root and the configured one "
+                f"{self._foreign} processes of other users than root and the configured one "
                 "pretend that they outlived a master, they are not listened to",
             )
         stream = cycle.stream
@@ -210,7 +210,7 @@ class Survivors:
     def _meet_all(self, main: MainConf, options: Options) -> None:
         if main.user is not None:
             self._users |= {main.user.uid}
-        self._strangers = 0
+        self._foreign = 0
         self.meet(orphan.place_of(main, options))
 
     def meet(self, path: str) -> list[Survivor]:
@@ -236,7 +236,7 @@ class Survivors:
         names = []
         for name in _names(prefix):
             if _user_of(name.pid) not in users:
-                self._strangers += 1
+                self._foreign += 1
             elif name.pid not in self._known:
                 names.append(name)
         while names:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core import codes, log
-from ngxstream.event import eviction, poller, wakeups
+from ngxstream.event import drops, eviction, poller, udp_counted, wakeups
 from ngxstream.event import loop as loops
 from ngxstream.event.accept import BURST, TcpListener
 from ngxstream.event.udp import UdpListener
 from ngxstream.event.udp_proxied import ProxiedUdpListener
-from ngxstream.modules.proxy import udp_one_way
-from ngxstream.stream import core_facts, travel
+from ngxstream.modules.proxy import quic_conf, udp_one_way
+from ngxstream.process import status, status_workers
+from ngxstream.stream import core_facts, endings, travel
+from ngxstream.stream.asking import Asking
 
 if TYPE_CHECKING:
     from ngxstream.core.inet import ListenKey, SockAddr
@@ -63,7 +65,11 @@ class Service:
         self.cycle = cycle
         self.loop = loop
         loop.cells = cycle.rows.cells
-        loop.get(eviction.Eviction).evicted = cycle.facts.counter(core_facts.EVICTED)
+        if cycle.board is not None:
+            loop.get(status.Status).cycle = cycle
+        giving_way = loop.get(eviction.Eviction)
+        giving_way.evicted = cycle.facts.counter(core_facts.EVICTED)
+        giving_way.refused = cycle.facts.counter(core_facts.REFUSED)
         self.worker = worker
         self.tcp_listeners: list[TcpListener] = []
         self.udp_listeners: list[UdpListener] = []
@@ -87,7 +93,10 @@ class Service:
         for conf, listening in zip(stream.listenings, cycle.listenings, strict=True):
             if conf.options.is_udp:
                 forward = udp_one_way.forwarder(conf, loop)
+                finder = quic_conf.finder(conf, loop)
                 for listener in self._add_udp(listening, conf.begin, idle, conf.believes):
+                    if finder is not None:
+                        listener.find_by(finder)
                     if forward is not None:
                         listener.forward_by(forward)
                 continue
@@ -101,7 +110,10 @@ class Service:
                         relay=relays.get(conf.slots) if exclusive else None,
                     )
                 )
+        if stream.is_shown:
+            loop.get(Asking).stream = stream
         stream.start_worker(loop)
+        status_workers.start(self)
 
     def _add_udp(
         self,
@@ -115,10 +127,13 @@ class Service:
         Args: believes: says whose PROXY headers are taken, None where there are none
         """
         table: dict[Any, Any] = {}
-        make: Callable[..., UdpListener] = UdpListener
+        kind = UdpListener if believes is None else ProxiedUdpListener
+        lost = self._lost(listening)
+        if self.cycle.board is not None:
+            kind = udp_counted.counted(kind)
+        make: Callable[..., UdpListener] = kind
         if believes is not None:
-            make = functools.partial(ProxiedUdpListener, believes=believes)
-        lost = self.cycle.facts.counter(core_facts.DROPPED, core_facts.label_of(listening.options))
+            make = functools.partial(make, believes=believes)
         added = [
             make(self.loop, listening, sock, begin, table=table, idle=idle, lost=lost)
             for sock in listening.for_worker(self.worker, self.cycle.workers)
@@ -127,6 +142,13 @@ class Service:
         if added:
             self._listeners[listening.options.key] = added[0]
         return added
+
+    def _lost(self, listening: Listening) -> drops.Drops:
+        """Return what counts the datagrams that an address loses."""
+        label = core_facts.label_of(listening.options)
+        cell = self.cycle.facts.known(core_facts.DROPPED, label)
+        cells = status_workers.cells_of(self.cycle)
+        return drops.Drops(cell) if cells is None else cells.lost(cell)
 
     def listener_of(self, key: ListenKey) -> UdpListener | None:
         """Return the listener of an address. Args: key: ListenOptions.key"""
@@ -142,6 +164,14 @@ class Service:
         if generation != self.cycle.generation and self._generations is not None:
             s.add_cleanup(self._generations.adopt(generation))
 
+    @property
+    def others_settle(self) -> bool:
+        """Whether another worker has yet to get the sessions of those before, or has just died."""
+        generations = self._generations
+        if generations is None:
+            return False
+        return generations.settled(self.cycle.generation) < self.cycle.workers
+
     def close_lingering(self) -> bool:
         """Close listeners of gone addresses that have no clients. Returns: whether others have"""
         left = []
@@ -153,7 +183,7 @@ class Service:
             self._listeners.pop(listener.listening.options.key, None)
         self.udp_listeners = left
         used = {listener.sock for listener in left}
-        used |= {session.c.sock for session in self.loop.sessions if session.c.is_udp}
+        used |= self._answering()
         lingering = [sock for one in self.cycle.lingering for sock in one.socks]
         for sock in lingering:
             if sock not in used:
@@ -177,13 +207,18 @@ class Service:
 
         Call it again later for UDP: a socket stays while clients are answered through it.
         """
-        needed = {session.c.sock for session in self.loop.sessions if session.c.is_udp}
+        needed = self._answering()
         needed |= {one.sock for one in self.udp_listeners if one.open or one.is_needed}
         for listening in (*self.cycle.listenings, *self.cycle.lingering):
             for sock in listening.socks:
                 if sock not in needed:
                     sock.close()
         self.udp_listeners = [one for one in self.udp_listeners if one.sock in needed]
+
+    def _answering(self) -> set[Any]:
+        """Return the listening sockets that clients of sessions are answered through."""
+        tables = (session.c.table for session in self.loop.sessions)
+        return {table.sock for table in tables if table is not None}
 
     def reopen(self) -> None:
         """Open all logs anew. Source: ngx_reopen_files"""
@@ -192,6 +227,11 @@ class Service:
             cycle.reopen(self.cycle.log, None)
             if cycle.stream is not None:
                 cycle.stream.reopen(self.loop)
+
+    def retire(self) -> None:
+        """Have the modules begin nothing new by themselves: others serve from now on."""
+        if self.cycle.stream is not None:
+            self.cycle.stream.retire_worker(self.loop)
 
     def stop(self) -> None:
         """Have the modules finish what they do in the background."""
@@ -204,7 +244,9 @@ class Service:
         for session in list(self.loop.sessions):
             try:
                 session.log_error(log.INFO, "shutdown timeout")
-                session.finalize(codes.STREAM_OK)
+                if session.content is not None:
+                    session.content.count_live()
+                session.end(codes.STREAM_OK, endings.SHUTDOWN)
             except Exception:  # noqa: BLE001 - the others end all the same
                 self.loop.fault(session.content)
 
@@ -220,4 +262,5 @@ def make_loop(cycle: Cycle, worker: int) -> Loop:
     loop = loops.SERVING(cycle.log, use, events.worker_connections)
     loop.next_number = cycle.serial.next
     loop.worker = worker
+    loop.workers = cycle.workers
     return loop

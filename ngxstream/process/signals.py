@@ -25,7 +25,7 @@ CHANGE_BINARY: Final = signal.SIGUSR2
 NO_ACCEPT: Final = signal.SIGWINCH
 
 # Every signal a process of ours listens to; SIGPIPE and SIGSYS are ignored.
-HEARD: Final = frozenset((
+HANDLED: Final = frozenset((
     *TERMINATE, SHUTDOWN, RECONFIGURE, REOPEN, CHANGE_BINARY, NO_ACCEPT,
     signal.SIGCHLD, signal.SIGALRM, signal.SIGIO,
 ))

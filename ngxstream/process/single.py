@@ -13,7 +13,8 @@ from typing import Final
 
 from ngxstream.core import log
 from ngxstream.event import listening, poller
-from ngxstream.process import pidfile, signals, verdict
+from ngxstream.process import directives, pidfile, signals, verdict
+from ngxstream.process.board import Load
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.notify import Notifier
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
@@ -27,9 +28,12 @@ class SingleProcess:
 
     __slots__ = ("service", "loop", "old", "verdicts", "manager")
 
-    def __init__(self, cycle: Cycle) -> None:
+    def __init__(self, cycle: Cycle, load: Load | None = None) -> None:
+        """Begin to serve. Args: load: began with the cycle"""
         loop = self.loop = make_loop(cycle, 0)
+        loop.is_single = True
         self.service = Service(cycle, loop, 0)
+        (load or Load()).record(cycle, accepted=True, message="")
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
         self.manager = Notifier(os.environ)
         self.old: list[Service] = []  # replaced, perhaps with sessions still
@@ -41,7 +45,7 @@ class SingleProcess:
 
     def run(self) -> int:
         """Serve until a signal says otherwise; return the exit code."""
-        heard = signals.Receiver(signals.HEARD, self._obey)
+        heard = signals.Receiver(signals.HANDLED - self.loop.silent, self._obey)
         self.loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         self.loop.free_connections -= self.service.count()
         self.manager.ready(SERVING)
@@ -60,6 +64,8 @@ class SingleProcess:
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_SINGLE"""
+        if number in self.loop.silent:
+            return
         action = ""
         if number in signals.TERMINATE:
             action, do = "exiting", self.loop.stop
@@ -87,14 +93,17 @@ class SingleProcess:
         self.verdicts.admit()
         self.manager.reloading()
         before = self.service
+        load = Load(before.cycle)
         collector = verdict.Collector(before.cycle.log)
         new = rebuild(before.cycle, collector)
         if new is None:
+            load.record(before.cycle, accepted=False, message=collector.text)
             self.manager.ready(f"{SERVING}; the last reload was refused: {collector.text}")
             self.verdicts.refuse(f"{collector.warnings}\n{collector.text}")
             self.verdicts.restore()
             return
         before.close_listeners()
+        before.retire()
         new.commit(before.cycle)
         loop = self.loop
         loop.log = new.log
@@ -102,9 +111,13 @@ class SingleProcess:
         self.service = Service(new, loop, 0)
         loop.free_connections -= self.service.count()
         former = {listener.fd: listener for listener in before.udp_listeners}
+        carried = 0
         for listener in self.service.udp_listeners:
             if listener.fd in former:
+                carried += len(former[listener.fd].table)
                 listener.take_over(former[listener.fd])
+        new.facts.counter(directives.ADOPTED).add(carried)
+        load.record(new, accepted=True, message=collector.warnings)
         self._close_lingering()
         if not self.old:
             loop.call_later(CLEAN_MS, self._sweep, cancelable=True)

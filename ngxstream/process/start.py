@@ -19,7 +19,10 @@ from ngxstream.core import clock as clocks
 from ngxstream.core import errors, files, log
 from ngxstream.event import inherited
 from ngxstream.process import (
+    board,
     cycle,
+    findings,
+    first_steps,
     lazy,
     master,
     netcheck,
@@ -32,7 +35,7 @@ from ngxstream.process import (
     upgrade,
     verdict,
 )
-from ngxstream.process.options import PID_PATH
+from ngxstream.process.places import PID_PATH
 
 if TYPE_CHECKING:
     from ngxstream.process.directives import MainConf
@@ -42,19 +45,24 @@ if TYPE_CHECKING:
 def run(options: Options) -> int:
     """Do what the options say; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C prints no traceback
-    builtin = builtin_log(options, log.Console(options.program))
+    collector = findings.Collector(options.program) if options.format else None
+    builtin = builtin_log(options, collector or log.Console(options.program))
     for text in options.ignored:
         builtin.error(log.WARN, f'"-g {text}" is ignored: only the last "-g" is obeyed')
     try:
         if options.test:
-            return test(options, builtin)
+            code = test(options, builtin)
+            if collector is not None:
+                _write_out(collector.json(options, passed=not code))
+            return code
         if options.network:
             return print_network(options, builtin)
         if options.signal:
             return send_signal(options, builtin)
         return serve(options, builtin)
     except errors.NgxError as error:
-        complain(error, builtin)
+        complain(error, builtin, options)
+        point_out(options, builtin)
         if not (options.test or options.signal):
             notify.Notifier(os.environ).status(f"[{error.level}] {error}")
     except Exception:  # noqa: BLE001 - a fault of ours is a log line too
@@ -90,9 +98,23 @@ def close_files(builtin: log.Log) -> None:
             target.file.close()
 
 
-def complain(error: errors.NgxError, to: log.Log) -> None:
-    """Log what ended the start, at the level of the error."""
+def complain(error: errors.NgxError, to: log.Log, options: Options) -> None:
+    """Log what ended the start, at the level of the error; who watches is told where to look."""
     to.error(log.LEVELS[error.level], *error.parts())
+    hint = findings.advise(error, options)
+    if isinstance(to.console, findings.Collector):
+        to.console.blame(error, hint)
+    elif hint and to.console is not None and not options.quiet:
+        to.console.say(f"[notice] {hint}")
+
+
+def point_out(options: Options, to: log.Log) -> None:
+    """Print the commands that make what a host without nginx lacks, if that is what ended it."""
+    commands = first_steps.missing(options)
+    if commands and to.console is not None:
+        to.console.say("[notice] this host lacks what nginx's packages make; so do these commands:")
+        for command in commands:
+            to.console.say(f"[notice]     {command}")
 
 
 def test(options: Options, builtin: log.Log) -> int:
@@ -102,8 +124,9 @@ def test(options: Options, builtin: log.Log) -> int:
     try:
         built = cycle.Cycle(options, builtin)
     except errors.NgxError as error:
-        complain(error, builtin)
+        complain(error, builtin, options)
         console.say(f"configuration file {options.conf_file} test failed")
+        point_out(options, builtin)
         return 1
     built.check()
     for text in netcheck.warnings(built.stream):
@@ -199,7 +222,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     Raises: NgxError, while somebody still watches. Source: nginx.c main
     """
     lazy.end()
-    lazy.load_all()
+    lazy.load_all(netcheck, findings)  # of what is no service
     title = system.Title(options.program)
     value = os.environ.get(inherited.VARIABLE)
     came = [] if value is None else inherited.adopt(inherited.numbers(value, builtin), builtin)
@@ -207,6 +230,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     came += inherited.adopt(inherited.lent(os.environ, builtin), builtin, lent=True)
     survivors = rendezvous.Survivors()
     orphaned = survivors.collect if value is None else None
+    load = board.Load()
     built = cycle.Cycle(options, builtin, inherited=came, orphaned=orphaned)
     try:
         pidfile.check(built.main.pid)
@@ -221,6 +245,7 @@ def serve(options: Options, builtin: log.Log) -> int:
         known = [record.generation for record in said.records]
         built.generation = max(known, default=0) + upgrade.STEP
         built.commit(None, [key for record in said.records for key in record.steered])
+        built.take_up(said.states)
     system.os_status(built.log, options.version)
     master.block_signals()
     detaching = None
@@ -235,7 +260,7 @@ def serve(options: Options, builtin: log.Log) -> int:
     builtin.console.close()
     daemonized = built.main.daemon or value is not None
     gc.enable()
-    return master.serve(built, title, survivors, daemonized=daemonized, link=link)
+    return master.serve(built, title, survivors, daemonized=daemonized, link=link, load=load)
 
 
 def _write_out(data: bytes) -> None:

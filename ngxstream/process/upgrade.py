@@ -10,7 +10,9 @@ environment variable NGINX. nginx has nothing for sessions. Here:
 2. Each master tells the other the mailboxes of its workers, the addresses it listens at, and the
    texts of the configurations its sessions live by: the other one reads them as it read its own.
    A generation's number means the same configuration to both; a new binary counts from far above.
-3. Messages wait in the link until the other master needs them: a master does not poll it.
+3. What modules have found out so far, and the new binary is to begin with, goes with the first
+   announcement (StreamModule.hand_on): bytes that the link does not look into.
+4. Messages wait in the link until the other master needs them: a master does not poll it.
 
 The link is a pair of ports (ipc/port.py) that only the masters have: a worker closes its copy
 before it gives its rights up, and each master asks the kernel whether it is the other one that
@@ -57,12 +59,17 @@ class Record(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """What one master tells the other. Args: writers: none while it has no workers"""
+    """What one master tells the other.
+
+    Args: writers: none while it has no workers; states: what modules hand on, by their names, where
+    it starts the other one
+    """
 
     pid: int
     records: tuple[Record, ...]
     keys: tuple[ListenKey, ...]
     writers: list[socket.socket]
+    states: Mapping[str, bytes]
 
 
 _TEXT: Final = codec.Record(
@@ -76,9 +83,13 @@ _RECORD: Final = codec.Record(
     "configuration", Field(1, "generation", codec.UINT), Field(2, "texts", List(_TEXT, 1 << 20)),
     Field(3, "steered", List(_STEERED, 1 << 20), []),
 )
+_STATE: Final = codec.Record(
+    "state", Field(1, "module", codec.Text(64)), Field(2, "data", codec.Bytes(MAX_BYTES)),
+)
 _ANNOUNCEMENT: Final = codec.Record(
     "announcement", Field(1, "pid", codec.PID), Field(2, "records", List(_RECORD, 65_536), []),
     Field(3, "keys", List(addresses.LISTEN_KEY, 1 << 20), []),
+    Field(4, "states", List(_STATE, 256), []),
 )
 
 
@@ -130,7 +141,8 @@ class Link:
         self._port.speaker = self._port.speaker._replace(pid=pid)
 
     def tell(
-        self, cycles: Iterable[Cycle], keys: Iterable[ListenKey], writers: Sequence[socket.socket]
+        self, cycles: Iterable[Cycle], keys: Iterable[ListenKey],
+        writers: Sequence[socket.socket], states: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """Send the announcement. A master that is gone, or of another version, does not get it."""
         if self._is_strange:
@@ -139,7 +151,7 @@ class Link:
             (one.generation, list(one.texts.items()), list(one.steered.items()))
             for one in map(record_of, cycles)
         ]
-        data = _ANNOUNCEMENT.encode((os.getpid(), records, list(keys)))
+        data = _ANNOUNCEMENT.encode((os.getpid(), records, list(keys), list(states)))
         self._port.send(ANNOUNCE, data, [sock.fileno() for sock in writers])
 
     def latest(self, wait_s: float = 0.0, *, writers: bool = False) -> Announcement | None:
@@ -181,6 +193,7 @@ class Link:
             if self.last is not None:
                 for sock in self.last.writers:
                     sock.close()
+                said = said._replace(states=said.states or self.last.states)
             self.last = said
 
     def _note(self, error: CodecError) -> None:
@@ -199,7 +212,7 @@ def _understand(message: port.Message) -> Announcement:
     """Make an announcement of a message, its descriptors taken out. Raises: CodecError"""
     if message.kind != ANNOUNCE:
         raise CodecError(f"a message of the unknown kind {message.kind}")
-    pid, records, keys = _ANNOUNCEMENT.decode(message.payload)
+    pid, records, keys, states = _ANNOUNCEMENT.decode(message.payload)
     writers: list[socket.socket] = []
     try:
         while message.fds:
@@ -213,6 +226,7 @@ def _understand(message: port.Message) -> Announcement:
         tuple(Record(number, dict(texts), dict(steered)) for number, texts, steered in records),
         tuple(keys),
         writers,
+        dict(states),
     )
 
 

@@ -90,7 +90,7 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:  # no descriptor is left: they wait for the next verdict
-                self._log.error(log.ALERT, "who asked for a reload is not told how it went", error)
+                self._log.error(log.ALERT, "the result of the reload could not be sent", error)
                 return
             if port.peer_of(asking)[1] not in (0, os.geteuid()):
                 asking.close()

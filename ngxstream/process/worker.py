@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ from ngxstream.event import poller
 from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
 from ngxstream.process import departure as departures
-from ngxstream.process import directives, handover, orphan, signals, system
+from ngxstream.process import directives, handover, orphan, signals, system, worker_facts
+from ngxstream.process.questioner import Questioner
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
 
@@ -74,18 +76,21 @@ class Worker:
         "arrival",  # arrivals.Arrival
         "handing_over",  # bool: it was told to
         "siblings",  # Siblings | None: once the master is gone
+        "_asks_by",  # socket | None: that questions to all workers go by
         "_idle",  # bool: former workers read the UDP sockets still
     )
 
     def __init__(
         self, cycle: Cycle, number: int, channel: Channel, title: system.Title,
         context: WorkerContext, *, daemonized: bool, idle: bool = False,
+        asks_by: socket.socket | None = None,
     ) -> None:
         """Be made after the fork.
 
         Args: number: its place, 0 <= number < cycle.workers; idle: former workers will hand their
-        UDP clients over
+        UDP clients over; asks_by: its end of the pair that questions go by, where there is one
         """
+        self._asks_by = asks_by
         self.context = context
         self._idle = idle
         self.handing_over = False
@@ -128,7 +133,7 @@ class Worker:
             cycle.main, self.number, cycle.log, capabilities=cycle.reading.capabilities
         )
         loop = self.loop = make_loop(cycle, self.number)
-        heard = signals.Receiver(signals.HEARD, self._obey)
+        heard = signals.Receiver(signals.HANDLED, self._obey)
         loop.register(heard.fileno(), heard.on_readable, poller.LEVEL)
         loop.register(self.channel.fileno(), self.on_channel, poller.LEVEL)
         context = self.context
@@ -141,6 +146,9 @@ class Worker:
             wakeups_fds=context.wakeups_fds,
         )
         loop.free_connections -= self.service.count() + 1  # one for the channel
+        if self._asks_by is not None:
+            Questioner(loop, self._asks_by, context.owner)
+            loop.free_connections -= 1
         self.arrival = arrivals.Arrival(
             loop,
             self.service,
@@ -186,6 +194,7 @@ class Worker:
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
             self.arrival.go()
+            self.cycle.suspend()  # the next master reads what it begins with at any moment
             on = "leaving" if self.loop.exiting or self.loop.stopped else "serving on"
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
             self._wait_for_master()
@@ -212,6 +221,8 @@ class Worker:
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_WORKER"""
+        if number in self.loop.silent:
+            return
         action = ""
         if number in signals.TERMINATE:
             action, do = "exiting", self.terminate
@@ -240,8 +251,10 @@ class Worker:
         if not self.handing_over:
             self.arrival.give_up()
         self.service.close_listeners(udp=not self.handing_over)
+        self.service.retire()
         self.arrival.when_settled(self._sweep)
         loop.exiting = True
+        loop.get(worker_facts.Publisher).publish()
         loop.on_idle = self._leave
 
     def _sweep(self) -> None:

@@ -117,6 +117,8 @@ class AddressConf:
         "names",  # Names | None: selects a virtual server by SNI, where there are several
         "engine",  # what the servers of this address want
         "log_handlers",
+        "is_watched",  # bool: its sessions are counted, by the last of these
+        "counts_later",  # bool: when they end, or are looked at (stream/core_facts.py)
         "begin",  # begin(session): the first step of every session here
         "ssl",
         "proxy_protocol",
@@ -135,8 +137,26 @@ class AddressConf:
             self.begin = self.default_server.handler or phases.run_content
         if self.proxy_protocol and not draft.options.is_udp:  # whose header the listener reads
             self.begin = proxy_protocol.begin
-        if any(server.watched for server in self.servers):
-            self.begin = core_facts.watching(self.begin)
+        self.is_watched = self.counts_later = False
+        watched = self.default_server.watched
+        if watched is not None and any(one.watched and one.watched.label for one in self.servers):
+            self._watch(watched)
+
+    def _watch(self, watched: core_facts.Watched) -> None:
+        """Have sessions counted. Args: watched: of the default server"""
+        server = self.default_server
+        self.is_watched = True
+        self.counts_later = self.options.is_udp and server.facts is not None
+        if not self.counts_later:
+            self.begin = core_facts.watching(self.begin, watched)
+            last = core_facts.ending(server, watched)
+        else:
+            last = core_facts.ended_later
+            if self.begin is server.handler and server.begin_udp is not None:
+                self.begin = server.begin_udp
+            else:
+                self.begin = core_facts.begin_later(self.begin)
+        self.log_handlers = (*self.log_handlers, last)
 
 
 class ListeningConf:

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 
 class Pattern:
-    """One regular expression. Attributes: groups: counts its captures, named ones included"""
+    """One regular expression.
 
-    __slots__ = ("text", "groups", "_search", "_quick", "_named")
+    Attributes: groups: counts its captures, named ones included; literals: see core/regex.py
+    """
+
+    __slots__ = ("text", "groups", "literals", "_search", "_quick", "_named")
 
     def __init__(self, text: str, caseless: bool, table: VariableTable) -> None:
         """Compile, and define a variable for each named capture. Raises: ConfError"""
@@ -30,6 +33,7 @@ class Pattern:
             raise errors.ConfError(str(error)) from None
         self.text = text
         self.groups = compiled.groups
+        self.literals = compiled.literals
         self._search = compiled.search
         self._quick = compiled.quick  # bytes: on shorter subjects it takes microseconds
         self._named = tuple(

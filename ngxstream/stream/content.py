@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.core.codes import INTERNAL_SERVER_ERROR
+from ngxstream.stream import endings
 
 if TYPE_CHECKING:
     from ngxstream.stream.core import ServerConf, StreamConf
+    from ngxstream.stream.endings import Ending
     from ngxstream.stream.session import Session
 
 MOVES: Final = 1
@@ -32,6 +34,40 @@ class Packed(NamedTuple):
     kind: str
     data: bytes
     sockets: Sequence[Any]
+
+
+# what a session is doing, as it is shown
+BEGINNING: Final = "beginning"  # before anything that follows
+SCRIPT: Final = "script"  # a function of the configuration is waited for
+PREREAD: Final = "preread"
+HANDSHAKE: Final = "handshake"
+RESOLVING: Final = "resolving"  # a name, or it waits for an upstream that has no servers yet
+CONNECTING: Final = "connecting"
+RELAYING: Final = "relaying"
+RETURNING: Final = "returning"
+SERVING: Final = "serving"  # the API
+STATES: Final = (
+    BEGINNING, SCRIPT, PREREAD, HANDSHAKE, RESOLVING, CONNECTING, RELAYING, RETURNING, SERVING
+)
+FUNCTIONS: Final = "py"  # in ctx: what functions of a session run (scripting/running.py)
+
+
+class Shown(NamedTuple):
+    """What a content tells of its session while it goes on.
+
+    Args: state: one of STATES; active_ms: when something moved last, loop ms, None where nobody
+    knows; upstream, peer: their names; datagrams: from and to the client, where they are counted
+    """
+
+    state: str
+    active_ms: int | None = None
+    upstream: str | None = None
+    peer: str | None = None
+    datagrams: tuple[int, int] | None = None
+
+
+class UnsendableError(Exception):
+    """nothing can be sent there any more"""
 
 
 class Content:
@@ -49,6 +85,29 @@ class Content:
         """End the session after an exception nobody expected."""
         self.s.finalize(INTERNAL_SERVER_ERROR)
 
+    def ending(self) -> Ending:
+        """Return how its session ends with status 200 where nothing else was told."""
+        return endings.CLOSED
+
+    def count_live(self) -> None:
+        """Count what it has done so far, where it counts anything; called once a second."""
+
+    def look_at_server(self) -> None:
+        """See whether its server is withdrawn; called when one of some group was."""
+
+    def send_to_client(self, data: bytes, most: int) -> bool:
+        """Send what a script wants the client to get besides what the content sends.
+
+        Args: data: bytes, or one datagram; most: how many bytes may wait to be sent. Returns: False
+        where the content sends nothing, so that whoever asks may do so himself. Raises: BufferError
+        where more would wait; UnsendableError
+        """
+        return False
+
+    def send_to_upstream(self, data: bytes, most: int) -> bool:
+        """Do the same towards the upstream server; False where there is none."""
+        return False
+
     def log_suffix(self) -> str:
         """Return what the content adds to the context of an error_log line."""
         return ""
@@ -56,6 +115,10 @@ class Content:
     def counts(self) -> tuple[int, int, int, int]:
         """Return bytes from and to the client, from and to the upstream."""
         return self.s.c.received, self.s.c.sent, 0, 0
+
+    def shown(self) -> Shown:
+        """Return what is to be told of it."""
+        return Shown(SERVING)
 
     # -- giving way to a new client (event/eviction.py) --------------------------------------------
 

@@ -9,7 +9,7 @@ What one stream{} block becomes, from draft to worker:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,16 @@ from ngxstream.conf import error_log
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
 from ngxstream.core.log import DEBUG
+from ngxstream.ipc.codec import CodecError
 from ngxstream.stream import (
     core_facts,
     listen,
+    peer_facts,
     preread,
     resolver_conf,
     servers,
     session,
+    tls_facts,
     tracing,
     variables,
 )
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.listen_options import ListenOptions
     from ngxstream.event.loop import Loop
+    from ngxstream.event.udp_clients import Sink
+    from ngxstream.stream import filtering, shared_rate
     from ngxstream.stream.phases import Handler
     from ngxstream.stream.session import Session
 
@@ -74,10 +79,23 @@ class ServerConf:
         self.names: list[servers.ServerName] = []
         self.server_name = ""  # $server_name: the first one as nginx prints it
         self.handler: Callable[[Session], object] | None = None  # the content handler
+        # first step of UDP sessions that go through no other phase, where it is another one
+        self.begin_udp: Callable[[Session], object] | None = None
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
         self.listens: list[AddressDraft] = []
         self.rechecks: tuple[Handler, ...] = ()  # of a session that selects it by name
+        # what counts its sessions; set by modules/status_zone.py, as the next one
         self.watched: core_facts.Watched | None = None
+        self.handshakes: tls_facts.Handshakes | None = None  # where an `api` shows them
+        self.facts: peer_facts.ServerFacts | None = None
+        self.filters: filtering.Filters | None = None  # of proxied sessions; set by modules/py
+        # whether an address may be a client's, by the rules of modules/access; None without any
+        self.admits: Callable[[SockAddr], bool] | None = None
+        # what UDP clients' datagrams pass before a session; set by modules/limit_datagram.py
+        self.gate: Callable[[Session, Sink], Sink] | None = None
+        # what holds proxied sessions back besides their own rates, both ways; set by
+        # modules/limit_bandwidth.py
+        self.bandwidth: shared_rate.Limits | None = None
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
@@ -102,6 +120,8 @@ class StreamDraft:
         self.upstreams = UpstreamTable()
         self.given: dict[str, Given] = {}  # by the block itself, once it is read
         self.data: dict[str, Any] = {}  # what modules keep for the block, by module name
+        self.is_shown = False  # an `api` stands in it: what modules can show is counted
+        self.is_steered = False  # one with write=on does: what modules let be changed may change
         self.finished: list[Callable[[StreamConf], None]] = []  # called with the StreamConf
 
     @property
@@ -168,11 +188,14 @@ class StreamConf:
         self.modules = draft.modules
         self.contents = {kind.name: kind for one in draft.modules for kind in one.contents}
         self.keeps = {kept.key: kept for one in draft.modules for kept in one.keeps}
+        self.explains = {of: (one, how) for one in draft.modules for of, how in one.explains}
+        self.questions = {asked.name: asked for one in draft.modules for asked in one.questions}
         self.servers = tuple(draft.servers)
         self.upstreams = draft.upstreams
         self.variables = draft.variables
         self.facts = draft.builder.facts
         self.data = draft.data
+        self.is_shown = draft.is_shown
         self.listenings = tuple(listenings(draft))
 
     def use_main_log(self, log: Log, make: Callable[[tuple[error_log.Spec, ...]], Log]) -> None:
@@ -201,11 +224,49 @@ class StreamConf:
             if module.start_worker is not None:
                 module.start_worker(self, loop)
 
+    def retire_worker(self, loop: Loop) -> None:
+        """Begin no more of the modules' own work: others serve from now on."""
+        for module in self.modules:
+            if module.retire_worker is not None:
+                module.retire_worker(self, loop)
+
     def stop_worker(self, loop: Loop) -> None:
         """Finish the modules' own work before a worker leaves."""
         for module in self.modules:
             if module.stop_worker is not None:
                 module.stop_worker(self, loop)
+
+    def suspend(self) -> None:
+        """Keep workers from changing what another configuration is about to read. In the master"""
+        for module in self.modules:
+            if module.suspend is not None:
+                module.suspend(self)
+
+    def resume(self) -> None:
+        """Let them go on: the other configuration was refused."""
+        for module in self.modules:
+            if module.resume is not None:
+                module.resume(self)
+
+    def hand_on(self) -> list[tuple[str, bytes]]:
+        """Return what another binary is to begin with, by module. In the master"""
+        found = [(one.name, one.hand_on(self)) for one in self.modules if one.hand_on is not None]
+        return [(name, data) for name, data in found if data]
+
+    def take_up(self, states: Mapping[str, bytes]) -> list[str]:
+        """Begin with what another binary has handed on. In the master, before there are workers
+
+        Returns: what was not understood, for the log
+        """
+        faults = []
+        for module in self.modules:
+            data = states.get(module.name)
+            if module.take_up is not None and data is not None:
+                try:
+                    module.take_up(self, data)
+                except CodecError as error:
+                    faults.append(f"{module.name}: {error}")
+        return faults
 
     def reopen(self, loop: Loop) -> None:
         """Have the modules reopen what they log to."""
@@ -270,8 +331,7 @@ DIRECTIVES = (
     Directive("server_name", SERVER, d.ONE_MORE, _server_name,
               "Names by which SNI selects this server."),
     Directive("error_log", BOTH, d.ONE_MORE, error_log.add, "Where sessions log their errors."),
-    Directive("resolver", BOTH, d.ONE_MORE, _resolver, "DNS servers for names at run time.",
-              syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off] [hold_nx=time]"),
+    Directive("resolver", BOTH, d.ONE_MORE, _resolver, "DNS servers for names at run time."),
     Directive("resolver_timeout", BOTH, d.TAKE1, d.msec("resolver_timeout"),
               "How long a name may take to resolve.", default="30s"),
     Directive("proxy_protocol_timeout", BOTH, d.TAKE1, d.msec("proxy_protocol_timeout"),
@@ -292,5 +352,5 @@ DIRECTIVES = (
 MODULE = StreamModule(
     name="core", directives=DIRECTIVES, conf=CoreConf, variables=VARIABLES,
     keeps=(*session.KEEPS, *preread.KEEPS, *core_facts.KEEPS), contents=preread.CONTENTS,
-    facts=core_facts.FACTS,
+    facts=(*core_facts.FACTS, *resolver_conf.FACTS.values()),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ngxstream import NGINX_VERSION
 from ngxstream.core import inet
 from ngxstream.core.log import ERR, encode
-from ngxstream.stream import upstream_variables
+from ngxstream.stream import endings, upstream_variables
 from ngxstream.stream.variables import NOCACHEABLE, PLAIN, PREFIX, PURE, Variable
 from ngxstream.wire import proxy_protocol
 
@@ -80,6 +80,14 @@ def _session_time(s: Session) -> bytes:
 
 def _status(s: Session) -> bytes:
     return b"%03d" % s.status
+
+
+def _end_reason(s: Session) -> bytes | None:
+    return endings.of(s).reason.word.encode("ascii") if s.status else None
+
+
+def _ended_by(s: Session) -> bytes | None:
+    return endings.of(s).who.encode("ascii") if s.status else None
 
 
 # -- the worker and its clock ------------------------------------------------------------------
@@ -177,6 +185,10 @@ VARIABLES = (
              "Time since the session began, in seconds with milliseconds."),
     Variable("status", _status, NOCACHEABLE | PLAIN,
              "How the session ended: 200, 400, 403, 500, 502 or 503; 000 before its end."),
+    Variable("session_end_reason", _end_reason, NOCACHEABLE | PLAIN,
+             "Why the session ended, a word of [endings.md](endings.md); none before its end."),
+    Variable("session_ended_by", _ended_by, NOCACHEABLE | PLAIN,
+             "Whose doing that was: `client`, `upstream`, `proxy` or `operator`."),
     Variable("msec", _msec, NOCACHEABLE | PLAIN,
              "Current time in seconds since the epoch, with milliseconds."),
     Variable("time_iso8601", _time_iso8601, NOCACHEABLE | PLAIN, "Local time as ISO 8601 has it."),
@@ -195,7 +207,7 @@ VARIABLES = (
     Variable("proxy_protocol_server_port", _proxy_protocol_server_port, 0,
              "Port of the server in the client's PROXY protocol header."),
     Variable("proxy_protocol_dropped", _proxy_protocol_dropped, NOCACHEABLE,
-             "Datagrams dropped so far where this one came in, for want of a header to believe."),
+             "Datagrams dropped so far at the listening socket, without a trusted header."),
     Variable("proxy_protocol_tlv_", _proxy_protocol_tlv, PREFIX,
              "A TLV of the client's PROXY protocol header, by name or as `0x` and its type."),
     *upstream_variables.VARIABLES,

@@ -50,9 +50,25 @@ class DrawSelection(round_robin.RoundRobinSelection):
                 self.misses += 1
         return super().get()
 
+    def foresee(self) -> list[Peer]:
+        """Return what get() would choose."""
+        if self.tier.number >= self.least:
+            now = self.s.loop.now_ms
+            now -= now % 1000
+            while self.misses <= MISSES:
+                drawn = round_robin.usable(self.draw(), self.tried, now)
+                if drawn:
+                    return self.foresee_settle(drawn)
+                self.misses += 1
+        return super().foresee()
+
     def draw(self) -> Sequence[Choice]:
         """Return the next peers that the method points at: one, as a rule."""
         raise NotImplementedError
+
+    def foresee_settle(self, drawn: Sequence[Choice]) -> list[Peer]:
+        """Return what settle() would choose among those drawn that are usable."""
+        return [drawn[0][1]]
 
     # chooses among those drawn that are usable; None: draw again, which counts as a miss
     settle: Callable[..., Peer | None] = round_robin.RoundRobinSelection.take

@@ -32,8 +32,9 @@ PREACCESS: Final = 1
 ACCESS: Final = 2
 SSL: Final = 3
 PREREAD: Final = 4
-CONTENT: Final = 5
-LOG: Final = 6
+CONNECT: Final = 5  # of ours: who lets a session pass its preread has no say here
+CONTENT: Final = 6
+LOG: Final = 7
 
 Handler = Callable[["Session"], int]
 Checker = Callable[["Session", Handler], int]
@@ -45,8 +46,9 @@ def compile_engine(
 ) -> Engine:
     """Flatten the handlers that some server of an address wants.
 
-    Args: preread: the checker of that phase. Returns: entries (checker, handler, next) where `next`
-    is the index of the following phase; the last one is always the content phase.
+    Args: preread: the checker of that phase, and of the one behind it. Returns: entries (checker,
+    handler, next) where `next` is the index of the following phase; the last one is always the
+    content phase.
     """
     servers = tuple(servers)
     by_phase: list[list[Handler]] = [[] for _ in range(CONTENT)]
@@ -56,7 +58,7 @@ def compile_engine(
                 by_phase[entry.phase].append(entry.run)
     engine: list[tuple[Checker, Handler, int]] = []
     for phase, handlers in enumerate(by_phase):
-        checker = preread if phase == PREREAD else check_generic
+        checker = preread if phase in (PREREAD, CONNECT) else check_generic
         after = len(engine) + len(handlers)
         engine.extend((checker, handler, after) for handler in reversed(handlers))
     engine.append((check_content, run_content, len(engine)))
@@ -84,6 +86,33 @@ def run(s: Session) -> None:
             budget.put_off(s, _PutOff(s).go_on)
             return
     _run(s)
+
+
+def resume(s: Session) -> None:
+    """Go on with a session that a handler has had wait.
+
+    What a UDP client has sent meanwhile goes to the content, or to the client's next session. An
+    exception nobody expected ends the session: whatever woke its handler knows of none.
+    """
+    try:
+        _resume(s)
+    except Exception:  # noqa: BLE001 - the last guard, as the loop's for an event's owner
+        s.loop.fault(None)
+        s.finalize(INTERNAL_SERVER_ERROR)
+
+
+def _resume(s: Session) -> None:
+    c = s.c
+    table = c.table
+    if table is None:
+        run(s)
+        return
+    kept = table.kept_for(c)
+    table.go_on(c, lambda: run(s))
+    if kept:
+        rest = table.give(c, [memoryview(data) for data in kept])
+        if rest:
+            table.again(c, rest)
 
 
 class _PutOff:

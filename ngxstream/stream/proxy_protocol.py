@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ngxstream.core.codes import BAD_REQUEST, INTERNAL_SERVER_ERROR, STREAM_OK
 from ngxstream.core.log import DEBUG, ERR, INFO
-from ngxstream.stream import session, tracing
+from ngxstream.stream import endings, session, tracing
 from ngxstream.wire import proxy_protocol, reader
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class HeaderReader:
         """Give up: proxy_protocol_timeout is over."""
         self.timer = None
         self.s.log_error(INFO, "client timed out", errno.ETIMEDOUT)
-        self.s.finalize(STREAM_OK)
+        self.s.end(STREAM_OK, endings.CLIENT_TIMEOUT)
 
     def on_fault(self) -> None:
         """End the session after an exception nobody expected."""
@@ -70,7 +70,7 @@ class HeaderReader:
             except OSError as error:
                 self._stop()
                 s.client_error(error, "recv() failed")
-                s.finalize(STREAM_OK)
+                s.end(STREAM_OK, endings.of_client(error))
                 return
             data = self.taken + peeked
             try:
@@ -83,7 +83,7 @@ class HeaderReader:
             except proxy_protocol.BrokenHeader as error:
                 self._stop()
                 s.log_error(ERR, str(error))
-                s.finalize(BAD_REQUEST)
+                s.end(BAD_REQUEST, endings.PROTOCOL_ERROR)
                 return
             sock.recv(header.length - len(self.taken))
             self._stop()

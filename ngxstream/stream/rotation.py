@@ -10,15 +10,17 @@ out, and read off from then on: 10 servers cost 0.5 µs a session instead of 2.4
 2. A row is only read while nothing can make a peer unusable: no failures count against one, and
    none has max_conns. Then `checked_ms`, which is not kept up meanwhile, means nothing either.
 3. Peers in shared memory never rotate: other workers take turns there too.
+4. Many peers do not rotate either, for a row of thousands is long to work out: stream/steady.py.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.stream import round_robin
+from ngxstream.stream import round_robin, slow_start, steady
 from ngxstream.stream.peer_state import BARRED
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Rotation:
         weights = [peer.weight for peer in self.live]
         self.total = sum(weights)
         period = self.total // math.gcd(*weights) if weights else 0
-        if period > LONGEST or any(peer.max_conns for peer in self.live):
+        if period > LONGEST or any(peer.max_conns or peer.slow_start for peer in self.live):
             period = 0
         self.period = period  # turns after which the row repeats, 0: never written down
         self.base: list[int] = []  # current weights before the first of the picks
@@ -82,10 +84,10 @@ class Rotation:
         """Put the current weights to what they are after the choices made so far."""
         turn = self.turn
         if turn >= 0:
-            taken = [peer for _, peer in self.picks[:turn]]
+            times = Counter(peer for _, peer in self.picks[:turn])
             for peer, weight in zip(self.live, self.base, strict=True):
-                times = sum(other is peer for other in taken)
-                peer.state.current_weight = weight + turn * peer.weight - times * self.total
+                taken = times[peer] * self.total
+                peer.state.current_weight = weight + turn * peer.weight - taken
             self.turn = -1
         self.base = []
         self.picks = []
@@ -125,6 +127,13 @@ class RotatingSelection(round_robin.RoundRobinSelection):
             rotation.note(self.tried, best)
         return best
 
+    def foresee_pick(self, choices: Sequence[Choice], now: int) -> list[Peer]:
+        """Return the next choice, read off or worked out."""
+        rotation: Rotation = self.tier.aid
+        if rotation.turn >= 0:
+            return [rotation.picks[rotation.turn][1]]
+        return super().foresee_pick(choices, now)
+
     def fail(self, peer: Peer) -> None:
         """Count a failure, which ends the row."""
         if peer.max_fails:
@@ -132,28 +141,25 @@ class RotatingSelection(round_robin.RoundRobinSelection):
         super().fail(peer)
 
 
-class RotatingRoundRobin(round_robin.RoundRobin):
-    """The balancer of an upstream that names no method."""
+class RotatingRoundRobin(steady.SteadyBalancer):
+    """The balancer of an upstream that names no method: few peers rotate, many are steady."""
 
     __slots__ = ()
 
-    plain = resumed = RotatingSelection
+    plain = RotatingSelection
     locked = round_robin.Locked
-
-    def use(self, tier: Tier) -> None:
-        """Balance over these peers from now on; those that stay go on with their weights."""
-        former: Tier | None = getattr(self, "tier", None)
-        while former is not None:
-            former.aid.stop()
-            former = former.backup
-        super().use(tier)
 
     def selections(self, tier: Tier) -> type[round_robin.RoundRobinSelection]:
         """Return a class that rotates if any of the tiers has a period."""
-        rotates = any(level is not None and level.aid.period for level in (tier, tier.backup))
-        chosen = super().selections(tier)
-        return chosen if rotates or chosen is self.locked else round_robin.RoundRobinSelection
+        if self.has_many or tier.lock is not round_robin.NO_LOCK or any(
+            level is not None and level.aid.period for level in (tier, tier.backup)
+        ):
+            return super().selections(tier)
+        plain = round_robin.RoundRobinSelection
+        return slow_start.fitted(plain, tier, by_agent=self.by_agent)
 
     def prepare(self, tier: Tier) -> None:
-        """Begin with an empty row."""
-        tier.aid = Rotation(tier)
+        """Begin with an empty row, where there are few."""
+        super().prepare(tier)
+        if not self.has_many and tier.lock is round_robin.NO_LOCK:
+            tier.aid = Rotation(tier)

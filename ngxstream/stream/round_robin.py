@@ -19,8 +19,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ngxstream.core import errors, log
-from ngxstream.stream import upstream
-from ngxstream.stream.peer_state import BARRED, DOWN, FAILED, PeerState
+from ngxstream.stream import slow_start, upstream
+from ngxstream.stream.peer_state import AGENT_LIMITED, BARRED, DOWN, DRAINING, FAILED, PeerState
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def usable(choices: Sequence[Choice], tried: int, now: int) -> Sequence[Choice]:
                 and now - state.checked_ms <= peer.fail_timeout * 1000
             )
             or 0 < peer.max_conns <= state.conns
+            or (status & AGENT_LIMITED and state.most_conns <= state.conns)
         ):
             out |= bit
     if not out:  # hot: as a rule nothing speaks against any of them
@@ -68,7 +69,7 @@ class Tier:
         "number",
         "total_weight",
         "single",  # bool: one peer, and no backup
-        "tries",  # int: peers of this tier and its backups that are not down
+        "tries",  # int: peers of this tier and its backups that their lines do not bar
         "backup",  # Tier | None
         "lock",  # context manager that guards the peers of a zone, or NO_LOCK
         "aid",  # what the balancing method keeps for this tier
@@ -87,18 +88,20 @@ class Tier:
         self.lock = lock
         self.aid: Any = None
         self.single = self.number == 1 and backup is None
-        live = sum([not peer.state.status & DOWN for peer in self.peers])
+        live = sum([not peer.state.status & (DOWN | DRAINING) for peer in self.peers])
         self.tries: int = live if backup is None else live + backup.tries
 
 
 def make_tier(conf: UpstreamConf) -> Tier:
     """Make the peers of a complete upstream.
 
-    Raises: UnplacedError `no servers in upstream "…" in FILE:LINE` when all of them are backups
+    Raises: UnplacedError `no servers in upstream "…" in FILE:LINE` when all of them are backups,
+    and that cannot change
     Source: ngx_stream_upstream_init_round_robin
     """
     primaries = make_peers(spec for spec in conf.servers if not spec.backup)
-    if not primaries and not any(spec.resolve and not spec.backup for spec in conf.servers):
+    has_name = any(spec.resolve and not spec.backup for spec in conf.servers)
+    if not primaries and not has_name and not conf.is_dynamic:
         raise errors.UnplacedError(
             f'no servers in upstream "{conf.name}" in {conf.file}:{conf.line}'
         )
@@ -144,6 +147,11 @@ class SingleSelection:
         peer = self.get()
         peer.state.conns -= 1
         return peer
+
+    def foresee(self) -> list[Peer]:
+        """Return what get() would take now; nothing changes."""
+        usable_now = not self.peer.state.status or usable(self.tier.choices, 0, FORGIVEN_MS)
+        return [self.peer] if usable_now else []
 
     def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give the peer back; there is no other to try."""
@@ -207,6 +215,43 @@ class RoundRobinSelection:
         if state.fails:
             state.succeed()
         return peer
+
+    def foresee(self) -> list[Peer]:
+        """Return what get() would choose now, more than one where chance decides among them.
+
+        Nothing changes but this selection, which is of no use afterwards.
+        """
+        now = self.s.loop.now_ms
+        now -= now % 1000
+        while True:
+            peers = self.foresee_pick(usable(self.tier.choices, self.tried, now), now)
+            backup = self.tier.backup
+            if peers or backup is None:
+                return peers
+            self.tier = backup
+            self.tried = 0
+
+    def foresee_pick(self, choices: Sequence[Choice], now: int) -> list[Peer]:
+        """Return what pick() would choose among usable peers."""
+        return self.foresee_turn(choices)
+
+    def foresee_turn(self, choices: Iterable[Choice]) -> list[Peer]:
+        """Return what take_turn() would choose."""
+        best: Peer | None = None
+        best_weight = 0
+        for _, peer, state in choices:
+            weight = state.current_weight + state.effective_weight
+            if best is None or weight > best_weight:
+                best = peer
+                best_weight = weight
+        return [] if best is None else [best]
+
+    def foresee_least(self, choices: Sequence[Choice], loads: list[float]) -> list[Peer]:
+        """Return what take_least() would choose."""
+        least = min(loads, default=0)
+        return self.foresee_turn([
+            choice for choice, load in zip(choices, loads, strict=True) if load == least
+        ])
 
     def take_turn(self, choices: Sequence[Choice], now: int) -> Peer | None:
         """Choose by turns among usable peers, and mark the choice as tried; None: there are none.
@@ -286,6 +331,7 @@ class RoundRobinSelection:
             left = state.effective_weight - peer.weight // max_fails
             state.effective_weight = max(left, 0)
             if fails >= max_fails:
+                state.lose(now)
                 self.s.log_error(log.WARN, "upstream server temporarily disabled")
 
     def notify(self, peer: Peer, event: int) -> None:
@@ -309,6 +355,11 @@ class Locked(RoundRobinSelection):
         """Choose under the lock."""
         with self.tier.lock:
             return super().get()
+
+    def foresee(self) -> list[Peer]:
+        """Foresee under the lock."""
+        with self.tier.lock:
+            return super().foresee()
 
     def get_once(self) -> Peer:
         """Choose for what begins and ends at once: in one go, for `hold` would be another lock."""
@@ -382,12 +433,13 @@ class RoundRobin:
 
     __slots__ = (
         "tier",
+        "by_agent",  # bool: whether agents say what part of its weight a server has
         "select",  # called with a session: begins a selection
     )
 
     plain: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection
     locked: ClassVar[type[RoundRobinSelection]] = Locked  # the same over peers in shared memory
-    resumed: ClassVar[type[RoundRobinSelection]] = RoundRobinSelection  # of resume(), if plain
+    most_weight: ClassVar[int] = 65_535  # that a server may be given at run time; as in SRV records
 
     def __init_subclass__(cls) -> None:
         """Make the class of selections under the lock, where there is none."""
@@ -396,6 +448,7 @@ class RoundRobin:
             cls.locked = type(name, (Locked, cls.plain), {"__slots__": ()})
 
     def __init__(self, tier: Tier) -> None:
+        self.by_agent = False
         self.use(tier)
 
     @classmethod
@@ -422,10 +475,20 @@ class RoundRobin:
 
     def selections(self, tier: Tier) -> type[RoundRobinSelection]:
         """Return the class of selections for a tier that is prepared."""
-        return self.plain if tier.lock is NO_LOCK else self.locked
+        chosen = self.plain if tier.lock is NO_LOCK else self.locked
+        return slow_start.fitted(chosen, tier, by_agent=self.by_agent)
+
+    def weigh_by_agents(self) -> None:
+        """Have agents say what part of its weight a server has, where the method can do that."""
+        self.by_agent = True
+        self.use(self.tier)
 
     def prepare(self, tier: Tier) -> None:
         """Put what the method knows of a tier into `tier.aid`; called for the backups too."""
+
+    def resumes(self, tier: Tier) -> type[RoundRobinSelection]:
+        """Return the class of selections that were another process's."""
+        return RoundRobinSelection if tier.lock is NO_LOCK else Locked
 
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on the peer of an address.
@@ -439,7 +502,7 @@ class RoundRobin:
                     state.hold(1)
                     if tier.single:
                         return _single(tier), peer
-                    selection = (self.resumed if tier.lock is NO_LOCK else Locked)(tier, s)
+                    selection = self.resumes(tier)(tier, s)
                     selection.tried = bit
                     return selection, peer
             tier = tier.backup

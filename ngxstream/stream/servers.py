@@ -217,7 +217,7 @@ def settle_early(draft: StreamDraft) -> None:
     warned: set[tuple[str, int]] = set()
     for address in draft.addresses:
         default = address.default_server
-        if address.options.is_udp or not (address.options.ssl or default.ssl_preread.ssl_preread):
+        if not (address.options.ssl or default.ssl_preread.ssl_preread):
             continue
         for server in address.servers:
             if server is not default and any(name.text for name in server.names):

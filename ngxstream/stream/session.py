@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import errors, inet, log
 from ngxstream.core.codes import STREAM_OK
 from ngxstream.core.log import ALERT, INFO
-from ngxstream.event import tracing
+from ngxstream.event import connect, tracing
 from ngxstream.stream import phases
 from ngxstream.stream.content import Kept
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ngxstream.stream.addresses import AddressConf
     from ngxstream.stream.content import Content
     from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.core_facts import Counted
+    from ngxstream.stream.endings import Ending
     from ngxstream.stream.upstream import UpstreamState
     from ngxstream.wire.proxy_protocol import ProxyHeader
 
@@ -45,6 +47,9 @@ class Session:
     module keeps its scratch in `ctx` under a key that it declares (StreamModule.keeps).
     """
 
+    counted: Counted | None
+    ending: Ending | None
+
     __slots__ = (
         "c",  # Connection: the client's
         "loop",  # Loop of this worker
@@ -52,10 +57,12 @@ class Session:
         "server",  # ServerConf: the selected (virtual) server
         "phase",  # int: index into the engine of the address
         "status",  # int: 0 until finalize
+        "ending",  # Ending: as end() was told; missing or None where its status and content tell
         "log",  # Log of the server (its level is the threshold)
         "action",  # str | None: what it is doing, for error_log
         "start_ms",  # int: loop.now_ms at accept
         "content",  # Content | None
+        "counted",  # Counted | None (stream/core_facts.py); missing where no server is watched
         "states",  # list[UpstreamState] | None: one for each attempt
         "values",  # list | None: cached variables by index
         "captures",  # tuple[bytes | None, ...] | None: of the latest regex, whole match first
@@ -128,8 +135,16 @@ class Session:
             self.ctx = {}
         self.ctx[name] = value
 
+    def end(self, status: int, ending: Ending) -> None:
+        """End the session, and say why. Args: as of finalize; ending: a record of endings.py"""
+        if not self.status:
+            self.ending = ending
+            self.finalize(status)
+
     def finalize(self, status: int) -> None:
         """End the session: let go of the content, log, clean up, close. Idempotent.
+
+        For whom status and content tell why; others call end().
 
         Args: status: what $status says, 200 <= status < 600. Source: ngx_stream_finalize_session
         """
@@ -177,6 +192,12 @@ class Session:
 
     # -- error_log -----------------------------------------------------------------------------
 
+    def set_nodelay(self) -> None:
+        """Have what is sent to the client wait for no more, if tcp_nodelay says so."""
+        c = self.c
+        if self.server.core.tcp_nodelay:
+            connect.set_nodelay(c.sock, c.family)
+
     def log_error(self, level: int, message: str, err: int | None = None) -> None:
         """Write an error_log line with the session's number and context, if the level is on.
 
@@ -220,9 +241,10 @@ class Session:
 
     def log_connected(self) -> None:
         """Say who is connected to which address. Source: ngx_stream_init_connection"""
-        udp = "udp " if self.c.is_udp else ""
-        client = inet.sock_ntop(self.c.sockaddr) or "unix:"
-        self.log_plain(INFO, f"{udp}client {client} connected to {self.address.text}")
+        c = self.c
+        udp = "udp " if c.is_udp else ""
+        client = inet.sock_ntop(c.sockaddr) or "unix:"
+        self.log.write(INFO, f"*{c.number} {udp}client {client} connected to {self.address.text}")
 
 
 def begin(s: Session) -> None:

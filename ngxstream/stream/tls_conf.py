@@ -7,7 +7,7 @@ ngx_stream_proxy_module.c, and ngx_ssl_read_password_file() (ngx_event_openssl.c
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.conf import units
 from ngxstream.core import errors, files
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.directive import Setter
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
+    from ngxstream.event.libssl_context import Context
 
 PROTOCOLS: Final = {
     "SSLv2": tls_protocols.SSLV2, "SSLv3": tls_protocols.SSLV3, "TLSv1": tls_protocols.TLSV1,
@@ -86,12 +87,13 @@ def password_file(field: str) -> Setter:
         given = scope.given_of(module)
         if field in given:
             raise errors.ConfError(f'"{st.directive}" directive is duplicate')
-        given[field] = _read_passwords(scope.conf_path(st.args[0]))
+        given[field] = read_passwords(scope.conf_path(st.args[0]))
 
     return set_passwords
 
 
-def _read_passwords(path: str) -> tuple[bytes, ...]:
+def read_passwords(path: str) -> tuple[bytes, ...]:
+    """Return the lines of a file of passwords, one at least. Raises: ConfError"""
     try:
         with open(path, "rb") as file:
             lines = file.read().split(b"\n")
@@ -116,6 +118,23 @@ def full_name(prefix: str, name: str) -> str:
 def file_name(prefix: str, name: str) -> str:
     """Make the name of a file absolute, as the C library reads it. Source: ngx_conf_full_name"""
     return os.path.join(prefix, files.c_string(name))
+
+
+def verify_servers(context: Context, conf: Any, prefix: str) -> None:
+    """Have a context verify servers, and obey commands, as `proxy_ssl_*` say.
+
+    Args: conf: has verify, verify_depth, trusted_certificate, crl, conf_commands; prefix: of files
+    Raises: UnplacedError, SslError
+    """
+    if conf.verify:
+        if not conf.trusted_certificate:
+            raise errors.UnplacedError("no proxy_ssl_trusted_certificate for proxy_ssl_verify")
+        context.verify_peer(conf.verify_depth, ask=False)
+        context.trust(file_name(prefix, conf.trusted_certificate))
+        if conf.crl:
+            context.add_crl(file_name(prefix, conf.crl))
+    if conf.conf_commands:
+        context.run_commands(conf.conf_commands, prefix)
 
 
 def require_library(what: str) -> libssl.Library:

@@ -41,9 +41,11 @@ REMADE: Final = {
     "s.log": "of the server",
     "s.phase": "a session moves when its content works, behind all phases",
     "s.status": "a session that has ended does not move",
+    "s.ending": "said when it ends",
     "s.content": "by its ContentKind",
     "s.preread": "its content has what it needs of it",
     "s.ctx": "by StreamModule.keeps",
+    "s.counted": "by the Kept of stream/core_facts.py",
     "s.cleanups": "whoever unpacks what they give back adds them anew",
     "c.placed": "said anew",
     "c.sock": "of the listener", "c.fd": "of the listener", "c.table": "of the listener",
@@ -188,6 +190,7 @@ class PackedSession:
         c.received, c.sent = received, sent
         c.local, c.passes = local, passes
         s = Session(c, loop, self.address)
+        s.counted = None
         if self.server is not s.server:
             s.select_server(self.server)
         s.start_ms = min(start_ms, loop.now_ms)

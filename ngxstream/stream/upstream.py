@@ -7,7 +7,8 @@ compose it. The proxy knows balancers only by what stands here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from ngxstream.stream import peer_state
@@ -15,6 +16,9 @@ from ngxstream.stream import peer_state
 if TYPE_CHECKING:
     from ngxstream.core.shm_zones import ZoneRequest
     from ngxstream.event.loop import Loop
+    from ngxstream.stream.core import ServerConf
+    from ngxstream.stream.health import Health
+    from ngxstream.stream.peer_facts import Book, GroupFacts
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.round_robin import Tier
     from ngxstream.stream.session import Session
@@ -31,7 +35,8 @@ MAY_FAIL_TIMEOUT: Final = 0x10
 MAY_DOWN: Final = 0x20
 MAY_BACKUP: Final = 0x40
 MAY_RESOLVE: Final = 0x80
-MAY_ALL: Final = 0xFE
+MAY_SLOW_START: Final = 0x100
+MAY_ALL: Final = 0x1FE
 
 
 class ServerSpec:
@@ -47,8 +52,11 @@ class ServerSpec:
         "max_conns",
         "max_fails",
         "fail_timeout",
+        "slow_start",  # s: in which the weight of a server that comes back grows; 0: at once
         "backup",
         "down",
+        "drain",  # bool: sessions it has go on, others do not begin
+        "id",  # int: of the line, in a group whose servers are shown; -1: none
         "resolve",  # host to resolve at run time, or ""
         "service",  # SRV service name, or ""
         "port",
@@ -62,12 +70,20 @@ class ServerSpec:
         self.max_conns = 0
         self.max_fails = 1
         self.fail_timeout = 10
+        self.slow_start = 0
         self.backup = False
         self.down = False
+        self.drain = False
+        self.id = -1
         self.resolve = ""
         self.service = ""
         self.port = 0
         self.host = ""
+
+
+NO_BOOKS: Final[tuple[Mapping[ServerConf, Book], Mapping[ServerConf, Book]]] = (
+    MappingProxyType({}), MappingProxyType({})
+)
 
 
 class Peer:
@@ -85,7 +101,11 @@ class Peer:
         "max_conns",
         "max_fails",
         "fail_timeout",
+        "slow_start",  # s
+        "spec",  # ServerSpec: the line it comes of
         "state",  # PeerState; a peer of a `zone` has one in shared memory
+        "books",  # (dict, dict): Books by server, of TCP and of UDP (stream/peer_facts.py)
+        "book",  # Book | None: the latest one of UDP
     )
 
     def __init__(
@@ -101,10 +121,16 @@ class Peer:
         self.max_conns = spec.max_conns
         self.max_fails = spec.max_fails
         self.fail_timeout = spec.fail_timeout
+        self.slow_start = spec.slow_start
+        self.spec = spec
         status = peer_state.DOWN if spec.down else 0
+        if spec.drain:
+            status |= peer_state.DRAINING
         if spec.max_conns:
             status |= peer_state.LIMITED
         self.state = peer_state.PeerState(status, self.weight)
+        self.book: Book | None = None
+        self.books = NO_BOOKS
 
     def __repr__(self) -> str:
         return f"<Peer {self.name} w={self.weight} {self.state}>"
@@ -118,6 +144,9 @@ class Selection(Protocol):
 
     def get(self) -> Peer:
         """Choose the next peer and count the session on it. Raises: errors.NoLivePeers"""
+
+    def foresee(self) -> list[Peer]:
+        """Return what get() would choose, more than one where chance decides; nothing changes."""
 
     def free(self, peer: Peer, failed: bool, attempt: UpstreamState | None = None) -> None:
         """Give a peer back: `failed` counts against it, without a record if need be."""
@@ -142,6 +171,9 @@ class Balancer(Protocol):
     @property
     def select(self) -> Callable[[Session], Selection]:
         """Begin a selection for one session."""
+
+    def weigh_by_agents(self) -> None:
+        """Have agents say what part of its weight a server has, where the method can do that."""
 
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on a peer; None for no such peer."""
@@ -194,7 +226,16 @@ class UpstreamConf:
         "balancer",  # Balancer | None
         "zone",  # ZoneRequest | None: of the peers
         "index",  # int: place among the upstreams of the stream block
+        "state",  # str: the file that keeps the servers when they change at run time, or ""
+        "is_dynamic",  # bool: the servers may change at run time; known when balancers are made
+        "end",  # (file, line): where the block ends
         "resolver",  # ResolverConf | None: for names resolved at run time
+        "wants_zone",  # bool: something of the configuration needs its peers in shared memory
+        "own_zone",  # bool: the zone was made for that, and nobody has named it
+        "health",  # Health | None: what checks know of its peers
+        "withdrawals",  # memoryview[int] | None: counts how often peers of its zone were so
+        "newcomer",  # int: status of a peer that comes at run time, CHECKING where checks decide
+        "facts",  # GroupFacts | None: what is counted of its peers, where an api shows it
         "resolver_timeout",  # int: ms, -1 until it is known
         "pending",  # Callable | None: pending(loop, resume) has a session that found no server
         # resumed when there may be some, and returns what to cancel it with; None: do not wait
@@ -213,9 +254,23 @@ class UpstreamConf:
         self.balancer: Balancer | None = None
         self.zone: ZoneRequest | None = None
         self.index = 0
+        self.state = ""
+        self.is_dynamic = False
+        self.end = (file, line)
         self.resolver: ResolverConf | None = None
+        self.wants_zone = False
+        self.own_zone = False
+        self.health: Health | None = None
+        self.withdrawals: memoryview[int] | None = None
+        self.newcomer = 0
+        self.facts: GroupFacts | None = None
         self.resolver_timeout = -1
         self.pending: Callable[[Loop, Callable[[], None]], Callable[[], None] | None] | None = None
+
+    @property
+    def zone_name(self) -> str | None:
+        """The name of the zone that it was given; None for none."""
+        return None if self.zone is None or self.own_zone else self.zone.name
 
 
 class UpstreamTable(list[UpstreamConf]):

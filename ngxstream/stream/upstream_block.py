@@ -25,11 +25,11 @@ from ngxstream.stream.upstream import Balancer, ServerSpec, UpstreamConf, Upstre
 
 if TYPE_CHECKING:
     from ngxstream.conf.builder import Scope
-    from ngxstream.conf.module import Module
+    from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.core import StreamDraft
 
-
+NO_SERVERS = "no servers are inside upstream"
 
 # -- the upstreams of a stream block -----------------------------------------------------------
 
@@ -74,6 +74,9 @@ def make_balancers(draft: StreamDraft) -> None:
     for conf in draft.upstreams:
         if not conf.explicit and not conf.servers:
             _resolve(conf)
+        conf.is_dynamic = conf.zone is not None and (bool(conf.state) or draft.is_steered)
+        if not conf.servers and not conf.is_dynamic:
+            raise errors.ConfError(NO_SERVERS, *conf.end)
         _check_resolving(conf, draft)
         make = conf.method or RotatingRoundRobin.make
         conf.balancer = make(conf)
@@ -133,6 +136,9 @@ def _resolve(conf: UpstreamConf) -> None:
 
 def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
     """Check what resolving at run time asks for. Source: ngx_stream_upstream_init_round_robin"""
+    outer = draft.given.get("core", {})
+    if conf.is_dynamic:
+        _inherit_resolver(conf, outer)
     if not any(spec.resolve for spec in conf.servers):
         return
     place = f'upstream "{conf.name}" in {conf.file}:{conf.line}'
@@ -144,12 +150,15 @@ def _check_resolving(conf: UpstreamConf, draft: StreamDraft) -> None:
         raise errors.UnplacedError(
             f"load balancing method does not support resolving names at run time in {place}"
         )
-    outer = draft.given.get("core", {})
+    _inherit_resolver(conf, outer)
+    if conf.resolver is None:
+        raise errors.UnplacedError(f"no resolver defined to resolve names at run time in {place}")
+
+
+def _inherit_resolver(conf: UpstreamConf, outer: Given) -> None:
     conf.resolver = conf.resolver or outer.get("resolver")
     if conf.resolver_timeout < 0:
         conf.resolver_timeout = outer.get("resolver_timeout", 30_000)
-    if conf.resolver is None:
-        raise errors.UnplacedError(f"no resolver defined to resolve names at run time in {place}")
 
 
 # -- directives --------------------------------------------------------------------------------
@@ -168,8 +177,13 @@ def _upstream_block(scope: Scope, module: Module, st: Statement) -> None:
     given = inner.given_of(module)
     conf.resolver = given.get("resolver")
     conf.resolver_timeout = given.get("resolver_timeout", -1)
-    if not conf.servers:
-        raise errors.ConfError("no servers are inside upstream")
+    conf.end = scope.builder.place
+    if conf.state and conf.zone is None:
+        raise errors.ConfError(
+            f'keeping the state of servers requires upstream "{name}" to be in shared memory'
+        )
+    if not conf.servers and conf.zone is None:  # else it may get some at run time: make_balancers
+        raise errors.ConfError(NO_SERVERS)
 
 
 def _resolver(scope: Scope, module: Module, st: Statement) -> None:
@@ -180,6 +194,8 @@ def _resolver(scope: Scope, module: Module, st: Statement) -> None:
 def _server(scope: Scope, module: Module, st: Statement) -> None:
     """Read one server line. Source: ngx_stream_upstream_server"""
     conf: UpstreamConf = scope.owner
+    if conf.state and st.file != conf.state:
+        raise errors.ConfError('"server" directive is incompatible with "state"')
     spec = ServerSpec(st.args[0], [])
     for arg in st.args[1:]:
         _parameter(conf, spec, arg)
@@ -221,8 +237,9 @@ _VALUES: dict[str, tuple[int, Callable[[str], int]]] = {
     "max_conns": (upstream.MAY_MAX_CONNS, _number(0)),
     "max_fails": (upstream.MAY_MAX_FAILS, _number(0)),
     "fail_timeout": (upstream.MAY_FAIL_TIMEOUT, units.parse_time_sec),
+    "slow_start": (upstream.MAY_SLOW_START, units.parse_time_sec),
 }
-_WORDS = {"backup": upstream.MAY_BACKUP, "down": upstream.MAY_DOWN}
+_WORDS = {"backup": upstream.MAY_BACKUP, "down": upstream.MAY_DOWN, "drain": upstream.MAY_DOWN}
 
 
 def _parameter(conf: UpstreamConf, spec: ServerSpec, arg: str) -> None:
@@ -256,14 +273,11 @@ MODULE = StreamModule(
     name="upstream",
     directives=(
         Directive("upstream", STREAM, d.BLOCK1, _upstream_block,
-                  "A group of servers that sessions are balanced over.", syntax="name { ... }"),
+                  "A group of servers that sessions are balanced over."),
         Directive("server", UPSTREAM, d.ONE_MORE, _server,
-                  "One server of the group: an address, or a name standing for several.",
-                  syntax="address [weight=N] [max_conns=N] [max_fails=N] [fail_timeout=time] "
-                         "[backup] [down] [resolve] [service=name]"),
+                  "One server of the group: an address, or a name standing for several."),
         Directive("resolver", UPSTREAM, d.ONE_MORE, _resolver,
-                  "DNS servers for the names of this group; else those of the stream block.",
-                  syntax="address ... [valid=time] [ipv4=on|off] [ipv6=on|off] [hold_nx=time]"),
+                  "DNS servers for the names of this group; else those of the stream block."),
         Directive("resolver_timeout", UPSTREAM, d.TAKE1, d.msec("resolver_timeout"),
                   "How long a name of this group may take to resolve.", default="30s"),
     ),

@@ -69,9 +69,9 @@ VARIABLES = (
     Variable("upstream_bytes_received", _listed(_bytes_received), NOCACHEABLE,
              "Bytes received from each server that was tried."),
     Variable("upstream_connect_time", _listed(_connect_time), NOCACHEABLE,
-             "Seconds each connection took to stand; `-` if it never did."),
+             "Seconds that connecting took in each attempt; `-` if it failed."),
     Variable("upstream_first_byte_time", _listed(_first_byte_time), NOCACHEABLE,
-             "Seconds until the first byte of each server; `-` if none came."),
+             "Seconds until the first byte from each server; `-` if none came."),
     Variable("upstream_session_time", _listed(_session_time), NOCACHEABLE,
              "Seconds each attempt lasted."),
 )

@@ -258,6 +258,33 @@ class VariableTable:
 
     # -- while sessions run ----------------------------------------------------------------------
 
+    def value_of(self, s: Session, name: str) -> bytes | None:
+        """Return the value of a variable that is named at run time, None for none.
+
+        Raises: KeyError where there is no such variable
+        """
+        name = name.lower()
+        ref = self.refs.get(name)
+        if ref is not None:
+            return ref.get(s)
+        try:
+            get, flags = self._find(name)
+        except errors.UnplacedError:
+            raise KeyError(name) from None
+        return self._counted(name, get)(s) if flags & CHANGEABLE else get(s)
+
+    def assign(self, s: Session, name: str, value: bytes | None) -> None:
+        """Give a variable that is named at run time a value for the rest of the session.
+
+        Raises: KeyError where there is no such variable, TypeError where it cannot be assigned
+        """
+        ref = self.refs.get(name.lower())
+        if ref is not None and ref.is_assigned:
+            ref.assign(s, value)
+            return
+        self.value_of(s, name)
+        raise TypeError(f"the variable ${name} cannot be set")
+
     def values_of(self, s: Session) -> list[Any]:
         """Return the session's values by index, UNSET where there is none yet."""
         values = s.values

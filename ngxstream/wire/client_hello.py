@@ -1,5 +1,7 @@
 """The TLS ClientHello at the beginning of a stream: what it asks for, without answering it.
 
+A stream of TLS records (feed), or the handshake message alone, as QUIC carries it (feed_message).
+
 Answers for the parser in stream/ngx_stream_ssl_preread_module.c, judging the same bytes the same
 way: whole records are read before their contents, a hello may span records, extensions must add
 up as far as nginx adds them up, and bytes that are no hello are refused, not repaired.
@@ -28,6 +30,9 @@ _PROTOCOLS: Final = {
     b"\x03\x03": "TLSv1.2",
     b"\x03\x04": "TLSv1.3",
 }
+
+# what ClientHello.protocol may be
+PROTOCOLS: Final = frozenset((*_PROTOCOLS.values(), ""))
 
 _Bytes = Generator[None, None, bytes]  # yields while bytes are missing, returns them at last
 
@@ -86,13 +91,24 @@ class Parser:
             end = at + _RECORD_HEADER + (head[3] << 8 | head[4])
             if len(data) < end:
                 break
-            self._body += data[at + _RECORD_HEADER : end]
+            body = data[at + _RECORD_HEADER : end]
             self._next_record = at = end
-            try:
-                self._hello.send(None)
-            except StopIteration as done:
-                hello: ClientHello = done.value
+            hello = self.feed_message(body)
+            if not isinstance(hello, reader.NeedMore):
                 return hello
+        return reader.NEED_MORE
+
+    def feed_message(self, more: reader.Buffer) -> ClientHello | reader.NeedMore:
+        """Go on with the next bytes of the handshake message itself: QUIC has no records.
+
+        Returns: as feed. Raises: NotClientHello.
+        """
+        self._body += more
+        try:
+            self._hello.send(None)
+        except StopIteration as done:
+            hello: ClientHello = done.value
+            return hello
         return reader.NEED_MORE
 
     def so_far(self) -> ClientHello:

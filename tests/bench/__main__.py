@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import cases, runner, table
+from tests.bench import cases, programs, runner, table
 
 QUICK = ("tcp-bulk-1", "tcp-rr-64", "tcp-crr", "udp-1x1", "udp-50x4", "udp-oneshot", "dns")
 
@@ -18,7 +18,8 @@ def main() -> int:
     """Run what was asked for. Returns: the exit status"""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench",
-        description="Measure ngxstream beside nginx, HAProxy, dnsdist and no proxy at all.",
+        description="Measure ngxstream beside nginx, HAProxy, dnsdist and no proxy at all. "
+        "NGINX in the environment names the binary of another nginx to be measured too.",
     )
     parser.add_argument("cases", nargs="*", help="names (see --list), or `all`; default: a few")
     parser.add_argument("--list", action="store_true", help="list the cases")
@@ -33,16 +34,25 @@ def main() -> int:
         help="how long each load waits for other work on the machine to pause (5)",
     )
     parser.add_argument("-p", "--programs", default="none,nginx,ngxstream,haproxy,dnsdist")
+    parser.add_argument(
+        "-i", "--interpreter", action="append", default=[], metavar="LABEL=PATH",
+        help="run ngxstream by this one too, as ngxstream@LABEL",
+    )
     parser.add_argument("-o", "--output", type=Path, help="write all samples here, as JSON")
     args = parser.parse_args()
     if args.list:
         for case in cases.CASES:
-            print(f"{case.name:18}{case.title}")
+            print(f"{case.name:22}{case.title}")
         return 0
     names = list(cases.BY_NAME) if args.cases == ["all"] else args.cases or list(QUICK)
     unknown = [name for name in names if name not in cases.BY_NAME]
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; see --list")
+    wanted = args.programs.split(",")
+    for text in args.interpreter:
+        label, _, path = text.partition("=")
+        programs.INTERPRETERS[label] = path
+        wanted.append(f"ngxstream{programs.BY}{label}")
     # killed, it takes with it what it started: the runner's `finally` runs
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -53,7 +63,7 @@ def main() -> int:
             runner.say(f"{name}, {workers} worker(s)")
             result = runner.run_case(
                 cases.BY_NAME[name],
-                args.programs.split(","),
+                wanted,
                 args.rounds,
                 args.seconds,
                 workers,

@@ -13,20 +13,20 @@ BIG: int = 64 << 20  # the large file of the HTTP server, bytes
 NAMES: int = 1000  # in the DNS zone
 
 
-def http(folder: Path, port: int) -> Running:
+def http(folder: Path, port: int, listen: str = "", workers: int = 1) -> Running:
     """nginx: `/` answers with 64 bytes, `/big` with a large file."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "big").open("wb") as file:
         file.truncate(BIG)
     (folder / "nginx.conf").write_text(f"""
-daemon off; user root; worker_processes 1; worker_rlimit_nofile 20000; pid {folder}/pid;
-error_log {folder}/error.log;
+daemon off; user root; worker_processes {workers}; worker_rlimit_nofile 20000;
+pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections {programs.CONNECTIONS}; }}
 http {{
     access_log off; server_tokens off; keepalive_timeout 1h; keepalive_requests 1000000000;
     sendfile on; reset_timedout_connection off;
     server {{
-        listen 127.0.0.1:{port};
+        listen {listen or f"127.0.0.1:{port}"};
         location = /big {{ root {folder}; }}
         location / {{ return 200 "{"x" * 64}"; }}
     }}
@@ -99,6 +99,11 @@ def echo(folder: Path, port: int) -> Running:
 def gso_echo(folder: Path, port: int) -> Running:
     """Our UDP echo that receives and sends coalesced datagrams."""
     return _own("gso-echo", port)
+
+
+def quic_gso(folder: Path, port: int) -> Running:
+    """Our server of QUIC-like downloads, which sends coalesced datagrams."""
+    return _own("quic-gso", port)
 
 
 def nobody(folder: Path, port: int) -> None:

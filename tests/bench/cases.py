@@ -36,7 +36,8 @@ class Case:
     """One kind of work.
 
     Args: `load(place, bench)` makes it against place.port; `targets` are the ratios to nginx to
-    reach, (throughput at least, CPU per unit at most).
+    reach, (throughput at least, CPU per unit at most); `adds` is the CPU per unit, in µs, that
+    functions may add.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     targets: tuple[float | None, float | None] = (None, None)
     fresh: bool = False  # a new proxy for every round
     rated: bool = True  # throughput means something: the load is not paced
+    adds: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
@@ -170,6 +172,10 @@ def _gso(place: Place, bench: Bench) -> Sample:
     return tools.own("gso", place.port, 10, 32, 1200, bench.seconds)
 
 
+def _quic(place: Place, bench: Bench) -> Sample:
+    return tools.own("quic", place.port, 10, bench.seconds)
+
+
 def _dns(place: Place, bench: Bench) -> Sample:
     return tools.dnsperf(place.port, backends.questions(bench.folder), bench.seconds)
 
@@ -222,10 +228,27 @@ def _quickstart_conf(place: Place, is_nginx: bool) -> Path:
 _tcp = Setup(programs=TCP, lines="proxy_timeout 1h;")
 _udp = Setup(udp=True, programs=UDP, lines="proxy_timeout 1h;")
 _one_shot = replace(_udp, lines="proxy_responses 1; proxy_timeout 20s;")
+_by_id = replace(
+    _udp, ours="proxy_quic on;", programs=(*UDP, f"ngxstream{programs.BARE}"),
+)
 _dns_setup = replace(
     _udp,
     programs=("none", "nginx", "ngxstream", "dnsdist"),
     lines="proxy_requests 1; proxy_responses 1; proxy_timeout 5s;",
+)
+_BESIDE = (*OURS, f"ngxstream{programs.BARE}")
+_KEY = "$binary_remote_addr zone=z:1m"  # limits that are not reached
+_datagrams = replace(
+    _udp, zones=f"limit_datagram_zone {_KEY} rate=100000000r/s;", ours="limit_datagram zone=z;",
+    programs=_BESIDE,
+)
+_sessions = replace(
+    _one_shot, zones=f"limit_sess_zone {_KEY} rate=100000000r/s;", programs=_BESIDE,
+    ours="limit_sess zone=z burst=1000000 nodelay;",
+)
+_bytes = replace(
+    _tcp, zones=f"limit_bandwidth_zone {_KEY} rate=16000m;", ours="limit_bandwidth upload zone=z;",
+    programs=_BESIDE,
 )
 _fire_setup = replace(_udp, lines="proxy_requests 1; proxy_responses 0; proxy_timeout 5s;")
 _tls = Setup(tls=True, programs=("nginx", "ngxstream", "haproxy"), lines="proxy_timeout 1h;")
@@ -238,6 +261,34 @@ def _logged(setup: Setup, parameters: str = "") -> Setup:
     return replace(setup, log=parameters, programs=both)
 
 
+def _info(setup: Setup) -> Setup:
+    both = tuple(name + end for name in OURS for end in ("", programs.PLAIN))
+    return replace(setup, level="info", programs=both)
+
+
+def _scripted(setup: Setup, functions: str = "", chooses: str = "") -> Setup:
+    """Return a setup with functions. Args: see Setup"""
+    names = ("nginx", *(() if chooses else ("nginx" + programs.NJS,)),
+             "ngxstream", "ngxstream" + programs.PYTHON)
+    return replace(setup, functions=functions, chooses=chooses, programs=names)
+
+
+def _filtered(setup: Setup, kind: str) -> Setup:
+    return _scripted(setup, f"x_filter functions.{kind};")
+
+
+def _both(name: str, what: str, log: str | None = None, *, adds: float | None = None,
+          **functions: str) -> tuple[Case, ...]:
+    """Return cases of short sessions whose function is called once. Args: see _scripted"""
+    tcp, udp = (_scripted(replace(one, log=log), **functions) for one in (_tcp, _one_shot))
+    return (
+        Case(f"tcp-crr-{name}", f"TCP connect, exchange, close; {what}", "connection", tcp,
+             backends.http, _wrk(64, CLOSE), _WRK, adds=adds),
+        Case(f"udp-oneshot-{name}", f"UDP one-shot; {what}", "session", udp, backends.echo,
+             _windows(50, 1), adds=adds),
+    )
+
+
 def _live(count: int) -> LiveCase:
     return LiveCase(
         f"udp-live-{count}", f"UDP, {count} live sessions in turn", "round trip",
@@ -247,34 +298,51 @@ def _live(count: int) -> LiveCase:
 
 CASES: tuple[Case, ...] = (
     Case("tcp-bulk-1", "TCP bulk, 1 flow", "GB", _tcp, backends.iperf, _iperf(1), ("iperf3",),
-         (1.7, 0.40)),
+         (1.6, 0.3)),
     Case("tcp-bulk-4", "TCP bulk, 4 flows", "GB", _tcp, backends.iperf, _iperf(4), ("iperf3",)),
     Case("tcp-rr-1", "TCP request/response, 1 connection", "request", _tcp, backends.http,
          _wrk(1), _WRK),
     Case("tcp-rr-64", "TCP request/response, 64 connections", "request", _tcp, backends.http,
-         _wrk(64), _WRK, (0.9, 1.15)),
+         _wrk(64), _WRK, (1.0, 1.05)),
     Case("tcp-crr", "TCP connect, exchange, close", "connection", _tcp, backends.http,
-         _wrk(64, CLOSE), _WRK, (0.9, 1.15)),
+         _wrk(64, CLOSE), _WRK, (1.0, 1.0)),
     Case("udp-1x1", "UDP ping-pong, 1 client", "round trip", _udp, backends.echo, _windows(1, 1),
-         (), (1.0, 1.0)),
+         (), (1.0, 1.1)),
     Case("udp-1x32", "UDP, 1 client, 32 outstanding", "round trip", _udp, backends.echo,
          _windows(1, 32), (), (1.3, 0.7)),
     Case("udp-50x1", "UDP, 50 clients, 1 outstanding", "round trip", _udp, backends.echo,
          _windows(50, 1)),
     Case("udp-50x4", "UDP, 50 clients, 4 outstanding", "round trip", _udp, backends.echo,
-         _windows(50, 4), (), (1.2, 0.8)),
+         _windows(50, 4), (), (1.4, 0.65)),
     Case("udp-oneshot", "UDP one-shot (proxy_responses 1)", "session", _one_shot, backends.echo,
-         _windows(50, 1), (), (1.0, 1.0)),
+         _windows(50, 1), (), (1.15, 0.9)),
+    Case("tcp-rr-64-info", "TCP request/response, 64 connections, error_log info", "request",
+         _info(_tcp), backends.http, _wrk(64), _WRK, (1.0, 1.05)),
+    Case("tcp-crr-info", "TCP connect, exchange, close, error_log info", "connection", _info(_tcp),
+         backends.http, _wrk(64, CLOSE), _WRK, (1.0, 1.05)),
+    Case("udp-oneshot-info", "UDP one-shot, error_log info", "session", _info(_one_shot),
+         backends.echo, _windows(50, 1), (), (1.0, 1.0)),
     Case("dns", "DNS, dnsperf against NSD", "answer", _dns_setup, backends.dns, _dns,
-         ("dnsperf", "nsd"), (1.0, 1.0)),
+         ("dnsperf", "nsd"), (1.15, 0.9)),
     Case("udp-gso", "UDP, GSO/GRO peers, 10 flows of 32 segments", "round trip", _udp,
          backends.gso_echo, _gso, (), (10.0, 0.1)),
+    Case("quic-gso", "QUIC-like downloads, GSO/GRO peers, 10 connections", "datagram", _by_id,
+         backends.quic_gso, _quic, (), (1.5, 0.7)),
+    Case("udp-50x4-limit", "UDP, 50 clients, 4 outstanding, limit_datagram", "round trip",
+         _datagrams, backends.echo, _windows(50, 4)),
+    Case("udp-oneshot-limit", "UDP one-shot, limit_sess", "session", _sessions, backends.echo,
+         _windows(50, 1)),
+    Case("tcp-rr-64-limit", "TCP request/response, 64 connections, limit_bandwidth", "request",
+         _bytes, backends.http, _wrk(64), _WRK),
     Case("udp-fire", "UDP fire-and-forget (proxy_responses 0)", "datagram", _fire_setup,
          backends.nobody, _fire),
     Case("tls-bulk", "TLS bulk, 1 flow", "GB", _tls, backends.http,
          lambda place, bench: tools.wrk_bulk(_url(place, "/big", "https"), bench.seconds), _WRK),
     Case("tls-handshake", "TLS 1.3 handshakes, full", "handshake", _tls, backends.http,
          lambda place, bench: tools.handshakes(place.port, bench.seconds), ("openssl", "nginx")),
+    Case("tls-resume", "TLS 1.3 resumed by tickets, a request each", "connection", _tls,
+         backends.http, lambda place, bench: tools.own("tls-resume", place.port, bench.seconds),
+         ("openssl", "nginx")),
     IdleCase("idle-tcp", "Idle TCP session, memory", "session", replace(_tcp, programs=TCP[1:]),
              backends.http, _nothing, ("nginx",), (None, 0.35), fresh=True, rated=False),
     IdleCase("idle-udp", "Idle UDP session, memory", "session", replace(_udp, programs=OURS),
@@ -296,6 +364,23 @@ CASES: tuple[Case, ...] = (
          backends.http, _wrk(64, CLOSE), _WRK),
     Case("udp-oneshot-log", "UDP one-shot, access_log buffer=", "session",
          _logged(_one_shot, _LOGGED), backends.echo, _windows(50, 1)),
+    *_both("access", "an empty function of the access phase",
+           functions="x_access functions.access;", adds=5),
+    *_both("balancer", "a function that chooses among two servers", chooses="functions.choose"),
+    *_both("set", "a function's variable in the access_log", _LOGGED,
+           functions="x_set $said functions.value;"),
+    Case("tcp-bulk-filter", "TCP bulk, 1 flow, through a filter", "GB", _filtered(_tcp, "Single"),
+         backends.iperf, _iperf(1), ("iperf3",)),
+    Case("tcp-rr-filter", "TCP request/response, 64 connections, through a filter", "request",
+         _filtered(_tcp, "Single"), backends.http, _wrk(64), _WRK),
+    Case("tcp-crr-filter", "TCP connect, exchange, close, through a filter", "connection",
+         _filtered(_tcp, "Single"), backends.http, _wrk(64, CLOSE), _WRK),
+    Case("udp-50x4-filter", "UDP, 50 clients, 4 outstanding, through a batch filter", "round trip",
+         _filtered(_udp, "Batch"), backends.echo, _windows(50, 4), adds=6),
+    Case("udp-1x32-filter", "UDP, 1 client, 32 outstanding, through a batch filter", "round trip",
+         _filtered(_udp, "Batch"), backends.echo, _windows(1, 32), adds=6),
+    Case("udp-single-filter", "UDP, 50 clients, 4 outstanding, through a filter", "round trip",
+         _filtered(_udp, "Single"), backends.echo, _windows(50, 4)),
     CheckCase("check-quickstart", "-t on the quickstart", "run", replace(_tcp, programs=OURS),
               backends.nobody, _nothing, notes={"write": _quickstart_conf}, rated=False),
     CheckCase("check-geo", "-t on 100 000 lines of geo", "run", replace(_tcp, programs=OURS),
@@ -303,6 +388,11 @@ CASES: tuple[Case, ...] = (
 )
 BY_NAME = {case.name: case for case in CASES}
 LATENCY_TCP, LATENCY_UDP = BY_NAME["latency-tcp"], BY_NAME["latency-udp"]
+
+
+def has_functions(case: Case) -> bool:
+    """Tell whether a case is about functions of the configuration."""
+    return bool(case.setup.functions or case.setup.chooses)
 
 
 def median(values: Iterable[float | None]) -> float | None:

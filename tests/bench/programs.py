@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -9,18 +10,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 NGINX_MODULE: Final = "/usr/lib/nginx/modules/ngx_stream_module.so"
+NJS_MODULE: Final = "/usr/lib/nginx/modules/ngx_stream_js_module.so"
 CONNECTIONS: Final = 40000
 ACCESS_LOG: Final = (
     "log_format eight '$remote_addr:$remote_port $server_port $protocol $status "
-    "$bytes_sent $bytes_received $session_time';"
+    "$bytes_sent $bytes_received $session_time{more}';"
 )
 PLAIN: Final = ", no log"
+BARE: Final = ", without"  # likewise: without the lines that only ngxstream has
+PYTHON: Final = "+py"  # behind a name: with the case's functions, which others run without
+NJS: Final = "+js"  # likewise, in njs
+SHOWN: Final = "+api"  # behind a name: with an api, which has sessions and servers counted
+OTHER: Final = ", $NGINX"  # behind nginx: another binary than Debian's, which the environment names
+BY: Final = "@"  # in front of an interpreter's label, behind a name: run by that one
+INTERPRETERS: Final[dict[str, str]] = {}  # label -> path, as the command line says (-i)
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -33,14 +42,27 @@ class StartError(Exception):
 class Setup:
     """What a case asks of a proxy.
 
-    Args: `lines` go into the server block; `log` is the parameter text of an access_log in the
-    format of eight variables, None for no log; `programs` can do the case. A program with a log
-    runs beside itself without one where its name with PLAIN behind it stands in `programs`.
+    Args: `lines` go into the server block, `ours` into that of ngxstream alone, with `zones` before
+    it, which runs beside itself without them where its name with BARE behind it stands in
+    `programs`; `main` goes into the main context; `level` is that of the error_log; `log` is the
+    parameter text of an access_log in the format of eight variables, None for no log; `programs`
+    can do the case. A program with a log, or with an error_log that says more than errors, runs
+    beside itself without where its name with PLAIN behind it stands in `programs`. With
+    `is_shown` there is an api. `functions` are lines of the server block that name functions of
+    functions.py or functions.js, `x_` stands for `py_` or `js_`; `chooses` is the one of a balancer
+    among two servers.
     """
 
+    is_shown: bool = False
+    functions: str = ""
+    chooses: str = ""
     udp: bool = False
     tls: bool = False
     lines: str = ""
+    main: str = ""
+    level: str = "error"
+    ours: str = ""
+    zones: str = ""
     log: str | None = None
     programs: tuple[str, ...] = ("none", "nginx", "ngxstream")
 
@@ -125,8 +147,37 @@ def spawn(command: Iterable[str], **options: Any) -> subprocess.Popen[Any]:
     return subprocess.Popen(list(command), text=True, **options)
 
 
-def _stream_conf(place: Place, setup: Setup, *, is_nginx: bool) -> str:
-    load = f"load_module {NGINX_MODULE};" if is_nginx and os.path.exists(NGINX_MODULE) else ""
+def _functions(setup: Setup, kind: str) -> tuple[str, str]:
+    """Return the lines of stream and server for functions. Args: kind: PYTHON, NJS or nothing"""
+    if not kind:
+        return "", ""
+    kind = kind[1:]
+    path = ROOT / "tests" / "bench" / f"functions.{kind}"
+    lines = setup.functions.replace("x_", f"{kind}_")
+    return f"{kind}_import functions from {path};", lines
+
+
+def loads_modules(nginx: str = "") -> bool:
+    """Tell whether a binary of nginx has its stream module in a file. Args: nginx: see command()"""
+    if not os.path.exists(NGINX_MODULE):
+        return False
+    said = subprocess.run([nginx or "nginx", "-V"], check=False, capture_output=True, text=True,
+                          env=os.environ | {"PATH": PATH}).stderr
+    return "--with-stream=dynamic" in said
+
+
+def other_nginx() -> str:
+    """Return the path of another nginx to compare with, which NGINX in the environment names."""
+    return os.environ.get("NGINX", "")
+
+
+def _stream_conf(
+    place: Place, setup: Setup, *, is_nginx: bool, loads: bool = False, kind: str = ""
+) -> str:
+    modules = [NGINX_MODULE] if loads else []
+    if kind == NJS:
+        modules.append(NJS_MODULE)
+    load = "\n".join(f"load_module {module};" for module in modules)
     words = [f"listen 127.0.0.1:{place.port}"]
     if setup.udp:
         words.append("udp reuseport")
@@ -135,10 +186,19 @@ def _stream_conf(place: Place, setup: Setup, *, is_nginx: bool) -> str:
     certificate = ""
     if setup.tls:
         pem = place.certificate
-        certificate = f"ssl_certificate {pem}; ssl_certificate_key {pem};"
-    log = ""
+        # older releases of nginx have no TLSv1.3 unless told, and TLSv1.2 costs a fifth less
+        certificate = (
+            f"ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.2 TLSv1.3;"
+        )
+    shown = f"server {{ listen unix:{place.folder}/api; api; }}" if setup.is_shown else ""
+    imports, functions = _functions(setup, kind)
+    server = f"server 127.0.0.1:{place.backend_port};"
+    if setup.chooses:
+        server += server + (f" py_balancer {setup.chooses};" if kind else "")
+    formats = log = ""
     if setup.log is not None:
         log = f"access_log {place.folder}/access.log eight {setup.log};"
+        formats = ACCESS_LOG.replace("{more}", " $said" if "$said" in functions else "")
     return f"""
 {load}
 daemon off;
@@ -146,18 +206,24 @@ user root;
 worker_processes {place.workers};
 worker_rlimit_nofile 20000;
 pid {place.folder}/pid;
-error_log {place.folder}/error.log;
+error_log {place.folder}/error.log {setup.level};
+{setup.main}
 events {{ worker_connections {CONNECTIONS}; }}
 stream {{
-    {ACCESS_LOG if log else ""}
-    upstream backend {{ server 127.0.0.1:{place.backend_port}; }}
+    {formats}
+    {imports}
+    {"" if is_nginx else setup.zones}
+    upstream backend {{ {server} }}
     server {{
         {" ".join(words)};
         {certificate}
         {log}
+        {functions}
         {setup.lines}
+        {"" if is_nginx else setup.ours}
         proxy_pass backend;
     }}
+    {shown}
 }}
 """
 
@@ -195,17 +261,47 @@ newServer{{address="127.0.0.1:{place.backend_port}", checkName="www.bench.test."
 
 def base(name: str) -> str:
     """Return the program that a name in a case's list stands for."""
-    return name.removesuffix(PLAIN)
+    name = name.partition(BY)[0].removesuffix(OTHER)
+    name = name.removesuffix(PLAIN).removesuffix(BARE)
+    return name.removesuffix(SHOWN).removesuffix(kind_of(name))
 
 
-def _command(name: str, place: Place, setup: Setup) -> list[str]:
+def python_of(name: str) -> list[str]:
+    """Return the command that runs the interpreter a name asks for."""
+    label = name.partition(BY)[2]
+    return [INTERPRETERS[label] if label else sys.executable]
+
+
+def environment() -> dict[str, str]:
+    """Return an environment where any interpreter finds what the program needs: crossplane."""
+    found = importlib.util.find_spec("crossplane")
+    assert found is not None and found.origin is not None
+    return os.environ | {"PYTHONPATH": str(Path(found.origin).parents[1])}
+
+
+def kind_of(name: str) -> str:
+    """Return PYTHON or NJS for a program with functions, otherwise nothing."""
+    return name[-len(PYTHON) :] if name.endswith((PYTHON, NJS)) else ""
+
+
+def command(
+    name: str, place: Place, setup: Setup, kind: str = "",
+    python: Sequence[str] = (sys.executable,), nginx: str = "",
+) -> list[str]:
+    """Write the configuration of a program, and return what starts it.
+
+    Args: nginx: its binary, if it is not the usual one
+    """
     folder = place.folder
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("nginx", "ngxstream"):
-        (folder / "nginx.conf").write_text(_stream_conf(place, setup, is_nginx=name == "nginx"))
+        is_nginx = name == "nginx"
+        loads = is_nginx and loads_modules(nginx)
+        text = _stream_conf(place, setup, is_nginx=is_nginx, loads=loads, kind=kind)
+        (folder / "nginx.conf").write_text(text)
         conf, log = folder / "nginx.conf", folder / "early.log"
-        ours = [sys.executable, "-m", "ngxstream"]
-        program = ours if name == "ngxstream" else [str(which("nginx"))]
+        ours = [*python, "-m", "ngxstream"]
+        program = ours if name == "ngxstream" else [nginx or str(which("nginx"))]
         return [*program, "-p", str(folder), "-c", str(conf), "-e", str(log)]
     if name == "haproxy":
         (folder / "haproxy.cfg").write_text(_haproxy_conf(place, setup))
@@ -220,11 +316,20 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
     if name == "none":
         return None
     if name.endswith(PLAIN):
-        name, setup = base(name), replace(setup, log=None)
-    command = _command(name, place, setup)
+        name, setup = base(name), replace(setup, log=None, level="error")
+    if name.endswith(BARE):
+        name, setup = base(name), replace(setup, ours="")
+    if name.endswith(SHOWN):
+        name, setup = base(name), replace(setup, is_shown=True)
+    kind, python = kind_of(name), python_of(name)
+    nginx = other_nginx() if name.endswith(OTHER) else ""
+    name = base(name)
+    words = command(name, place, setup, kind, python, nginx)
     quiet = subprocess.DEVNULL
     with (place.folder / "stderr.log").open("w") as errors:
-        running = Running(spawn(command, stdin=quiet, stdout=quiet, stderr=errors, cwd=ROOT))
+        running = Running(spawn(
+            words, stdin=quiet, stdout=quiet, stderr=errors, cwd=ROOT, env=environment()
+        ))
     pid = running.process.pid
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -239,17 +344,19 @@ def start(name: str, place: Place, setup: Setup) -> Running | None:
         time.sleep(0.05)
     running.stop()
     said = "".join(p.read_text() for p in place.folder.glob("*.log"))
-    raise StartError(f"{name} did not start: {said or command}")
+    raise StartError(f"{name} did not start: {said or words}")
 
 
 def is_bound(port: int, udp: bool) -> bool:
-    wanted = f"0100007F:{port:04X}"
+    wanted = {f"{address}:{port:04X}" for address in ("0100007F", "00000000")}
     table = Path("/proc/net/udp" if udp else "/proc/net/tcp").read_text()
-    return any(line.split()[1] == wanted for line in table.splitlines()[1:])
+    return any(line.split()[1] in wanted for line in table.splitlines()[1:])
 
 
 def missing(name: str) -> str | None:
     """Return what a program lacks to run here, None for nothing."""
+    if kind_of(name) == NJS and not os.path.exists(NJS_MODULE):
+        return "nginx's njs is not installed"
     if base(name) in ("none", "ngxstream") or which(base(name)):
         return None
     return f"{base(name)} is not installed"

@@ -18,6 +18,8 @@ from tests.bench.cases import median
 
 DOCS: Final = tools.ROOT / "docs"
 PAGE: Final = DOCS / "performance.md"
+SCRIPTING: Final = DOCS / "scripting.md"
+OURS: Final = "ngxstream" + programs.PYTHON
 VERSIONS: Final = (
     ("nginx", "-v"), ("haproxy", "-v"), ("dnsdist", "--version"), ("iperf3", "--version"),
     ("wrk", "-v"), ("dnsperf", "-h"), ("nsd", "-v"), ("openssl", "version"),
@@ -30,13 +32,31 @@ def main(*paths: str) -> None:
     Args: of a case that is in several files the last one counts
     """
     newest: dict[tuple[str, int], dict[str, Any]] = {}
+    several: list[dict[str, Any]] = []  # run by several interpreters
     for path in paths:
         for result in json.loads(Path(path).read_text()):
-            newest[result["case"], result.get("workers", 1)] = result
+            if any(programs.BY in name for name in result["samples"]):
+                several.append(result)
+            else:
+                newest[result["case"], result.get("workers", 1)] = result
+    if several:
+        text = "\n".join((machine(Path(paths[-1]).stat().st_mtime), "", *interpreters(several)))
+        PAGE.write_text(between(PAGE.read_text(), "interpreters", text))
     order = list(cases.BY_NAME)
-    results = sorted(newest.values(), key=lambda result: order.index(result["case"]))
-    page = PAGE.read_text()
-    page = between(page, "machine", machine(Path(paths[0]).stat().st_mtime))
+    found = sorted(newest.values(), key=lambda result: order.index(result["case"]))
+    results = [r for r in found if not cases.has_functions(cases.BY_NAME[r["case"]])]
+    scripted = [r for r in found if r not in results and r.get("workers", 1) == 1]
+    where = machine(Path(paths[0]).stat().st_mtime)
+    if scripted:
+        text = "\n".join((where, "", *functions(scripted)))
+        SCRIPTING.write_text(between(SCRIPTING.read_text(), "scripting", text))
+    if results:
+        _performance(results, where)
+
+
+def _performance(results: Sequence[dict[str, Any]], where: str) -> None:
+    """Write the page about all that is no function."""
+    page = between(PAGE.read_text(), "machine", where)
     for workers in (1, 2):
         some = [r for r in results if r.get("workers", 1) == workers]
         page = between(page, f"results-{workers}", "\n".join(markdown(some)) if some else "")
@@ -66,10 +86,17 @@ def machine(when: float) -> str:
     for program, option in VERSIONS:
         path = programs.which(program)
         if path:
-            done = subprocess.run([path, option], capture_output=True, text=True, check=False)
-            found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
-            lines.append(f"{program} {found[0] if found else '?'},")
+            lines.append(f"{program} {_version(path, option)},")
+        if program == "nginx" and programs.other_nginx():
+            version = _version(programs.other_nginx(), option)
+            lines.append(f"nginx{programs.OTHER} {version} ({programs.other_nginx()}),")
     return "\n".join(lines).rstrip(",") + "."
+
+
+def _version(path: str, option: str) -> str:
+    done = subprocess.run([path, option], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
+    return found[0] if found else "?"
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> list[str]:
@@ -155,12 +182,31 @@ def sessions(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def interpreters(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what a unit costs by each interpreter, beside nginx and the first one."""
+    names = list(results[0]["samples"])
+    heads = [name.partition(programs.BY)[2] or name for name in names]
+    heads = [platform.python_version() if name == "ngxstream" else name for name in heads]
+    lines = [f"| CPU per unit, µs | {' | '.join(heads)} |", "|---|" + "---|" * len(names)]
+    for result in results:
+        title = cases.BY_NAME[result["case"]].title
+        to_nginx = {row.program: row for row in table.rows(result)}
+        to_first = {row.program: row for row in table.rows(result, "ngxstream")}
+        costs = [table.number(to_nginx[name].each) for name in names]
+        lines.append(f"| {title} | {' | '.join(costs)} |")
+        for label, rows in (("ratio to nginx", to_nginx), ("to the first column", to_first)):
+            ratios = [table.ratio(rows[name].each_ratio) for name in names]
+            lines.append(f"| … {label} | {' | '.join(ratios)} |")
+    return lines
+
+
 def log_cost(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the table of what an access log of eight variables costs."""
+    """Return the table of what an access log of eight variables costs, and level info."""
     one = {r["case"]: r for r in results if r.get("workers", 1) == 1}
     lines = ["| case | | throughput kept | CPU per unit grows by |", "|---|---|---|---|"]
     for name, result in one.items():
-        if cases.BY_NAME[name].setup.log is None:
+        setup = cases.BY_NAME[name].setup
+        if setup.log is None and setup.level == "error":
             continue
         for program in cases.OURS:
             # within each round, as all ratios
@@ -171,6 +217,31 @@ def log_cost(results: Sequence[dict[str, Any]]) -> list[str]:
                     f"| {cases.BY_NAME[name].title} | {program} | {row.rate_ratio:.0%} | "
                     f"{row.each_ratio - 1:+.0%} |"
                 )
+    return lines
+
+
+def functions(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table of what functions that do nothing add to a unit's CPU time."""
+    lines = [
+        "| case | | CPU per unit, µs | with the function | more | at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        case = cases.BY_NAME[result["case"]]
+        title = f"{case.title} (a {case.unit})"
+        for name, what in (("nginx" + programs.NJS, "nginx, njs"), (OURS, "**ngxstream**")):
+            plain, each = table.least(result, programs.base(name)), table.least(result, name)
+            if plain is None or each is None:
+                continue
+            most = f"{case.adds:g}" if case.adds is not None and name == OURS else ""
+            scale = 1e3 if case.unit == "GB" else 1.0  # s to ms
+            unit = " ms" if case.unit == "GB" else ""
+            cells = [title, what, *(
+                f"{value * scale:{sign}.1f}{unit}"
+                for value, sign in ((plain, ""), (each, ""), (each - plain, "+"))
+            ), most]
+            lines.append(f"| {' | '.join(cells)} |")
+            title = ""
     return lines
 
 
@@ -194,7 +265,8 @@ def plots(results: Sequence[dict[str, Any]]) -> dict[str, str]:
         "throughput": svg.ratios("Throughput, one worker", rates, less_is_better=False),
         "cpu": svg.ratios("CPU (or memory) per unit, one worker", costs, less_is_better=True),
         "sessions": svg.lines(
-            "Cost of a UDP round trip among many sessions", "CPU µs of the worker", live["datagram"]
+            "Cost of a UDP round trip among many sessions", "live sessions; CPU µs of the worker",
+            live["datagram"],
         ),
     }
 

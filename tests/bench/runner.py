@@ -36,6 +36,13 @@ def run_case(
     if lacking:
         return {"case": case.name, "missing": [f"{tool} is not installed" for tool in lacking]}
     wanted = [name for name in case.setup.programs if programs.base(name) in names]
+    wanted += [
+        name for name in names
+        if (name.endswith(programs.SHOWN) or programs.BY in name)
+        and programs.base(name) in case.setup.programs
+    ]
+    if programs.other_nginx() and "nginx" in wanted:
+        wanted.insert(wanted.index("nginx") + 1, "nginx" + programs.OTHER)
     missing = [text for name in wanted if (text := programs.missing(name))]
     wanted = [name for name in wanted if not programs.missing(name)]
     samples: dict[str, list[Any]] = {name: [] for name in wanted}

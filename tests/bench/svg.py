@@ -95,31 +95,39 @@ def ratios(
     return _page(WIDTH, y + 44, parts + rows)
 
 
-def lines(title: str, unit: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Draw a line for each program. Args: points are (number of sessions, cost)"""
+def lines(
+    title: str, label: str, series: Mapping[str, Sequence[tuple[float, float]]], *,
+    logarithmic: bool = False,
+) -> str:
+    """Draw a line for each program.
+
+    Args: points are (number, cost); label: below the plot; logarithmic: the scale of costs is too
+    """
     points = [point for line in series.values() for point in line]
     if not points:
         return _page(WIDTH, 40, [_text(10, 22, title)])
     most = max(y for _, y in points) * 1.15
+    least = min(y for _, y in points) / 1.3
     low, high = min(x for x, _ in points), max(x for x, _ in points)
-    width, height, left, top = 560, 220, 70, 60
+    width, height, left, top = 560, 220, 80, 60
 
     def at(x: float, y: float) -> tuple[float, float]:
         along = math.log(x / low) / math.log(high / low) if high > low else 0.5
-        return left + along * width, top + height - y / most * height
+        up = math.log(max(y, least) / least) / math.log(most / least) if logarithmic else y / most
+        return left + along * width, top + height - up * height
 
     parts = [_text(10, 22, title, extra='font-weight="bold"'), *_legend(list(series), 10, 44)]
     for step in range(5):
-        value = most * step / 4
+        value = least * (most / least) ** (step / 4) if logarithmic else most * step / 4
         _, y = at(low, value)
         parts.append(
             f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
         )
-        parts.append(_text(left - 6, y + 4, f"{value:.0f}", "end"))
+        parts.append(_text(left - 6, y + 4, f"{value:,.0f}".replace(",", " "), "end"))
     for x in sorted({x for x, _ in points}):
         px, _ = at(x, 0)
         parts.append(_text(px, top + height + 18, f"{x:,.0f}".replace(",", " "), "middle"))
-    parts.append(_text(left + width / 2, top + height + 38, f"live sessions; {unit}", "middle"))
+    parts.append(_text(left + width / 2, top + height + 38, label, "middle"))
     for name, line in series.items():
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(*point) for point in line))
         parts.append(

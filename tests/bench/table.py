@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.bench import cases
+from tests.bench import cases, programs
 from tests.bench.cases import Case, CheckCase, IdleCase, median
 
 
@@ -66,6 +66,25 @@ def rows(result: dict[str, Any], beside: str = "nginx") -> list[Row]:
     return list(found.values())
 
 
+def least(result: dict[str, Any], name: str) -> float | None:
+    """Return a program's CPU per unit in its best round, in the unit of Row.each.
+
+    What else the machine does can only add to it.
+    """
+    scale = 1e9 if cases.BY_NAME[result["case"]].unit == "GB" else 1e3
+    return min(
+        (one["cpu_ns"] / one["units"] / scale for one in result.get("samples", {}).get(name, ())
+         if one["units"]),
+        default=None,
+    )
+
+
+def added(result: dict[str, Any], name: str) -> float | None:
+    """Return what a program's functions add to its CPU per unit, best rounds compared."""
+    with_it, without = least(result, name), least(result, programs.base(name))
+    return None if with_it is None or without is None else with_it - without
+
+
 def _ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
@@ -74,6 +93,8 @@ def number(value: float | None) -> str:
     """Return a number with three digits that count."""
     if value is None:
         return "-"
+    if value < 0:
+        return f"-{number(-value)}"
     if value >= 100_000:
         return f"{value / 1000:.0f} k"
     if value >= 10_000:
@@ -117,6 +138,11 @@ def text(result: dict[str, Any]) -> str:
             f"{ratio(row.each_ratio):>8}{number(row.p50):>10}{number(row.p99):>10}"
             f"{ratio(row.p99_ratio):>8}{row.lost:>8.2%}"
         )
+    for name in result.get("samples", {}):
+        more = added(result, name) if programs.kind_of(name) else None
+        if more is not None:
+            most = "" if case.adds is None else f" (to reach: {case.adds:g})"
+            lines.append(f"  {name} adds {number(more)} {each_unit}{most}")
     begin = result.get("notes", {}).get("begin_us")
     if begin:
         made = ", ".join(f"{name} {median(values):.1f}" for name, values in begin.items())

@@ -61,14 +61,16 @@ def test_known_clients_go_on_when_their_listening_address_goes(performance: Perf
 def test_ten_thousand_sessions_go_on(performance: Performance) -> None:
     """All of them keep their ports, and no socket runs over while they change hands.
 
-    Unless the machine has no time for the clients either: then they send late.
+    Unless the machine has no time: the clients send late then, or a worker, whose socket holds the
+    datagrams of a tenth of a second, waits for a processor for longer than that.
     """
     account = performance(cases.TEN_THOUSAND)
     if performance.is_ours:
         reload_at = account.marks[0][0]
         after = [m for m in account.up.missing + account.down.missing if m.at >= reload_at]
         assert {} == account.harm, account.story()
-        assert [] == after or account.late_turns, account.story()
+        had_no_time = account.late_turns or account.kept_waiting_s > 0.1
+        assert [] == after or had_no_time, account.story()
     else:
         assert len(account.moved) > 5000
 

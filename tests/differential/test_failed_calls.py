@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import processes
 from tests.support.clients import tcp_exchange
 from tests.support.proxies import ProxyFactory
 from tests.support.waiting import wait_until
@@ -89,6 +90,8 @@ def test_a_side_that_has_reset_while_there_is_something_for_it(
         server.accept()[0] as peer,
     ):
         program.wait_log("proxy .* connected to")
+        # or it looks at both sides once more when it goes on
+        wait_until(lambda: processes.is_waiting(worker), what="the worker waits for events")
         sender, leaver = (peer, client) if side == "client" else (client, peer)
         with stopped(worker):
             sender.sendall(b"x")

@@ -92,8 +92,10 @@ def test_a_target_is_understood_alike(
     """Names of upstreams, addresses and names to resolve lead on; else a 500 says why."""
     backend = backends.tcp(tagged("b"))
     text = target.replace("%d", str(backend.port))
+    # the others have their answer at once, or as soon as a busy machine lets it be sent
+    conf = CONF if target.startswith("silent") else CONF.replace("timeout 1s", "timeout 20s")
     with ScriptedDns(script) as server:
-        pair = both(CONF % (server.text, backend.text, text))
+        pair = both(conf % (server.text, backend.text, text))
         theirs, ours = (told(proxy) for proxy in pair)
     assert theirs == ours
 

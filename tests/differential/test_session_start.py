@@ -119,13 +119,14 @@ def test_missing_headers_end_alike(both: Both) -> None:
     """A client that closes without a header, or sends none in time."""
     pair = both(
         """events {} stream { log_format f "$status"; access_log logs/access.log f;
-        server { listen 127.0.0.1:@main@ proxy_protocol; proxy_protocol_timeout 100ms; return x; }
+        server { listen 127.0.0.1:@main@ proxy_protocol; return x; }
+        server { listen 127.0.0.1:@hasty@ proxy_protocol; proxy_protocol_timeout 100ms; return x; }
         }""",
         log_level="info",
     )
     for proxy in pair:
         assert b"" == ask(proxy, "main", half_close=True)
-        assert b"" == ask(proxy, "main")
+        assert b"" == ask(proxy, "hasty")
         proxy.wait_log("client timed out")
     nginx, ours = (statuses(proxy, 2) for proxy in pair)
     assert nginx == ours
@@ -232,7 +233,7 @@ def test_peeked_bytes_reach_the_backend_once(both: Both, backends: BackendFactor
     assert 6 == backend.accepted
     # nginx counts the first flight since 1.25.5, when it began to peek
     expected = [str(len(flight) + 4) for flight in (HELLO, SPLIT, b"hello")]
-    assert expected == pair[1].lines("logs/received.log")
+    assert expected == pair[1].wait_log("", count=3, name="logs/received.log")
 
 
 @pytest.mark.effect("preread_timeout")
@@ -242,7 +243,7 @@ def test_slow_clients_are_let_go_alike(both: Both) -> None:
         """events {} stream {
         log_format f "$status [$ssl_preread_protocol] [$ssl_preread_server_name]";
         access_log logs/access.log f;
-        server { listen 127.0.0.1:@main@; ssl_preread on; preread_timeout 100ms; return x; }
+        server { listen 127.0.0.1:@main@; ssl_preread on; preread_timeout 300ms; return x; }
         }"""
     )
     for proxy in pair:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/adding-a-module.md"
 # language, path in the tree, text
 BLOCKS = re.findall(r"^```(\w+) (\S+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-MODULE, LIST, TESTS = (text for _, _, text in BLOCKS)
+MODULE, LIST, TESTS, MANUAL = (text for _, _, text in BLOCKS)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,14 @@ def test_the_page_s_tests_pass(tree: Path) -> None:
     said = run(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", BLOCKS[2][1])
     assert re.search(rf"^{len(re.findall('^def test_', TESTS, re.MULTILINE))} passed", said,
                      re.MULTILINE), said
+
+
+def test_the_page_s_entry_is_in_the_manual(tree: Path) -> None:
+    """It is found beside the module, and belongs to its directive."""
+    said = run(tree, "-c", "from ngxstream.conf import manual\n"
+               "from pathlib import Path\n"
+               "print(manual.read(Path('ngxstream/modules/ticket.toml'))['ticket']['syntax'])")
+    assert said == "ticket <word>\n"
 
 
 @pytest.mark.parametrize(

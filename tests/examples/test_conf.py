@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tools
+from tests.support.certs import Authority
 from tests.support.proxies import PROGRAMS, ROOT, Proxy
 
 EXAMPLES = sorted((ROOT / "conf").glob("*.conf"))
@@ -31,6 +32,9 @@ def test_example_passes_the_configuration_test(
     text = text.replace("198.51.100.1:", "127.0.0.1:")  # an address that this machine has
     proxy = program(text, tmp_path)
     shutil.copytree(path.parent, proxy.prefix / "conf", dirs_exist_ok=True)
+    if "ssl_certificate " in text:
+        (proxy.prefix / "conf/certs").mkdir()
+        Authority(proxy.prefix / "conf/certs").issue("example.com")
     verdict = proxy.test(text)
     file = proxy.conf_file
     said = f"{program.name}: the configuration file {file} syntax is ok\n"

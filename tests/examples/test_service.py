@@ -32,7 +32,9 @@ def test_systemd_finds_nothing_to_complain_about(tmp_path: Path) -> None:
     done = subprocess.run(
         [analyze, "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
     )
-    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    # what other units of this machine are blamed for is not ours
+    ours = [line for line in done.stderr.splitlines() if "ngxstream" in line]
+    assert (0, "", []) == (done.returncode, done.stdout, ours)
 
 
 def test_its_commands_are_ours() -> None:

@@ -1,6 +1,8 @@
 """The kit's proxy runner, against the real nginx."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,18 @@ def test_an_unexpected_alert_fails_the_test(tmp_path: Path) -> None:
         nginx.close()
     nginx.expected.append("exited on signal 9")
     nginx.assert_healthy()
+
+
+def test_a_signal_waits_for_the_event_loop(tmp_path: Path) -> None:
+    """A signal to a single process, which is ready before it waits for events, is not lost."""
+    with Nginx("master_process off;" + SERVER, tmp_path) as nginx:
+        with processes.stopped(nginx.pid):
+            sender = threading.Thread(target=nginx.signal, args=[signal.SIGUSR1])
+            sender.start()
+            sender.join(0.05)
+            assert sender.is_alive()  # a stopped process does not wait for events
+        sender.join()
+        nginx.wait_log("reopening logs")
 
 
 def test_log_records_are_taken_apart(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-from tests.__main__ import ENDS, counts
+from tests.__main__ import counts
 from tests.support import sharing
 from tests.support.proxies import ROOT
 
@@ -47,12 +48,11 @@ def test_each_test_is_run_by_one(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.sharing", str(suite)],
             cwd=suite,
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), sharing.CLAIMS: str(claims), sharing.FROM: end},
+            env=os.environ | {"PYTHONPATH": str(ROOT), sharing.CLAIMS: str(claims)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for end in ENDS
+        for _ in range(2)
     ]
     said = [process.communicate()[0] for process in running]
     assert [0, 1] == sorted(process.returncode for process in running), said
@@ -60,6 +60,17 @@ def test_each_test_is_run_by_one(tmp_path: Path) -> None:
         assert [str(n) for n in range(5)] == path.with_suffix(".log").read_text().split()
         assert path.with_suffix(".steps").exists()
     assert 1 == sum(text.count("FAILED ") for text in said)
+
+
+def test_what_takes_long_comes_first(tmp_path: Path) -> None:
+    """The files that are known to take long are there, and are taken before all others."""
+    assert [] == [name for name in sharing.LONG if not (ROOT / name).is_file()]
+    names = ("tests/a.py", *sharing.LONG[::-1], "tests/b.py")
+    items = [SimpleNamespace(nodeid=f"{name}::test_{n}") for n in "12" for name in names]
+    ours = [item.nodeid for item in sharing.claimed(items, tmp_path)]
+    wanted = (*sharing.LONG, "tests/a.py", "tests/b.py")
+    assert [f"{name}::test_{n}" for name in wanted for n in "12"] == ours
+    assert [] == list(sharing.claimed(items, tmp_path))
 
 
 def test_the_summary_is_found_though_others_speak_after_it() -> None:

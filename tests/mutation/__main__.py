@@ -70,6 +70,9 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/event/test_udp_proxied.py",
         "tests/fuzz/test_wire.py",
     ),
+    "wire/quic": ("tests/unit/wire/test_quic_hello.py",),
+    "wire/quic_hello": (),
+    "wire/quic_initial": ("tests/unit/wire/test_quic_hello.py",),
     "wire/reader": ("tests/unit/wire/test_client_hello.py",),
     "ipc/codec": (
         "tests/unit/ipc/test_port.py",
@@ -88,6 +91,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "event/datagram": ("tests/unit/event/test_udp.py",),
     "event/dns_query": ("tests/unit/event/test_resolver.py",),
     "event/inherited": ("tests/unit/process/test_rendezvous.py",),
+    "event/libcrypto": (),
     "event/libssl_context": ("tests/wire/test_tls_termination.py",),
     "event/listening": ("tests/unit/event/test_accept.py", "tests/unit/event/test_inherited.py"),
     "event/loop": ("tests/unit/event/test_accept.py", "tests/unit/event/test_udp.py"),
@@ -139,7 +143,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
         "tests/differential/test_limit_conn.py",
     ),
     "modules/realip": ("tests/wire/test_udp_proxy_protocol.py",),
-    "modules/ssl_preread": (),
+    "modules/ssl_preread": ("tests/unit/event/test_libcrypto.py",),
     "modules/proxy/tcp": ("tests/differential/test_proxying.py",),
     "modules/proxy/udp_rated": ("tests/wire/test_udp_rates.py",),
     "modules/proxy/udp_state": (

@@ -93,7 +93,7 @@ def test_a_first_answer_that_is_a_failure_ends_the_wait(
         with TcpClient(proxy.address("main")) as late:
             assert b"" == late.recv_to_eof()
         assert ["502 group"] * 2 == proxy.wait_log("502", count=2, name="logs/access.log")
-        assert 2 == len([m for m in proxy.messages("error") if "no live upstreams" in m])
+        assert 2 == len(proxy.wait_log(r"\[error\] .* no live upstreams", count=2))
 
 
 def test_the_wait_is_bounded(ngxstream: ProxyFactory) -> None:

@@ -107,7 +107,7 @@ def test_a_server_that_speaks_first_is_heard(
     running = proxy(
         HEAD + f"server {{ listen 127.0.0.1:@in@; proxy_pass {backend.text}; }} "
         f"server {{ listen 127.0.0.1:@sni@; proxy_pass {backend.text}; ssl_preread on; "
-        "preread_timeout 300ms; } }"
+        "preread_timeout 1s; } }"
     )
     assert b"220 ready\r\n" == tcp_exchange(running.address("in"))
     assert b"" == tcp_exchange(running.address("sni"))

@@ -51,6 +51,8 @@ LISTENERS: Final = {  # listen, its options, what else the server says
     "one way, logged": (
         "127.0.0.1", "", "proxy_requests 1; proxy_responses 0; set $looked 1;"
     ),
+    "bounded": ("127.0.0.1", "", "proxy_udp_amplification 65535;"),
+    "any port": ("127.0.0.1", "", "proxy_udp_any_port on;"),
     "rated": ("127.0.0.1", "", "proxy_upload_rate 1m; proxy_download_rate 1m;"),
     "rated, slow": ("127.0.0.1", "", "proxy_upload_rate 4k; proxy_download_rate 4k;"),
     "headed": ("127.0.0.1", "", "proxy_protocol v2; proxy_protocol_datagrams every;"),

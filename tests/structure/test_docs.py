@@ -1,19 +1,17 @@
 """What the written pages promise stands in the tree."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.pages import LANGUAGES, PAGES, blocks, page_id
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+INDEX = ROOT / "docs" / "README.md"
 COLUMNS = ["what", "nginx", "ngxstream", "why", "test"]
-
-
-def page_id(path: Path) -> str:
-    """Return a page's path inside the repository."""
-    return str(path.relative_to(ROOT))
 
 
 def table_rows(path: Path) -> list[list[str]]:
@@ -40,6 +38,47 @@ def test_links_lead_to_files_of_the_tree(path: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", path.read_text())
     broken = [link for link in links if "//" not in link and not (path.parent / link).exists()]
     assert [] == broken
+
+
+def test_the_index_leads_to_every_page() -> None:
+    """docs/README.md has all of docs/ and the READMEs below conf/; the README leads to it."""
+    links = {(INDEX.parent / link).resolve()
+             for link in re.findall(r"\]\(([^)#]+)", INDEX.read_text())}
+    pages = [*PAGES, ROOT / "docs" / "CHANGES"]
+    assert [] == [page_id(page) for page in pages if page not in {*links, INDEX}]
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_example_is_listed() -> None:
+    """conf/README.md leads to all configurations beside it."""
+    links = set(re.findall(r"\]\(([^)#]+)", (ROOT / "conf" / "README.md").read_text()))
+    assert set() == {path.name for path in (ROOT / "conf").glob("*.conf")} - links
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_links_to_headings_lead_to_one(path: Path) -> None:
+    """What follows a `#` is a heading of that page, as its anchor is made of it."""
+    text = path.read_text()
+    for file, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        target = (path.parent / file) if file else path
+        headings = re.findall(r"(?m)^#+ (.*)$", target.read_text())
+        anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+        assert anchor in anchors, f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_blocks_say_what_they_are(path: Path) -> None:
+    """Each has a language, and what could be executed is no text: see tests/support/pages.py."""
+    for block in blocks(path):
+        assert block.language in LANGUAGES, f"{block.place}: what language is {block.language!r}?"
+        if block.language == "json":
+            json.loads(block.text)
+        if block.language == "text":
+            assert not re.search(
+                r"(?m)^(?:[$#] )?(?:ngxstream(?:ctl)?|curl|dig|make|python3?|pip|systemctl) [-\w]",
+                block.text), block.place
+            opened = re.search(r"(?m)^\s*(?:server|stream|upstream|events) [^|]*\{", block.text)
+            assert not opened, block.place
 
 
 def test_divergences_have_their_reason_and_their_test() -> None:

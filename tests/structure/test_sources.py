@@ -1,7 +1,10 @@
 """What every source file of the package keeps to."""
 
 import ast
+import configparser
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +24,17 @@ def source_id(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
-    """Return the syntax tree of a source."""
+    """Return the syntax tree of a source, which nobody changes."""
     return ast.parse(path.read_text(), str(path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_let_go() -> Iterator[None]:
+    """Keep the trees while the tests of this file use them, and no longer."""
+    yield
+    tree_of.cache_clear()
 
 
 every_source = pytest.mark.parametrize("path", SOURCES, ids=source_id)
@@ -140,3 +151,22 @@ def test_a_change_of_module_state_is_found() -> None:
     f, g = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert 3 == len(changes(f, module_names(tree)))
     assert [] == changes(g, module_names(tree))
+
+
+def test_an_installation_has_the_files_that_are_no_sources() -> None:
+    """setup.cfg names each of them: the manual, the page of the API, the mark of typed packages."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = {path.parent for path in PACKAGE.rglob("*.py")}
+    named = {
+        str(path.relative_to(ROOT))
+        for package, names in setup["options.package_data"].items() for name in names.split()
+        for folder in (packages if package == "*" else [ROOT / package.replace(".", "/")])
+        for path in folder.glob(name)
+    }
+    files = {
+        str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert {"ngxstream/scripting/py.typed", "ngxstream/modules/geo.toml"} <= named
+    assert files == named

@@ -10,10 +10,11 @@ HEAVY = {
     *("argparse", "asyncio", "calendar", "datetime", "email", "glob", "http", "ipaddress"),
     *("json", "logging", "multiprocessing", "pathlib", "pickle", "shutil", "socketserver"),
     *("ctypes", "hashlib", "random", "ssl", "subprocess", "tempfile", "threading", "traceback"),
-    *("unittest", "urllib"),
+    *("tomllib", "unittest", "urllib"),
 }
 # Of ours: what serves, and what only some configurations need.
 SERVING = {
+    *("conf.hints", "conf.manual", "conf.other_modules", "process.findings"),
     *("core.regex", "core.regex_groups", "core.regex_machine", "core.regex_program"),
     *("core.regex_risk", "core.regex_scan"),
     *("core.regex_syntax", "core.regex_tree", "core.syslog", "event.accept", "event.dns_query"),

@@ -12,6 +12,7 @@
 - ``udp_network``  a namespace with a proxy between such players
 - ``accounting`` what became of every datagram, from the players' journals
 - ``dns``        dnsmasq as a backend, and dig as a client
+- ``real_servers``  redis, postgres, mosquitto and others in a folder, each on a free port
 
 Fixtures made of these (``proxy``, ``both``, ``backends``, ``namespaces``) are in tests/conftest.py.
 """

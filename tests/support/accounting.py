@@ -80,6 +80,7 @@ class Account:
     excused: frozenset[int] = frozenset()  # sessions whose worker was killed: they may start anew
     remark: str = ""
     late_turns: int = 0  # datagrams the clients did not send in time: the machine was busy
+    kept_waiting_s: float = 0.0  # so did a worker that serves at the end wait for a processor
 
     @property
     def lost(self) -> int:
@@ -126,7 +127,7 @@ class Account:
             tuple(s for s in self.sessions if s in wanted), part(self.up), part(self.down),
             {s: paths for s, paths in self.paths.items() if s in wanted},
             self.mangled, self.kernel, self.marks, self.excused & wanted, self.remark,
-            self.late_turns,
+            self.late_turns, self.kept_waiting_s,
         )
 
     def story(self) -> str:
@@ -137,6 +138,7 @@ class Account:
             f"longest under way: {self.up.longest_s:.3f} s up, {self.down.longest_s:.3f} s down",
             f"kernel: {self.kernel.buffers} dropped for want of buffer, {self.kernel.device} by lo",
             f"turns the clients gave up, being late: {self.late_turns}",
+            f"a worker waited for a processor: {self.kept_waiting_s:.3f} s",
             f"dropped at open sockets, by port: {dict(self.kernel.ports)}",
         ]
         events: list[tuple[float, str]] = [(at, f"-- {what}") for at, what in self.marks]

@@ -4,6 +4,8 @@
 clients and keeps a list of those it has revoked.
 """
 
+import base64
+import hashlib
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,13 @@ def openssl(*args: str, stdin: bytes = b"") -> bytes:
     )
     assert ran.returncode == 0, ran.stderr.decode(errors="replace")
     return ran.stdout
+
+
+def pin(pair: Pair) -> str:
+    """Return the hash of a certificate's key, in base64: --ignore-certificate-errors-spki-list."""
+    public = openssl("x509", "-in", str(pair.cert), "-pubkey", "-noout")
+    der = openssl("pkey", "-pubin", "-outform", "der", stdin=public)
+    return base64.b64encode(hashlib.sha256(der).digest()).decode()
 
 
 def make_key(path: Path, kind: str = "ec", password: str = "") -> Path:

@@ -1,10 +1,11 @@
 """Forked processes for tests of shared memory: they end, are killed, or die at a given step."""
 
+import dis
 import os
 import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Container
+from types import CodeType, FrameType
 from typing import Any
 
 from ngxstream.core.shm_counts import Tally
@@ -58,13 +59,25 @@ class Held:
         os.waitpid(self.pid, 0)
 
 
-def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool]:
+# Bytecodes that can change memory which other processes see; all others look, or set what is local.
+CHANGING = frozenset(
+    code for name, code in dis.opmap.items()
+    if name.startswith(("CALL", "STORE_SUBSCR", "STORE_SLICE", "STORE_ATTR", "DELETE_"))
+    or name in ("BEFORE_WITH", "LOAD_SPECIAL", "WITH_EXCEPT_START")
+)
+
+
+def die_at(
+    step: int, where: str, work: Callable[[], object], steps: Container[int] = range(256)
+) -> tuple[int, bool]:
     """Run work in a forked process that SIGKILL ends before a step of the interpreter.
 
     Args:
         step: how many bytecodes are run, of functions in files whose path contains `where`
         where: part of a path
         work: what is done
+        steps: the bytecodes that count. Who dies before any of CHANGING has left all states of the
+            shared memory that dying before any bytecode can leave
 
     Returns:
         the reaped pid, and whether it died (else the work has fewer steps)
@@ -72,6 +85,7 @@ def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool
     child = os.fork()
     if child == 0:
         left = step
+        codes: dict[CodeType, bytes] = {}
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
             nonlocal left
@@ -79,6 +93,11 @@ def die_at(step: int, where: str, work: Callable[[], object]) -> tuple[int, bool
                 return None
             frame.f_trace_opcodes = True
             if event == "opcode":
+                code = frame.f_code
+                if code not in codes:
+                    codes[code] = code.co_code
+                if codes[code][frame.f_lasti] not in steps:
+                    return trace
                 if not left:
                     os.kill(os.getpid(), signal.SIGKILL)
                 left -= 1

@@ -112,7 +112,7 @@ DIRECTIVES: Final[dict[str, tuple[str, ...]]] = {
     "server": (
         "U",
         "127.0.0.1:@|127.0.0.1:@|[::1]:@|unix:logs/b ! 127.0.0.1|127.0.0.1:x|nosuch.invalid:1|",
-        "|||weight=3|down|max_fails=0|fail_timeout=5s|max_conns=3 ! backup|weight=0|x|weight=|slow_start=1s",
+        "|||weight=3|down|max_fails=0|fail_timeout=5s|max_conns=3 ! backup|weight=0|x|weight=|slowstart=1s",
         "||weight=2 ! backup|down",
     ),
 }

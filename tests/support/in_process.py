@@ -22,6 +22,7 @@ from ngxstream.core.shm_facts import Rows
 from ngxstream.core.shm_zones import ZoneTable
 from ngxstream.event import accept, listening
 from ngxstream.event.loop import Loop, PoisoningLoop
+from ngxstream.event.poller import Poller
 from ngxstream.stream.core import StreamConf
 from ngxstream.stream.session import Session
 from tests.support import ports
@@ -81,6 +82,13 @@ def build(
     return made
 
 
+def settle(conf: StreamConf, loop: Loop) -> None:
+    """Have what a loop has counted of servers added to the cells at once."""
+    for server in getattr(conf, "servers", ()):
+        if server.watched is not None:
+            server.watched.flush(loop)
+
+
 @dataclass
 class LogTarget:
     """A log target that keeps its lines as (level, message)."""
@@ -102,7 +110,9 @@ class LogTarget:
 class InProcess:
     """A stream block served on a Loop in this process; TCP only."""
 
-    def __init__(self, text: str, *, level: int = INFO, **settings: Any) -> None:
+    def __init__(
+        self, text: str, *, level: int = INFO, poller: Poller | None = None, **settings: Any
+    ) -> None:
         """Build and listen; log at a level. ``@name@`` stands for a free port, one per name."""
         self.ports: dict[str, int] = {}
         built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **settings)
@@ -113,7 +123,7 @@ class InProcess:
         self.conf = built.conf
         self.target = LogTarget(level)
         self.log = Log([self.target])
-        self.loop = PoisoningLoop(self.log)
+        self.loop = PoisoningLoop(self.log, poller)
         self.rows = Rows()
         self.conf.facts.attach(self.rows)
         self.loop.cells = self.rows.cells
@@ -141,6 +151,7 @@ class InProcess:
 
     def facts(self, label: str = "") -> dict[str, int]:
         """Return the facts that have this label and are not 0."""
+        settle(self.conf, self.loop)
         return {
             cell.fact.name: n for cell, n in self.conf.facts.totals() if n and cell.label == label
         }
@@ -162,7 +173,7 @@ class InProcess:
             self.loop.turn(wait_ms=5)
             return condition()
 
-        return wait_until(turn, PATIENCE, what)
+        return wait_until(turn, PATIENCE, what, every=0)  # a turn waits by itself
 
     def connect(self, number: int = 0) -> socket.socket:
         """Connect a client whose receives do not wait."""

@@ -23,3 +23,7 @@ class MovingClock:
         """Move the clock on, and let what is due by then happen."""
         self._added_ns += (ms + timers.TICK_MS * 2) * 1_000_000
         one.turn(0)
+
+    def pass_by(self, ms: int) -> None:
+        """Move the clock on; nothing happens yet."""
+        self._added_ns += ms * 1_000_000

@@ -17,12 +17,13 @@ Example::
 """
 
 import atexit
+import functools
 import os
 import re
 import signal as signals
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -59,7 +60,8 @@ class Verdict:
     stdout: str
 
 
-def main_directives(text: str) -> dict[str, list[str]]:
+@functools.lru_cache(8)  # a wait asks for them in each poll, also of thousands of lines
+def main_directives(text: str) -> Mapping[str, list[str]]:
     """Return the directives of the main context and their arguments; later ones win.
 
     Reads loosely: the text may be a configuration that is wrong on purpose.
@@ -122,6 +124,7 @@ class Proxy:
         self._pass_fds = pass_fds
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_single = False  # what runs has no master
         self._scanned = 0  # bytes of the error log that were searched for leaving workers
         self._leaving: set[int] = set()
         for folder in ("conf", "logs"):
@@ -227,6 +230,8 @@ class Proxy:
                 pass_fds=self._pass_fds,
             )
         atexit.register(self.kill)
+        given = main_directives(self.conf_file.read_text())
+        self._is_single = given.get("master_process") == ["off"]
         try:
             wait_until(self._is_ready, timeout, f"{self.name} is ready")
         except BaseException:
@@ -266,9 +271,9 @@ class Proxy:
         """
         process, pid = self._running(), self.pid
         if process.poll() is None:
-            process.send_signal(sig)
+            self._send(process.pid, sig)
         elif pid and processes.is_alive(pid):  # daemon on
-            os.kill(pid, sig)
+            self._send(pid, sig)
         try:
             wait_until(
                 lambda: process.poll() is not None and not (pid and processes.is_alive(pid)),
@@ -345,8 +350,15 @@ class Proxy:
         return self._process is not None and processes.is_alive(self.pid or self._process.pid)
 
     def signal(self, sig: int) -> None:
-        """Send a signal to the master."""
-        os.kill(self.pid or self._running().pid, sig)
+        """Send a signal to the master, or to the single process."""
+        self._send(self.pid or self._running().pid, sig)
+
+    def _send(self, pid: int, sig: int) -> None:
+        # A master has its signals blocked while it does not wait for them; sigsuspend() loses none.
+        if self._is_single:
+            processes.wake(pid, sig)
+        else:
+            os.kill(pid, sig)
 
     def worker_pids(self) -> list[int]:
         """Return the workers that serve, oldest first; not those that are shutting down."""
@@ -491,7 +503,8 @@ class Nginx(Proxy):
         if "load_module" in main_directives(conf_text):
             return []
         program = tools.require_nginx()
-        wanted = {"stream": r"\bstream\b", "stream_geoip": r"\bgeoip_(country|city|org)\b"}
+        wanted = {"stream": r"\bstream\b", "stream_geoip": r"\bgeoip_(country|city|org)\b",
+                  "stream_js": r"\bjs_import\b"}
         files = [
             tools.nginx_module(program, module)
             for module, pattern in wanted.items()

@@ -6,6 +6,8 @@ judge them; tests/directives.py counts them as the refusal tests of their direct
 
 from typing import Final, NamedTuple
 
+from ngxstream.modules.py import refused
+
 # Where the text of a case goes. All is one line: a message ends in ``:1``.
 PLACES: Final = {
     "main": "TEXT events {}",
@@ -268,8 +270,8 @@ _ODD: Final = {
         Case("upstream", "server 127.0.0.1:1 max_fails=x;", 'invalid parameter "max_fails=x"'),
         Case("upstream", "server 127.0.0.1:1 fail_timeout=x;",
              'invalid parameter "fail_timeout=x"'),
-        Case("upstream", "server 127.0.0.1:1 slow_start=5s;",
-             'invalid parameter "slow_start=5s"'),
+        Case("upstream", "server 127.0.0.1:1 slow_start=x;",
+             'invalid parameter "slow_start=x"'),
         Case("upstream", "server a.example:1 resolve;",
              'resolving names at run time requires upstream "u" in /p/conf/nginx.conf:1 to be in '
              "shared memory", ours=True),
@@ -416,6 +418,9 @@ def _all() -> dict[str, list[Case]]:
         for (kind, place), names in _KINDS.items()
         for name in names.split()
     }
+    for name, why in refused.REASONS.items():
+        words = f'"{name}" directive is not supported: {why}'
+        found[name] = [Case("stream", f"{name} x;", words, ours=True)]
     return {**found, **_ODD}
 
 

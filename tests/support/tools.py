@@ -8,6 +8,7 @@ that forbids them, is a skip in any case.
 
 import ctypes
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -40,6 +41,20 @@ def require(name: str) -> str:
         missing(f"{name} is not installed")
         raise AssertionError  # not reached: missing() raises
     return path
+
+
+def optional(name: str) -> str:
+    """Return the path of a program; skip where it is not installed, as .ci/packages lacks it."""
+    path = shutil.which(name, path=SEARCH_PATH)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def require_module(name: str, extra: str) -> None:
+    """Skip or fail unless a module of an optional extra of setup.cfg can be imported."""
+    if importlib.util.find_spec(name) is None:
+        missing(f"{name} is not installed (the extra `{extra}`)")
 
 
 def other_python(version: str) -> str:

@@ -9,7 +9,7 @@ from ngxstream.event.client_sockets import ClientSockets
 from ngxstream.event.loop import PoisoningLoop
 from ngxstream.event.recycle import SocketPool
 from ngxstream.event.udp_proxied import ProxiedUdpListener
-from ngxstream.modules.proxy import udp_one_way
+from ngxstream.modules.proxy import quic_conf, udp_one_way
 from ngxstream.modules.proxy.udp_one_way import shared_sockets
 from tests.support import in_process
 
@@ -46,6 +46,9 @@ class UdpInProcess:
                 if conf.believes is None
                 else ProxiedUdpListener(self.loop, opened, sock, conf.begin, believes=conf.believes)
             )
+            finder = quic_conf.finder(conf, self.loop)
+            if finder is not None:
+                listener.find_by(finder)
             forward = udp_one_way.forwarder(conf, self.loop)
             if forward is not None:
                 listener.forward_by(forward)

@@ -11,6 +11,7 @@ Whatever happens to the proxy meanwhile, account() tells what became of every da
         assert {} == network.account().harm
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -30,18 +31,20 @@ PATIENCE_S = 60.0
 SOURCES = [f"127.1.0.{i}" for i in range(1, 9)]
 # A worker of nginx that has to leave at once while sessions live says so for each of them.
 NGINX_ALERTS = [r"open socket #\d+ left in connection", r"aborting$"]
-# When nothing was received for so long, what is missing will not come any more. What loses
-# nothing never waits for it; so it is long for the program that should not lose.
+# When nothing was received for so long by anybody, and the workers had nothing to do, what is
+# missing will not come any more. What loses nothing never waits for it; so it is long for the
+# program that should not lose. Workers that hand ten thousand sessions over are busy for seconds
+# where other programs have the processors, and the datagrams wait in them.
 QUIET_S = {"nginx": 0.7, "ngxstream": 3.0}
 
 
 class Player:
     """A process of tests.support.udp_crowd, and the words to it."""
 
-    def __init__(self, net: Namespaces, kind: str, **options: Any) -> None:
-        """Start it inside the namespace; it does nothing before it is told to."""
+    def __init__(self, net: Namespaces, kind: str, *, label: str = "udp", **options: Any) -> None:
+        """Start it on a host of the network; it does nothing before it is told to."""
         self._process = net.popen(
-            "udp",
+            label,
             sys.executable,
             "-m",
             "tests.support.udp_crowd",
@@ -239,6 +242,8 @@ class UdpNetwork:
         players = [*self.crowds, self.backends]
         for player in players:
             player.say("stop")
+        workers = [pid for proxy in self._proxies for pid in proxy.worker_pids()]
+        kept_waiting_s = max(map(processes.kept_waiting_s, workers), default=0.0)
         seen: list[list[int]] = []
         since = time.monotonic()
 
@@ -250,7 +255,7 @@ class UdpNetwork:
             if (ups, downs) == (status[-1]["got"], status[-1]["sent"]):
                 return True
             now = [s["got"] for s in status]
-            if [now] != seen:
+            if [now] != seen or self._is_busy():
                 seen[:] = [now]
                 since = time.monotonic()
             return time.monotonic() - since > QUIET_S[self.name]
@@ -258,7 +263,12 @@ class UdpNetwork:
         wait_until(settled, PATIENCE_S, "the datagrams on their way have come", every=0.03)
         journals = [player.say("journal") for player in players]
         kernel = accounting.kernel_counts(self.backends.pid)
-        return accounting.account(journals[:-1], journals[-1], kernel, self.marks)
+        account = accounting.account(journals[:-1], journals[-1], kernel, self.marks)
+        return dataclasses.replace(account, kept_waiting_s=kept_waiting_s)
+
+    def _is_busy(self) -> bool:
+        workers = [pid for proxy in self._proxies for pid in proxy.all_worker_pids()]
+        return not all(map(processes.is_waiting, workers))
 
     # The end.
 

@@ -14,10 +14,12 @@ def wait_until(
 ) -> T:
     """Poll until the predicate is true; return what it returned.
 
-    Args: timeout and every in seconds; what names the awaited state in the failure.
+    Args: timeout and every in seconds, where every is the longest pause: most states come soon, and
+    the first pauses are shorter; what names the awaited state in the failure.
     Raises: AssertionError when the time is up; an exception of the predicate passes through.
     """
     deadline = time.monotonic() + timeout
+    pause = min(every, 0.0005)
     while True:
         value = predicate()
         if value:
@@ -25,4 +27,5 @@ def wait_until(
         if time.monotonic() > deadline:
             name = what or getattr(predicate, "__name__", "the awaited state")
             raise AssertionError(f"not reached within {timeout:g} s: {name} (last: {value!r})")
-        time.sleep(every)
+        time.sleep(pause)
+        pause = min(every, pause * 2)

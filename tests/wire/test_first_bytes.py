@@ -85,7 +85,7 @@ def test_a_large_text_is_returned(ngxstream: ProxyFactory, poller: str) -> None:
 
 @every_poller
 def test_a_datagram_is_answered_by_a_text(ngxstream: ProxyFactory, poller: str) -> None:
-    """Each datagram is a session of its own; preread and PROXY headers are not for UDP."""
+    """Each datagram is a session of its own; preread waits for no more of what is not QUIC."""
     proxy = serve(
         ngxstream,
         poller,

@@ -50,7 +50,8 @@ def proxied(
             f"worker_processes 1; events {{}} stream {{ server {{ "
             f"listen 127.0.0.1:@tls@ ssl {listen}; "
             f"ssl_certificate {world.server.cert}; ssl_certificate_key {world.server.key}; "
-            f'{server} return "{says}"; }} }}'
+            f'{server} return "{says}"; }} }}',
+            start=False,
         )
         conf = (
             "events {} stream { proxy_ssl_protocols TLSv1.2 TLSv1.3; "
@@ -63,6 +64,7 @@ def proxied(
             said = proxies.Nginx(conf, tmp_path).test().stderr
             if re.search(NEWER, said):
                 pytest.skip(f"this nginx is too old: {said.splitlines()[0]}")
+        upstream.start()
         return proxy(conf), upstream
 
     return start

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.conf import directive as d
 from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
-from ngxstream.core import codes, errors, syslog
+from ngxstream.core import codes, errors, log_rate, syslog
 from ngxstream.modules.log import formats, open_cache, sinks
 from ngxstream.stream import phases, values
+from ngxstream.stream.api import COUNTER, Family, labels
+from ngxstream.stream.content import Kept
 from ngxstream.stream.module import PhaseHandler, StreamModule
+from ngxstream.stream.variables import NOCACHEABLE, Variable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ngxstream.conf.builder import Scope
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 NAME: Final = "access_log"  # of the module: `log` is what a server calls its error log
 BOTH: Final = STREAM | SERVER
 
+MOST_SAMPLE: Final = 1 << 31
 GZIP_BUFFER: Final = 64 * 1024
 
 
@@ -54,13 +60,14 @@ class LogData:
 class Spec:
     """One access_log directive; `target` says which kind it is."""
 
-    __slots__ = ("_sink", "condition", "format", "parents", "target")
+    __slots__ = ("_sink", "condition", "format", "parents", "sample", "target")
 
     def __init__(self, target: LogFile | ComplexValue | syslog.Syslog) -> None:
         self.target = target
         self.parents = 0  # how many `..` the configuration has in a path with variables
         self.format: formats.Format | None = None
         self.condition: ComplexValue | None = None
+        self.sample: sinks.Sample | None = None
         self._sink: Any = None  # one for all servers that inherit the directive
 
     def taker(self, cache: open_cache.OpenLogCache | None) -> sinks.Take:
@@ -80,6 +87,8 @@ class Spec:
                 sink = sinks.FileSink(target.file, made)
             self._sink = sink
         take = sink.taker(cache) if isinstance(sink, sinks.PathSink) else sink.take
+        if self.sample is not None:
+            take = self.sample.before(take)
         return take if self.condition is None else sinks.filtered(self.condition, take)
 
 
@@ -147,7 +156,7 @@ def _access_log(scope: Scope, module: Module, st: Statement) -> None:
     spec.format = next((made for made in data.formats if made.name.lower() == name), None)
     if spec.format is None:
         raise errors.ConfError(f'unknown log format "{args[1]}"')
-    size, flush_ms, gzip = _parameters(scope, spec, args[2:])
+    size, flush_ms, gzip = _parameters(scope, spec, args[2:], args[0])
     if flush_ms and not size:
         shown = spec.target.text if isinstance(spec.target, values.ComplexValue) else args[0]
         raise errors.ConfError(f'no buffer is defined for access_log "{shown}"')
@@ -176,7 +185,9 @@ def _spec(scope: Scope, data: LogData, word: str) -> Spec:
     return Spec(known)
 
 
-def _parameters(scope: Scope, spec: Spec, words: list[str]) -> tuple[int, int, int]:
+def _parameters(
+    scope: Scope, spec: Spec, words: list[str], log: str
+) -> tuple[int, int, int]:
     """Return buffer size, flush time in milliseconds and gzip level, 0 where not given."""
     size = flush_ms = gzip = 0
     for word in words:
@@ -191,6 +202,8 @@ def _parameters(scope: Scope, spec: Spec, words: list[str]) -> tuple[int, int, i
         elif name == "if" and equals:
             table = scope.builder.data["stream"].variables
             spec.condition = values.compile_value(text, table)
+        elif name == "sample" and equals:
+            spec.sample = _sample(scope, text, log)
         else:
             raise errors.ConfError(f'invalid parameter "{word}"')
     return size, flush_ms, gzip
@@ -204,6 +217,30 @@ def _positive(parse: Any, text: str, what: str, most: int | None = None) -> int:
     if value == 0 or (most is not None and value > most):
         raise errors.ConfError(f'invalid {what} "{text}"')
     return value
+
+
+def _sample(scope: Scope, text: str, log: str) -> sinks.Sample:
+    """Read `N`, one of N sessions, or `N/s`, so many lines a second. It is ours."""
+    is_rate = text.endswith("/s")
+    number = _positive(units.parse_number, text.removesuffix("/s"), "sample", MOST_SAMPLE)
+    cell = scope.builder.facts.cell(sinks.LEFT_OUT, log)
+    return sinks.Sample(0 if is_rate else number, number if is_rate else 0, cell)
+
+
+def _left_out(s: Session) -> bytes | None:
+    found = s.module_ctx(sinks.LEFT_OUT_KEY)
+    return None if found is None else b"%d" % found
+
+
+def metrics(loop: Loop, stream: StreamConf) -> Iterator[Family]:
+    """Yield what logs left out, where one does."""
+    for fact in (sinks.LEFT_OUT, log_rate.LEFT_OUT):
+        found = [
+            (labels(log=cell.label), total)
+            for cell, total in stream.facts.totals() if cell.fact is fact
+        ]
+        if found:
+            yield Family(f"ngxstream_{fact.name}", COUNTER, fact.doc.rstrip("."), found)
 
 
 def _buffer(spec: Spec, word: str, size: int, flush_ms: int, gzip: int) -> None:
@@ -268,14 +305,11 @@ def _flush(stream: StreamConf, loop: Loop) -> None:
 
 
 DIRECTIVES: Final = (
-    Directive("log_format", STREAM, d.TWO_MORE, _log_format, "What a line of an access log says.",
-              syntax="log_format name [escape=default|json|none] string ..."),
+    Directive("log_format", STREAM, d.TWO_MORE, _log_format, "What a line of an access log says."),
     Directive("access_log", BOTH, d.ONE_MORE, _access_log, "A log with a line for each session.",
-              syntax="access_log path format [buffer=size] [gzip[=level]] [flush=time] "
-                     "[if=condition] | off", default="off"),
+              default="off"),
     Directive("open_log_file_cache", BOTH, d.TAKE14, _open_log_file_cache,
               "How many access logs whose paths hold variables are kept open.",
-              syntax="open_log_file_cache max=N [inactive=time] [min_uses=N] [valid=time] | off",
               default="off"),
 )
 
@@ -286,5 +320,12 @@ MODULE = StreamModule(
     merge=_merge,
     handlers=(PhaseHandler(phases.LOG, handle, _is_wanted),),
     stop_worker=_flush,
+    variables=(
+        Variable("access_log_left_out", _left_out, NOCACHEABLE,
+                 "How many sessions `sample` has left out since the log's last line, of a worker."),
+    ),
+    facts=(sinks.LEFT_OUT, log_rate.LEFT_OUT),
+    keeps=(Kept(sinks.LEFT_OUT_KEY, stays="a session moves before it is logged"),),
+    metrics=metrics,
     reopen=_flush,
 )

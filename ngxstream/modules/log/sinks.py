@@ -20,10 +20,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ngxstream.core import errors, log
+from ngxstream.core import errors, log, log_rate
+from ngxstream.core.facts import Fact
 from ngxstream.modules.log import open_cache
 
 if TYPE_CHECKING:
+    from ngxstream.core.facts import Cell
     from ngxstream.core.files import OpenFile
     from ngxstream.core.log import Log
     from ngxstream.core.syslog import Syslog
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
     from ngxstream.stream.values import ComplexValue
 
 Take = Callable[["Session"], None]
+
+LEFT_OUT: Final = Fact(
+    "access_log_left_out", log_rate.LOG, "Sessions that `access_log … sample=` left out."
+)
+LEFT_OUT_KEY: Final = "access_log_left_out"  # in ctx: how many, before the line being written
 
 MINUTE_MS: Final = 60_000
 GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
@@ -255,6 +262,46 @@ class SyslogSink:
         """Send the line of a session, without its line feed."""
         if not self._peer.send(self._text.text(s), None, s.log):
             s.log_error(log.WARN, "send() to syslog failed")
+
+
+class Sample:
+    """Which sessions have a line in one log: each so many, or so many a second of a worker."""
+
+    __slots__ = ("_cell", "_left_out", "_second", "_taken", "every", "most")
+
+    def __init__(self, every: int, most: int, cell: Cell) -> None:
+        """Args: every: one of so many, 0 for a rate; most: a second; cell: counts the others"""
+        self.every = every
+        self.most = most
+        self._cell = cell
+        self._left_out = 0  # since the last line
+        self._taken = 0  # in this second; without a rate: since the last line
+        self._second = -1
+
+    def before(self, take: Take) -> Take:
+        """Have some lines taken, each with how many sessions were left out before it."""
+
+        def take_some(s: Session) -> None:
+            if self._is_one(s.loop.now_ms):
+                s.set_module_ctx(LEFT_OUT_KEY, self._left_out)
+                self._left_out = 0
+                take(s)
+                s.set_module_ctx(LEFT_OUT_KEY, None)  # the next log may leave nothing out
+            else:
+                self._left_out += 1
+                s.loop.cells[self._cell.at] += 1
+
+        return take_some
+
+    def _is_one(self, now_ms: int) -> bool:
+        if self.every:
+            return self._left_out + 1 >= self.every
+        second = now_ms // 1000
+        if second != self._second:
+            self._second = second
+            self._taken = 0
+        self._taken += 1
+        return self._taken <= self.most
 
 
 def filtered(condition: ComplexValue, take: Take) -> Take:

@@ -11,7 +11,7 @@ from ngxstream.conf import units
 from ngxstream.conf.directive import SERVER, STREAM, Directive
 from ngxstream.core import errors
 from ngxstream.event import connect
-from ngxstream.modules.proxy import bind, target
+from ngxstream.modules.proxy import bind, quic_conf, target
 from ngxstream.stream import upstream_block, values
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Given, Module
     from ngxstream.conf.reader import Statement
     from ngxstream.event.udp_clients import Sink
+    from ngxstream.modules.proxy.quic_conf import Quic
     from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.stream.core import ServerConf, StreamDraft
     from ngxstream.stream.upstream import Peer, UpstreamConf
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     Step = Callable[[UdpProxy, Sink], Sink]
 
 UNLIMITED: Final = 0x7FFFFFFF  # proxy_responses' default: any number
+MOST_AMPLIFICATION: Final = 65_535  # the largest datagram for one byte
 BOTH: Final = STREAM | SERVER
 
 
@@ -59,15 +61,29 @@ class ProxyConf:
     proxy_protocol: int = 0  # version, 0 is off
     every_datagram: bool = False  # it goes in front of, not of a session's first alone
     half_close: bool = False
+    session_drop: bool = False
+    session_lifetime: int = 0
+    connect_on_data: bool = False
+    amplification: int = 0
+    any_port: bool = False
     socket_keepalive: bool = False
     socket_rcvbuf: int = 0
     socket_sndbuf: int = 0
     bind: bind.Bind = bind.NONE
     options: connect.PeerOptions = connect.PLAIN
     is_rated: bool = False
+    is_usual: bool = False  # no rate, header, address, option or lender: start() is one function
     # of UDP sessions: what a client's datagrams pass first (udp_steps.py), and by which sockets
     steps: tuple[Step, ...] = ()
+    quic: Quic | None = None  # their sessions are known by connection ids (udp_quic.py)
     lender: Lender | None = None
+
+    @property
+    def may_be_usual(self) -> bool:
+        """Whether a session begins in the usual way; where it has filters it does not."""
+        return self.options.plain and self.bind.value is None and not (
+            self.is_rated or self.proxy_protocol or self.lender or self.next_upstream_tries
+        )
 
     @property
     def is_headed(self) -> bool:
@@ -89,6 +105,7 @@ def merge(outer: Given, inner: Given) -> ProxyConf:
 
 def check(conf: ProxyConf, server: ServerConf, draft: StreamDraft) -> None:
     """Judge a server's settings together. Raises: UnplacedError"""
+    quic_conf.check(server, ends=bool(conf.requests or conf.responses != UNLIMITED))
     if conf.proxy_protocol != 1 or not any(draft.options.is_udp for draft in server.listens):
         return
     place = f"in {server.file}:{server.line}"
@@ -133,8 +150,7 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
         Directive("proxy_pass", SERVER, d.TAKE1, proxy_pass,
                   "Where sessions are proxied to: an address, an upstream, text with variables."),
         Directive("proxy_bind", BOTH, d.TAKE12, bind.set_bind,
-                  "Local address of the connections to upstream servers.",
-                  syntax="address[:port] [transparent] | off"),
+                  "Local address of the connections to upstream servers."),
         Directive("proxy_socket_keepalive", BOTH, d.FLAG, d.flag("socket_keepalive"),
                   "SO_KEEPALIVE on upstream connections.", default="off"),
         Directive("proxy_socket_rcvbuf", BOTH, d.TAKE1, d.size("socket_rcvbuf"),
@@ -156,7 +172,7 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
         Directive("proxy_download_rate", BOTH, d.TAKE1, _rate("download_rate"),
                   "Bytes a second read from an upstream server.", default="0"),
         Directive("proxy_requests", BOTH, d.TAKE1, d.num("requests"),
-                  "Datagrams of a client after which its session is let go.", default="0"),
+                  "Datagrams of a client after which its session ends.", default="0"),
         Directive("proxy_responses", BOTH, d.TAKE1, d.num("responses"),
                   "Datagrams expected in answer to each of a client's."),
         Directive("proxy_next_upstream", BOTH, d.FLAG, d.flag("next_upstream"),
@@ -168,15 +184,40 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
                   default="0"),
         Directive("proxy_protocol", BOTH, d.TAKE1,
                   d.enum("proxy_protocol", {"off": 0, "on": 1, "v2": 2}),
-                  "Send a PROXY protocol header to upstream servers.",
-                  syntax="on | off | v2", default="off"),
+                  "Send a PROXY protocol header to upstream servers.", default="off"),
         Directive("proxy_protocol_datagrams", BOTH, d.TAKE1,
                   d.enum("every_datagram", {"first": False, "every": True}),
-                  "Which datagrams of a UDP session bear the PROXY protocol header.",
-                  syntax="first | every", default="first", extension=True),
+                  "Which datagrams of a UDP session have the PROXY protocol header in front.",
+                  default="first", extension=True),
+        Directive("proxy_session_drop", BOTH, d.FLAG, d.flag("session_drop"),
+                  "Whether sessions end when a check finds their server unhealthy, or when it is "
+                  "removed from its group or marked down.", default="off", extension=True),
+        Directive("proxy_session_lifetime", BOTH, d.TAKE1, d.msec("session_lifetime"),
+                  "How long a session may last, whatever it does; 0 is no limit.",
+                  default="0", extension=True),
+        Directive("proxy_udp_amplification", BOTH, d.TAKE1, _amplification,
+                  "How many bytes a client that has sent one datagram gets for each of its own.",
+                  default="off", extension=True),
+        Directive("proxy_udp_any_port", BOTH, d.FLAG, d.flag("any_port"),
+                  "Whether answers of the server's host from other ports belong to a UDP session.",
+                  default="off", extension=True),
+        Directive("proxy_connect", BOTH, d.TAKE1,
+                  d.enum("connect_on_data", {"at_once": False, "on_data": True}),
+                  "Whether a server is chosen and connected before a TCP client has sent anything.",
+                  default="at_once", extension=True),
         Directive("proxy_half_close", BOTH, d.FLAG, d.flag("half_close"),
                   "Close each direction of a TCP connection by itself.", default="off"),
+        *quic_conf.DIRECTIVES,
     )
+
+
+def _amplification(scope: Scope, module: Module, st: Statement) -> None:
+    if st.args[0] == "off":
+        d.put(scope, module, st, "amplification", 0)
+        return
+    d.num("amplification")(scope, module, st)
+    if not 0 < scope.given_of(module)["amplification"] <= MOST_AMPLIFICATION:
+        raise errors.ConfError(f'"{st.directive}" must be between 1 and {MOST_AMPLIFICATION}')
 
 
 def _rate(field: str) -> d.Setter:

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.conf import units
 from ngxstream.core import codes, errors, inet, log
 from ngxstream.event import connect, eviction, pump
-from ngxstream.stream.content import Content
+from ngxstream.modules.proxy import lifetime
+from ngxstream.stream import endings, peer_state, withdrawals
+from ngxstream.stream.content import CONNECTING, RELAYING, RESOLVING, Content, Shown
 from ngxstream.stream.upstream import UpstreamState
 
 if TYPE_CHECKING:
     from ngxstream.modules.proxy.conf import ProxyConf
+    from ngxstream.stream.endings import Ending
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
 
@@ -38,6 +41,12 @@ def client_level(error: OSError) -> int:
 def upstream_level(error: OSError) -> int:
     """Return the level of an error of the upstream's side."""
     return log.ERR if error.errno in errors.REMOTE_FAULTS else log.ALERT
+
+
+def shown_name(upstream: UpstreamConf) -> str:
+    """Return the name of an upstream, with the port that a proxy_pass has given it."""
+    name = upstream.name
+    return f"{name}:{upstream.port}" if upstream.port else name
 
 
 class Proxy(Content):
@@ -83,6 +92,8 @@ class Proxy(Content):
         self.deadline = 0
         self.tick = 0
         self.timeout = conf.timeout
+        if conf.session_lifetime:
+            lifetime.begin(s, conf.session_lifetime)
 
     def start(self) -> None:
         """Choose among the servers of the upstream and connect."""
@@ -101,7 +112,7 @@ class Proxy(Content):
 
     def connect(self) -> None:
         """Try servers until one connects or none is left. Source: ngx_stream_proxy_connect"""
-        s, loop, conf = self.s, self.loop, self.conf
+        s, c, loop, conf = self.s, self.c, self.loop, self.conf
         while True:
             peer, state = self.peer, self.state
             if peer is None or state is None:  # otherwise it waited for a descriptor
@@ -115,45 +126,57 @@ class Proxy(Content):
                 try:
                     peer = self.peer = self.selection.get()
                 except errors.NoLivePeers:
-                    if self.upstream.pending is not None and self._await_servers():
-                        return
-                    state.peer_name = self.peer_name = self.upstream.name
-                    s.log_error(log.ERR, "no live upstreams")
-                    s.finalize(codes.BAD_GATEWAY)
+                    self.find_none(state)
                     return
                 self.peer_name = peer.name
-            if loop.free_connections <= 0 and not self.c.reserved:
-                if not self.c.is_udp or loop.get(eviction.Eviction).may_log():
+            if not c.reserved and loop.free_connections <= 0:
+                if not c.is_udp or loop.get(eviction.Eviction).may_log():
                     s.log_error(log.ALERT, f"{loop.connections} worker_connections are not enough")
-                s.finalize(codes.INTERNAL_SERVER_ERROR)
+                s.end(codes.INTERNAL_SERVER_ERROR, endings.EXHAUSTED)
                 return
             bind = conf.bind
             try:
                 local = None if bind.value is None else bind.local(s, peer)
                 pc, ready = self.open(peer, local, bind.transparent)
-            except errors.PeerError as error:
-                loop.next_number()
-                state.peer_name = peer.name
-                s.log_error(log.LEVELS[error.level], error.message, error.errno)
-                if not self._may_go_on():
-                    return
-                continue
-            except errors.InternalError as error:
-                if error.errno in NO_DESCRIPTORS and self._await_descriptor():
-                    return
-                s.log_error(log.LEVELS[error.level], error.message, error.errno)
-                s.finalize(codes.INTERNAL_SERVER_ERROR)
+            except (errors.PeerError, errors.InternalError) as error:
+                if self.may_try_next(error):
+                    continue
                 return
             break
         state.peer_name = peer.name
-        if self.c.reserved:
-            self.c.reserved = 0
+        if c.reserved:
+            c.reserved = 0
         else:
             loop.free_connections -= 1
         loop.next_number()  # upstream connections count in $connection too
         self.pc = pc
         self.pc_fd = pc.fileno()
         self.begin(ready)
+
+    def find_none(self, state: UpstreamState) -> None:
+        """Wait for servers, or end: there is none to be had."""
+        s = self.s
+        if s.status:
+            return  # a function that chooses servers has failed
+        if self.upstream.pending is not None and self._await_servers():
+            return
+        state.peer_name = self.peer_name = self.upstream.name
+        s.log_error(log.ERR, "no live upstreams")
+        s.end(codes.BAD_GATEWAY, endings.NO_LIVE_UPSTREAMS)
+
+    def may_try_next(self, error: errors.PeerError | errors.InternalError) -> bool:
+        """Count a peer that could not be connected, and tell whether the next one may be tried."""
+        s = self.s
+        if isinstance(error, errors.PeerError):
+            self.loop.next_number()
+            assert self.state is not None
+            self.state.peer_name = self.peer_name
+            s.log_error(log.LEVELS[error.level], error.message, error.errno)
+            return self._may_go_on(endings.of_connect(error.errno))
+        if not (error.errno in NO_DESCRIPTORS and self._await_descriptor()):
+            s.log_error(log.LEVELS[error.level], error.message, error.errno)
+            s.end(codes.INTERNAL_SERVER_ERROR, endings.of_resources(error.errno))
+        return False
 
     def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
         """Open a socket towards a peer. See connect.connect_peer"""
@@ -208,13 +231,16 @@ class Proxy(Content):
         """Go on with a socket that is connected or about to be."""
         raise NotImplementedError
 
-    def next_upstream(self) -> None:
-        """Count a failure against the peer and go on to the next one, if that may be."""
-        if self._may_go_on():
+    def next_upstream(self, failure: Ending) -> None:
+        """Count a failure against the peer and go on to the next one, if that may be.
+
+        Args: failure: how the session ends if it may not
+        """
+        if self._may_go_on(failure):
             self._close_peer()
             self.connect()
 
-    def _may_go_on(self) -> bool:
+    def _may_go_on(self, failure: Ending) -> bool:
         """Give up the peer, try another or end with 502. Source: ngx_stream_proxy_next_upstream"""
         s, loop, conf = self.s, self.loop, self.conf
         self._free(True)
@@ -224,7 +250,7 @@ class Proxy(Content):
             or not conf.next_upstream
             or (conf.next_upstream_timeout and elapsed >= conf.next_upstream_timeout)
         ):
-            s.finalize(codes.BAD_GATEWAY)
+            s.end(codes.BAD_GATEWAY, failure)
             return False
         state = self.state
         if state is not None and state.session_ms < 0:
@@ -251,16 +277,79 @@ class Proxy(Content):
             state.bytes_sent += sent
             state.bytes_received += received
 
+    # -- a server that is withdrawn ------------------------------------------------------------
+
+    def look_at_server(self) -> None:
+        """End the session, or have it go on elsewhere, if its server is withdrawn.
+
+        See stream/withdrawals.py.
+        """
+        peer = self.peer
+        if peer is not None and peer.state.is_withdrawn:
+            if self.conf.session_drop:
+                self.loop.get(withdrawals.Withdrawals).end(self.drop)
+            elif peer.state.status & peer_state.UNHEALTHY:
+                self.avoid_server()
+
+    def avoid_server(self) -> None:
+        """Have the session go on with another server than its unhealthy one, where that can be."""
+
+    def drop(self) -> None:
+        """End the session because its server is withdrawn, if it still is.
+
+        One that is not connected yet goes on to the next server, if that may be.
+        """
+        s, peer = self.s, self.peer
+        if s.status or peer is None or not peer.state.is_withdrawn:
+            return
+        ending, what = endings.UPSTREAM_UNHEALTHY, "is unhealthy"
+        if peer.state.is_dropped:
+            ending, what = endings.UPSTREAM_DROPPED, "was removed or marked down"
+        s.log_error(log.INFO, f"upstream server {what}")
+        if self.connected:
+            self.count_live()
+            s.end(codes.STREAM_OK, ending)
+        elif self.pc is not None:
+            self.next_upstream(ending)
+        else:  # it waits for a descriptor
+            s.end(codes.BAD_GATEWAY, ending)
+
+    # -- what is told of it --------------------------------------------------------------------
+
+    def shown(self) -> Shown:
+        """Return what is to be told of it."""
+        upstream, peer = self.upstream, self.peer
+        active_ms = None
+        if self.connected:
+            state = RELAYING
+            active_ms = self.deadline - self.timeout if self.deadline else None
+        else:
+            state = RESOLVING if peer is None else CONNECTING
+        name = None if upstream is None else shown_name(upstream)
+        peer_name = None if peer is None else peer.name
+        return Shown(state, active_ms, name, peer_name, self.datagrams())
+
+    def datagrams(self) -> tuple[int, int] | None:
+        """Return how many came from and went to the client, where they are counted."""
+        return None
+
     def log_connected(self) -> None:
-        """Say who is connected to whom. Source: ngx_stream_proxy_init_upstream"""
-        s = self.s
-        if s.log.level >= log.INFO:
-            try:
-                local = inet.sock_ntop(self.pc.getsockname())
-            except OSError as error:
-                local = os.strerror(error.errno or 0)
-            udp = "udp " if self.c.is_udp else ""
-            s.log_plain(log.INFO, f"{udp}proxy {local} connected to {self.peer_name}")
+        """Say at level info who is connected to whom. Source: ngx_stream_proxy_init_upstream"""
+        try:
+            local = inet.sock_ntop(self.pc.getsockname())
+        except OSError as error:
+            local = os.strerror(error.errno or 0)
+        c = self.c
+        udp = "udp " if c.is_udp else ""
+        self.s.log.write(
+            log.INFO, f"*{c.number} {udp}proxy {local} connected to {self.peer_name}"
+        )
+
+    def limiters(self) -> tuple[pump.Limiter | None, pump.Limiter | None]:
+        """Return what limits the bytes from the client, and those from the server."""
+        conf, bandwidth = self.conf, self.s.server.bandwidth
+        own = self.limiter(conf.upload_rate), self.limiter(conf.download_rate)
+        return own if bandwidth is None else bandwidth(self.s, *own)
 
     def limiter(self, value: Any) -> pump.RateLimiter | None:
         """Return a rate limit, None for none. Source: ngx_stream_complex_value_size"""

@@ -121,15 +121,7 @@ def _make(conf: ProxySslConf, prefix: str) -> Context:
                 tls_conf.full_name(prefix, conf.certificate_key.text),
                 conf.passwords,
             )
-    if conf.verify:
-        if not conf.trusted_certificate:
-            raise errors.UnplacedError("no proxy_ssl_trusted_certificate for proxy_ssl_verify")
-        context.verify_peer(conf.verify_depth, ask=False)
-        context.trust(tls_conf.file_name(prefix, conf.trusted_certificate))
-        if conf.crl:
-            context.add_crl(tls_conf.file_name(prefix, conf.crl))
-    if conf.conf_commands:
-        context.run_commands(conf.conf_commands, prefix)
+    tls_conf.verify_servers(context, conf, prefix)
     return context
 
 
@@ -139,8 +131,7 @@ DIRECTIVES: Final = (
     Directive("proxy_ssl_session_reuse", BOTH, d.FLAG, d.flag("session_reuse"),
               "Whether sessions with upstream servers are resumed.", default="on"),
     Directive("proxy_ssl_protocols", BOTH, d.ONE_MORE,
-              d.bitmask("protocols", tls_conf.PROTOCOLS), "Versions of the protocol.",
-              syntax="[SSLv2] [SSLv3] [TLSv1] [TLSv1.1] [TLSv1.2] [TLSv1.3]",
+              d.bitmask("protocols", tls_conf.PROTOCOLS), "Versions of TLS towards servers.",
               default="TLSv1.2 TLSv1.3"),
     Directive("proxy_ssl_ciphers", BOTH, d.TAKE1, d.string("ciphers"),
               "Ciphers of TLS 1.2 and below, as OpenSSL writes them.", default="DEFAULT"),
@@ -149,11 +140,11 @@ DIRECTIVES: Final = (
     Directive("proxy_ssl_server_name", BOTH, d.FLAG, d.flag("server_name"),
               "Whether the name is sent (SNI).", default="off"),
     Directive("proxy_ssl_alpn", BOTH, d.ONE_MORE, _alpn,
-              "Protocols to offer by ALPN.", syntax="protocol ..."),
+              "Protocols to offer by ALPN."),
     Directive("proxy_ssl_verify", BOTH, d.FLAG, d.flag("verify"),
               "Whether upstream servers' certificates are verified.", default="off"),
     Directive("proxy_ssl_verify_depth", BOTH, d.TAKE1, d.num("verify_depth"),
-              "How long an upstream server's chain may be.", default="1"),
+              "How many certificates may stand between a server's and the authority.", default="1"),
     Directive("proxy_ssl_trusted_certificate", BOTH, d.TAKE1, d.string("trusted_certificate"),
               "Authorities of upstream servers' certificates."),
     Directive("proxy_ssl_crl", BOTH, d.TAKE1, d.string("crl"),
@@ -164,12 +155,11 @@ DIRECTIVES: Final = (
               "Key of that certificate; variables allowed."),
     Directive("proxy_ssl_certificate_cache", BOTH, d.TAKE13,
               tls_conf.certificate_cache("certificate_cache"),
-              "How certificates named with variables are kept.",
-              syntax="off | max=N [inactive=time] [valid=time]", default="off"),
+              "How certificates named with variables are kept.", default="off"),
     Directive("proxy_ssl_password_file", BOTH, d.TAKE1, tls_conf.password_file("passwords"),
               "Passwords of encrypted keys, one a line."),
     Directive("proxy_ssl_conf_command", BOTH, d.TAKE2, d.pairs("conf_commands"),
-              "A configuration command of OpenSSL.", syntax="name value"),
+              "A configuration command of OpenSSL."),
 )
 
 MODULE = StreamModule(name="proxy_ssl", directives=DIRECTIVES, conf=ProxySslConf, check=check)

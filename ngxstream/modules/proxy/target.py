@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import codes, inet, log
 from ngxstream.event import resolver
-from ngxstream.stream import round_robin, upstream_block
+from ngxstream.stream import endings, round_robin, upstream_block
+from ngxstream.stream.explaining import Answer
 from ngxstream.stream.upstream import ServerSpec, UpstreamConf, UpstreamTable
 from ngxstream.wire import dns
 
 if TYPE_CHECKING:
     from ngxstream.modules.proxy.handler import Proxy
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.resolver_conf import ResolverConf
+    from ngxstream.stream.session import Session
     from ngxstream.stream.values import ComplexValue
 
 PEERS: Final = 128  # addresses one session may try; each session makes peers of its own
@@ -41,7 +44,7 @@ class Target:
             url = inet.parse_url(text, no_resolve=True)
         except inet.UrlError as error:
             s.log_error(log.ERR, f'{error} in upstream "{text}"')
-            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            s.end(codes.INTERNAL_SERVER_ERROR, endings.BAD_TARGET)
             return
         known = upstream_block.find_upstream(self.upstreams, url)
         if known is not None:
@@ -51,7 +54,7 @@ class Target:
         host = url.host
         if not url.port and url.family != inet.AF_UNIX:
             s.log_error(log.ERR, f'no port in upstream "{host}"')
-            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            s.end(codes.INTERNAL_SERVER_ERROR, endings.BAD_TARGET)
             return
         if url.addrs:
             _select(proxy, host, url.addrs[:1])
@@ -60,13 +63,34 @@ class Target:
         conf: ResolverConf | None = s.server.core.resolver
         if conf is None:
             s.log_error(log.ERR, f"no resolver defined to resolve {host}")
-            s.finalize(codes.INTERNAL_SERVER_ERROR)
+            s.end(codes.INTERNAL_SERVER_ERROR, endings.RESOLVE_FAILED)
             return
         waiter = conf.on(s.loop).lookup(
             host, s.server.core.resolver_timeout, _Resolving(proxy, url).on_answer
         )
         if not s.status:
             s.add_cleanup(waiter.cancel)
+
+
+    def explain(self, s: Session, explanation: Explanation) -> Answer:
+        """Say what begin() would do; a name is not asked for."""
+        text = self.value.get(s).decode("utf-8", "surrogateescape")
+        try:
+            url = inet.parse_url(text, no_resolve=True)
+        except inet.UrlError as error:
+            return Answer(codes.INTERNAL_SERVER_ERROR, f'{error} in upstream "{text}"')
+        known = upstream_block.find_upstream(self.upstreams, url)
+        if known is not None:
+            return explanation.through(known)
+        host = url.host
+        if not url.port and url.family != inet.AF_UNIX:
+            return Answer(codes.INTERNAL_SERVER_ERROR, f'no port in upstream "{host}"')
+        if url.addrs:
+            return explanation.through(_own(host, url.addrs[:1]))
+        if s.server.core.resolver is None:
+            return Answer(codes.INTERNAL_SERVER_ERROR, f"no resolver defined to resolve {host}")
+        explanation.upstream = UpstreamConf(host, "", 0, explicit=False)
+        return Answer(codes.OK, f"one of the addresses of {host}, which is asked for then")
 
 
 class _Resolving:
@@ -95,7 +119,7 @@ def _resolved(proxy: Proxy, url: inet.Url, answer: resolver.Answer) -> None:
         s.log_error(
             log.ERR, f"{host} could not be resolved ({answer.code}: {dns.strerror(answer.code)})"
         )
-        s.finalize(codes.INTERNAL_SERVER_ERROR)
+        s.end(codes.INTERNAL_SERVER_ERROR, endings.RESOLVE_FAILED)
         return
     addrs = []
     for found in some_of(answer.addresses):
@@ -119,7 +143,15 @@ def some_of(addresses: tuple[resolver.Address, ...]) -> tuple[resolver.Address, 
 
 
 def _select(proxy: Proxy, host: str, addrs: list[inet.Addr]) -> None:
-    """Give a session peers of its own. Source: ngx_stream_upstream_create_round_robin_peer"""
-    proxy.upstream = UpstreamConf(host, "", 0, explicit=False)
+    """Give a session peers of its own."""
+    own = proxy.upstream = _own(host, addrs)
+    assert own.balancer is not None
+    proxy.selection = own.balancer.select(proxy.s)
+
+
+def _own(host: str, addrs: list[inet.Addr]) -> UpstreamConf:
+    """Make an upstream of a session's own. Source: ngx_stream_upstream_create_round_robin_peer"""
+    own = UpstreamConf(host, "", 0, explicit=False)
     tier = round_robin.Tier(host, round_robin.make_peers((ServerSpec(host, addrs),)))
-    proxy.selection = round_robin.RoundRobin(tier).select(proxy.s)
+    own.balancer = round_robin.RoundRobin(tier)
+    return own

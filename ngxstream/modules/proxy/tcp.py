@@ -16,32 +16,22 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from ngxstream.core import codes, log
+from ngxstream.core import codes, errors, log
 from ngxstream.event import connect, pump, splice, tls_pump
 from ngxstream.event import tls as event_tls
+from ngxstream.event.connect import UNIX
 from ngxstream.event.poller import OUT, READABLE
-from ngxstream.modules.proxy import handler, tls
-from ngxstream.stream.upstream import CONNECT, FIRST_BYTE
+from ngxstream.modules.proxy import filtered, handler, tls
+from ngxstream.stream import endings
+from ngxstream.stream.upstream import CONNECT, FIRST_BYTE, UpstreamState
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
+    from ngxstream.stream.endings import Ending
     from ngxstream.stream.session import Session
-
-
-# plain ints: an enum costs more to pass than an int
-TCP: Final = int(socket.IPPROTO_TCP)
-NODELAY: Final = int(socket.TCP_NODELAY)
-UNIX: Final = int(socket.AF_UNIX)
-
-
-def _set_nodelay(sock: Any, family: int) -> None:
-    if family != UNIX:
-        try:
-            sock.setsockopt(TCP, NODELAY, 1)
-        except OSError:
-            pass  # the other end is gone already: reading will say so
+    from ngxstream.stream.upstream import Peer
 
 
 class TcpProxy(handler.Proxy):
@@ -59,12 +49,62 @@ class TcpProxy(handler.Proxy):
 
     # -- connecting ----------------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Choose a server and connect to it. # hot: the usual way, in one function
+
+        What is not usual goes the way of handler.py.
+        """
+        s, c, loop, conf = self.s, self.c, self.loop, self.conf
+        if not conf.is_usual or s.log.level >= log.DEBUG or not c.reserved:
+            handler.Proxy.start(self)
+            return
+        upstream = self.upstream
+        self.peer_name = upstream.name
+        selection = self.selection = upstream.balancer.select(s)  # type: ignore[union-attr]
+        s.action = "connecting to upstream"
+        now_ms = loop.now_ms
+        state = self.state = UpstreamState(now_ms)
+        s.states = [state]
+        try:
+            peer = self.peer = selection.get()
+        except errors.NoLivePeers:
+            self.find_none(state)
+            return
+        name = self.peer_name = peer.name
+        if peer.family == UNIX:
+            self.connect()
+            return
+        drawn = loop.get(connect.ephemeral_ports)
+        try:
+            pc, ready = connect.connect_plainly(peer.family, peer.sockaddr, name, drawn)
+        except (errors.PeerError, errors.InternalError) as error:
+            if self.may_try_next(error):
+                self.connect()
+            return
+        state.peer_name = name
+        c.reserved = 0
+        loop.next_number()  # upstream connections count in $connection too
+        self.pc = pc
+        fd = self.pc_fd = pc.fileno()
+        self.deadline = now_ms + conf.connect_timeout
+        loop.timers.add(self)
+        loop.poller.begin(fd, self.on_connect)
+        if ready:
+            self.established()
+
+    def open(self, peer: Peer, local: Any, transparent: bool) -> tuple[Any, bool]:
+        """Open a socket towards a peer."""
+        if local is None and peer.family != UNIX and self.conf.options.plain:
+            drawn = self.loop.get(connect.ephemeral_ports)
+            return connect.connect_plainly(peer.family, peer.sockaddr, peer.name, drawn)
+        return handler.Proxy.open(self, peer, local, transparent)
+
     def begin(self, ready: bool) -> None:
         """Wait until the connection is established."""
         loop = self.loop
         self.deadline = loop.now_ms + self.conf.connect_timeout
         loop.timers.add(self)
-        loop.register(self.pc_fd, self.on_connect)
+        loop.poller.begin(self.pc_fd, self.on_connect)
         if ready:
             self.established()
 
@@ -74,7 +114,7 @@ class TcpProxy(handler.Proxy):
             code = self.pc.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 self.s.log_error(log.ERR, "connect() failed", code)
-                self.next_upstream()
+                self.next_upstream(endings.of_connect(code))
                 return
             if not mask & OUT:
                 return
@@ -90,12 +130,16 @@ class TcpProxy(handler.Proxy):
         assert self.peer is not None
         if s.server.core.tcp_nodelay:
             if not c.listening.options.nodelay:
-                _set_nodelay(c.sock, c.listening.options.family)
-            _set_nodelay(self.pc, self.peer.family)
+                connect.set_nodelay(c.sock, c.listening.options.family)
+            connect.set_nodelay(self.pc, self.peer.family)
         if s.server.proxy_ssl.ssl:
             tls.begin(self)
         else:
             self.ready()
+
+    def shake(self) -> tls.Handshake:
+        """Return the handshake with a TLS server. Raises: SslError"""
+        return tls.Handshake(self)
 
     def ready(self) -> None:
         """Go on with a connection that can carry the client's bytes."""
@@ -113,14 +157,24 @@ class TcpProxy(handler.Proxy):
         pc, pc_fd = self.pc, self.pc_fd
         is_tls = type(pc) is event_tls.Transport
         half = tls_pump.half if is_tls or type(c.sock) is event_tls.Transport else pump.Half
-        up = self.up = half(self, loop, c.sock, c.fd, pc, pc_fd)
-        down = self.down = half(self, loop, pc, pc_fd, c.sock, c.fd)
+        if s.server.filters is None:
+            sock: Any = c.sock
+            up = half(self, loop, sock, c.fd, pc, pc_fd)
+            down = half(self, loop, pc, pc_fd, sock, c.fd)
+            if half is pump.Half:
+                up.quick = (sock.recv, pc.send, self, loop)
+                down.quick = (pc.recv, sock.send, self, loop)
+        else:
+            made = filtered.halves(self, half)
+            if made is None:
+                return
+            up, down = made
+        self.up, self.down = up, down
         up.twin = down
         down.twin = up
         from_client = up.on_event
         if conf.is_rated:  # a bad rate is logged as while connecting
-            up.limiter = self.limiter(conf.upload_rate)
-            down.limiter = self.limiter(conf.download_rate)
+            up.limiter, down.limiter = self.limiters()
             if up.limiter is not None:
                 from_client = up.on_event_rated
         s.action = "proxying connection"
@@ -140,14 +194,18 @@ class TcpProxy(handler.Proxy):
             up.push(first)
             if s.status:
                 return
-        loop.register(pc_fd, self.on_first_tls_event if is_tls else self.on_first_event)
-        if is_tls and pc.has_pending():
-            loop.post(down.resume)
-        if c.fd in loop.handlers:  # registered by preread or TLS: no new edge would come
-            loop.register(c.fd, from_client)
+        handlers = loop.handlers
+        if is_tls:
+            handlers[pc_fd] = self.on_first_tls_event
+            if pc.has_pending():
+                loop.post(down.resume)
+        else:
+            handlers[pc_fd] = self.on_first_event
+        if c.fd in handlers:  # registered by preread or TLS: no new edge would come
+            handlers[c.fd] = from_client
             loop.post(up.resume)
         else:
-            loop.register(c.fd, from_client)
+            loop.poller.begin(c.fd, from_client)
 
     def proxy_header(self) -> bytes:
         """Return the PROXY protocol header for the upstream."""
@@ -234,6 +292,7 @@ class TcpProxy(handler.Proxy):
             return
         other = half.twin
         if other.eof and other.pending is None:
+            self._note(self._closed_by(half))
             self.finish(half)
             return
         if not self.half_closed:
@@ -242,24 +301,28 @@ class TcpProxy(handler.Proxy):
                 (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
             except OSError as error:
                 self.s.log_error(handler.upstream_level(error), "shutdown() failed", error.errno)
-                self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+                self.s.end(codes.INTERNAL_SERVER_ERROR, self._ending_of(half is self.down, error))
 
     def finish(self, half: pump.Half) -> None:
         """End a session whose bytes are all through."""
         s = self.s
         if s.log.level >= log.INFO:
-            side = "client" if half is self.up else "upstream"
-            a, b, c, d = self.counts()
-            s.log_plain(
+            up, down = self.up, self.down
+            assert up is not None
+            assert down is not None
+            a, c = up.moved, down.moved
+            s.log.write(
                 log.INFO,
-                f"{side} disconnected, bytes from/to client:{a}/{b}, "
-                f"bytes from/to upstream:{c}/{d}",
+                f"*{self.c.number} {'client' if half is up else 'upstream'} disconnected, "
+                f"bytes from/to client:{a}/{c - down.unsent}, "
+                f"bytes from/to upstream:{c}/{a - up.unsent}",
             )
         s.finalize(codes.STREAM_OK)
 
     def on_read_error(self, half: pump.Half, error: OSError) -> None:
         """Log a failed read; the direction ends as if with EOF."""
         is_client = half is self.up
+        self._note(self._ending_of(is_client, error))
         self.s.action = f"proxying and reading from {'client' if is_client else 'upstream'}"
         self._log_failure(error, is_client, "recv() failed")
 
@@ -268,6 +331,7 @@ class TcpProxy(handler.Proxy):
         is_client = half is self.down
         self.s.action = f"proxying and sending to {'client' if is_client else 'upstream'}"
         self._log_failure(error, is_client, "writev() failed")
+        self._note(self._ending_of(is_client, error))
         self.s.finalize(codes.STREAM_OK)
 
     def _log_failure(self, error: OSError, is_client: bool, message: str) -> None:
@@ -283,12 +347,43 @@ class TcpProxy(handler.Proxy):
         """The connect took too long, or nothing moved for proxy_timeout."""
         if not self.connected:
             self.s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)
-            self.next_upstream()
+            self.next_upstream(endings.CONNECT_TIMEOUT)
             return
         self.s.log_error(log.INFO, "connection timed out", errno.ETIMEDOUT)
-        self.s.finalize(codes.STREAM_OK)
+        self.s.end(codes.STREAM_OK, endings.IDLE)
+
+    def send_to_client(self, data: bytes, most: int) -> bool:
+        """Send bytes behind those of the relay. See Content"""
+        if self.down is None:
+            return False
+        filtered.push(self.down, data, most)
+        return True
+
+    def send_to_upstream(self, data: bytes, most: int) -> bool:
+        """Send bytes behind those of the relay. See Content"""
+        if self.up is None:
+            return False
+        filtered.push(self.up, data, most)
+        return True
 
     # -- ending --------------------------------------------------------------------------------
+
+    def ending(self) -> Ending:
+        """Return whose end of file ended the session."""
+        up, down = self.up, self.down
+        return self._closed_by(up if up is not None and up.eof else down)
+
+    def _closed_by(self, half: pump.Half | None) -> Ending:
+        return endings.CLOSED_BY_CLIENT if half is self.up else endings.CLOSED_BY_UPSTREAM
+
+    def _ending_of(self, is_client: bool, error: OSError) -> Ending:
+        return endings.of_client(error) if is_client else endings.of_upstream(error)
+
+    def _note(self, ending: Ending) -> None:
+        """Keep why the session is about to end: the first failure tells."""
+        s = self.s
+        if getattr(s, "ending", None) is None:
+            s.ending = ending
 
     def counts(self) -> tuple[int, int, int, int]:
         """Return bytes from and to the client, from and to the upstream."""
@@ -299,19 +394,36 @@ class TcpProxy(handler.Proxy):
 
     def close(self) -> None:
         """Free the peer and close its connection; the counts stay."""
-        self.loop.timers.remove(self)
-        up, down = self.up, self.down
+        loop = self.loop
+        loop.timers.remove(self)
+        up, down, state = self.up, self.down, self.state
         if up is not None and down is not None:
-            self.c.received = up.received
-            self.c.sent = down.sent
-            self.finish_state(up.sent, down.received)
+            c = self.c
+            received = c.received = up.moved
+            c.sent = down.moved - down.unsent
             if up.pending is not None:
+                self._note(self._closed_by(down))  # the other one was the last
                 tls.leave_quietly(self.pc)
             if down.pending is not None:
-                tls.leave_quietly(self.c.sock)
+                self._note(self._closed_by(up))
+                tls.leave_quietly(c.sock)
+            if state is not None:  # as finish_state() does
+                state.session_ms = loop.now_ms - state.start_ms
+                state.bytes_sent += received - up.unsent
+                state.bytes_received += down.moved
             up.close()
             down.close()
         else:
             self.finish_state(0, 0)
         self._free(False)
         self._close_peer()
+
+    def _close_peer(self) -> None:
+        """Close the connection to the peer."""
+        pc = self.pc
+        if pc is not None:
+            self.pc = None
+            loop = self.loop
+            loop.free_connections += 1
+            loop.poller.pop(self.pc_fd, None)
+            loop.closing.append(pc)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ngxstream.core import codes, log
 from ngxstream.event import libssl, libssl_facts, tls, tracing
 from ngxstream.modules.proxy import handler
+from ngxstream.stream import endings
 from ngxstream.wire import proxy_protocol
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def begin(proxy: TcpProxy) -> None:
         return
     s = proxy.s
     try:
-        shaking = Handshake(proxy)
+        shaking = proxy.shake()
     except libssl.SslError as error:
         s.log_error(log.ERR, error.message)
-        s.finalize(codes.INTERNAL_SERVER_ERROR)
+        s.end(codes.INTERNAL_SERVER_ERROR, endings.UPSTREAM_HANDSHAKE_FAILED)
         return
     proxy.deadline = proxy.loop.now_ms + proxy.conf.connect_timeout
     proxy.loop.timers.add(proxy)
@@ -50,13 +51,13 @@ def _send_header(proxy: TcpProxy) -> bool:
         sent = 0
     except OSError as error:
         s.log_error(handler.upstream_level(error), "send() failed", error.errno)
-        s.finalize(codes.STREAM_OK)
+        s.end(codes.STREAM_OK, endings.of_upstream(error))
         return False
     assert proxy.state is not None
     proxy.state.bytes_sent = sent
     if sent != len(header):
         s.log_error(log.ERR, "could not send PROXY protocol header at once")
-        s.finalize(codes.INTERNAL_SERVER_ERROR)
+        s.end(codes.INTERNAL_SERVER_ERROR, endings.UPSTREAM_ERROR)
         return False
     return True
 
@@ -92,7 +93,7 @@ class Handshake:
             key = transport.session_key = (group, proxy.peer_name, self.name, identity)
             session = conf.context.sessions.get(key)
             if session is not None:
-                transport.connection.session = session
+                transport.lib.SSL_set_session(transport.pointer, session.pointer)
         if s.log.level >= log.DEBUG:
             tracing.trace_tls(transport, s.trace())
 
@@ -145,20 +146,24 @@ class Handshake:
         assert proxy is not None
         self.proxy = None
         if code == codes.ERROR:
-            message, number = self.transport.failure
-            proxy.s.log_error(log.ERR, message, number)
+            self.complain(proxy)
         else:
-            said = self._complaint(proxy.s.server.proxy_ssl)
+            said = self.complaint(proxy, proxy.s.server.proxy_ssl)
             if not said:
                 proxy.ready()
                 return
             proxy.s.log_error(log.ERR, said)
         self.transport.quiet = True
         self.transport.session_key = None
-        proxy.next_upstream()
+        proxy.next_upstream(endings.UPSTREAM_HANDSHAKE_FAILED)
 
-    def _complaint(self, conf: ProxySslConf) -> str:
-        """Return what is wrong with the server's certificate, "" for nothing."""
+    def complain(self, proxy: TcpProxy) -> None:
+        """Say why the handshake failed."""
+        message, number = self.transport.failure
+        proxy.s.log_error(log.ERR, message, number)
+
+    def complaint(self, proxy: TcpProxy, conf: ProxySslConf) -> str:
+        """Return what is wrong with the certificate of a server, "" for nothing."""
         if not conf.verify:
             return ""
         lib, connection = self.transport.lib, self.transport.pointer

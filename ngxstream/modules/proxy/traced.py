@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ngxstream.core import inet
 from ngxstream.core.log import DEBUG
 from ngxstream.event import pump
+from ngxstream.event.any_port import AnyPort
 from ngxstream.event.tracing import TracingSocket
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.tcp import TcpProxy
 from ngxstream.modules.proxy.udp import UdpProxy
 
 if TYPE_CHECKING:
+    from ngxstream.stream.endings import Ending
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
@@ -64,10 +66,10 @@ class Traced(handler.Proxy):
             fd = self.c.fd if self.connected else self.pc_fd
             self.say(f"event timer del: {fd}: {self.deadline}")
 
-    def next_upstream(self) -> None:
+    def next_upstream(self, failure: Ending) -> None:
         """Go on to the next server."""
         self.say("stream proxy next upstream")
-        super().next_upstream()
+        super().next_upstream(failure)
 
     def _free(self, failed: bool) -> None:
         if self.peer is not None:
@@ -128,10 +130,11 @@ class TracedUdp(Traced, UdpProxy):
         super().__init__(s)
         self.gso = self.client_gso = False
 
-    def own(self, sock: socket.SocketType) -> socket.SocketType:
+    def own(self, sock: Any) -> Any:
         """Do so unless other sessions have it too; and it is not used again."""
         self.family = 0
-        return sock if self.is_lent else super().own(sock)
+        self.gso = False
+        return sock if self.is_lent or isinstance(sock, AnyPort) else super().own(sock)
 
     def begin(self, ready: bool) -> None:
         """Send the first datagram."""
@@ -143,6 +146,10 @@ class TracedUdp(Traced, UdpProxy):
         self.pc = self.own(self.pc)
         self.gso = self.client_gso = False
         super().watch()
+
+    def on_event(self, mask: int) -> None:
+        """Drain the server's answers, each of which is a line."""
+        self.drain(mask)
 
     def take(self, views: list[memoryview]) -> list[memoryview] | None:
         """Send on what the client sent."""

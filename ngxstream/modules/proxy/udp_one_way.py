@@ -19,10 +19,10 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.core import errors, inet, log
+from ngxstream.core import codes, errors, inet, log
 from ngxstream.event import connect, datagram
 from ngxstream.modules.proxy.conf import Lender
-from ngxstream.stream import rotation, round_robin
+from ngxstream.stream import core_facts, endings, rotation, round_robin
 
 if TYPE_CHECKING:
     from ngxstream.event.connection import Stream
@@ -229,6 +229,34 @@ class Forwarder:
             self._nobody.log_error(log.ERR, text)
 
 
+class CountedForwarder(Forwarder):
+    """Counts the datagrams as the sessions that they would be, at a server that is watched."""
+
+    __slots__ = ("_facts", "_watched")
+
+    def __init__(self, loop: Loop, server: ServerConf) -> None:
+        super().__init__(loop, server)
+        self._facts = server.facts  # where an `api` shows them
+        self._watched: core_facts.Watched = server.watched  # type: ignore[assignment]
+
+    def __call__(self, views: list[memoryview]) -> int:
+        """Send on, and count: what is dropped is a session that failed."""
+        dropped = super().__call__(views)
+        at = self._watched
+        at.begun += len(views)
+        at.ended += len(views) - dropped
+        at.bytes_received += sum(map(len, views))
+        if dropped:
+            at.fail(codes.BAD_GATEWAY, dropped)
+        at.wait(self._loop, is_odd=bool(dropped))
+        if self._facts is not None:
+            first, cells = self._facts.ends.at, self._loop.cells
+            cells[first + endings.RESPONSES_COMPLETE.reason.number] += len(views) - dropped
+            if dropped:
+                cells[first + endings.CONNECT_FAILED.reason.number] += dropped
+        return dropped
+
+
 def forwarder(conf: ListeningConf, loop: Loop) -> Forwarder | None:
     """Return what takes the datagrams of an address where no session has to be seen."""
     address = conf.default
@@ -237,16 +265,16 @@ def forwarder(conf: ListeningConf, loop: Loop) -> Forwarder | None:
     if (
         given is None
         or given.upstream is None
-        or not is_one_way(given)
+        or given.lender is not LENDER
         or given.proxy_protocol
         or conf.addresses is not None
         or conf.is_debugged is not None
         or conf.options.proxy_protocol
         or len(address.servers) > 1
         or len(address.engine) > 1
-        or address.log_handlers
+        or len(address.log_handlers) > address.is_watched
         or server.log.level >= log.INFO
         or type(given.upstream.balancer) not in _BY_TURNS
     ):
         return None
-    return Forwarder(loop, server)
+    return (CountedForwarder if address.is_watched else Forwarder)(loop, server)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ngxstream.event.timers import Timer
     from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.modules.proxy.udp_exchange import Exchange
+    from ngxstream.stream.upstream import UpstreamState
 
 DELAYED: Final = 256  # datagrams that may wait
 DELAYED_BYTES: Final = 1 << 18
@@ -34,7 +35,7 @@ class Rates:
         "c",
         "proxy",
         "header",  # bytes: goes in front of every datagram
-        "upload",  # RateLimiter | None
+        "upload",  # Limiter | None
         "download",
         "delayed",  # deque[bytes]: of the client, not yet allowed
         "delayed_bytes",
@@ -48,13 +49,17 @@ class Rates:
         self.c = proxy.c
         self.proxy: UdpProxy = proxy  # type: ignore[assignment]  # there is no other kind
         self.header = proxy.proxy_header() if conf.is_headed else b""
-        self.upload = proxy.limiter(conf.upload_rate)
-        self.download = proxy.limiter(conf.download_rate)
+        self.upload, self.download = proxy.limiters()
         self.delayed: deque[bytes] = deque()
         self.delayed_bytes = 0
         self.uploaded = len(proxy.first)  # it goes at once
         self.upload_timer: Timer | None = None
         self.download_timer: Timer | None = None
+
+    def begin(self) -> None:
+        """Count the first datagram, which goes at once."""
+        if self.upload is not None:
+            self.upload.delay_ms(self.uploaded)
 
     def take(self, views: list[memoryview]) -> None:
         """Send on what the rate allows; the rest waits."""
@@ -75,6 +80,7 @@ class Rates:
                 self.delayed_bytes += len(view)
             else:
                 proxy.dropped += 1
+                self.upload.lose(1)  # type: ignore[union-attr]
         if proxy.s.status:
             return
         proxy.deadline = proxy.loop.now_ms + proxy.timeout
@@ -88,6 +94,7 @@ class Rates:
 
     def _send(self, data: bytes | memoryview) -> None:
         self.uploaded += len(data)
+        self.upload.delay_ms(len(data))  # type: ignore[union-attr]
         self.proxy.send(b"".join((self.header, data)) if self.header else data)
 
     def _allowance(self) -> int:
@@ -117,6 +124,28 @@ class Rates:
 
     def on_event(self, mask: int) -> None:
         """Drain one answer at a time, or one coalesced message, while the rate allows."""
+        proxy = self.proxy
+        if not self.may_read():
+            return
+        state, before = self.received()
+        if proxy.gro:
+            proxy.on_event_gro(mask)
+        else:
+            proxy.on_event(mask)
+        self.note_read(state, before)
+
+    def received(self) -> tuple[UpstreamState | None, int]:
+        """Return the attempt that goes on, and how many bytes came from its server."""
+        state = self.proxy.state
+        return state, 0 if state is None else state.bytes_received
+
+    def note_read(self, state: UpstreamState | None, before: int) -> None:
+        """Have what was read count at once. Args: of the attempt, before reading"""
+        if self.download is not None and state is not None:
+            self.download.delay_ms(state.bytes_received - before)
+
+    def may_read(self) -> bool:
+        """Tell whether an answer may be read now; otherwise it is waited for."""
         proxy, download = self.proxy, self.download
         if download is not None:
             proxy.limit = 1
@@ -125,11 +154,8 @@ class Rates:
             allowance = download.allowance(proxy.loop.now_ms, received)
             if allowance <= 0:
                 self._pause(download.wait_ms(allowance))
-                return
-        if proxy.gro:
-            proxy.on_event_gro(mask)
-        else:
-            proxy.on_event(mask)
+                return False
+        return True
 
     def _pause(self, delay_ms: int) -> None:
         """Leave the server's answers in the kernel for a while."""
@@ -168,13 +194,32 @@ class Rates:
             self.upload.start_s = upload_s
         if self.download is not None and download_s is not None:
             self.download.start_s = download_s
+        if self.upload is not None:
+            self.upload.resume(self.uploaded)
+        if self.download is not None:
+            self.download.resume(self.received()[1])
 
     def take_delayed(self) -> list[bytes]:
         """Return, and forget, what waits for the rate, as the server gets it."""
         self.uploaded += self.delayed_bytes  # they are let through where they go
+        if self.upload is not None:
+            self.upload.delay_ms(self.delayed_bytes)
         found = [self.header + data for data in self.delayed]
         self.delayed.clear()
         return found
+
+    def begin_anew(self) -> bytes | None:
+        """Begin with another server. Returns: what waits longest, which goes now, None for none"""
+        self.stop()
+        if self.download is not None:
+            self.download.start_s = self.proxy.loop.now_ms // 1000  # no byte of that one came yet
+            self.download.resume(0)
+        if not self.delayed:
+            return None
+        data = self.delayed.popleft()
+        self.delayed_bytes -= len(data)
+        self.uploaded += len(data)
+        return data
 
     def stop(self) -> None:
         """Stop the timers."""

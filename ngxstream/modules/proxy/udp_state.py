@@ -22,12 +22,13 @@ from ngxstream.core import inet
 from ngxstream.event.connection import raw_socket
 from ngxstream.ipc import addresses, codec
 from ngxstream.ipc.codec import CodecError, Field, Record
-from ngxstream.modules.proxy import bind
+from ngxstream.modules.proxy import bind, udp_any_port, udp_filtered
 from ngxstream.stream import content, round_robin
 from ngxstream.stream.content import Packed
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
 
 if TYPE_CHECKING:
+    from ngxstream.modules.proxy.conf import ProxyConf
     from ngxstream.modules.proxy.udp import UdpProxy
     from ngxstream.stream.core import ServerConf, StreamConf
     from ngxstream.stream.session import Session
@@ -48,6 +49,8 @@ REMADE: Final = {
     "is_lent": "with such a socket a session ends at once",
     "state": "the last one of the session",
     "limit": "learnt again",
+    "filtered": "made anew; modules/py packs what it has to know",
+    "live": "counted where it goes on",
 }
 
 _WORD: Final = codec.Repeated(codec.Text(1024, is_word=True))
@@ -74,6 +77,11 @@ PROXIED: Final = Record(
     Field(4, "peer_name", _WORD, ""),
     Field(5, "first", codec.Bytes(1 << 16), b""),
     Field(6, "rates", codec.Optional(_RATES), None),
+    Field(7, "before", codec.Numbers(3, 0), (0, 0, 0)),
+    # datagrams of the client that are owed no answer; whether anything was sent to the server
+    Field(8, "filtered", codec.Numbers(2, -(1 << 40)), (0, 1)),
+    # where the socket is not connected (udp_any_port.py): the port that answered last
+    Field(9, "port", codec.Int(0, 65_535), 0),
 )
 NEVER_GRO: Final = -(1 << 30)  # gro_hints where a server was found not to coalesce
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
@@ -96,8 +104,12 @@ def pack(proxy: UdpProxy) -> Packed:
         proxy.family, proxy.pc.family,
     )
     server = peer.name, peer.server, peer.sockaddr
-    rest = upstream.name, server, proxy.peer_name, proxy.first, proxy.pack_rates()
-    return Packed(NAME, PROXIED.encode((numbers, *rest)), (proxy.pc,))
+    rest = (
+        upstream.name, server, proxy.peer_name, proxy.first, proxy.pack_rates(), proxy.before,
+        (proxy.spared, proxy.filtered is None or proxy.filtered.passed is not None),
+        udp_any_port.port_of(proxy.pc),
+    )
+    return Packed(NAME, PROXIED.encode((numbers, *rest)), (udp_any_port.bare(proxy.pc),))
 
 
 def release(proxy: UdpProxy) -> None:
@@ -135,7 +147,7 @@ def read(make: Make, data: bytes, fds: Sequence[int], server: ServerConf,
     *_, reused, family = numbers
     if reused not in (0, family):
         raise CodecError("a socket to be used again that is of another family")
-    _check_socket(fds[0], family, rest[1][2])
+    _check_socket(fds[0], family, rest[1][2], server.proxy if rest[-1] else None)
     return functools.partial(_restore, make, numbers, rest, fds[0], is_shared)
 
 
@@ -144,7 +156,7 @@ def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
     """Take the session up where it was left."""
     (port, index, tries, deadline, *plain, failed, gso, client_gso, gro, gro_hints, reused,
      family) = numbers
-    name, peer, peer_name, first, rates = rest
+    name, peer, peer_name, first, rates, before, (spared, has_sent), any_port = rest
     loop = s.loop
     s.preread = first
     proxy: UdpProxy = make(s)
@@ -154,6 +166,7 @@ def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
     proxy.pc.setblocking(False)
     proxy.pc_fd = fd
     bind.take_over(s, proxy.pc)
+    proxy.pc = udp_any_port.resume(proxy.pc, peer[2], any_port)
     loop.free_connections -= 1
     proxy.connected = True
     proxy.peer_name = peer_name
@@ -161,9 +174,11 @@ def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
     proxy.state = s.states[-1]
     own = s.server.proxy.upstream
     proxy.upstream = own if own is not None else UpstreamConf(name, "", 0, explicit=False)
-    proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
+    group, proxy.selection, proxy.peer = _hold(s, current, name, port, index, peer)
+    proxy.upstream = group or proxy.upstream
     proxy.selection.tries = min(tries, proxy.selection.tries) if tries else 0
     proxy.started_ms, proxy.requests, proxy.responses, proxy.dropped = plain
+    proxy.before = before
     proxy.failed = bool(failed)
     proxy.gso, proxy.client_gso, proxy.gro = bool(gso), bool(client_gso), bool(gro)
     proxy.gro_hints = gro_hints if gro_hints >= 0 else NEVER_GRO
@@ -174,11 +189,20 @@ def _restore(make: Make, numbers: tuple[int, ...], rest: Sequence[Any], fd: int,
     proxy.watch()
     if rates is not None:
         proxy.unpack_rates(rates)
+    proxy.resumed()
+    proxy.spared = spared
+    if s.server.filters is not None:
+        udp_filtered.resume(proxy, has_sent=bool(has_sent))
+    if not s.status and proxy.peer.state.is_withdrawn:
+        loop.post(proxy.look_at_server)  # once its client's datagrams come here
     return proxy
 
 
-def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
-    """See that a descriptor is a datagram socket connected to a server. Raises: CodecError"""
+def _check_socket(fd: int, family: int, sockaddr: Any, any_port: ProxyConf | None) -> None:
+    """See that a descriptor is a datagram socket connected to a server. Raises: CodecError
+
+    Args: any_port: of its server, where it is to be one that is not connected
+    """
     if sockaddr is None:
         raise CodecError("a session without a server")
     try:
@@ -190,6 +214,9 @@ def _check_socket(fd: int, family: int, sockaddr: Any) -> None:
             raise CodecError("a session with another socket than it states")
         if sock.proto not in (0, socket.IPPROTO_UDP):
             raise CodecError("a session with a socket of another protocol")
+        if any_port is not None:
+            udp_any_port.check(sock, any_port, family, sockaddr)
+            return
         try:
             connected = sock.getpeername()
         except OSError as error:
@@ -210,19 +237,19 @@ def _plain(sockaddr: Any) -> Any:
 
 
 def _hold(s: Session, current: StreamConf | None, name: str, port: int, index: int,
-          peer: Any) -> tuple[Selection, Peer]:
-    """Count the session on the peer it talks to."""
+          peer: Any) -> tuple[UpstreamConf | None, Selection, Peer]:
+    """Count the session on the peer it talks to. Returns: the group that has it, too"""
     peer_name, server, sockaddr = peer
     for conf in _candidates(s, current, name, port, index):
         if conf.balancer is not None:
             found = conf.balancer.resume(s, peer_name)
             if found is not None:
-                return found
+                return conf, *found
     spec = ServerSpec(server, [(inet.family_of(sockaddr), sockaddr, peer_name)])
     lone = round_robin.RoundRobin(round_robin.Tier(name, round_robin.make_peers((spec,))))
     found = lone.resume(s, peer_name)
     assert found is not None
-    return found
+    return None, *found
 
 
 def _candidates(s: Session, current: StreamConf | None, name: str, port: int,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ngxstream.event import datagram
+from ngxstream.modules.proxy import udp_amplification, udp_quic
 
 if TYPE_CHECKING:
     from ngxstream.event.udp_clients import Sink
@@ -87,13 +88,50 @@ def _put_header(proxy: UdpProxy, sink: Sink) -> Sink:
     return Headed(proxy)
 
 
-def chosen(conf: ProxyConf) -> tuple[Step, ...]:
-    """Choose the steps of a server's sessions, in the order in which they are made."""
-    steps: list[Step] = []
+def _filter(proxy: UdpProxy, sink: Sink) -> Sink:
+    """Have the filter of a session take the client's datagrams, where it looks at them."""
+    filtered = proxy.filtered
+    assert filtered is not None
+    return filtered.front()
+
+
+def _gate(proxy: UdpProxy, sink: Sink) -> Sink:
+    """Have a client's datagrams pass the limits that they count by."""
+    gate = proxy.s.server.gate
+    assert gate is not None
+    return gate(proxy.s, sink)
+
+
+def within(proxy: UdpProxy) -> Sink:
+    """Return what takes datagrams that are the session's already: they pass no quota, no filter."""
+    conf = proxy.conf
+    sink: Sink = proxy
     if conf.is_rated:
+        return _limit(proxy, sink)
+    return _put_header(proxy, sink) if conf.is_headed else sink
+
+
+def chosen(
+    conf: ProxyConf, *, is_filtered: bool = False, is_gated: bool = False
+) -> tuple[Step, ...]:
+    """Choose the steps of a server's sessions, in the order in which they are made.
+
+    Args: is_filtered: they have filters, each of which has the first of these steps itself;
+    is_gated: their datagrams are limited
+    """
+    steps: list[Step] = []
+    if is_filtered:
+        steps.append(_filter)
+    elif conf.is_rated:
         steps.append(_limit)
     elif conf.is_headed:
         steps.append(_put_header)
     if conf.requests:
         steps.append(Quota)
+    if is_gated:
+        steps.append(_gate)
+    if conf.amplification:
+        steps.append(udp_amplification.step)
+    if conf.quic is not None:
+        steps.append(udp_quic.step)
     return tuple(steps)

@@ -17,6 +17,7 @@ from ngxstream.event import datagram
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.conf import UNLIMITED
 from ngxstream.modules.proxy.udp_exchange import Exchange
+from ngxstream.stream import endings
 from ngxstream.stream.upstream import FIRST_BYTE
 
 
@@ -28,62 +29,81 @@ class ToClient(Exchange):
     def on_event(self, mask: int) -> None:
         """Drain the server's answers to the client.
 
-        # hot: once a session and turn; one receive and one send for one answer
+        # hot: as a rule it is one answer, with one receive and one send
         """
+        responses = self.responses + 1
+        is_owed_more = self.requests != responses
+        if is_owed_more and self.limit != 1:
+            self.drain(mask)
+            return
+        slot = self.loop.slot
+        try:
+            n = self.pc.recv_into(slot)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.on_refused(error)
+            return
+        self.responses = responses
+        state: Any = self.state
+        if state.first_byte_ms < 0:
+            self.first_byte()
+        state.bytes_received += n
+        # more are owed, or worth a look now and then: drain two next time
+        if (is_owed_more or not responses & 63) and self.limit == 1:
+            self.limit = 2
+        c = self.c
+        if self.control is None:  # as answer() does
+            try:
+                c.sent += c.sock.sendto(slot[:n], self.client)  # type: ignore[union-attr]
+            except BlockingIOError:
+                self._answer_later((slot[:n],))
+            except OSError as error:
+                self._answer_failed(error)
+        else:
+            self.answer(slot[:n])
+        if self.expected == UNLIMITED or not self.settle():
+            self.deadline = self.loop.now_ms + self.timeout
+
+    def drain(self, mask: int) -> None:
+        """Drain as many answers as there may be."""
         slots = self.loop.slots
         limit = self.limit
         owed = self.requests - self.responses
         if limit > owed > 0:
             limit = owed
+        if self.expected != UNLIMITED:  # what is not asked for is nobody's answer
+            limit = min(limit, max(1, self.due - self.responses))
         receive = self.pc.recv_into
-        if limit == 1:
-            try:
-                n = receive(slots[0])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.on_refused(error)
-                return
-            self.responses += 1
-            state: Any = self.state
-            if state.first_byte_ms < 0:
-                self.first_byte()
-            state.bytes_received += n
-            # more are owed, or worth a look now and then: drain two next time
-            if self.limit == 1 and (owed > 1 or not self.responses & 63):
-                self.limit = 2
-            self.answer(slots[0][:n])
+        views = []
+        failure = None
+        try:
+            for slot in slots[:limit]:
+                n = receive(slot)
+                views.append(slot[:n])
+        except BlockingIOError:
+            self.limit = max(1, len(views))
+        except OSError as error:
+            failure = error
         else:
-            views = []
-            failure = None
-            try:
-                for slot in slots[:limit]:
-                    n = receive(slot)
-                    views.append(slot[:n])
-            except BlockingIOError:
-                self.limit = max(1, len(views))
-            except OSError as error:
-                failure = error
+            if limit == self.limit:
+                self.limit = min(len(slots), limit * 2)
+        if views:
+            if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
+                self.first_byte()
+            self.responses += len(views)
+            self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
+            if len(views) == 1:
+                self.answer(views[0])
             else:
-                if limit == self.limit:
-                    self.limit = min(len(slots), limit * 2)
-            if views:
-                if self.state.first_byte_ms < 0:  # type: ignore[union-attr]
-                    self.first_byte()
-                self.responses += len(views)
-                self.state.bytes_received += sum(map(len, views))  # type: ignore[union-attr]
-                if len(views) == 1:
-                    self.answer(views[0])
-                else:
-                    self.answer_many(views)
-                    if len(views) >= 8 and not self.s.status:
-                        self._hint(views)
-            if failure is not None and not self.s.status:
-                self.on_refused(failure)
-                return
-        self.deadline = self.loop.now_ms + self.timeout
-        if self.expected != UNLIMITED:
-            self.settle()
+                self.answer_many(views)
+                if len(views) >= 8 and not self.s.status:
+                    self._hint(views)
+        if failure is not None and not self.s.status:
+            self.on_refused(failure)
+            return
+        if self.expected == UNLIMITED or not self.settle():
+            self.deadline = self.loop.now_ms + self.timeout
 
     def first_byte(self) -> None:
         """Note the time of the first answer, or of the first refusal."""
@@ -149,16 +169,16 @@ class ToClient(Exchange):
         sock: Any = self.c.sock
         try:
             if self.control is None:
-                sock.sendto(view, self.client)
+                sent = sock.sendto(view, self.client)
             else:
-                sock.sendmsg((view,), self.control, 0, self.client)
+                sent = sock.sendmsg((view,), self.control, 0, self.client)
         except BlockingIOError:
             self._answer_later((view,))
             return
         except OSError as error:
             self._answer_failed(error)
             return
-        self.c.sent += len(view)
+        self.c.sent += sent
 
     def answer_many(self, views: list[memoryview]) -> None:
         """Send several datagrams to the client, in as few messages as their sizes allow."""
@@ -229,4 +249,4 @@ class ToClient(Exchange):
         s = self.s
         s.action = "proxying and sending to client"
         s.log_error(handler.client_level(error), "sendmsg() failed", error.errno)
-        s.finalize(codes.STREAM_OK)
+        s.end(codes.STREAM_OK, endings.of_client(error))

@@ -18,6 +18,7 @@ from ngxstream.core import codes, log
 from ngxstream.event import datagram, poller
 from ngxstream.modules.proxy import handler
 from ngxstream.modules.proxy.udp_to_client import ToClient
+from ngxstream.stream import endings
 
 QUEUED: Final = 64  # datagrams waiting for room towards the server
 
@@ -33,7 +34,15 @@ class ToServer(ToClient):
             view = views[0]
             self.requests += 1
             self.c.received += len(view)
-            self.send(view)
+            if self.queue is None:  # as send() does
+                try:
+                    self.state.bytes_sent += self.pc.send(view)  # type: ignore[union-attr]
+                except BlockingIOError:
+                    self._enqueue(view)
+                except OSError as error:
+                    self.send_failed(error)
+            else:
+                self._enqueue(view)
         else:
             self.requests += len(views)
             self.c.received += sum(map(len, views))
@@ -141,10 +150,10 @@ class ToServer(ToClient):
         s.action = "proxying and sending to upstream"
         s.log_error(handler.upstream_level(error), "sendmsg() failed", error.errno)
         if not self.responses:
-            self.fail_over()
+            self.fail_over(endings.CONNECT_FAILED)
             return
         self.failed = True
-        s.finalize(codes.STREAM_OK)
+        s.end(codes.STREAM_OK, endings.of_upstream(error))
 
     def _enqueue(self, data: bytes | memoryview) -> None:
         queue = self.queue
@@ -159,9 +168,11 @@ class ToServer(ToClient):
     def watch(self) -> None:
         """Hear of the server's answers, unless they rest, and of room for what waits."""
         loop, rates = self.loop, self.rates
-        on_event = self.on_event_gro if self.gro else self.on_event
+        on_event: Callable[[int], None] = self.on_event_gro if self.gro else self.on_event
         if rates is not None:
             on_event = rates.on_event
+        if self.filtered is not None:
+            on_event = self.filtered.reader(on_event)
         mask = poller.LEVEL if rates is None or rates.download_timer is None else 0
         if self.queue is not None:
             on_event = _Room(self, on_event).on_event

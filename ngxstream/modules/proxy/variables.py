@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 def _received(s: Session) -> bytes | None:
     content = s.content
-    return b"%d" % content.requests if isinstance(content, UdpProxy) else None
+    return b"%d" % content.datagrams()[0] if isinstance(content, UdpProxy) else None
 
 
 def _sent(s: Session) -> bytes | None:
     content = s.content
-    return b"%d" % content.responses if isinstance(content, UdpProxy) else None
+    return b"%d" % content.datagrams()[1] if isinstance(content, UdpProxy) else None
 
 
 def _dropped(s: Session) -> bytes | None:
     content = s.content
-    return b"%d" % content.dropped if isinstance(content, UdpProxy) else None
+    return b"%d" % content.dropped_in_all if isinstance(content, UdpProxy) else None
 
 
 VARIABLES: Final = (
@@ -32,5 +32,5 @@ VARIABLES: Final = (
     Variable("datagrams_sent", _sent, NOCACHEABLE,
              "Datagrams of a UDP session from the servers."),
     Variable("datagrams_dropped", _dropped, NOCACHEABLE,
-             "Datagrams of a UDP session, of both directions, that found no room or no server."),
+             "Datagrams of a UDP session that were dropped, in both directions."),
 )

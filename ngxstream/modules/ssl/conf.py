@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,6 +95,7 @@ def _session_cache(scope: Scope, module: Module, st: Statement) -> None:
             name, size = _zone(word, rest, "session cache")
             request = scope.builder.data["zones"].request(name, size, ZONE_TAG)
             request.init = sessions.init_zone
+            request.usage = functools.partial(sessions.usage_of, request)
             given["session_zone"] = request
         else:
             raise errors.ConfError(f'invalid session cache "{word}"')
@@ -164,8 +166,7 @@ DIRECTIVES: Final = (
               "PEM file (or data:PEM) of a certificate's private key; variables allowed."),
     Directive("ssl_certificate_cache", BOTH, d.TAKE13,
               tls_conf.certificate_cache("certificate_cache"),
-              "How certificates named with variables are kept.",
-              syntax="off | max=N [inactive=time] [valid=time]", default="off"),
+              "How certificates named with variables are kept.", default="off"),
     Directive("ssl_password_file", BOTH, d.TAKE1, tls_conf.password_file("passwords"),
               "Passwords of encrypted keys, one a line."),
     d.unsupported("ssl_ech_file", BOTH, d.TAKE1, NO_ECH),
@@ -178,8 +179,7 @@ DIRECTIVES: Final = (
     Directive("ssl_ecdh_curve", BOTH, d.TAKE1, d.string("ecdh_curve"),
               "Groups of the key exchange, joined by colons.", default="auto"),
     Directive("ssl_protocols", BOTH, d.ONE_MORE, d.bitmask("protocols", tls_conf.PROTOCOLS),
-              "Versions of the protocol.",
-              syntax="[SSLv2] [SSLv3] [TLSv1] [TLSv1.1] [TLSv1.2] [TLSv1.3]",
+              "Versions of TLS that clients may use.",
               default="TLSv1.2 TLSv1.3"),
     Directive("ssl_ciphers", BOTH, d.TAKE1, d.string("ciphers"),
               "Ciphers of TLS 1.2 and below, as OpenSSL writes them.",
@@ -187,23 +187,21 @@ DIRECTIVES: Final = (
     Directive("ssl_verify_client", BOTH, d.TAKE1,
               d.enum("verify", {"off": VERIFY_OFF, "on": VERIFY_ON, "optional": VERIFY_OPTIONAL,
                                 "optional_no_ca": VERIFY_NO_CA}),
-              "Whether clients need a certificate.",
-              syntax="on | off | optional | optional_no_ca", default="off"),
+              "Whether clients need a certificate.", default="off"),
     Directive("ssl_verify_depth", BOTH, d.TAKE1, d.num("verify_depth"),
-              "How long a client's chain may be.", default="1"),
+              "How many certificates may stand between a client's and the authority.", default="1"),
     Directive("ssl_client_certificate", BOTH, d.TAKE1, d.string("client_certificate"),
               "Authorities of clients' certificates, named to clients."),
     Directive("ssl_trusted_certificate", BOTH, d.TAKE1, d.string("trusted_certificate"),
               "Authorities of clients' certificates, not named to clients."),
     Directive("ssl_prefer_server_ciphers", BOTH, d.FLAG, d.flag("prefer_server_ciphers"),
-              "Whether our order of ciphers is better than the client's.", default="off"),
+              "Whether the order of ssl_ciphers counts, or the client's.", default="off"),
     Directive("ssl_session_cache", BOTH, d.TAKE12, _session_cache,
-              "Where sessions are kept; shared ones are known to all workers.",
-              syntax="off | none | [builtin[:size]] [shared:name:size]", default="none"),
+              "Where sessions are kept; shared ones are known to all workers.", default="none"),
     Directive("ssl_session_tickets", BOTH, d.FLAG, d.flag("session_tickets"),
-              "Whether sessions may be kept by clients, sealed.", default="on"),
+              "Whether clients may keep sessions in encrypted tickets.", default="on"),
     Directive("ssl_session_ticket_key", BOTH, d.TAKE1, d.strings("session_ticket_keys"),
-              "File of 48 or 80 bytes to seal tickets with; further ones only open them."),
+              "File of 48 or 80 bytes that tickets are encrypted with; further ones only decrypt."),
     Directive("ssl_session_timeout", BOTH, d.TAKE1, d.sec("session_timeout"),
               "How long a session may be resumed.", default="5m"),
     Directive("ssl_crl", BOTH, d.TAKE1, d.string("crl"),
@@ -213,21 +211,22 @@ DIRECTIVES: Final = (
                           NO_OCSP),
               "Only off: clients' certificates are not checked over OCSP.", default="off"),
     Directive("ssl_ocsp_responder", BOTH, d.TAKE1, d.string("ocsp_responder"),
-              "Accepted; see ssl_ocsp."),
+              "Accepted; no OCSP responder is asked."),
     Directive("ssl_ocsp_cache", BOTH, d.TAKE1, _ocsp_cache,
-              "Accepted; see ssl_ocsp.", syntax="off | shared:name:size", default="off"),
+              "Accepted; no OCSP responder is asked.",
+              default="off"),
     Directive("ssl_stapling", BOTH, d.FLAG, d.flag("stapling"),
               "Whether clients are sent the OCSP response of ssl_stapling_file.", default="off"),
     Directive("ssl_stapling_file", BOTH, d.TAKE1, d.string("stapling_file"),
               "File of an OCSP response in DER."),
     Directive("ssl_stapling_responder", BOTH, d.TAKE1, d.string("stapling_responder"),
-              "Accepted; responders are not asked."),
+              "Accepted; no OCSP responder is asked."),
     Directive("ssl_stapling_verify", BOTH, d.FLAG, d.flag("stapling_verify"),
-              "Accepted; it is about what responders say.", default="off"),
+              "Accepted; no OCSP responder is asked.", default="off"),
     Directive("ssl_conf_command", BOTH, d.TAKE2, d.pairs("conf_commands"),
-              "A configuration command of OpenSSL.", syntax="name value"),
+              "A configuration command of OpenSSL."),
     Directive("ssl_reject_handshake", BOTH, d.FLAG, d.flag("reject_handshake"),
               "Whether handshakes for this server are refused.", default="off"),
     Directive("ssl_alpn", BOTH, d.ONE_MORE, _alpn,
-              "Protocols to choose from by ALPN, best first.", syntax="protocol ..."),
+              "Protocols to choose from by ALPN, best first."),
 )

@@ -51,6 +51,9 @@ def finish(draft: StreamDraft) -> None:
         if context is not None and context not in listening and _has_choice(address):
             listening.add(context)
             context.on_client_hello(handshake.hello_handler(pending(draft)))
+            others = (server.ssl.context for server in address.servers)
+            if any(other is not None and other.may_use_kernel() for other in others):
+                context.read_by_record()  # a client begins here, and may go on there
         default: c.SslConf = address.default_server.ssl
         if default.certificates is not None:
             continue
@@ -178,7 +181,10 @@ def _sessions(context: Context, conf: c.SslConf, prefix: str) -> None:
             sessions.read_ticket_key(tls_conf.file_name(prefix, path))
             for path in conf.session_ticket_keys
         )
-        libssl_sessions.use_ticket_keys(context, lambda: keys)
+        if len(keys) == 1 and keys[0].is_the_library_s():
+            libssl_sessions.use_one_ticket_key(context, keys[0])
+        else:
+            libssl_sessions.use_ticket_keys(context, lambda: keys)
     elif store is not None:
         libssl_sessions.use_ticket_keys(context, store.ticket_keys(conf.session_timeout))
 

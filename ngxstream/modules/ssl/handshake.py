@@ -10,7 +10,6 @@ ngx_stream_ssl_certificate() (ngx_stream_ssl_module.c).
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -20,10 +19,12 @@ from ngxstream.event import libssl, libssl_context, libssl_facts, libssl_session
 from ngxstream.event.poller import READABLE
 from ngxstream.event.turn_budget import TurnBudget
 from ngxstream.modules.ssl import conf as c
-from ngxstream.stream import phases, servers
-from ngxstream.stream.content import Content
+from ngxstream.stream import endings, phases, servers
+from ngxstream.stream.content import HANDSHAKE, Content, Shown
+from ngxstream.stream.explaining import Answer
 
 if TYPE_CHECKING:
+    from ngxstream.stream.explaining import Explanation
     from ngxstream.stream.session import Session
     from ngxstream.stream.tls_certificates import Certificates
     from ngxstream.stream.values import ComplexValue
@@ -34,20 +35,38 @@ _ALERT_INTERNAL_ERROR: Final = 80
 _NO_CA_ERRORS: Final = frozenset((18, 19, 20, 21))
 
 
-def handle(s: Session) -> int:
-    """Do the handshake, then check the client's certificate. Source: ngx_stream_ssl_handler"""
+def handler_of(make: type[Handshake]) -> phases.Handler:
+    """Return the handler of the phase. Args: make: makes a client's handshake"""
+
+    def handle(s: Session) -> int:
+        """Do the handshake, then check the client's certificate. Source: ngx_stream_ssl_handler"""
+        if not s.address.ssl:
+            return codes.OK
+        if type(s.c.sock) is not tls.Transport:
+            context = s.server.ssl.context
+            if context is None:
+                return codes.ERROR
+            try:
+                return make(s, context).start()
+            except libssl.SslError as error:  # there is no memory for one more
+                s.log_error(log.ALERT, error.message)
+                return codes.ERROR
+        return make.admit(s, s.c.sock)
+
+    return handle
+
+
+def explain(s: Session, explanation: Explanation) -> Answer:
+    """Select the server of a name; the handshake itself is taken to succeed."""
     if not s.address.ssl:
-        return codes.OK
-    if type(s.c.sock) is not tls.Transport:
-        context = s.server.ssl.context
-        if context is None:
-            return codes.ERROR
-        try:
-            return Handshake(s, context).start()
-        except libssl.SslError as error:  # there is no memory for one more
-            s.log_error(log.ALERT, error.message)
-            return codes.ERROR
-    return _admit(s, s.c.sock)
+        return Answer(codes.OK, "no TLS at this address")
+    if s.server.ssl.context is None:
+        return Answer(codes.ERROR, "there is no certificate")
+    if explanation.name:
+        servers.select(s, explanation.name)
+    if s.server.ssl.reject_handshake:
+        return Answer(codes.ERROR, "ssl_reject_handshake")
+    return explanation.recheck()
 
 
 class Handshake(Content):
@@ -62,11 +81,7 @@ class Handshake(Content):
         self.deadline = 0
         self.tick = 0
         c = s.c
-        if s.server.core.tcp_nodelay and c.family != socket.AF_UNIX:
-            try:
-                c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:
-                pass  # the client is gone already: the handshake will say so
+        s.set_nodelay()
         transport = c.sock = tls.Transport(s.loop, context, c.sock)
         if s.log.level >= log.DEBUG:
             tracing.trace_tls(transport, s.trace())
@@ -80,9 +95,7 @@ class Handshake(Content):
         assert transport is not None
         loop, fd = s.loop, s.c.fd
         s.action = "SSL handshaking"
-        # A client sends first: the edge that comes with registering tells whether it has. Only
-        # where the edge was reported before (a PROXY header was read) is the socket tried now.
-        code = transport.handshake() if fd in loop.handlers else codes.AGAIN
+        code = transport.handshake()  # a client sends first: mostly its hello is here by now
         if code == codes.AGAIN:
             s.content = self
             self.deadline = loop.now_ms + s.server.ssl.handshake_timeout
@@ -91,9 +104,9 @@ class Handshake(Content):
             return code
         self._leave()
         if code == codes.ERROR:
-            self._complain(transport)
+            self.complain(transport)
         else:
-            code = _admit(s, transport)
+            code = self.admit(s, transport)
         return code
 
     def on_event(self, mask: int) -> None:
@@ -104,37 +117,53 @@ class Handshake(Content):
         budget = self.s.loop.get(TurnBudget)
         if budget.is_busy:  # a name may be expensive to look up
             budget.put_off(self.s, self.go_on)
-        else:
-            self._shake(transport)
+            return
+        code = transport.handshake()
+        if code != codes.AGAIN:
+            self._end(transport, code)
 
     def go_on(self) -> None:
         """Continue the handshake in a later turn, after others had used one up."""
         transport = self.transport
         if transport is not None and self.s.loop.get(TurnBudget).let_in(self.s, self.go_on):
-            self._shake(transport)
+            code = transport.handshake()
+            if code != codes.AGAIN:
+                self._end(transport, code)
 
-    def _shake(self, transport: tls.Transport) -> None:
-        code = transport.handshake()
-        if code == codes.AGAIN:
-            return
+    def _end(self, transport: tls.Transport, code: int) -> None:
+        """Go on after the handshake."""
         s = self.s
         self._leave()
         if code == codes.ERROR:
-            self._complain(transport)
+            self.complain(transport)
             s.finalize(codes.INTERNAL_SERVER_ERROR)
             return
         s.content = None
         phases.run(s)
 
-    def _complain(self, transport: tls.Transport) -> None:
+    @staticmethod
+    def admit(s: Session, transport: tls.Transport) -> int:
+        """Check a client whose handshake is done. Returns: OK, or how the session ends"""
+        if s.log.level >= log.INFO:
+            transport.complain = partial(s.log_error, log.INFO)
+        code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
+        return servers.recheck(s) if code == codes.OK else code
+
+    def complain(self, transport: tls.Transport) -> None:
+        """Say why the handshake failed."""
         message, number = transport.failure
         if self.is_rejected:
             message, number = "handshake rejected", None
         self.s.log_error(log.INFO, message, number)
+        self.s.ending = endings.CLIENT_HANDSHAKE_FAILED
 
     def on_timeout(self) -> None:
         """End the session: ssl_handshake_timeout is over. nginx says nothing either."""
-        self.s.finalize(codes.INTERNAL_SERVER_ERROR)
+        self.s.end(codes.INTERNAL_SERVER_ERROR, endings.CLIENT_TIMEOUT)
+
+    def shown(self) -> Shown:
+        """Return what is to be told of it."""
+        return Shown(HANDSHAKE)
 
     def close(self) -> None:
         """Drop all references: the session ends."""
@@ -148,14 +177,6 @@ class Handshake(Content):
 
 
 Pending = dict[int, Handshake]
-
-
-def _admit(s: Session, transport: tls.Transport) -> int:
-    """Check a client whose handshake is done. Returns: OK, or how the session ends"""
-    if s.log.level >= log.INFO:
-        transport.complain = partial(s.log_error, log.INFO)
-    code = _check_client(s, transport) if s.server.ssl.verify else codes.OK
-    return servers.recheck(s) if code == codes.OK else code
 
 
 def _check_client(s: Session, transport: tls.Transport) -> int:
@@ -176,6 +197,7 @@ def _check_client(s: Session, transport: tls.Transport) -> int:
     if not said:
         return codes.OK
     s.log_error(log.INFO, said)
+    s.ending = endings.DENIED
     libssl_sessions.forget(transport.context, connection)
     return codes.ERROR
 

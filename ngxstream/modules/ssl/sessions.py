@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import errors, shm_store
+from ngxstream.core.shm_zones import Usage
 from ngxstream.event.libssl_sessions import TicketKey
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ class SessionZone:
     def __init__(self, zone: Zone) -> None:
         self.store = shm_store.ByteStore(zone)
         self.keys = TicketKeys(zone)
+
+
+def usage_of(request: ZoneRequest) -> Usage:
+    """Tell how full a zone is, in words of 8 bytes; what is written is not counted."""
+    zone: SessionZone = request.zone.data  # type: ignore[union-attr]
+    used = -(-zone.store.used // 8)
+    return Usage(8, used, zone.store.size // 8 - used, 0)
 
 
 class TicketKeys:

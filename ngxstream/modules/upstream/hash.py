@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from ngxstream.conf.reader import Statement
     from ngxstream.stream.round_robin import Choice, Tier
     from ngxstream.stream.session import Session
+    from ngxstream.stream.upstream import Peer
     from ngxstream.stream.values import ComplexValue
 
-MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
+MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP & ~upstream.MAY_SLOW_START
 
 
 class Weights(drawing.Shares):
@@ -45,20 +46,42 @@ class Ring:
     Source: ngx_stream_upstream_update_chash
     """
 
-    __slots__ = ("key", "points", "groups")
+    __slots__ = (
+        "key",
+        "lines",  # list of (server, weight): what the points depend on
+        "known",  # dict[(server, weight), list[int]]: their points, in the order of making
+        "owners",  # list[str]: of points[i], the text of the server lines
+        "points",
+        "groups",
+    )
 
-    def __init__(self, key: ComplexValue, tier: Tier) -> None:
+    known: dict[tuple[str, int], list[int]]
+    owners: list[str]
+    points: list[int]
+
+    def __init__(self, key: ComplexValue, tier: Tier, former: Ring | None = None) -> None:
+        """Args: former: the ring before, of which what still holds is taken"""
         self.key = key
         members: dict[str, list[Choice]] = {}
-        owners: dict[int, list[Choice]] = {}
         for choice in tier.choices:
-            peer = choice[1]
-            group = members.setdefault(peer.server, [])
-            group.append(choice)
-            for point in hashing.ketama_points(peer.server, peer.weight):
-                owners.setdefault(point, group)
+            members.setdefault(choice[1].server, []).append(choice)
+        self.lines = [(peer.server, peer.weight) for peer in tier.peers]
+        if former is not None and former.lines == self.lines:
+            self.known, self.points, self.owners = former.known, former.points, former.owners
+        else:
+            self._lay_out({} if former is None else former.known)
+        self.groups = [members[server] for server in self.owners]
+
+    def _lay_out(self, known: dict[tuple[str, int], list[int]]) -> None:
+        self.known = {}
+        owners: dict[int, str] = {}
+        for line in self.lines:
+            points = self.known.get(line) or known.get(line) or hashing.ketama_points(*line)
+            self.known[line] = points
+            for point in points:
+                owners.setdefault(point, line[0])
         self.points = sorted(owners)
-        self.groups = [owners[point] for point in self.points]
+        self.owners = [owners[point] for point in self.points]
 
 
 class HashSelection(drawing.DrawSelection):
@@ -105,6 +128,10 @@ class ConsistentSelection(drawing.DrawSelection):
         groups: list[list[Choice]] = self.tier.aid.groups
         return groups[(self.place + self.misses) % len(groups)]
 
+    def foresee_settle(self, drawn: Sequence[Choice]) -> list[Peer]:
+        """Return whose turn it is."""
+        return self.foresee_turn(drawn)
+
 
 class Hash(round_robin.RoundRobin):
     """The balancer of `hash KEY`. Source: ngx_stream_upstream_init_hash"""
@@ -128,10 +155,12 @@ class ConsistentHash(Hash):
     __slots__ = ()
 
     plain = ConsistentSelection
+    most_weight = 100  # 16 000 points, some 15 ms
 
     def prepare(self, tier: Tier) -> None:
         """Lay the points out on the ring."""
-        tier.aid = Ring(self.key, tier)
+        former: Tier | None = getattr(self, "tier", None)
+        tier.aid = Ring(self.key, tier, None if former is None else former.aid)
 
 
 def _hash(scope: Scope, module: Module, st: Statement) -> None:
@@ -147,6 +176,6 @@ MODULE = StreamModule(
     directives=(
         Directive("hash", UPSTREAM, d.TAKE12, _hash,
                   "Balance by a key: the same key goes to the same server; `consistent` moves few "
-                  "keys when servers come and go.", syntax="key [consistent]"),
+                  "keys when servers come and go."),
     ),
 )

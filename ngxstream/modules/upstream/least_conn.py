@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ngxstream.conf import directive as d
 from ngxstream.conf.directive import UPSTREAM, Directive
-from ngxstream.stream import round_robin, upstream, upstream_block
+from ngxstream.stream import round_robin, steady, upstream, upstream_block
 from ngxstream.stream.module import StreamModule
 
 if TYPE_CHECKING:
@@ -34,13 +34,35 @@ class LeastConnSelection(round_robin.RoundRobinSelection):
         loads = [state.conns / peer.weight for _, peer, state in choices]
         return self.take_least(choices, loads, now)
 
+    def foresee_pick(self, choices: Sequence[Choice], now: int) -> list[Peer]:
+        """Return what pick() would choose."""
+        loads = [state.conns / peer.weight for _, peer, state in choices]
+        return self.foresee_least(choices, loads)
 
-class LeastConn(round_robin.RoundRobin):
+
+class SteadyLeastConn(steady.SteadyByLoad, LeastConnSelection):
+    """The same among many peers, without going over all of them."""
+
+    __slots__ = ()
+
+
+class WideLeastConn(round_robin.Locked, steady.Wide, LeastConnSelection):
+    """The same of peers in shared memory."""
+
+    __slots__ = ()
+
+    by_load = True
+
+
+class LeastConn(steady.SteadyBalancer):
     """The balancer. Source: ngx_stream_upstream_init_least_conn"""
 
     __slots__ = ()
 
     plain = LeastConnSelection
+    steady = SteadyLeastConn
+    wide = WideLeastConn
+    by_load = True
 
 
 def _least_conn(scope: Scope, module: Module, st: Statement) -> None:
@@ -51,6 +73,6 @@ MODULE = StreamModule(
     name="least_conn",
     directives=(
         Directive("least_conn", UPSTREAM, d.NOARGS, _least_conn,
-                  "Balance by the fewest sessions, weights taken into account.", syntax=""),
+                  "Balance by the fewest sessions, weights taken into account."),
     ),
 )

@@ -69,16 +69,27 @@ class LeastTimeSelection(round_robin.RoundRobinSelection):
 
     def pick(self, choices: Sequence[Choice], now: int) -> Peer | None:
         """Choose among usable peers. Source: ngx_stream_upstream_get_least_time_peer"""
+        return self.take_least(choices, self._loads(choices, now, learn=True), now)
+
+    def foresee_pick(self, choices: Sequence[Choice], now: int) -> list[Peer]:
+        """Return what pick() would choose."""
+        return self.foresee_least(choices, self._loads(choices, now, learn=False))
+
+    def _loads(self, choices: Sequence[Choice], now: int, *, learn: bool) -> list[float]:
+        """Return the load of each. Args: learn: keep what those who wait have told by now"""
         now_ms = self.s.loop.now_ms
         mode: Mode = self.tier.aid
         loads = []
         for _, peer, state in choices:
             waiting = state.waiting
+            inflight_ms = 0
             if waiting:
                 wait = state.waited_ms // waiting + now_ms - state.changed_ms
-                state.inflight_ms = average(state.inflight_ms, wait)
-            loads.append(mode.expected(peer, now) / peer.weight)
-        return self.take_least(choices, loads, now)
+                inflight_ms = average(state.inflight_ms, wait)
+                if learn:
+                    state.inflight_ms = inflight_ms
+            loads.append(mode.expected(peer, now, inflight_ms) / peer.weight)
+        return loads
 
     def notify(self, peer: Peer, event: int) -> None:
         """With `inflight`, learn at once. Source: ngx_stream_upstream_least_time_notify"""
@@ -151,16 +162,18 @@ class Mode:
         self.field, self.event = MODES[name]
         self.inflight = inflight
 
-    def expected(self, peer: Peer, now: int) -> int:
-        """Estimate the ms of one more session. Source: ngx_stream_upstream_least_time_eta"""
+    def expected(self, peer: Peer, now: int, inflight_ms: int) -> int:
+        """Estimate the ms of one more session. Args: inflight_ms: how long others wait, if any do
+
+        Source: ngx_stream_upstream_least_time_eta
+        """
         state = peer.state
         ms: int = getattr(state, self.field)
         fail_timeout = peer.fail_timeout
         idle = (now - state.checked_ms) // 1000
         if idle > fail_timeout:
             ms >>= idle // (fail_timeout + 1)  # a slow peer gets another chance after a while
-        if state.waiting:
-            ms = max(ms, state.inflight_ms)
+        ms = max(ms, inflight_ms)
         ms = WORST_MS if ms > WORST_MS else ms + BUCKET_MS - ms % BUCKET_MS
         return ms * (1 + state.conns)
 
@@ -201,7 +214,6 @@ MODULE = StreamModule(
     directives=(
         Directive("least_time", UPSTREAM, d.TAKE12, _least_time,
                   "Balance by the least average time until the connection stands, the first or the "
-                  "last byte arrives, and by sessions and weight.",
-                  syntax="connect | first_byte | last_byte [inflight]"),
+                  "last byte arrives, and by sessions and weight."),
     ),
 )

@@ -17,14 +17,21 @@ Answers for ngx_stream_upstream_zone_resolve_timer and ngx_stream_upstream_zone_
 
 from __future__ import annotations
 
-import mmap
-import socket
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from ngxstream.core import errors, inet, log, shm
-from ngxstream.ipc import codec
-from ngxstream.ipc.codec import Field
+from ngxstream.core import errors, inet, log
+from ngxstream.modules.upstream.records import (
+    BASE,
+    CLAIMED,
+    DUE,
+    OWNER,
+    TRIED,
+    VERSION,
+    Entry,
+    Record,
+    digest,
+)
 from ngxstream.stream import upstream
 from ngxstream.stream.upstream import Peer
 from ngxstream.wire import dns
@@ -38,118 +45,26 @@ if TYPE_CHECKING:
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 
-HALF: Final = 1 << 16  # bytes that the addresses of a name may take: some 1700 addresses
 STAGGER_MS: Final = 100  # between the workers' looks at the time
 SPARE_MS: Final = 1000  # added to the time an answer holds. Source: nginx
-
-# Cells of a record.
-VERSION: Final = 0  # counts the changes; its lowest bit tells which half is read
-DUE: Final = 1  # when it is to be asked for next: CLOCK_MONOTONIC ms
-CLAIMED: Final = 2  # until when somebody is asking
-SIZES: Final = 3  # of the two halves
-TRIED: Final = 5  # 1 when a lookup has come to an end, well or not
-CELLS: Final = 6
-
-_FAMILIES: Final = {4: inet.AF_INET, 16: inet.AF_INET6}  # by the bytes of an address
-_ENTRY: Final = codec.Record(
-    "entry",
-    Field(1, "address", codec.Bytes(16)),
-    Field(2, "port", codec.Int(0, 65_535), 0),
-    Field(3, "weight", codec.Int(1, 65_535), 1),
-    Field(4, "backup", codec.BOOL, False),
-    Field(5, "server", codec.Text(1024), ""),
-    Field(6, "row", codec.UINT),
-    Field(7, "denied_ms", codec.UINT, 0),
-)
-_ENTRIES: Final = codec.List(codec.Bytes(HALF), HALF)
 
 
 class Group(Protocol):
     """What a name belongs to."""
 
     conf: UpstreamConf
-    resolver: ResolverConf
     table: PeerTable
     log: Log | None  # of the worker
 
+    @property
+    def resolver(self) -> ResolverConf:
+        """Who is asked."""
+
+    def spec_of(self, spec: ServerSpec, row: int, address: str) -> ServerSpec:
+        """Return what holds for an address of a line, which may differ from the line."""
+
     def look(self) -> None:
         """A lookup has come to an end."""
-
-
-class Entry(NamedTuple):
-    """One address of a name.
-
-    port, weight and server are a service's, else 0, 1 and ""; row is the zone's; denied_ms is when
-    a DNS server first answered that its name does not exist (CLOCK_MONOTONIC), 0 for never.
-    """
-
-    family: int
-    host: str
-    port: int
-    weight: int
-    backup: bool
-    server: str
-    row: int
-    denied_ms: int = 0
-
-
-class Record:
-    """The addresses of one name, in memory that forks share; use it under the zone's lock.
-
-    Written in two halves by turns: a worker that dies while it writes leaves the other half.
-    Workers of another user can write it too: what they spoil reads as no addresses.
-    """
-
-    __slots__ = ("cells", "configuration", "_memory", "_rows")
-
-    def __init__(self, zone: shm.Zone, rows: int) -> None:
-        """Make a record without addresses. Args: rows: how many the zone has"""
-        self.cells = zone.ints(CELLS)
-        self.configuration = 0  # the last one that had it; the master's
-        self._memory = mmap.mmap(-1, 2 * HALF)
-        self._rows = rows
-
-    def read(self) -> list[Entry]:
-        """Return the addresses, in the order in which they came."""
-        half = self.cells[VERSION] & 1
-        size = self.cells[SIZES + half]
-        if not 0 < size <= HALF:
-            return []
-        try:
-            found = _ENTRIES.decode(self._memory[half * HALF : half * HALF + size])
-            return [self._entry(data) for data in found]
-        except codec.CodecError:
-            return []
-
-    def _entry(self, data: bytes) -> Entry:
-        address, port, weight, backup, server, row, denied_ms = _ENTRY.decode(data)
-        family = _FAMILIES.get(len(address))
-        if family is None or row >= self._rows:
-            raise codec.CodecError("no address, or no row of the zone")
-        host = socket.inet_ntop(family, address)
-        return Entry(family, host, port, weight, backup, server, row, denied_ms)
-
-    def write(self, entries: list[Entry]) -> None:
-        """Replace the addresses; what does not fit is left out."""
-        packed = [
-            _ENTRY.encode((socket.inet_pton(one.family, one.host), *one[2:])) for one in entries
-        ]
-        while len(data := _ENTRIES.encode(packed)) > HALF:
-            packed = packed[: len(packed) * 9 // 10]
-        version = (self.cells[VERSION] + 1) & 0xFFFF_FFFF
-        half = version & 1
-        self._memory[half * HALF : half * HALF + len(data)] = data
-        self.cells[SIZES + half] = len(data)
-        self.cells[VERSION] = version
-
-
-def by_origin(*tables: dict[str, Record]) -> dict[str, Record]:
-    """Return the first record of every origin. Args: tables: by Name.key, the nearest first"""
-    found: dict[str, Record] = {}
-    for table in tables:
-        for key, record in table.items():
-            found.setdefault(key.rsplit("\0", 3)[0], record)
-    return found
 
 
 class Name:
@@ -159,6 +74,7 @@ class Name:
         "group",  # Group
         "spec",  # ServerSpec
         "key",  # str: what its record and its rows are known by
+        "owner",  # int: what its record says of whose it is
         "record",
         "loop",
         "timer",
@@ -173,6 +89,7 @@ class Name:
         self.group = group
         self.spec = spec
         self.key = f"{self.origin}\0{spec.port}\0{spec.backup:d}\0{ordinal}"
+        self.owner = digest(self.key)
         self.timer: Timer | None = None
         self.lookup: Waiter | Service | None = None
         self.claimed = False
@@ -196,7 +113,10 @@ class Name:
             if model is not record:
                 record.cells[DUE] = model.cells[DUE]
                 record.write([one._replace(row=0) for one in model.read()])
+            record.cells[OWNER] = self.owner
             records[self.key] = record
+        elif record.cells[OWNER] != self.owner:  # its line was removed at run time
+            record.give(self.owner)
         self.record = record
         entries = record.read()
         if entries:
@@ -207,6 +127,14 @@ class Name:
         else:
             record.cells[DUE] = 0
 
+    def read(self) -> list[Entry]:
+        """Return its addresses, none when the record has become another's. Under the lock."""
+        return self.record.read() if self.record.cells[OWNER] == self.owner else []
+
+    def is_answered(self) -> bool:
+        """Tell whether there ever was an answer."""
+        return self.record.cells[VERSION] != self.record.cells[BASE]
+
     def attach(self, entries: list[Entry]) -> list[Entry]:
         """Give each address a row of the zone, and drop those there is no room for."""
         attached = []
@@ -215,7 +143,8 @@ class Name:
             key = f"{self.key}\0{plain.server}\0{plain.name}" + (f"\0{nth}" if nth else "")
             try:
                 state = self.group.table.attach(
-                    plain, key.encode("utf-8", "surrogateescape"), pin=True
+                    plain, key.encode("utf-8", "surrogateescape"), pin=True,
+                    newcomer=self.group.conf.newcomer,
                 )
             except errors.UnplacedError:
                 self.log_error(
@@ -233,6 +162,7 @@ class Name:
             (entry.host, port) if entry.family == inet.AF_INET else (entry.host, port, 0, 0)
         )
         name = inet.sock_ntop(sockaddr)
+        spec = self.group.spec_of(spec, entry.row, name)
         if not spec.service:
             return Peer(spec, entry.family, sockaddr, name)
         weight = entry.weight if spec.weight == 1 else spec.weight
@@ -320,7 +250,7 @@ class Name:
         Returns: for how many ms more an address is held whose name does not exist
         """
         with self.group.table.zone.lock:
-            before = self.record.read()
+            before = self.read()
         found = _numbered(self.entries(answer.addresses))
         unknown = {target for target, code in answer.failed if code != dns.NXDOMAIN}
         denied = {target for target, code in answer.failed if code == dns.NXDOMAIN}
@@ -343,9 +273,12 @@ class Name:
             return left_ms
         after = self.attach(after)
         with self.group.table.zone.lock:
-            self.record.write(after)
-        for row in {entry.row for entry in before} - {entry.row for entry in after}:
-            self.group.table.release(row)
+            if self.record.cells[OWNER] == self.owner:
+                self.record.write(after)
+            else:  # the line is gone
+                before, after = after, []
+            for row in {entry.row for entry in before} - {entry.row for entry in after}:
+                self.group.table.release(row, self.group.conf.name)
         return left_ms
 
     def entries(self, addresses: tuple[Address, ...]) -> list[Entry]:

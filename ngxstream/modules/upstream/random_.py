@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
     from ngxstream.stream.upstream import Peer
 
-MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP
+MAY: Final = upstream.MAY_ALL & ~upstream.MAY_BACKUP & ~upstream.MAY_SLOW_START
 
 
 class RandomSelection(drawing.DrawSelection):
@@ -37,6 +37,12 @@ class RandomSelection(drawing.DrawSelection):
     def __init__(self, tier: Tier, s: Session) -> None:
         super().__init__(tier, s)
         self.misses = 0
+
+    def foresee(self) -> list[Peer]:
+        """Return all that may be drawn."""
+        now = self.s.loop.now_ms
+        now -= now % 1000
+        return [peer for _, peer, _ in round_robin.usable(self.tier.choices, self.tried, now)]
 
     def draw(self) -> Sequence[Choice]:
         """Draw a peer."""
@@ -103,6 +109,6 @@ MODULE = StreamModule(
     directives=(
         Directive("random", UPSTREAM, d.TAKE012, _random,
                   "Balance at random, weights taken into account; `two` draws two servers and "
-                  "takes the one with fewer sessions.", syntax="[two [least_conn]]"),
+                  "takes the one with fewer sessions."),
     ),
 )

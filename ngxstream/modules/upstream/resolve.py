@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from ngxstream.modules.upstream import names
-from ngxstream.modules.upstream.names import TRIED, VERSION
+from ngxstream.modules.upstream import names, records
+from ngxstream.modules.upstream.records import TRIED, VERSION, Entry
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.round_robin import Tier
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from ngxstream.event.timers import Timer
     from ngxstream.modules.upstream.zone import PeerTable
     from ngxstream.stream.core import StreamConf, StreamDraft
+    from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.session import Session
-    from ngxstream.stream.upstream import Peer, Selection, UpstreamConf
+    from ngxstream.stream.upstream import Peer, Selection, ServerSpec, UpstreamConf
 
 PATIENCE_MS: Final = 5000  # how long after its start a worker has sessions wait for first answers
 LOOK_MS: Final = 20  # how often it is seen whether another worker has one
@@ -40,7 +41,6 @@ class Group:
 
     __slots__ = (
         "conf",
-        "resolver",
         "inner",  # Balancer of the method
         "names",
         "table",
@@ -50,7 +50,7 @@ class Group:
         "_cells",
         "_seen",  # sum of the versions the tiers were made of
         "_waiting",  # list of callables: of sessions that wait
-        "_loop",  # of those
+        "loop",  # Loop | None: of the worker
         "_timer",
     )
 
@@ -60,9 +60,7 @@ class Group:
     def __init__(self, conf: UpstreamConf) -> None:
         """Stand before the balancer that conf has."""
         assert conf.balancer is not None
-        assert conf.resolver is not None
         self.conf = conf
-        self.resolver = conf.resolver
         self.inner = conf.balancer
         self.log: Log | None = None
         count: Counter[tuple[Any, ...]] = Counter()
@@ -76,8 +74,18 @@ class Group:
         self._cells: list[memoryview[int]] = []
         self._seen = -1
         self._waiting: list[Callable[[], None]] = []
-        self._loop: Any = None
+        self.loop: Loop | None = None
         self._timer: Timer | None = None
+
+    @property
+    def resolver(self) -> ResolverConf:
+        """Who is asked for the names."""
+        assert self.conf.resolver is not None  # upstream_block has looked
+        return self.conf.resolver
+
+    def spec_of(self, spec: ServerSpec, row: int, address: str) -> ServerSpec:
+        """Return what holds for an address of a name: what its line says."""
+        return spec
 
     @property
     def tier(self) -> Tier:
@@ -89,10 +97,10 @@ class Group:
         self.static = tier
         self.inner.use(tier)
 
-    def share(self, table: PeerTable, former: dict[str, names.Record]) -> None:
+    def share(self, table: PeerTable, former: dict[str, records.Record]) -> None:
         """Take up what the names stood for. Called when the static servers are in the zone."""
         self.table = table
-        models = names.by_origin(table.names, former)
+        models = records.by_origin(table.names, former)
         for name in self.names:
             name.share(models)
             name.record.configuration = table.configuration
@@ -111,11 +119,19 @@ class Group:
             self.refresh()
         return self.inner.select(s)
 
+    def weigh_by_agents(self) -> None:
+        """Have agents say what part of its weight a server has."""
+        self.inner.weigh_by_agents()
+
     def resume(self, s: Session, name: str) -> tuple[Selection, Peer] | None:
         """Take up a session that another process had on a peer; None for no such peer."""
+        self.catch_up()
+        return self.inner.resume(s, name)
+
+    def catch_up(self) -> None:
+        """Take notice of what has changed, as a selection does."""
         if self._is_outdated():
             self.refresh()
-        return self.inner.resume(s, name)
 
     def _is_outdated(self) -> bool:
         return sum(cells[VERSION] for cells in self._cells) != self._seen
@@ -128,7 +144,7 @@ class Group:
         if loop.now_ms >= self.until_ms or not self.is_blank():
             return None
         self._waiting.append(resume)
-        self._loop = loop
+        self.loop = loop
         if self._timer is None:
             self._timer = loop.call_later(LOOK_MS, self._on_timer, cancelable=True)
         return functools.partial(self._forget, resume)
@@ -140,8 +156,8 @@ class Group:
 
     def is_hopeful(self) -> bool:
         """Tell whether none of the names was answered, and not all of them failed."""
-        return not any(cells[VERSION] for cells in self._cells) and not all(
-            cells[TRIED] for cells in self._cells
+        return not any(name.is_answered() for name in self.names) and not all(
+            name.record.cells[TRIED] for name in self.names
         )
 
     def _forget(self, resume: Callable[[], None]) -> None:
@@ -156,7 +172,8 @@ class Group:
         """Resume who waits, if there is an answer, a failure, or no more time."""
         if not self._waiting:
             return
-        loop = self._loop
+        loop = self.loop
+        assert loop is not None  # it waits in one
         if loop.now_ms < self.until_ms and self.is_hopeful():
             if self._timer is None:
                 self._timer = loop.call_later(LOOK_MS, self._on_timer, cancelable=True)
@@ -171,22 +188,40 @@ class Group:
         table = self.table
         with table.zone.lock:
             self._seen = sum(cells[VERSION] for cells in self._cells)
-            entries = [(name, entry) for name in self.names for entry in name.record.read()]
+            entries = [(name, entry) for name in self.names for entry in name.read()]
         static, behind = self.static, self.static.backup
-        primaries, backups = list(static.peers), list(behind.peers if behind is not None else ())
+        backups = behind.peers if behind is not None else ()
+        self.balance(list(static.peers), list(backups), entries)
+
+    def balance(self, primaries: list[Peer], backups: list[Peer],
+                entries: list[tuple[names.Name, Entry]]) -> None:
+        """Balance over these servers and the addresses of names from now on."""
+        table, name_of = self.table, self.conf.name
         for name, entry in entries:
             peer = name.plain_peer(entry)
             peer.state = table.state(peer, entry.row)
             (backups if entry.backup or name.spec.backup else primaries).append(peer)
         lock = table.zone.lock
-        backup = Tier(static.name, backups, None, lock) if backups else None
-        self.inner.use(Tier(static.name, primaries, backup, lock))
+        backup = Tier(name_of, backups, None, lock) if backups else None
+        self.inner.use(Tier(name_of, primaries, backup, lock))
+
+    def start(self, loop: Loop) -> None:
+        """Begin to ask, in a worker."""
+        self.log = loop.log
+        self.until_ms = loop.now_ms + min(PATIENCE_MS, self.conf.resolver_timeout)
+        for name in self.names:
+            name.start(loop)
+
+    def stop(self) -> None:
+        """Leave the asking to others."""
+        for name in self.names:
+            name.stop()
 
 
 def finish(draft: StreamDraft) -> None:
     """Put the names in front of the balancers of their upstreams."""
     for conf in draft.upstreams:
-        if any(spec.resolve for spec in conf.servers):
+        if not conf.is_dynamic and any(spec.resolve for spec in conf.servers):
             group = conf.balancer = Group(conf)
             conf.pending = group.wait
 
@@ -196,10 +231,7 @@ def start_worker(stream: StreamConf, loop: Loop) -> None:
     for conf in stream.upstreams:
         group = conf.balancer
         if isinstance(group, Group):
-            group.log = loop.log
-            group.until_ms = loop.now_ms + min(PATIENCE_MS, conf.resolver_timeout)
-            for name in group.names:
-                name.start(loop)
+            group.start(loop)
 
 
 def stop_worker(stream: StreamConf, loop: Loop) -> None:
@@ -207,8 +239,7 @@ def stop_worker(stream: StreamConf, loop: Loop) -> None:
     for conf in stream.upstreams:
         group = conf.balancer
         if isinstance(group, Group):
-            for name in group.names:
-                name.stop()
+            group.stop()
 
 
 MODULE = StreamModule(

@@ -11,9 +11,10 @@ Answers for ngx_stream_upstream_zone_module.c and ngx_stream_upstream_zone_copy_
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import hashlib
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ngxstream.conf import directive as d
@@ -21,7 +22,8 @@ from ngxstream.conf import units
 from ngxstream.conf.directive import UPSTREAM, Directive
 from ngxstream.core import errors, shm, shm_zones
 from ngxstream.core.shm_counts import Tally
-from ngxstream.modules.upstream import resolve
+from ngxstream.modules.upstream import keys, records, resolve
+from ngxstream.modules.upstream.columns import Columns
 from ngxstream.stream import peer_state
 from ngxstream.stream.module import StreamModule
 from ngxstream.stream.peer_state import FIELDS, PeerState
@@ -32,14 +34,16 @@ if TYPE_CHECKING:
     from ngxstream.conf.module import Module
     from ngxstream.conf.reader import Statement
     from ngxstream.event.loop import Loop
-    from ngxstream.modules.upstream.names import Record
-    from ngxstream.stream.core import StreamDraft
+    from ngxstream.modules.upstream.records import Record
+    from ngxstream.stream.core import StreamConf, StreamDraft
+    from ngxstream.stream.round_robin import Choice
     from ngxstream.stream.upstream import Peer, UpstreamConf
 
 TAG: Final = "upstream"
 ROW_BYTES: Final = 256  # of a zone's size that a peer is charged with
 
-# A row has a cell for every shared field of PeerState that is no count, and one more.
+# A row has a cell for every shared field of PeerState that is no count, and one more. They lie
+# field by field: so the same field of peers of a group is read in one go (columns.py).
 COUNTS: Final = [field.name for field in FIELDS if field.metadata.get("kind") == peer_state.COUNT]
 BLANK: Final[dict[str, int]] = {  # what a row begins with
     field.name: getattr(PeerState(), field.name) for field in FIELDS if not field.metadata
@@ -48,6 +52,7 @@ PLACES: Final = {name: place for place, name in enumerate(BLANK)}
 STATUS: Final = PLACES["status"]
 EFFECTIVE: Final = PLACES["effective_weight"]
 CURRENT: Final = PLACES["current_weight"]
+BACK: Final = PLACES["back_ms"]
 WEIGHT: Final = len(PLACES)  # the weight that the effective one belongs to
 CELLS: Final = WEIGHT + 1
 
@@ -57,17 +62,23 @@ KEY_LOW: Final = 1
 USED: Final = 2  # when it was attached last, counted in attachments
 PINNED: Final = 3  # the configuration that has it on a server line
 ENTRY: Final = 4
+_COUNTED: Final = (1 << 62) - 1
 
 
 class PeerTable:
     """The rows of one zone; `zone.data`, and so the same for every configuration that has it."""
 
-    __slots__ = ("zone", "capacity", "tallies", "names", "_cells", "_entries", "_state")
+    __slots__ = (
+        "zone", "capacity", "cleared", "tallies", "names", "stock", "withdrawals", "_cells",
+        "_drops", "_entries", "_gone", "_indexed", "_rows", "_state",
+    )
 
     # cells of _state
     _FRESH: Final = 0  # the first row never used
     _CONFIGURATION: Final = 1
     _ATTACHMENTS: Final = 2
+    _REMOVALS: Final = 3
+    _NAMED: Final = 4  # one more with each change of a row's key
 
     def __init__(self, zone: shm.Zone) -> None:
         """Make as many rows as the zone's size allows."""
@@ -75,27 +86,34 @@ class PeerTable:
         self.capacity = zone.size // ROW_BYTES
         self.tallies = {name: Tally(zone, self.capacity) for name in COUNTS}
         self.names: dict[str, Record] = {}  # what names stand for
+        # cleared(row): told of a row that becomes another peer's
+        self.cleared: Callable[[int], None] | None = None
+        self.stock: list[Record] = []  # for names that come at run time
         self._cells = zone.ints(self.capacity * CELLS)
         self._entries = zone.ints(self.capacity * ENTRY)
-        self._state = zone.ints(3)
+        self._gone = zone.ints(self.capacity)  # digest of the upstream it was removed from, or 0
+        self._drops = zone.ints(self.capacity)  # how often who had the row was removed, or set down
+        self.withdrawals = zone.ints(1)  # how often peers were withdrawn
+        self._state = zone.ints(5)
+        self._rows: dict[tuple[int, int], int] = {}  # by key, as they were at
+        self._indexed = -1  # this number of changes of keys
 
     def next_configuration(self) -> None:
         """Begin to attach the peers of another configuration."""
-        self._state[self._CONFIGURATION] += 1
+        self._state[self._CONFIGURATION] = self._state[self._CONFIGURATION] + 1 & _COUNTED
 
     @property
     def configuration(self) -> int:
         """How many configurations there were."""
         return self._state[self._CONFIGURATION]
 
-    def attach(self, peer: Peer, key: bytes, pin: bool) -> ZonePeerState:
+    def attach(self, peer: Peer, key: bytes, pin: bool, newcomer: int = 0) -> ZonePeerState:
         """Return a peer's state by the row of this key. Raises: UnplacedError when the zone is full
 
-        Args: pin: keep the row while this configuration is the newest, used or not
+        Args: pin: keep the row while this configuration is the newest, used or not; newcomer: the
+        status that a row begins with
         """
-        digest = hashlib.blake2b(key, digest_size=16).digest()
-        high = int.from_bytes(digest[:8], "little", signed=True)
-        low = int.from_bytes(digest[8:], "little", signed=True)
+        high, low = keys.halves(key)
         state = self._state
         with self.zone.lock:
             row = self._find(high, low)
@@ -106,38 +124,170 @@ class PeerTable:
                         f'ngx_slab_alloc() failed: no memory in upstream zone "{self.zone.name}"'
                     )
                 self._clear(row)
-                self._entries[row * ENTRY + KEY_HIGH] = high
-                self._entries[row * ENTRY + KEY_LOW] = low
-            cells = self._cells[row * CELLS : (row + 1) * CELLS]
+                self._cells[STATUS * self.capacity + row] = newcomer
+                self._name(row, high, low)
+            cells = self._cells[row :: self.capacity]
             if cells[WEIGHT] != peer.weight:
                 cells[WEIGHT] = cells[EFFECTIVE] = peer.weight
                 cells[CURRENT] = 0
-            state[self._ATTACHMENTS] += 1
+            state[self._ATTACHMENTS] = state[self._ATTACHMENTS] + 1 & _COUNTED
             self._entries[row * ENTRY + USED] = state[self._ATTACHMENTS]
+            self._gone[row] = 0
             if pin:
                 self._entries[row * ENTRY + PINNED] = state[self._CONFIGURATION]
-        return ZonePeerState(peer, self.tallies, row, cells)
+        return ZonePeerState(peer, self, row, cells)
 
     def state(self, peer: Peer, row: int) -> ZonePeerState:
         """Return the state of a peer by a row that attach() returned."""
-        cells = self._cells[row * CELLS : (row + 1) * CELLS]
-        return ZonePeerState(peer, self.tallies, row, cells)
+        return ZonePeerState(peer, self, row, self._cells[row :: self.capacity])
 
-    def release(self, row: int) -> None:
-        """Take the pin out of a row: it may be replaced when it is unused and the zone is full."""
+    def columns(self, choices: Sequence[Choice]) -> Columns | None:
+        """Return what reads peers in one go; None where their rows do not follow each other."""
+        states = [state for _, _, state in choices]
+        rows = [state.row for state in states]  # type: ignore[attr-defined]
+        first, end = rows[0], rows[0] + len(rows)
+        if rows != list(range(first, end)):
+            return None
+        status, effective, current = (
+            self._cells[place * self.capacity :][first:end]
+            for place in (STATUS, EFFECTIVE, CURRENT)
+        )
+        configured = [state.configured for state in states]  # type: ignore[attr-defined]
+        conns = self.tallies["conns"].totals(first, end)
+        return Columns(choices, status, effective, current, conns, configured)
+
+    def drops(self, row: int) -> int:
+        """Return a number that is another one once who has the row now is dropped."""
+        return self._drops[row]
+
+    def drop(self, row: int) -> None:
+        """Note that who has a row is removed, has another address, or is marked down. Locked."""
+        self._drops[row] = self._drops[row] + 1 & _COUNTED
+        self.count_withdrawal()
+
+    def count_withdrawal(self) -> None:
+        """Have all workers look at the sessions of the zone's peers (stream/withdrawals.py)."""
+        self.withdrawals[0] = self.withdrawals[0] + 1 & _COUNTED
+
+    def find(self, key: bytes) -> int:
+        """Return the row of a key, -1 for none. Under the lock."""
+        return self._find(*keys.halves(key))
+
+    def pin(self, row: int) -> None:
+        """Keep a row while this configuration is the newest: it belongs to a server."""
+        self._entries[row * ENTRY + PINNED] = self._state[self._CONFIGURATION]
+        self._gone[row] = 0
+
+    def weigh(self, row: int, weight: int) -> None:
+        """Give the server of a row another weight. Under the lock."""
+        cells = self._cells[row :: self.capacity]
+        if cells[WEIGHT] != weight:
+            cells[WEIGHT] = cells[EFFECTIVE] = weight
+            cells[CURRENT] = 0
+
+    def begin_slowly(self, row: int, now_ms: int) -> None:
+        """Have the server of a row come back from now on (slow_start)."""
+        self._cells[BACK * self.capacity + row] = now_ms
+
+    def move(self, row: int, key: bytes, weight: int, newcomer: int = 0) -> None:
+        """Have a row be that of another address: it begins anew but for its sessions. Locked."""
+        high, low = keys.halves(key)
+        other = self._find(high, low)
+        if other >= 0:  # removed before: it is found by no key any more
+            self._name(other, 0, 0)
+        self._clear(row)
+        self._cells[STATUS * self.capacity + row] = newcomer
+        self._name(row, high, low)
+        self.drop(row)
+        self.pin(row)
+        self.weigh(row, weight)
+
+    def record(self, key: str) -> Record | None:
+        """Return the record of a name, new or one of the stock; None when that is used up."""
+        owner = records.digest(key)
+        with self.zone.lock:
+            found = self.names.get(key)
+            if found is None:
+                owners = [one.cells[records.OWNER] for one in self.stock]
+                for wanted in (owner, 0):
+                    if wanted in owners:
+                        found = self.stock[owners.index(wanted)]
+                        break
+            if found is not None and found.cells[records.OWNER] != owner:
+                found.give(owner)
+        return found
+
+    def release(self, row: int, upstream: str) -> None:
+        """Take the pin out of a row: it may be replaced when it is unused and the zone is full.
+
+        Under the lock. Args: upstream: what the peer is removed from, while sessions on it go on
+        """
         self._entries[row * ENTRY + PINNED] = 0
+        self._gone[row] = records.digest(upstream.lower())
+        self._state[self._REMOVALS] = 1
+        self.drop(row)
+
+    def zombies(self, upstream: str) -> int:
+        """Return how many peers were removed from an upstream and still have sessions."""
+        state = self._state
+        if not state[self._REMOVALS]:
+            return 0
+        digest = records.digest(upstream.lower())
+        gone = self._gone[: self._used].tolist()
+        total = self.tallies["conns"].total
+        return sum(mark == digest and total(row) > 0 for row, mark in enumerate(gone))
+
+    def usage(self) -> shm_zones.Usage:
+        """Tell how full it is; a row is free again when another server needs it."""
+        used = self._used
+        attachments = max(self._state[self._ATTACHMENTS], 0)
+        return shm_zones.Usage(ROW_BYTES, used, self.capacity - used, attachments)
+
+    @property
+    def _used(self) -> int:
+        """How many rows were ever used, whatever another process has written there."""
+        return min(max(self._state[self._FRESH], 0), self.capacity)
 
     def _find(self, high: int, low: int) -> int:
-        entries = self._entries
-        for row in range(self._state[self._FRESH]):
-            if entries[row * ENTRY + KEY_LOW] == low and entries[row * ENTRY + KEY_HIGH] == high:
-                return row
-        return -1
+        """Return the row of a key, by an index of this process's own. Under the lock."""
+        if self._indexed != self._state[self._NAMED]:
+            self._index()
+        row = self._rows.get((high, low), -1)
+        if row >= 0 and self._key_of(row) != (high, low):  # changed by who has not said so
+            self._index()
+            row = self._rows.get((high, low), -1)
+        return row
+
+    def _index(self) -> None:
+        cells = self._entries[: self._used * ENTRY].tolist()
+        found = list(zip(cells[KEY_HIGH::ENTRY], cells[KEY_LOW::ENTRY], strict=True))
+        # of two of one key the first one counts
+        self._rows = {found[row]: row for row in range(len(found) - 1, -1, -1)}
+        self._indexed = self._state[self._NAMED]
+
+    def _key_of(self, row: int) -> tuple[int, int]:
+        at = row * ENTRY
+        return self._entries[at + KEY_HIGH], self._entries[at + KEY_LOW]
+
+    def _name(self, row: int, high: int, low: int) -> None:
+        """Have a row be that of a key. Under the lock."""
+        state = self._state
+        is_known = self._indexed == state[self._NAMED]
+        # first: where this process dies now the others read all keys again
+        state[self._NAMED] = state[self._NAMED] + 1 & _COUNTED
+        former = self._key_of(row)
+        self._entries[row * ENTRY + KEY_HIGH] = high
+        self._entries[row * ENTRY + KEY_LOW] = low
+        if is_known:
+            if self._rows.get(former) == row:
+                del self._rows[former]
+            self._rows[high, low] = row
+            self._indexed = state[self._NAMED]
 
     def _take(self) -> int:
         """Return a free row, or the one unused for the longest time; -1: none."""
         state, entries = self._state, self._entries
-        fresh: int = state[self._FRESH]
+        fresh = self._used
         if fresh < self.capacity:
             state[self._FRESH] = fresh + 1
             return fresh
@@ -150,8 +300,12 @@ class PeerTable:
         return min(unused)[1] if unused else -1
 
     def _clear(self, row: int) -> None:
-        for n, value in enumerate([*BLANK.values(), 0], row * CELLS):
-            self._cells[n] = value
+        cells = self._cells[row :: self.capacity]
+        for place, value in enumerate([*BLANK.values(), 0]):
+            cells[place] = value
+        if self.cleared is not None:
+            with contextlib.suppress(*shm.DAMAGE):  # the counters go on then
+                self.cleared(row)
         self._entries[row * ENTRY + PINNED] = 0
 
 
@@ -164,25 +318,42 @@ class ZonePeerState(PeerState):
     __slots__ = (
         "cells",
         "configured",
+        "drops",  # what table.drops() was when the peer came to be
         "owed",  # sessions that ended here and are given back by the end of this turn
         "row",
+        "table",  # PeerTable
         "tallies",
         "tally",  # of them, that of conns
         "total",  # its method: hot
         "weight",
     )
 
-    def __init__(self, peer: Peer, tallies: dict[str, Tally], row: int,
-                 cells: memoryview[int]) -> None:
+    def __init__(self, peer: Peer, table: PeerTable, row: int, cells: memoryview[int]) -> None:
         self.cells = cells
         self.configured = peer.state.status & peer_state.CONFIGURED
+        self.drops = table.drops(row)
         self.owed = 0
         self.row = row
-        self.tallies = tallies
-        self.tally = tallies["conns"]
+        self.table = table
+        self.tallies = table.tallies
+        self.tally = self.tallies["conns"]
         self.total = self.tally.total
         self.weight = peer.weight
         self.heard_ms = peer_state.NEVER_MS
+        self.watch = None
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it was removed from its group, or marked down, since the peer came to be."""
+        return self.table.drops(self.row) != self.drops
+
+    def columns(self, choices: Sequence[Choice]) -> Columns | None:
+        """Return what reads the states of peers of this zone in one go."""
+        return self.table.columns(choices)
+
+    def note_withdrawal(self) -> None:
+        """Have all workers look at their sessions."""
+        self.table.count_withdrawal()
 
     def hold(self, sessions: int) -> None:
         """Count sessions of this worker on the peer. Not under the zone's lock: it takes it."""
@@ -229,7 +400,10 @@ class ZonePeerState(PeerState):
 
     @effective_weight.setter
     def effective_weight(self, value: int) -> None:
-        self.cells[EFFECTIVE] = value
+        try:
+            self.cells[EFFECTIVE] = value
+        except ValueError:
+            self.cells[EFFECTIVE] = 0
 
 
 def _cell(place: int) -> property:
@@ -237,7 +411,10 @@ def _cell(place: int) -> property:
         return state.cells[place]
 
     def put(state: ZonePeerState, value: int) -> None:
-        state.cells[place] = value
+        try:
+            state.cells[place] = value
+        except ValueError:  # reckoned from nonsense that another process has written
+            state.cells[place] = 0
 
     return property(get, put)
 
@@ -264,20 +441,23 @@ def share(conf: UpstreamConf, table: PeerTable) -> None:
     """Put the peers of an upstream into a zone. Source: ngx_stream_upstream_zone_copy_peers"""
     balancer = conf.balancer
     assert balancer is not None
+    conf.withdrawals = table.withdrawals
     seen: Counter[str] = Counter()
     tier = balancer.tier
-    backup = None if tier.backup is None else _shared(conf, table, tier.backup, seen, None)
-    balancer.use(_shared(conf, table, tier, seen, backup))
+    _attach(conf, table, tier, seen)  # the primaries first: rows are the ids that are shown
+    backup = tier.backup
+    if backup is not None:
+        _attach(conf, table, backup, seen)
+        backup = Tier(backup.name, backup.peers, None, table.zone.lock)
+    balancer.use(Tier(tier.name, tier.peers, backup, table.zone.lock))
 
 
-def _shared(conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str],
-            backup: Tier | None) -> Tier:
+def _attach(conf: UpstreamConf, table: PeerTable, tier: Tier, seen: Counter[str]) -> None:
     for peer in tier.peers:
-        name = f"{conf.name.lower()}\0{peer.server}\0{peer.name}"
-        key = f"{name}\0{seen[name]}"
+        name = f"{peer.server}\0{peer.name}"
+        key = keys.key_of(conf, peer, seen[name])
+        peer.state = table.attach(peer, key, pin=True, newcomer=conf.newcomer)
         seen[name] += 1
-        peer.state = table.attach(peer, key.encode("utf-8", "surrogateescape"), pin=True)
-    return Tier(tier.name, tier.peers, backup, table.zone.lock)
 
 
 def _init_zone(draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zone,
@@ -290,11 +470,44 @@ def _init_zone(draft: StreamDraft, request: shm_zones.ZoneRequest, zone: shm.Zon
             former = request.former.data.names  # the zone has another size now
     table: PeerTable = zone.data
     table.next_configuration()
+    counted = [conf.facts for conf in draft.upstreams if conf.zone is request and conf.facts]
+    table.cleared = counted[0].reset if counted else None
     for conf in draft.upstreams:
         if conf.zone is request:
             share(conf, table)
+            if draft.is_shown or conf.is_dynamic:
+                keys.number_names(conf, table)
             if isinstance(conf.balancer, resolve.Group):
                 conf.balancer.share(table, former)
+
+
+def resume(stream: StreamConf) -> None:
+    """Pin the rows of this configuration again: another one was refused, which had pinned its."""
+    tables: set[int] = set()
+    for conf in stream.upstreams:
+        zone = None if conf.zone is None else conf.zone.zone
+        if zone is None:
+            continue
+        table: PeerTable = zone.data
+        with zone.lock:
+            if id(table) not in tables:
+                table.next_configuration()
+                tables.add(id(table))
+        balancer = conf.balancer
+        if isinstance(balancer, resolve.Group):
+            balancer.catch_up()
+        with zone.lock:
+            for row in _rows_of(conf):
+                table.pin(row)
+
+
+def _rows_of(conf: UpstreamConf) -> Iterator[int]:
+    tier = None if conf.balancer is None else conf.balancer.tier
+    while tier is not None:
+        yield from (peer.state.row for peer in tier.peers if isinstance(peer.state, ZonePeerState))
+        tier = tier.backup
+    if isinstance(conf.balancer, resolve.Group):
+        yield from (name.spec.id for name in conf.balancer.names if name.spec.id >= 0)
 
 
 def _zone(scope: Scope, module: Module, st: Statement) -> None:
@@ -312,15 +525,37 @@ def _zone(scope: Scope, module: Module, st: Statement) -> None:
             raise errors.ConfError(f'invalid zone size "{st.args[1]}"') from None
         if size < shm.LEAST:
             raise errors.ConfError(f'zone "{name}" is too small')
-    request = conf.zone = builder.data["zones"].request(name, size, TAG)
-    request.init = functools.partial(_init_zone, builder.data["stream"], request)
+    _request(conf, builder.data["stream"], name, size)
+
+
+def _request(conf: UpstreamConf, draft: StreamDraft, name: str, size: int) -> None:
+    request = conf.zone = draft.builder.data["zones"].request(name, size, TAG)
+    request.init = functools.partial(_init_zone, draft, request)
+    request.usage = functools.partial(_usage, request)
+
+
+def finish(draft: StreamDraft) -> None:
+    """Give groups a zone that need one and were given none: with room for twice their peers."""
+    for conf in draft.upstreams:
+        if conf.wants_zone and conf.zone is None:
+            number = sum(len(spec.addrs) for spec in conf.servers)
+            size = max(shm.LEAST, ROW_BYTES << (2 * number - 1).bit_length())
+            conf.own_zone = True
+            _request(conf, draft, f"upstream {conf.name}", size)
+
+
+def _usage(request: shm_zones.ZoneRequest) -> shm_zones.Usage:
+    table: PeerTable = request.zone.data  # type: ignore[union-attr]
+    return table.usage()
 
 
 MODULE = StreamModule(
     name="zone",
+    finish=finish,
+    resume=resume,
     directives=(
         Directive("zone", UPSTREAM, d.TAKE12, _zone,
                   "Shared memory where all workers keep how the servers fare; it is kept over a "
-                  "reload.", syntax="name [size]"),
+                  "reload."),
     ),
 )

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 
-from tests.bench.load import sessions, udp
+from tests.bench.load import counted, quic, sessions, tls, udp
 
 
 def main(name: str, *words: str) -> None:
@@ -29,10 +29,16 @@ PROGRAMS = {
     "fire": udp.fire,
     "gso-echo": udp.gso_echo,
     "gso": udp.gso,
+    "quic-gso": quic.serve,
+    "quic": quic.load,
     "idle-tcp": sessions.idle_tcp,
     "idle-udp": sessions.idle_udp,
     "live-udp": sessions.live_udp,
     "paced": sessions.paced,
+    "counted-requests": counted.requests,
+    "counted-connections": counted.connections,
+    "counted-datagrams": counted.datagrams,
+    "tls-resume": tls.resume,
 }
 
 if __name__ == "__main__":

@@ -48,15 +48,18 @@ def idle_udp(port: int, warm: int, count: int) -> None:
             return
 
 
-def live_udp(port: int, count: int, trips: int, window: int = 64) -> None:
+def live_udp(port: int, count: int, trips: int, window: int = 64, addresses: int = 0) -> None:
     """Begin `count` sessions, then make round trips over all of them in turn.
 
+    Args: addresses: from 127.0.0.2 on, that the clients have; 0: all have the usual one
     prints a line when asked to begin, after the sessions stand, and after the trips.
     """
     socks = []
-    for _ in range(count):
+    for n in range(count):
         sock = udp_socket(buffer=1 << 13)
         sock.setblocking(False)
+        if addresses:
+            sock.bind((f"127.0.0.{2 + n % addresses}", 0))
         sock.connect(("127.0.0.1", port))
         socks.append(sock)
     print("{}", flush=True)

@@ -34,11 +34,14 @@ def judge(statements: list[reader.Statement], context: str = "main") -> None:
 
 
 def ours(path: Path) -> str:
-    """Return our first message."""
+    """Return our first message, "" for none."""
     try:
-        judge(reader.read(str(path), conf_prefix=f"{path.parent}/").main.statements)
+        statements = reader.read(str(path), conf_prefix=f"{path.parent}/").main.statements
+        judge(statements)
     except errors.ConfError as error:
         return str(error)
+    if any(node.directive == "events" for node in statements):
+        return ""
     return 'no "events" section in configuration'
 
 
@@ -113,7 +116,7 @@ def test_any_text_gets_nginx_s_message(
 def test_generated_texts_get_nginx_s_message(frame: tuple[bytes, bytes], tmp_path: Path) -> None:
     """Texts of the grammar and against it, the same in each run, get nginx's message and line."""
     nginx = NginxSays(tmp_path)
-    for text in texts.Texts(3).some(1500, lua=False):
+    for text in texts.Texts(3).some(700, lua=False):
         # names of directives mean something beyond the grammar
         said = nginx.of(frame[0] + NAMES.sub(b"zz", text) + frame[1])
         assert said == ours(nginx.path), text
@@ -124,7 +127,7 @@ def test_generated_words_get_nginx_s_spelling(tmp_path: Path) -> None:
     nginx = NginxSays(tmp_path)
     made = texts.Texts(4)
     compared = 0
-    for _ in range(900):
+    for _ in range(400):
         word = made.word()
         raw = b"events { use " + word + b"\n; }"
         (nginx.path).write_bytes(raw)
@@ -134,7 +137,7 @@ def test_generated_words_get_nginx_s_spelling(tmp_path: Path) -> None:
         compared += 1
         expected = f'invalid event type "{block[0].args[0]}" in {nginx.path}:{block[0].line}'
         assert nginx.of(raw) == expected, word
-    assert compared > 500
+    assert compared > 220
 
 
 def test_long_texts_get_nginx_s_message(tmp_path: Path) -> None:

@@ -81,3 +81,13 @@ def test_any_bytes_become_one_line_of_text(value: bytes) -> None:
     shown = escape.printed(value)
     assert shown.decode().isprintable()
     assert shown == escape.printed(shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("plain é", "plain é"), ("a\nb\x1b", r"a\x0Ab\x1B"), ("\udcff", r"\xFF"),
+     ("\ud800\n\u202e", r"\ud800\x0A\xE2\x80\xAE")],
+)
+def test_any_text_can_be_shown(text: str, line: str) -> None:
+    """Lone surrogates too, those that stand for a byte and those that stand for nothing."""
+    assert line == escape.shown(text)

@@ -330,3 +330,79 @@ def test_files_that_are_reopened_are_forgotten(turn: Turn, tmp_path: Path) -> No
         path.rename(tmp_path / str(number))
         file.reopen(log.Log())
     assert 1 == len(turn._chunks)
+
+
+def test_lines_of_text_and_of_bytes_keep_their_order(turn: Turn, tmp_path: Path) -> None:
+    """What a log says at info stands between an access_log's lines and errors as it was said."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([target(file)])
+    add(file, b"one\n")
+    said.write(log.INFO, "two")
+    said.write(log.NOTICE, "three")
+    add(file, b"four\n")
+    said.write(log.ERR, "five")
+    said.write(log.INFO, "six")
+    assert b"" == (tmp_path / "a").read_bytes()
+    turn.write()
+    words = [line.split()[-1] for line in (tmp_path / "a").read_text().splitlines()]
+    assert ["one", "two", "three", "four", "five", "six"] == words
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb", "a\x1b[2J", "a\u2028b", "a\udcffb", "äöü", "a\rb", "a" * 200]
+)
+def test_text_among_others_is_written_as_by_itself(turn: Turn, tmp_path: Path, text: str) -> None:
+    """Nobody forges a line where many are made at once."""
+    one, other = (gathered(files.OpenFile(str(tmp_path / name)), turn) for name in "ab")
+    together, alone = log.Log([target(one)]), log.Log([target(other)])
+    for message in ("before", text, "behind"):
+        together.write(log.INFO, message)
+    turn.write()
+    turn.active = False
+    for message in ("before", text, "behind"):
+        alone.write(log.INFO, message)
+    first, second = (
+        [line.partition(b" [info] ")[2] for line in (tmp_path / name).read_bytes().split(b"\n")]
+        for name in "ab"
+    )
+    assert first == second
+    assert 4 == len(first)
+
+
+def test_lines_of_text_that_are_many_are_written_at_once(turn: Turn, tmp_path: Path) -> None:
+    """What waits is bounded, whatever a turn has to say."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([target(file)])
+    for _ in range(gather.LINES - 1):
+        said.write(log.INFO, "x" * gather.SHORT)
+    assert b"" == (tmp_path / "a").read_bytes()
+    said.write(log.INFO, "x" * gather.SHORT)
+    assert gather.LINES == len((tmp_path / "a").read_bytes().splitlines())
+    assert (tmp_path / "a").stat().st_size <= gather.LIMIT
+
+
+def test_lines_of_text_have_the_time_of_their_turn(turn: Turn, tmp_path: Path) -> None:
+    """It is asked for once, and anew when the turn is over."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    now = FakeClock(1_000_000.0)
+    time = clock.Clock(now)
+    said = log.Log([log.FileTarget(file, log.INFO, time)], clock=time)
+    for _ in range(2):
+        said.write(log.INFO, "a")
+        now.advance(5)
+        said.write(log.INFO, "b")
+        turn.write()
+    times = [line.split(" [")[0] for line in (tmp_path / "a").read_text().splitlines()]
+    assert times[0] == times[1] != times[2] == times[3]
+
+
+def test_lines_of_text_into_a_pipe_are_bytes_at_once(
+    turn: Turn, packets: tuple[files.OpenFile, int]
+) -> None:
+    """So that no write is longer than PIPE_BUF."""
+    file, read = packets
+    said = log.Log([target(file)])
+    for _ in range(select.PIPE_BUF // 100):
+        said.write(log.INFO, "x" * 99)
+    turn.write()
+    assert len(os.read(read, 100_000)) <= select.PIPE_BUF

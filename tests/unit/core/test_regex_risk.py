@@ -1,6 +1,8 @@
 """How long a backtracking matcher may take: judged to the safe side."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ngxstream.core import regex_risk, regex_syntax
 
@@ -32,3 +34,12 @@ def test_what_is_too_large_to_be_judged_counts_as_exponential() -> None:
 def test_ways_without_a_loop_are_a_factor() -> None:
     """Counted apart from the power."""
     assert judged("^(a|a)(a|a)$").factor > judged("^(a|b)(a|b)$").factor
+
+
+@given(masks=st.lists(st.one_of(st.integers(0, 255).map(lambda byte: 1 << byte),
+                                st.integers(0, (1 << 256) - 1)), max_size=8))
+def test_one_byte_stands_for_all_that_are_in_the_same_masks(masks: list[int]) -> None:
+    """No two of those that stand for others are of one kind, and no kind is missing."""
+    rows = [tuple(bool(mask & byte) for mask in masks) for byte in regex_risk.kinds_of(masks)]
+    every = {tuple(bool(mask >> byte & 1) for mask in masks) for byte in range(256)}
+    assert sorted(every) == sorted(rows)

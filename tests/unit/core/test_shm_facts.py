@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ngxstream.core import shm, shm_facts, shm_ledger
-from ngxstream.core.shm_facts import Number, Rows
+from ngxstream.core.shm_facts import NOBODY, SINGLES, Number, Rows
 from ngxstream.core.shm_ledger import Ledger
 from tests.support.forks import Held, die_at, in_child
 
@@ -26,7 +26,7 @@ def counting(rows: Rows, *amounts: tuple[Number, int]) -> Held:
 def totals(rows: Rows, *numbers: Number) -> list[int]:
     """Return what is counted in some cells."""
     found = rows.totals()
-    assert found == [rows.totals(at, 1)[0] for at in range(rows.size)]
+    assert found[NOBODY:] == [rows.totals(at, 1)[0] for at in range(NOBODY, rows.size)]
     return [found[number.at] for number in numbers]
 
 
@@ -65,17 +65,22 @@ def test_a_process_that_folds_may_die_at_any_step() -> None:
     numbers = [rows.number(n) for n in range(3)]
     gauge = rows.number("g", is_gauge=True)
     expected = [0, 0, 0]
-    step, died = 0, True
-    while died:
+
+    def dies(step: int) -> bool:
         dead = counting(rows, *zip(numbers, (1, 20, 300), strict=True), (gauge, 1))
         dead.kill()
-        expected = [a + b for a, b in zip(expected, (1, 20, 300), strict=True)]
-        _, died = die_at(step, "/core/shm", lambda pid=dead.pid: rows.zone.reclaim(pid))
+        expected[:] = [a + b for a, b in zip(expected, (1, 20, 300), strict=True)]
+        _, died = die_at(step, "/core/shm", lambda: rows.zone.reclaim(dead.pid))
         assert expected == totals(rows, *numbers)
         rows.zone.reclaim(dead.pid)
         assert [*expected, 0] == totals(rows, *numbers, gauge)
-        step += 13
+        return died
+
+    step = 0
+    while dies(step):  # it adds up a page; then comes what must not be done by half
+        step += 89
     assert step > 400
+    assert {True} == {dies(step - before) for before in range(90, 490, 5)}
 
 
 def test_a_process_that_counts_may_die_at_any_step() -> None:
@@ -114,12 +119,42 @@ def test_a_total_is_there_while_somebody_keeps_the_lock(monkeypatch: pytest.Monk
     holder.kill()
 
 
+def test_there_is_an_end_to_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many cells as are left go to a block that is small enough."""
+    monkeypatch.setattr(shm_facts, "CELLS", SINGLES + 10)
+    rows = Rows()
+    assert [SINGLES, 0, SINGLES + 7, 0] == [rows.number("b", n).at for n in (7, 4, 3, 1)]
+
+
+def test_what_is_counted_takes_memory_and_nothing_else() -> None:
+    """A block of millions of cells, of which some are counted in: a page here, one there."""
+    rows = Rows()
+    number = rows.number("block", 1 << 22)
+
+    def count() -> None:
+        cells = rows.cells
+        for at in (0, 5, 1 << 20, (1 << 22) - 1):
+            cells[number.at + at] += 1 + at
+
+    other = Held(count)
+    count()
+    read = {at: 2 + 2 * at for at in (0, 5, 1 << 20, (1 << 22) - 1)}
+    for folded in (False, True):
+        if folded:
+            other.kill()
+            rows.zone.reclaim(other.pid)
+        assert read == {at: rows.totals(number.at + at, 1)[0] for at in read}
+        assert [0, 2 + 2 * 5] == rows.totals(number.at + 4, 2)
+    size = os.fstat(rows.zone.ledgers._fd).st_blocks * 512
+    assert size <= 12 * shm_ledger.PAGE
+
+
 def test_there_is_an_end_to_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """What finds no place counts in nobody's, and finds one when another configuration is gone."""
-    monkeypatch.setattr(shm_facts, "CELLS", 4)
+    monkeypatch.setattr(shm_facts, "SINGLES", NOBODY + 3)
     rows = Rows()
     numbers = [rows.number(n) for n in range(5)]
-    assert [1, 2, 3, 0, 0] == [number.at for number in numbers]
+    assert [NOBODY, NOBODY + 1, NOBODY + 2, 0, 0] == [number.at for number in numbers]
     cells = rows.cells
     for number in numbers:
         cells[number.at] += 1
@@ -164,7 +199,7 @@ def test_rows_that_nobody_made_are_not_read(monkeypatch: pytest.MonkeyPatch) -> 
         os.ftruncate(fd, size + more)
         assert [7] == totals(rows, counter)
     monkeypatch.setattr(shm_ledger, "MOST_READ", 3)
-    os.ftruncate(fd, shm_ledger.GROUP_BYTES)
+    os.ftruncate(fd, 64 * shm_facts.CHUNK)
     os.pwrite(fd, (77).to_bytes(8, "little") * 9, 8)
     assert 3 == len(list(rows.zone.ledgers.words(1)))
 

@@ -9,15 +9,16 @@ import pytest
 from ngxstream.core import shm, shm_ledger
 from ngxstream.core.shm_ledger import (
     CHUNK,
-    ENTRIES,
     GROUP,
-    GROUP_BYTES,
     PAGE,
     WORD,
     Ledger,
     Ledgers,
 )
 from tests.support.forks import in_child
+
+ENTRIES = CHUNK // WORD - 1
+GROUP_BYTES = PAGE + GROUP * CHUNK
 
 
 def ledgers() -> Ledgers:

@@ -59,6 +59,18 @@ def test_the_newest_are_kept_when_there_is_no_room() -> None:
     assert 25 <= len(kept) <= 32
 
 
+def test_what_was_written_is_known() -> None:
+    """Up to all there is, once it has gone round."""
+    store = make()
+    assert 0 == store.used
+    store.put(b"key", bytes(100), 10)
+    once = store.used
+    assert 100 < once < 200
+    for _ in range(1000):
+        store.put(b"key", bytes(100), 10)
+    assert store.size == store.used
+
+
 def test_more_than_a_quarter_is_refused() -> None:
     """A record that would push too many out is not kept at all."""
     store = make()

@@ -56,6 +56,40 @@ def test_who_drew_the_server_s_port_is_refused(host: str, kind: int) -> None:
         assert (range(40001, 40002), [connect.ConnectError]) == in_netns(name, call)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_short_way_refuses_it_too(host: str) -> None:
+    """A session that begins in the usual way is none with oneself either."""
+
+    def call() -> tuple[range, list[type[Exception]], bool]:
+        drawn = connect.ephemeral_ports(None)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        found: list[type[Exception]] = []
+        address = (host, drawn[0]) if family == socket.AF_INET else (host, drawn[0], 0, 0)
+        try:
+            connect.connect_plainly(family, address, "itself", drawn)
+        except connect.ConnectError as error:
+            found.append(type(error))
+        with socket.socket(family) as server:
+            server.bind(address)  # nobody holds the port
+        return drawn, found, True
+
+    with Namespaces() as net:
+        name = net.add("host")
+        net.sysctl("host", "net.ipv4.ip_local_port_range", "40001 40001")
+        assert (range(40001, 40002), [connect.ConnectError], True) == in_netns(name, call)
+
+
+def test_the_short_way_leads_to_who_listens() -> None:
+    """The socket does not block."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        sock, _ = connect.connect_plainly(socket.AF_INET, address, "a server", range(1, 65536))
+        client, _ = server.accept()
+        with client:
+            assert (0.0, client.getpeername()) == (sock.gettimeout(), sock.getsockname())
+        sock.close()
+
+
 def test_a_port_that_is_not_drawn_is_another_s() -> None:
     """So the kernel is not asked who is connected."""
     with socket.socket() as server:

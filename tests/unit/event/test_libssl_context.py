@@ -80,7 +80,6 @@ def shake(
         for sock in (ours, theirs):
             sock.setblocking(False)
         transport = tls.Transport(loop, default, ours)
-        ours.close()
         held.callback(transport.close)
         client = held.enter_context(
             client_context.wrap_socket(

@@ -289,8 +289,8 @@ def test_nothing_waits_while_the_loop_sleeps(
 ) -> None:
     """What is said before a poll, or by on_idle behind all else, is in the file before it."""
     found: list[list[str]] = []
-    poll = loop.poller.poll
-    loop.poller.poll = lambda wait_ms: (found.append(logged()), poll(0))[1]
+    wait = loop.poller.wait
+    loop.poller.wait = lambda s, most: (found.append(logged()), wait(0, most))[1]
     loop.exiting = True
     loop.on_idle = lambda: say(loop, "idle")
     say(loop, "before")

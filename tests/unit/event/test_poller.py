@@ -119,7 +119,7 @@ def test_waiting_output_is_told_when_there_is_room(each, ends) -> None:
     each.want_write(near.fileno())
     assert 0 == heard(each, near.fileno()) & OUT
     room = 0
-    far.settimeout(0.2)
+    far.settimeout(20)
     while not room:
         far.recv(1 << 20)
         room = heard(each, near.fileno()) & OUT

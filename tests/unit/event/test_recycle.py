@@ -72,13 +72,16 @@ def test_a_resting_socket_is_emptied_by_the_turn_and_keeps_no_poll_awake() -> No
         sock.connect_ex(server.getsockname())
         server.sendto(b"doubled", sock.getsockname())
         assert pool.give(sock, sock.fileno(), socket.AF_INET)
+        assert pool.take_rested(socket.AF_INET) is None  # it was not asked yet
         before = loop.turns
         loop.turn(10_000)
         assert [] == loop.poller.poll(0)
         loop.turn(0)
         assert before + 2 == loop.turns
-        again = pool.take(socket.AF_INET)
-        assert again is sock
+        assert pool.take_rested(socket.AF_INET6) is None
+        assert (sock, sock.fileno()) == pool.take_rested(socket.AF_INET)
+        again = sock
+        assert pool.take_rested(socket.AF_INET) is None
         assert 0 == again.connect_ex(server.getsockname())
         server.sendto(b"its own", again.getsockname())
         assert b"its own" == again.recv(100)

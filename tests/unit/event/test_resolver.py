@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import inet
-from ngxstream.event import dns_query, resolver
+from ngxstream.core.facts import ZONE, Cell, Fact
+from ngxstream.event import dns_query, resolver, resolver_counts
 from ngxstream.event.loop import Loop
+from ngxstream.stream import resolver_conf
 from ngxstream.wire import dns
 from tests.support import ports
 from tests.support.engine import MemoryLog, engine, run_until
@@ -52,7 +54,8 @@ class Lab:
         self.loop = loop
         self.clock = clock
         self.servers = servers
-        self.resolver = resolver.Resolver(loop, [server.addr for server in servers], **options)
+        make = resolver_counts.CountedResolver if "counts" in options else resolver.Resolver
+        self.resolver = make(loop, [server.addr for server in servers], **options)
         self.answers: list[resolver.Answer] = []
 
     def ask(self, name: str = "www.test", timeout_ms: int = HOUR) -> resolver.Waiter:
@@ -136,6 +139,87 @@ def lab(clock: MovingClock) -> Iterator[Make]:
 def hosts(answer: resolver.Answer) -> set[str]:
     """Return the addresses of an answer."""
     return {address.host for address in answer.addresses}
+
+
+class Counts:
+    """What a status_zone counts in."""
+
+    def __init__(self) -> None:
+        cells = [Cell(Fact(f"fact {n}", ZONE, ""), "") for n in range(11)]
+        for n, cell in enumerate(cells):
+            cell.at = n + 1
+        self.row = memoryview(bytearray(96)).cast("q")
+        self.requests = dict(zip(resolver_conf.REQUESTS, cells, strict=False))
+        self.responses = dict(zip(resolver_conf.RESPONSES, cells[3:], strict=True))
+
+    def seen(self) -> dict[str, int]:
+        """Return what is not 0."""
+        both = {**self.requests, **self.responses}
+        return {name: n for name, cell in both.items() if (n := self.row[cell.at])}
+
+
+@pytest.fixture
+def counted(lab: Make) -> Callable[..., tuple[Lab, Counts]]:
+    """Give ``counted(script, …)``: as lab(), with what was counted."""
+
+    def make(*scripts: Script) -> tuple[Lab, Counts]:
+        counts = Counts()
+        one = lab(*scripts, counts=counts, valid_s=None, ipv4=True, ipv6=True)
+        one.loop.cells = counts.row
+        return one, counts
+
+    return make
+
+
+# -- what is counted ---------------------------------------------------------------------------
+
+
+def test_a_lookup_is_one_request_and_each_message_a_response(
+    counted: Callable[..., tuple[Lab, Counts]]
+) -> None:
+    """A name that is known already is no request."""
+    one, counts = counted(table(WWW))
+    one.answer()
+    assert {"name": 1, "noerror": 2} == counts.seen()
+    one.answer()
+    assert {"name": 1, "noerror": 2} == counts.seen()
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(1, "formerr"), (2, "servfail"), (3, "nxdomain"), (4, "notimp"), (5, "refused"),
+     (9, "unknown")],
+)
+def test_responses_are_counted_by_their_codes(
+    counted: Callable[..., tuple[Lab, Counts]], code: int, name: str
+) -> None:
+    """Each server's, also where another one has said better."""
+    one, counts = counted(lambda query: [respond(query, rcode=code)])
+    assert code == one.answer("other.test").code
+    assert {"name": 1, name: 2} == counts.seen()
+
+
+def test_a_service_is_a_request_of_its_own(counted: Callable[..., tuple[Lab, Counts]]) -> None:
+    """The names that it leads to are more of them."""
+    target = dns.Srv(1, 1, 53, "www.test")
+    one, counts = counted(table([("_dns._tcp.test", dns.SRV, 60, target), *WWW]))
+    assert not one.service().code
+    assert {"srv": 1, "name": 1, "noerror": 3} == counts.seen()
+
+
+def test_a_request_that_nobody_answers_times_out(
+    counted: Callable[..., tuple[Lab, Counts]]
+) -> None:
+    """Once, however many wait for it; one that nobody waits for any more is not counted so."""
+    one, counts = counted(silent)
+    one.ask(timeout_ms=1000)
+    one.ask(timeout_ms=2000)
+    one.ask("other.test").cancel()
+    one.resolver.lookup_service("dns", "test", 1500, one.answers.append)
+    one.loop.turn(0)
+    for _ in range(3):
+        one.pass_time(1000)
+    assert {"name": 2, "srv": 1, "timedout": 2} == counts.seen()
 
 
 # -- what is found -----------------------------------------------------------------------------

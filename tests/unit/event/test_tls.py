@@ -1,10 +1,14 @@
 """Transports and TLS halves on a loop turned by hand, against the ssl module's own client."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import ssl
+import sys
+import termios
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,15 @@ from hypothesis import strategies as st
 
 from ngxstream.core import codes
 from ngxstream.core.log import Log
-from ngxstream.event import libssl_context, poller, pump, tls, tls_protocols, tls_pump
+from ngxstream.event import (
+    libssl_context,
+    libssl_sessions,
+    poller,
+    pump,
+    tls,
+    tls_protocols,
+    tls_pump,
+)
 from ngxstream.event.loop import Loop, PoisoningLoop
 from tests.support import certs
 from tests.support.waiting import PATIENCE, wait_until
@@ -84,7 +96,6 @@ def join(loop: Loop, context: Any, **options: Any) -> tuple[tls.Transport, Clien
     for sock in (left, right):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     transport = tls.Transport(loop, context, left)
-    left.close()
     client = Client(right, **options)
 
     def is_done() -> bool:
@@ -155,7 +166,7 @@ class Relay:
             self.loop.turn(wait_ms=1)
             return bool(condition())
 
-        wait_until(turn, PATIENCE, what)
+        wait_until(turn, PATIENCE, what, every=0)
 
     def close(self) -> None:
         """Let go of everything at once."""
@@ -260,7 +271,6 @@ def test_a_reset_is_told_with_its_errno(loop: Loop, pair: certs.Pair) -> None:
     accepted, _ = door.accept()
     accepted.setblocking(False)
     transport = tls.Transport(loop, make_context(pair), accepted)
-    accepted.close()
     client = Client(plain)
     wait_until(
         lambda: client.shakes() & (transport.handshake() == codes.OK), PATIENCE, "the handshake"
@@ -305,7 +315,7 @@ def test_who_closes_first_waits_for_the_answer(loop: Loop, pair: certs.Pair) -> 
         return loop.live == live
 
     wait_until(is_over, PATIENCE, "the end of the lingering")
-    assert (slots, None) == (loop.free_connections, transport.connection)
+    assert (slots, 0) == (loop.free_connections, transport.pointer)
 
 
 def test_a_client_that_does_not_answer_is_waited_for_no_longer(
@@ -320,6 +330,105 @@ def test_a_client_that_does_not_answer_is_waited_for_no_longer(
     loop.timers.expire(transport.deadline + 10, lambda _: None)
     loop.turn(wait_ms=0)
     assert live == loop.live
+    client.sock.close()
+
+
+class Store(dict[bytes, bytes]):
+    """A cache of sessions."""
+
+    def put(self, key: bytes, data: bytes, expires_s: int) -> None:
+        """Keep a session."""
+        self[key] = data
+
+    def remove(self, key: bytes) -> None:
+        """Forget a session."""
+        self.pop(key, None)
+
+
+@pytest.mark.parametrize("how", ["with close_notify", "without", "by a reset", "here, quietly"])
+def test_a_session_outlives_its_connection_however_that_ends(
+    loop: Loop, pair: certs.Pair, how: str
+) -> None:
+    """The library would forget one that ended without a close_notify of ours; nginx has it not."""
+    context, store = make_context(pair), Store()
+    context.set_options(libssl_context.NO_TICKET)
+    context.set_session_cache(
+        libssl_context.CACHE_SERVER | libssl_context.CACHE_NO_INTERNAL, None, 300
+    )
+    libssl_sessions.use_store(context, store)
+    transport, client = join(loop, context, version=ssl.TLSVersion.TLSv1_2)
+    if how == "with close_notify":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.sock.unwrap()
+    if how == "by a reset":
+        transport.send(b"unread")
+    if how == "here, quietly":
+        transport.quiet = True
+    else:
+        client.sock.close()
+        with contextlib.suppress(tls.Failure):
+            assert 0 == transport.recv_into(bytearray(10))
+    transport.close()
+    assert 0 == transport.pointer
+    assert 1 == len(store)
+    client.sock.close()
+
+
+def test_nothing_is_asked_of_a_connection_that_is_closed(loop: Loop, pair: certs.Pair) -> None:
+    """Whoever has it still waits in vain, and the library is not given a null pointer."""
+    transport, client = join(loop, make_context(pair))
+    transport.quiet = True
+    transport.close()
+    transport.close()
+    with pytest.raises(BlockingIOError):
+        transport.recv_into(bytearray(10))
+    with pytest.raises(BlockingIOError):
+        transport.send(b"late")
+    assert (tls.NOT_NOW, False) == (transport.read_at(0, 1), transport.has_pending())
+    assert codes.ERROR == transport.handshake()
+    client.sock.close()
+
+
+def test_connections_are_freed_with_what_they_hold(loop: Loop, pair: certs.Pair) -> None:
+    """Handshakes and ends, polite or not, do not grow the process."""
+    context = make_context(pair)
+
+    def once(is_quiet: bool) -> None:
+        transport, client = join(loop, context)
+        transport.send(b"x" * 3000)
+        transport.quiet = is_quiet
+        client.sock.close()
+        transport.close()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    for n in range(60):
+        once(n % 2 == 0)
+    before = resident()
+    for n in range(200):
+        once(n % 2 == 0)
+    assert resident() - before < 2 << 20
+
+
+@pytest.mark.parametrize("is_kernel", [False, True])
+def test_where_the_kernel_may_decrypt_little_is_read_at_once(
+    loop: Loop, pair: certs.Pair, is_kernel: bool
+) -> None:
+    """OpenSSL counts what the kernel has decrypted in 16 bits: a buffer of 64 KiB loses bytes."""
+    context = make_context(pair)
+    if is_kernel:
+        context.run_commands([("Options", "KTLS")], "")
+    assert is_kernel == context.may_use_kernel()
+    transport, client = join(loop, context, version=ssl.TLSVersion.TLSv1_2)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+    sent = sum(client.write(b"x" * 1000) for _ in range(40))
+    assert sent > 20_000
+    assert 1 == transport.recv_into(bytearray(1))
+    left = fcntl.ioctl(transport.fd, termios.FIONREAD, bytes(4))
+    assert is_kernel == (int.from_bytes(left, sys.byteorder) > 0)
+    transport.quiet = True
+    transport.close()
     client.sock.close()
 
 

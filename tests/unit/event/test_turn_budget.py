@@ -140,6 +140,42 @@ def test_one_owner_waits_once() -> None:
         assert ["first", "a"] == turns.done
 
 
+def test_who_is_about_to_be_let_in_is_not_put_off_once_more() -> None:
+    """An event between the end of a turn, which lets him in, and his call."""
+    with engine() as loop:
+        budget = loop.get(TurnBudget)
+        turns = Turns(budget)
+        turns.come("first", TURN_NS)
+        turns.come("a", 1)
+        loop.turn(0)
+        assert budget.is_busy
+        turns.come("a", 1)
+        for _ in range(4):
+            loop.turn(0)
+        assert ["first", "a"] == turns.done
+        turns.come("second", TURN_NS)
+        turns.come("a", 1)
+        for _ in range(4):
+            loop.turn(0)
+        assert ["first", "a", "second", "a"] == turns.done
+
+
+def test_whose_call_came_to_nothing_may_be_put_off_again() -> None:
+    """As is a session's that has ended meanwhile."""
+    with engine() as loop:
+        budget = loop.get(TurnBudget)
+        turns = Turns(budget)
+        turns.come("first", TURN_NS)
+        budget.put_off("a", lambda: None)
+        loop.turn(0)
+        loop.turn(0)
+        turns.come("second", TURN_NS)
+        turns.come("a", 1)
+        for _ in range(4):
+            loop.turn(0)
+        assert ["first", "second", "a"] == turns.done
+
+
 def test_a_call_that_raises_keeps_nobody_else_waiting() -> None:
     """The loop logs it, and the others are served."""
     with engine() as loop:

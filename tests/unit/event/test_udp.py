@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.event import datagram, turn_budget, udp, udp_answers, udp_clients, udp_held, udp_new
+from ngxstream.event import (
+    datagram,
+    eviction,
+    turn_budget,
+    udp,
+    udp_answers,
+    udp_clients,
+    udp_held,
+    udp_new,
+)
 from tests.support.engine import Listener, engine, run_until
 
 UDP = socket.SOCK_DGRAM
@@ -133,6 +142,7 @@ def test_without_a_slot_a_new_client_is_dropped_and_counted_and_said_once() -> N
             sock = stack.enter_context(socket.socket(socket.AF_INET, UDP))
             sock.sendto(b"x", listener.address)
         run_until(loop, lambda: listener.listener.lost.own == 4)
+        assert 4 == loop.get(eviction.Eviction).refused.own
         alerts = [text for _, text in loop.log.lines if "worker_connections" in text]
         assert [
             "1 worker_connections are not enough while accepting new connection on "

@@ -26,6 +26,16 @@ def test_the_local_address_is_behind_the_peer_s(local: bytes) -> None:
     assert local == udp_clients.local_of((V4, bytes((len(local),)) + local + b"header"))
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [(V4, ("127.0.0.9", 9)), ((V4, b"abcd"), (("127.0.0.9", 9), b"abcd")),
+     ((V4, b"\4abcdtag"), (("127.0.0.9", 9), b"abcd")), ((V4, b"\0label"), ("127.0.0.9", 9))],
+)  # fmt: skip
+def test_a_client_that_moves_keeps_the_local_address(key: Any, expected: Any) -> None:
+    """What told it from others at its former address is not taken along."""
+    assert expected == udp_clients.moved(key, ("127.0.0.9", 9))
+
+
 def test_datagrams_are_kept_for_a_session_that_is_not_ready() -> None:
     """As copies, up to a bound; what is over it is counted."""
     waiting = udp_clients.Waiting(None)  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngxstream.core.facts import Counter
 from ngxstream.event import udp_new
+from ngxstream.event.drops import Drops
 from tests.support.engine import engine
 
 
@@ -18,7 +18,7 @@ class Beginner(udp_new.NewClients):
     def __init__(self, loop: Any, quota: int) -> None:
         options = SimpleNamespace(text="here")
         self.listener: Any = SimpleNamespace(
-            loop=loop, accepts=True, lost=Counter(), listening=SimpleNamespace(options=options)
+            loop=loop, accepts=True, lost=Drops(), listening=SimpleNamespace(options=options)
         )
         super().__init__(self.listener)
         self.quota = quota

@@ -59,7 +59,7 @@ class TableMachine(RuleBasedStateMachine):
         self.listening = Listener(self.loop, self._begin, UDP, self.host)
         self.stack.callback(self.listening.sock.close)
         self.listener: udp.UdpListener = self.listening.listener
-        self.listener.stray = self._stray
+        self.listener.pass_on_by(self._stray)
         self.listening.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         self.clients = [
             self.stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(CLIENTS)

@@ -22,9 +22,9 @@ def test_the_first_rule_that_fits_decides(rules: list[tuple[int, int, bool]], ho
     ]
     address = base + host
     packed = address.to_bytes(4, "big")
-    expected = next((rule.deny for cidr, rule in zip(cidrs, made, strict=True) if packed in cidr),
-                    None)
-    assert expected == RuleList(made, 32).denies(address)
+    fitting = [n for n, cidr in enumerate(cidrs) if packed in cidr]
+    expected = (fitting[0], made[fitting[0]].deny) if fitting else None
+    assert expected == RuleList(made, 32).first(address)
 
 
 def test_a_client_that_is_turned_away_is_logged() -> None:
@@ -77,4 +77,15 @@ def test_the_first_rule_counts_however_wide_it_is(rules: str, expected: bytes) -
     """A wide rule in front of a narrow one wins, and the other way round; no rule lets in."""
     served = InProcess(f"stream {{ server {{ listen 127.0.0.1:@a@; {rules} return in; }} }}")
     assert expected == served.read(served.connect())
+    served.close()
+
+
+def test_another_address_of_a_client_is_judged_by_the_same_rules() -> None:
+    """A server without rules admits all, and asks nobody."""
+    text = "server { listen 127.0.0.1:@a@; allow 192.0.2.0/24; deny all; return a; }"
+    served = InProcess(f"stream {{ {text} server {{ listen 127.0.0.1:@b@; return b; }} }}")
+    first, second = served.conf.servers
+    assert first.admits(("192.0.2.7", 1)) and not first.admits(("192.0.3.7", 1))
+    assert first.admits(("::ffff:192.0.2.7", 1, 0, 0)) and not first.admits(("::1", 1, 0, 0))
+    assert second.admits is None
     served.close()

@@ -9,6 +9,7 @@ import pytest
 from ngxstream.core import errors, shm
 from ngxstream.modules import limit_conn
 from tests.support.in_process import InProcess, build
+from tests.support.operations import call, families
 
 CONF = """stream {
     log_format f '$limit_conn_status $status';
@@ -242,3 +243,26 @@ def test_a_zone_cannot_change_its_key() -> None:
 def test_the_smallest_zone_is_nginx_s() -> None:
     """A zone of eight pages is accepted."""
     assert "" == build(zone_conf("$pid", f"{shm.LEAST // 1024}k")).error
+
+
+def test_what_a_zone_has_counted_is_shown() -> None:
+    """To the API, which may have it begin at 0 again, and to Prometheus."""
+    zones = "/stream/limit_conns"
+    with InProcess("""stream { limit_conn_zone $remote_addr zone=a:64k;
+        limit_conn_zone $remote_addr zone=b:64k;
+        server { listen 127.0.0.1:@a@; limit_conn a 1; ssl_preread on; return x; } }""") as served:
+        clients = [served.connect() for _ in range(3)]
+        served.turn_until(lambda: sum(bool(s.status) for s in served.sessions) == 2)
+        a = {"passed": 1, "rejected": 2, "rejected_dry_run": 0}
+        none = dict.fromkeys(a, 0)
+        assert {"a": a, "b": none} == call(served, "GET", zones)
+        assert {"rejected": 2} == call(served, "GET", f"{zones}/a", fields="rejected")
+        found = families(served, "limit_conn")
+        prefix = "nginxplus_stream_limit_connection_"
+        assert {prefix + name for name in a} == set(found)
+        assert {'{zone="a"}': 2, '{zone="b"}': 0} == found[prefix + "rejected"]
+        assert 204 == call(served, "DELETE", f"{zones}/a")
+        assert none == call(served, "GET", f"{zones}/a")
+        assert "LimitConnNotFound" == call(served, "GET", f"{zones}/c")
+        for client in clients:
+            client.close()

@@ -155,3 +155,19 @@ def test_a_subject_that_takes_too_long_has_the_default() -> None:
     s.subject = b"y" * 100  # type: ignore[attr-defined]
     assert b"later" == found.get(s)  # type: ignore[arg-type]
     assert 1 == len(s.target.lines)
+
+
+@given(keys=st.lists(st.sampled_from([
+    "~ab", "~^a", "~*AB", "~b+c", "~(?<n>a.)b", "~.", "~c$", "~^(a|b)c", "~bcd", "~abcd", "~*^ABC",
+]), min_size=8, max_size=20), subject=st.text("abcdA", max_size=8).map(str.encode))
+def test_of_many_expressions_the_first_that_matches_counts(
+    keys: list[str], subject: bytes
+) -> None:
+    """Those that are passed over would not have matched, and captures are those of the first."""
+    items = [Item(key, str(n)) for n, key in enumerate(keys)]
+    many, _ = made(*items)
+    plain, _ = made(*items)
+    many.finish()
+    visits = Visit(subject), Visit(subject)
+    assert plain.get(visits[1]) == many.get(visits[0])  # type: ignore[arg-type]
+    assert visits[1].captures == visits[0].captures

@@ -7,6 +7,8 @@ from typing import Any
 
 from ngxstream.core.codes import AGAIN
 from ngxstream.modules import return_
+from ngxstream.stream import endings
+from ngxstream.stream.endings import Ending
 from tests.support.in_process import InProcess
 
 TEXT = "stream {{ server {{ listen 127.0.0.1:@main@; {} }} }}"
@@ -92,6 +94,11 @@ class Session:
         self.timers.append(Timer(delay_ms, callback))
         return self.timers[-1]
 
+    def end(self, status: int, ending: Ending) -> None:
+        """Note the end, and why."""
+        self.ending = ending
+        self.finalize(status)
+
     def finalize(self, status: int) -> None:
         """Note the end."""
         self.status = status
@@ -143,12 +150,14 @@ def test_a_client_that_takes_nothing_is_let_go() -> None:
     s = begun(AGAIN)
     s.timers[0].callback()
     assert (200, [(7, "connection timed out", errno.ETIMEDOUT)]) == (s.status, s.errors)
+    assert endings.CLIENT_TIMEOUT == s.ending
 
 
 def test_a_failing_send_is_a_500() -> None:
     """The error is logged for what it is."""
     s = begun(OSError(errno.EPIPE, "x"))
     assert (500, [(0, "writev() failed", errno.EPIPE)]) == (s.status, s.errors)
+    assert endings.CLIENT_RST == s.ending
 
 
 def test_a_full_udp_socket_is_tried_again() -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngxstream.core.facts import Counter
+from ngxstream.core.facts import Facts
+from ngxstream.event.drops import Drops
 from ngxstream.event.listen_options import ListenOptions
 from ngxstream.event.listening import Listening
 from ngxstream.event.udp import UdpListener
@@ -58,7 +59,7 @@ class Newcomer:
         )
         listening.socks.append(self.sock)
         self.listener = UdpListener(loop, listening, self.sock, self.begin, idle=True)
-        cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1)
+        cycle = SimpleNamespace(log=Log(), listenings=[listening], workers=1, facts=Facts(()))
         service = SimpleNamespace(
             cycle=cycle, worker=0, udp_listeners=[self.listener],
             listener_of=lambda key: self.listener, is_current=lambda one: one is listening,
@@ -259,7 +260,7 @@ def test_a_datagram_of_another_worker_s_client_goes_to_its_mailbox() -> None:
     listening = Listening(options)
     listening.socks = [None, None]  # type: ignore[list-item]
     listening.is_steered = True
-    listener: Any = SimpleNamespace(listening=listening, lost=Counter())
+    listener: Any = SimpleNamespace(listening=listening, lost=Drops())
     put: list[Any] = []
     box = SimpleNamespace(waiting=0, put=lambda *words: put.append(words), pump=lambda: None)
     results = []

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ngxstream.core import clock, errors, files, log
+from ngxstream.core import clock, errors, files, log, state_files
 from ngxstream.event.splice import PipePool
+from ngxstream.modules.upstream import dynamic
 from ngxstream.process import cycle
 from ngxstream.process import service as services
 from ngxstream.process.options import Options
@@ -73,6 +74,7 @@ class World:
                 for sock in one.socks:
                     sock.close()
             made.retire([])
+        self.made.clear()
         for file in self.opened:
             file.close()
 
@@ -394,3 +396,29 @@ def test_reloads_keep_nothing(world: World) -> None:
         counts.append(Counter(type(one) for one in gc.get_objects()))
     grown = counts[2] - counts[1]
     assert {} == {kind: count for kind, count in grown.items() if count >= 8}
+
+
+def test_what_the_next_cycle_reads_is_not_changed_by_the_old_one(world: World) -> None:
+    """From before it is read; the old one goes on where the new one is refused."""
+    group = "upstream u { zone z 64k; state @@/u.conf; }"
+    api = "server { listen unix:@@/api; api write=on; }"
+    text = f"{HEAD}{EVENTS}stream {{ {group} {api} }}"
+    old = world.build(text)
+
+    def is_closed(one: cycle.Cycle) -> bool:
+        assert one.stream is not None
+        conf = one.stream.upstreams.first("u")
+        assert conf is not None
+        assert isinstance(conf.balancer, dynamic.Group)
+        return conf.balancer.roster.is_closed
+
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_files, "read", lambda *_: seen.append(is_closed(old)))
+        assert world.reload(old, text.replace("zone z 64k", "zone z 1k")) is None
+        new = world.reload(old, text)
+    assert new is not None
+    assert [True] * len(seen) == seen != []
+    assert [True, False] == [is_closed(old), is_closed(new)]
+    assert world.reload(new, "nonsense;") is None
+    assert not is_closed(new)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ngxstream.conf import directive
 from ngxstream.core import errors
-from ngxstream.process import directives, options
+from ngxstream.process import directives, places
 from tests.support.judged import Judged
 
 
@@ -47,8 +47,8 @@ def test_nothing_said_is_nginx_s_default() -> None:
         ("debug_points abort;", "debug_points", "abort"),
         ("pid logs/x.pid;", "pid", "/p/logs/x.pid"),
         ("pid /x.pid;", "pid", "/x.pid"),
-        ('pid "";', "pid", options.PID_PATH),
-        ('lock_file "";', "lock_file", options.LOCK_PATH),
+        ('pid "";', "pid", places.PID_PATH),
+        ('lock_file "";', "lock_file", places.LOCK_PATH),
         ("lock_file logs/l;", "lock_file", "/p/logs/l"),
         ("env A; env B=c;", "env", ("A", "B=c")),
     ],

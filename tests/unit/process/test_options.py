@@ -71,7 +71,7 @@ def test_signals_are_known_by_name(name: str) -> None:
     assert name == read("-s", name).signal
 
 
-NO_LONG_OPTIONS = 'ngxstream: "--help": there are no long options, see ngxstream -h'
+NO_LONG_OPTIONS = 'ngxstream: "--help": the only long option is --format=json, see ngxstream -h'
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,13 @@ def test_any_words_are_options_or_an_option_error(words: list[str]) -> None:
     except options.OptionError:
         return
     assert made.prefix == "" or made.prefix.endswith("/")
+
+
+def test_the_format_goes_with_a_test() -> None:
+    """--format=json is an option of -t alone, and nginx has no such option."""
+    assert ("json", "") == (read("-t", "--format=json").format, read("-t").format)
+    for words in (["--format=json"], ["-T", "--format=json"], ["-s", "stop", "--format=json"]):
+        with pytest.raises(options.OptionError, match='"--format=json" goes with "-t" alone'):
+            read(*words)
+    with pytest.raises(options.OptionError, match=r'^invalid option: "-"'):
+        options.Options(["nginx", "-t", "--format=json"])

@@ -21,7 +21,8 @@ def master(folder: Path) -> Any:
     to = Log([LogTarget()])
     cycle = SimpleNamespace(main=SimpleNamespace(pid=str(folder / "p.pid")), log=to, generation=1,
                             listenings=[], lingering=[])
-    return SimpleNamespace(cycle=cycle, old=[], children=[], is_ending=False)
+    return SimpleNamespace(cycle=cycle, old=[], children=[], is_ending=False,
+                           later=lambda *_: None)
 
 
 def said(made: Any) -> str:
@@ -55,6 +56,7 @@ def test_a_second_upgrade_is_refused_while_one_goes_on(tmp_path: Path) -> None:
     link, theirs = upgrade.Link.pair()
     other = OtherMaster(made, link)
     assert (True, False, True) == (other.is_alive, other.started, other.is_older)
+    other.pid = os.getppid()  # the older master lives
     other.change_binary()
     assert REFUSED in said(made)
     link.close()

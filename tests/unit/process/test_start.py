@@ -29,7 +29,7 @@ def test_what_cannot_be_opened_is_said_and_standard_error_logs(
 def test_the_log_of_start_up_is_the_file_of_e(tmp_path: Path) -> None:
     """Closed, it is let go of; what comes then is lost in silence."""
     builtin = start.builtin_log(options(tmp_path, "-e", "e.log"), log.Console("nginx"))
-    start.complain(errors.ConfError("bad", "/f", 3), builtin)
+    start.complain(errors.ConfError("bad", "/f", 3), builtin, options(tmp_path))
     assert "[emerg]" in (tmp_path / "e.log").read_text()
     start.close_files(builtin)
     builtin.error(log.EMERG, "late")

@@ -10,7 +10,7 @@ import pytest
 
 from ngxstream.ipc import port
 from ngxstream.process import upgrade
-from tests.support import clients, descriptors, processes, strangers, tools
+from tests.support import api_calls, clients, descriptors, processes, strangers, tools
 from tests.support.backends import BackendFactory
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until
@@ -297,3 +297,45 @@ def test_a_hundred_thousand_addresses_are_told() -> None:
     other.close()
     for sock in box:
         sock.close()
+
+
+def test_one_master_at_a_time_has_servers_changed(ngxstream: ProxyFactory) -> None:
+    """What the workers of the older one were asked for would be lost: they refuse, and go on when
+    the new one is gone.
+    """
+    running = ngxstream("""
+        worker_processes 1; events {}
+        stream {
+            upstream u { zone u 64k; state u.conf; }
+            server { listen 127.0.0.1:@api@; api write=on; }
+            server { listen 127.0.0.1:@tcp@; proxy_pass u; }
+        }""")
+    path = f"{api_calls.PLUS}/stream/upstreams/u/servers"
+
+    def add(n: int) -> int:
+        return api_calls.call(running, path, "POST", {"server": f"127.0.0.1:{n}"})[0]
+
+    assert 201 == add(1)
+    old = running.pid
+    os.kill(old, signal.SIGUSR2)
+    wait_until(lambda: running.pid not in (0, old) and len(workers(running.pid)) == 1)
+    codes = {n: add(n) for n in range(2, 22)}  # some come to either
+    assert {201, 503} >= set(codes.values())
+    new = running.pid
+    with processes.stopped(workers(new)[0]):
+        assert 503 == add(30)
+    os.kill(new, signal.SIGTERM)
+    wait_until(lambda: running.pid == old and add(31) == 201)
+
+
+def test_what_modules_hand_on_is_not_forgotten_for_a_later_announcement() -> None:
+    """It is told once; what is said of workers and addresses is new each time."""
+    other, theirs = upgrade.Link.pair()
+    link = upgrade.Link(theirs, os.getpid())
+    other.tell((), (FIRST,), (), [("health", b"found")])
+    other.tell((), (SECOND,), ())
+    said = link.latest(PATIENCE)
+    assert said is not None
+    assert ((SECOND,), {"health": b"found"}) == (said.keys, said.states)
+    for end in (link, other):
+        end.close()

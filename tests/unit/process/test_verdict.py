@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ngxstream.core import log
 from ngxstream.ipc import port
 from ngxstream.process import start, verdict
-from ngxstream.process.options import PID_PATH, Options
+from ngxstream.process.options import Options
+from ngxstream.process.places import PID_PATH
 from tests.support import descriptors, processes, strangers, tools
 from tests.support.proxies import PROGRAMS, ROOT, Proxy, ProxyFactory
 from tests.support.waiting import PATIENCE, wait_until

@@ -56,10 +56,9 @@ def test_a_worker_reopens_its_logs_by_itself(proxy: ProxyFactory) -> None:
     """USR1 sent to one worker concerns that worker alone."""
     running = proxy(RETURNS)
     (worker,) = running.worker_pids()
-    clients.tcp_exchange(running.address("main"))  # nginx forgets a signal that comes too early
     log = running.prefix / "logs/error.log"
     log.rename(log.with_name("moved.log"))
-    os.kill(worker, signal.SIGUSR1)
+    processes.wake(worker, signal.SIGUSR1)
     wait_until(log.exists)
     clients.tcp_exchange(running.address("main"))
     running.wait_log(rf"{worker}#{worker}: .*connected to")

@@ -15,11 +15,22 @@ from typing import Any
 import pytest
 
 import ngxstream
-from ngxstream.modules import ALL, limit_conn, realip
+from ngxstream.modules import (
+    ALL,
+    limit_bandwidth,
+    limit_conn,
+    limit_datagram,
+    limit_sess,
+    realip,
+    ssl_preread,
+)
+from ngxstream.modules.proxy import quic_conf
 from ngxstream.modules.proxy.udp_state import NEVER_GRO
+from ngxstream.modules.py import filters_udp
 from ngxstream.stream import content, core_facts, session
 from ngxstream.stream.content import Content
 from ngxstream.stream.module import StreamModule
+from ngxstream.wire import client_hello
 from tests.support import moving
 from tests.support.moving import World, world
 
@@ -35,10 +46,16 @@ KEPT: dict[str, Any] = {
     session.UNTIL: 1 << 40,
     realip.KEY: realip.Original(2, ("198.51.100.7", 7)),
     limit_conn.NAME: limit_conn.REJECTED_DRY_RUN,
+    limit_sess.NAME: limit_sess.REJECTED_DRY_RUN,
+    limit_bandwidth.NAME: limit_bandwidth.Held((), limit_bandwidth.REJECTED),
+    limit_datagram.NAME: limit_datagram.Held((), limit_datagram.REJECTED),
+    ssl_preread.KEY: client_hello.ClientHello("TLSv1.3", b"one.test", b"h3"),
+    filters_udp.KEY: filters_udp.Moved(b"state", (b"up", b""), (b"down",)),
 }
 HELD: dict[str, dict[str, Any]] = {
     "udp proxy": {
         "failed": True,
+        "before": (3, 2, 1),
         "requests": 77,
         "responses": 5,
         "gso": False,
@@ -46,6 +63,7 @@ HELD: dict[str, dict[str, Any]] = {
         "gro": True,
         "gro_hints": NEVER_GRO,
         "dropped": 9,
+        "spared": -3,
         "first": b"the first one",
         "family": 0,
         "peer_name": "192.0.2.1:53",
@@ -146,6 +164,7 @@ def test_every_key_of_ctx_is_declared_by_one_module() -> None:
     """With how it moves or why it does not; nothing is declared that nobody writes."""
     written = set().union(*(keys_written(*source) for source in sources()))
     declared = [kept.key for module in MODULES for kept in module.keeps]
+    written.add(core_facts.WATCHED)  # a slot of the session, and so not in ctx
     assert sorted(written) == sorted(declared)
     for kept in KEEPS.values():
         assert (kept.pack is None) == (kept.unpack is None) == bool(kept.stays), kept.key
@@ -195,10 +214,12 @@ def test_what_is_not_declared_is_found() -> None:
 # -- there and back --------------------------------------------------------------------------------
 
 
-# of who is counted the fact moves, what counts is each process's own: test_core_facts.py
+# of who is counted the fact moves, what counts is each process's own: test_core_facts.py; ids are
+# those of a server with proxy_quic: test_quic_state.py
 @pytest.mark.parametrize(
     "key",
-    [key for key, kept in KEEPS.items() if kept.pack is not None and key != core_facts.WATCHED],
+    [key for key, kept in KEEPS.items()
+     if kept.pack is not None and key not in (core_facts.WATCHED, quic_conf.KEY)],
 )
 def test_what_a_module_keeps_moves(world: World, key: str) -> None:
     """The session that comes has what the one that left had."""
@@ -212,6 +233,7 @@ def test_what_a_module_keeps_moves(world: World, key: str) -> None:
     [
         *[(session.DEBUG_CONNECTION, value) for value in (1, False, b"\1", ())],
         *[(session.UNTIL, value) for value in ("soon", b"1", (1,))],
+        *[(ssl_preread.KEY, value) for value in (1, ("TLSv1.3",), ("TLSv9", b"", b""))],
     ],
 )
 def test_what_is_no_part_of_a_module_s_drops_the_session(

@@ -28,7 +28,7 @@ METHODS = [
     "", "least_conn;", "least_time first_byte inflight;", "random;", "random two;", "hash k;",
     "hash k consistent;",
 ]
-RUNTIME = [peer_state.DRAINING, peer_state.UNHEALTHY, peer_state.CHECKING]  # bits that come and go
+RUNTIME = [peer_state.UNHEALTHY, peer_state.CHECKING]  # bits that come and go
 
 
 def shared(conf: UpstreamConf) -> UpstreamConf:
@@ -69,9 +69,9 @@ def test_only_a_configuration_says_down() -> None:
     table.next_configuration()
     out, within = upstream(numbered([{"down": True}, {}])).balancer.tier.peers  # type: ignore[union-attr]
     first, second = (table.attach(peer, b"key", pin=True) for peer in (out, within))
-    first.status |= peer_state.DRAINING
-    assert peer_state.DOWN | peer_state.DRAINING == first.status
-    assert peer_state.DRAINING == second.status
+    first.status |= peer_state.UNHEALTHY
+    assert peer_state.DOWN | peer_state.UNHEALTHY == first.status
+    assert peer_state.UNHEALTHY == second.status
 
 
 ACTION = st.one_of(
@@ -131,8 +131,14 @@ class Twin:
         return None
 
     def fate(self) -> list[dict[str, int]]:
-        """Return how all peers fare."""
-        return [values(peer.state) for peer in peers_of(self.balancer)]
+        """Return how all peers fare; of current weights the differences, which choices go by."""
+        found = [values(peer.state) for peer in peers_of(self.balancer)]
+        primaries = self.balancer.tier.number
+        for tier in (found[:primaries], found[primaries:]):
+            first = tier[0]["current_weight"] if tier else 0
+            for state in tier:
+                state["current_weight"] -= first
+        return found
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -3,6 +3,7 @@
 import contextlib
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from ngxstream.core.codes import AGAIN, DECLINED, DONE, ERROR, FORBIDDEN, OK
 from ngxstream.core.log import ERR
-from ngxstream.event import datagram, eviction
-from ngxstream.stream import content, phases, preread, session
+from ngxstream.event import datagram, eviction, poller
+from ngxstream.stream import content, endings, phases, preread, session
 from tests.support import owned, ports
 from tests.support.in_process import InProcess
 from tests.support.udp_in_process import UdpInProcess
@@ -56,9 +57,11 @@ def serve() -> Iterator[Serve]:
     """Give a factory of served blocks whose preread phase asks one handler."""
     all_served = []
 
-    def make(*handlers: Handler, timeout: str = "30s", wrapped: bool = False) -> InProcess:
+    def make(
+        *handlers: Any, timeout: str = "30s", wrapped: bool = False, by: Any = None
+    ) -> InProcess:
         conf = f"preread_buffer_size {BUFFER}; preread_timeout {timeout};"
-        made = InProcess(TEXT.format(conf))
+        made = InProcess(TEXT.format(conf), poller=by and by())
         all_served.append(made)
         address = made.conf.listenings[0].default
         after = len(handlers)
@@ -195,13 +198,144 @@ def test_ok_skips_the_other_handlers(serve: Serve) -> None:
     assert [b"", b"abc"] == second.shown
 
 
-def test_done_leaves_the_session_to_the_handler(serve: Serve) -> None:
-    """A handler that says DONE goes on by itself."""
-    served = serve(Handler(2, DONE))
+class Elsewhere:
+    """A preread handler that waits for something else than data until it is told to go on."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = [DONE, *codes]
+        self.shown: list[bytes] = []
+
+    def __call__(self, s: Any) -> int:
+        """Answer with the next code, and stay with the last one."""
+        self.shown.append(s.preread)
+        return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+
+
+def begun(served: InProcess) -> tuple[socket.socket, session.Session]:
+    """Connect; return the client and its session."""
     client = served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    return client, served.sessions[-1]
+
+
+def turns(served: InProcess, count: int = 4) -> None:
+    """Turn the loop a few times."""
+    for _ in range(count):
+        served.loop.turn(wait_ms=1)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_done_waits_for_something_else_than_data(serve: Serve, wrapped: bool) -> None:
+    """The handler is asked when it says so, not when data come, and has nothing lost."""
+    handler = Elsewhere(AGAIN, OK)
+    served = serve(handler, wrapped=wrapped)
+    client, s = begun(served)
     client.send(b"ab")
-    served.turn_until(lambda: served.sessions and served.loop.live == 1, "the end of the phase")
-    assert 0 == served.sessions[0].status
+    turns(served)
+    assert [b""] == handler.shown
+    preread.resume(s)
+    if s.status == 0:  # what was taken meanwhile was shown already
+        client.send(b"c")
+        turns(served)
+    assert b"ab" == handler.shown[-1][:2]
+    assert b"TCP" == served.read(client)[:3]
+    assert (200, 0) == (s.status, served.loop.live)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_done_may_end_without_any_data(serve: Serve, wrapped: bool) -> None:
+    """What was waited for came, and the handler lets the session pass."""
+    served = serve(Elsewhere(OK), wrapped=wrapped)
+    client, s = begun(served)
+    turns(served)
+    assert 1 < served.loop.live  # preread_timeout goes on
+    preread.resume(s)
+    assert b"TCP 0" == served.read(client)
+    assert (200, 0) == (s.status, served.loop.live)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_done_is_in_the_time_of_the_phase(serve: Serve, wrapped: bool) -> None:
+    """preread_timeout ends a session whose handler waits elsewhere."""
+    served = serve(Elsewhere(DONE), timeout="50ms", wrapped=wrapped)
+    client, s = begun(served)
+    assert b"" == served.read(client)
+    assert (200, "preread_timeout") == (s.status, s.ending.reason.word)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("codes", "status"), [((OK,), 200), ((AGAIN, AGAIN), 400)])
+def test_a_full_buffer_ends_who_wants_more(
+    serve: Serve, wrapped: bool, codes: tuple[int, ...], status: int
+) -> None:
+    """It is no harm while the handler waits elsewhere, and no more than the buffer is read."""
+    served = serve(Elsewhere(*codes), wrapped=wrapped)
+    client, s = begun(served)
+    client.send(bytes(BUFFER + 10))
+    turns(served)
+    assert (0, len(s.preread) <= BUFFER) == (s.status, True)
+    preread.resume(s)
+    served.read(client)
+    assert status == s.status
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_client_that_leaves_ends_what_waits_elsewhere(serve: Serve, wrapped: bool) -> None:
+    """It has sent nothing, or resets the connection."""
+    served = serve(Elsewhere(DONE), wrapped=wrapped)
+    client, s = begun(served)
+    client.shutdown(socket.SHUT_WR)
+    served.turn_until(lambda: s.status, "the end")
+    assert (200, "closed", "client") == (s.status, *ended(s))
+    client, s = begun(served)
+    client.send(b"ab")
+    turns(served)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    served.turn_until(lambda: s.status, "the end")
+    assert (200, "client_rst", "client") == (s.status, *ended(s))
+    assert 0 == served.loop.live
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("codes", "said", "who"), [((OK,), b"TCP", "proxy"), ((AGAIN, AGAIN), b"", "client")]
+)
+def test_who_has_sent_something_may_end_his_direction(
+    serve: Serve, wrapped: bool, codes: tuple[int, ...], said: bytes, who: str
+) -> None:
+    """What was sent is looked at all the same; a handler that wants more gets none."""
+    served = serve(Elsewhere(*codes), wrapped=wrapped)
+    client, s = begun(served)
+    client.send(b"ab")
+    client.shutdown(socket.SHUT_WR)
+    turns(served)
+    assert 0 == s.status
+    preread.resume(s)
+    assert said == served.read(client)[:3]
+    assert (200, "closed", who) == (s.status, *ended(s))
+
+
+@pytest.mark.parametrize("by", [poller.PollPoller, poller.SelectPoller])
+def test_levels_that_nobody_reads_do_not_keep_the_loop_busy(serve: Serve, by: Any) -> None:
+    """Under poll and select a full buffer, or the client's end, is left alone until it is asked."""
+    served = serve(Elsewhere(OK), by=by)
+    heard: list[int] = []
+    served.conf.servers[0].handler = lambda s: s.loop.register(s.c.fd, heard.append)
+    client, s = begun(served)
+    client.send(b"ab")
+    client.shutdown(socket.SHUT_WR)
+    served.turn_until(lambda: s.preread == b"ab", "the bytes")
+    turns(served)
+    assert [] == served.loop.poller.poll(0)
+    preread.resume(s)
+    served.turn_until(lambda: heard, "the end, which the content is told of")
+
+
+def ended(s: session.Session) -> tuple[str, str]:
+    """Return why a session has ended, and who did."""
+    ending = endings.of(s)
+    return ending.reason.word, ending.who
 
 
 def test_events_after_the_phase_change_nothing(serve: Serve) -> None:
@@ -507,6 +641,68 @@ def test_many_sessions_that_want_no_more_begin_in_one_drain(stack: ExitStack) ->
     place.turn()
     assert ([(200, 20)] * 959, []) == (place.ended, place.served.alerts())
     assert [bytes(20)] == preread.datagrams(place.only())
+
+
+class Resumed(Wanting):
+    """Waits elsewhere first; wants so many datagrams then."""
+
+    def __init__(self, count: int, code: int = OK) -> None:
+        super().__init__(count, code)
+        self.is_elsewhere = True
+
+    def __call__(self, s: Any) -> int:
+        """Answer DONE until it is told otherwise."""
+        code = super().__call__(s)
+        return DONE if self.is_elsewhere else code
+
+
+def test_datagrams_that_come_while_it_waits_elsewhere_are_not_lost(stack: ExitStack) -> None:
+    """They are kept, shown once it goes on, and go to the content in order."""
+    handler = Resumed(3)
+    place = Datagrams(stack, handler)
+    sent = place.send(1, 2, 2)
+    assert ([sent[:1]], []) == (handler.shown, place.got())
+    handler.is_elsewhere = False
+    preread.resume(place.only())
+    assert [sent[:1], sent] == handler.shown
+    assert sent == place.got()
+    assert 500 == place.only().c.received
+
+
+def test_who_waits_elsewhere_may_want_more_datagrams(stack: ExitStack) -> None:
+    """And gets them as if it had wanted them at once."""
+    handler = Resumed(3)
+    place = Datagrams(stack, handler)
+    sent = place.send(1)
+    handler.is_elsewhere = False
+    preread.resume(place.only())
+    assert [] == place.got()
+    sent += place.send(1, 1)
+    assert sent == place.got()
+
+
+def test_what_comes_while_it_waits_elsewhere_is_bounded(stack: ExitStack) -> None:
+    """What is over the buffer is dropped, and counted; the session goes on with what there is."""
+    handler = Resumed(1)
+    place = Datagrams(stack, handler)
+    sent = place.send(*[1] * 40, size=1000)
+    assert (23, []) == (place.listener.lost.total, place.ended)
+    handler.is_elsewhere = False
+    preread.resume(place.only())
+    assert sent[:17] == place.got()
+    assert place.send(1) == place.got()
+
+
+def test_a_refusal_after_waiting_elsewhere_has_taken_what_came(stack: ExitStack) -> None:
+    """The client's datagrams so far are the session's, which ends; the next begins another one."""
+    handler = Resumed(1, FORBIDDEN)
+    place = Datagrams(stack, handler)
+    place.send(2)
+    handler.is_elsewhere = False
+    preread.resume(place.only())
+    assert ([(403, 200)], {}) == (place.ended, place.listener.table)
+    place.send(1)
+    assert [(403, 200), (403, 100)] == place.ended
 
 
 def test_sessions_that_wait_give_way_to_new_clients(stack: ExitStack) -> None:

@@ -2,8 +2,11 @@
 
 import socket
 
+from ngxstream.event.resolver import Resolver
+from ngxstream.event.resolver_counts import CountedResolver
 from ngxstream.stream.resolver_conf import ResolverConf
 from tests.support import in_process
+from tests.support.engine import engine
 
 
 def conf(text: str) -> ResolverConf:
@@ -26,10 +29,23 @@ def test_servers_and_their_ports() -> None:
 
 
 def test_options() -> None:
-    """Times in seconds, families on or off; a status_zone is taken and means nothing."""
-    found = conf("127.0.0.1 valid=2m ipv6=off ipv4=on status_zone=z")
+    """Times in seconds, families on or off."""
+    found = conf("127.0.0.1 valid=2m ipv6=off ipv4=on")
     assert (120, True, False) == (found.valid_s, found.ipv4, found.ipv6)
     assert 1 == len(found.servers)
+
+
+def test_a_status_zone_is_counted() -> None:
+    """By a resolver of another class; one of another name, or of none, is another resolver."""
+    with engine() as loop:
+        texts = ("status_zone=a", "status_zone=b", "")
+        confs = [conf(f"127.0.0.1 {text}") for text in texts]
+        resolvers = [one.on(loop) for one in confs]
+        assert confs[0].on(loop) is resolvers[0]
+    assert 3 == len({id(one) for one in resolvers})
+    assert [CountedResolver, CountedResolver, Resolver] == [type(one) for one in resolvers]
+    built = in_process.build("stream { resolver 127.0.0.1 status_zone=; }")
+    assert f"invalid parameter: status_zone= in {in_process.CONF}:1" == built.error
 
 
 def test_defaults() -> None:

@@ -292,7 +292,7 @@ def test_rules_of_the_block_are_warned_of_where_the_default_server_has_its_own()
         f"server {{ listen 127.0.0.1:9; return x; }} {NAMED.format(SET)}",
         f"{FIRST.format('')} server {{ listen 127.0.0.1:8; server_name b.test; {SET} return x; }}",
         f"{FIRST.format(SET)} {NAMED.format('')}",
-        f"{FIRST.format('')} {NAMED.format(SET)}".replace(":9;", ":9 udp;"),
+        f"{FIRST.format('')} {NAMED.format(SET)}".replace("ssl_preread on;", ""),
         f"{FIRST.format('')} {NAMED.format(SET)}".replace("server_name b.test;", 'server_name "";'),
     ],
 )
@@ -300,6 +300,12 @@ def test_servers_that_no_name_selects_are_not_warned_of(text: str) -> None:
     """No one but a server that shares an address with a default one and is selected there."""
     warnings = in_process.build(f"stream {{ {text} }}").warnings
     assert [] == [line for line in warnings if "selected by name" in line]
+
+
+def test_servers_of_udp_addresses_are_warned_of() -> None:
+    """QUIC clients select one by name as well."""
+    text = f"{FIRST.format('')} {NAMED.format(SET)}".replace(":9;", ":9 udp;")
+    assert 1 == len(in_process.build(f"stream {{ {text} }}").warnings)
 
 
 def test_a_server_is_warned_of_once() -> None:

@@ -1,5 +1,6 @@
 """stream/session.py: the end of a session is whole, whatever one of its steps raises."""
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,22 @@ def test_cleanups_are_done_last_first(session) -> None:
     assert ["logged 200", "c", "b", "a"] == done
     session.finalize(500)
     assert ["logged 200", "c", "b", "a"] == done
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_client_s_socket_has_tcp_nodelay_where_its_server_says_so(is_on: bool) -> None:
+    """Also where another server has it from its listening socket, or not."""
+    words = ["off", "on"]
+    served = InProcess(f"""stream {{
+        server {{ listen 127.0.0.1:@in@; tcp_nodelay {words[is_on]}; ssl_preread on; return x; }}
+        server {{ listen 127.0.0.1:@other@; tcp_nodelay {words[not is_on]}; return x; }}
+    }}""")
+    served.connect()
+    served.turn_until(lambda: served.sessions)
+    s = served.sessions[0]
+    s.set_nodelay()
+    assert is_on == bool(s.c.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    served.close()
 
 
 def test_an_abandoned_session_hands_its_cleanups_on_in_order(session) -> None:

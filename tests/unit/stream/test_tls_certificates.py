@@ -1,6 +1,8 @@
 """Certificates chosen per connection: kept for as long as told, read again when they changed."""
 
+import contextlib
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,11 +43,17 @@ class Ground:
         self, certificates: tls_certificates.Certificates, now_ms: int, name: str = "x"
     ) -> bytes:
         """Use it on a connection and return the certificate's DER."""
-        connection = self.context.python.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), True)
-        pointer = self.lib.connection_pointer(connection._sslobj)
-        certificates.use(pointer, f"{name}.crt".encode(), f"{name}.key".encode(), now_ms)
-        assert b"EC256" == libssl_facts.own_key(self.lib, pointer)
-        return libssl_pem.der_of(self.lib, self.lib.SSL_get_certificate(pointer))
+        with self.connection() as pointer:
+            certificates.use(pointer, f"{name}.crt".encode(), f"{name}.key".encode(), now_ms)
+            assert b"EC256" == libssl_facts.own_key(self.lib, pointer)
+            return libssl_pem.der_of(self.lib, self.lib.SSL_get_certificate(pointer))
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[int]:
+        """Give an SSL*."""
+        pointer = self.lib.SSL_new(self.context.pointer)
+        yield pointer
+        self.lib.SSL_free(pointer)
 
 
 @pytest.fixture
@@ -118,9 +126,8 @@ def test_a_key_with_a_password_in_the_text_itself_is_not_kept(ground: Ground) ->
     kept = ground.certificates(tls_conf.CacheOptions(8, inactive=1000, valid=60), (b"first word",))
     ground.put(ground.locked)
     key = f"data:{ground.locked.key.read_text()}"
-    connection = ground.context.python.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), True)
-    pointer = ground.lib.connection_pointer(connection._sslobj)
-    kept.use(pointer, b"x.crt", key.encode(), 0)
+    with ground.connection() as pointer:
+        kept.use(pointer, b"x.crt", key.encode(), 0)
     assert [False] == [is_key for is_key, _ in kept._entries]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ngxstream.core import inet
-from ngxstream.stream import upstream_block
+from ngxstream.stream import peer_state, upstream_block
 from ngxstream.stream.upstream import UpstreamConf, UpstreamTable
-from tests.support.balancing import is_down
+from tests.support.balancing import Clock, is_down, session
 from tests.support.in_process import build
 from tests.support.nginx_says import NginxSays
 
@@ -34,8 +34,6 @@ BOTH = [
      'invalid parameter "max_conns=many"' + HERE + "1"),
     ("upstream u { server 127.0.0.1:1 fail_timeout=1ms; }",
      'invalid parameter "fail_timeout=1ms"' + HERE + "1"),
-    ("upstream u { server 127.0.0.1:1 slow_start=1s; }",
-     'invalid parameter "slow_start=1s"' + HERE + "1"),
     ("upstream u { server 127.0.0.1:1 backup=1; }",
      'invalid parameter "backup=1"' + HERE + "1"),
     ("upstream u { server; }",
@@ -43,6 +41,7 @@ BOTH = [
     ("upstream { server 127.0.0.1:1; }",
      'invalid number of arguments in "upstream" directive' + HERE + "1"),
     ("upstream u { listen 127.0.0.1:1; }", '"listen" directive is not allowed here' + HERE + "1"),
+    ("upstream u { server 127.0.0.1:1; queue 9; }", 'unknown directive "queue"' + HERE + "1"),
     ("upstream u { server 127.0.0.1:1 backup; }", 'no servers in upstream "u"' + HERE + "1"),
     ("upstream u { server 127.0.0.1:1; }\nupstream U { server 127.0.0.1:1; }",
      'duplicate upstream "U"' + HERE + "2"),
@@ -177,3 +176,40 @@ def test_an_upstream_is_found_by_an_address_of_run_time(text: str, expected: str
     )
     found = upstream_block.find_upstream(known, inet.parse_url(text, no_resolve=True))
     assert expected == (found and found.name)
+
+API = "server { listen 127.0.0.1:9; api write=%s; }"
+
+
+def test_a_group_without_servers() -> None:
+    """May be where something can give it some, be it said later; else nginx's verdict stands."""
+    empty = "upstream u {\nzone z 64k; }"
+    refused = "no servers are inside upstream" + HERE + "2"
+    assert refused == build(f"stream {{ {empty} }}").error
+    assert refused == build(f"stream {{ {empty} {API % 'off'} }}").error
+    assert refused.replace("2", "1") == build(f"stream {{ upstream u {{ }} {API % 'on'} }}").error
+    for text in (f"{empty} {API % 'on'}", "upstream u { zone z 64k; state /no/such; }"):
+        built = build(f"stream {{ {text} }}")
+        assert built.conf is not None, built.error
+        (conf,) = built.conf.upstreams
+        assert conf.is_dynamic
+
+
+def test_backups_alone_are_a_group_where_that_may_change() -> None:
+    """Primaries may come later."""
+    backup = "upstream u { zone z 64k; server 127.0.0.1:1 backup; }"
+    assert build(f"stream {{ {backup} }}").error.startswith('no servers in upstream "u"')
+    assert "" == build(f"stream {{ {backup} {API % 'on'} }}").error
+
+
+def test_a_server_that_drains_gets_no_new_sessions() -> None:
+    """It is no try either; `down` may stand beside it."""
+    text = "server 127.0.0.1:1 drain; server 127.0.0.1:2 drain down; server 127.0.0.1:3;"
+    built = build(f"stream {{ upstream u {{ {text} }} }}")
+    assert built.conf is not None, built.error
+    balancer = built.conf.upstreams[0].balancer
+    assert balancer is not None
+    assert 1 == balancer.tier.tries
+    assert {"127.0.0.1:3"} == {balancer.select(session(Clock())).get().name for _ in range(3)}
+    assert [peer_state.DRAINING, peer_state.DRAINING | peer_state.DOWN, 0] == [
+        peer.state.status for peer in balancer.tier.peers
+    ]

@@ -3,6 +3,8 @@
 import pytest
 
 from ngxstream.modules.proxy import conf
+from ngxstream.stream.withdrawals import Withdrawals
+from tests.support.engine import engine
 from tests.support.in_process import build
 
 SERVER = "stream {{ {outer} server {{ listen 127.0.0.1:1 {kind}; proxy_pass {back}; {inner} }} }}"
@@ -64,6 +66,49 @@ def test_what_does_not_fit_together_is_refused(inner: str, error: str) -> None:
     """The error says which settings contradict each other."""
     made = build(SERVER.format(outer="", inner=inner, back="127.0.0.1:2", kind="udp"))
     assert made.error.startswith(error)
+
+
+@pytest.mark.refusal("proxy_session_drop")
+@pytest.mark.parametrize(("words", "error"), [
+    ("proxy_session_drop maybe;", 'invalid value "maybe" in "proxy_session_drop" directive'),
+    ("proxy_session_drop on; proxy_session_drop on;", '"proxy_session_drop" directive is duplicat'),
+])
+def test_a_session_drop_is_on_or_off(words: str, error: str) -> None:
+    """Once, and nothing else."""
+    made = build(SERVER.format(outer="", inner=words, back="127.0.0.1:2", kind=""))
+    assert made.error.startswith(error)
+
+
+RESOLVED = "a.test:1 resolve; resolver 127.0.0.1"
+
+
+@pytest.mark.parametrize(("inside", "words", "watched"), [
+    ("server 127.0.0.1:1;", "proxy_pass u; proxy_session_drop on;", 0),
+    ("zone u 64k; server 127.0.0.1:1;", "proxy_pass u; proxy_session_drop on;", 0),
+    ("zone u 64k; server 127.0.0.1:1;", "proxy_pass u; health_check; proxy_session_drop on;", 1),
+    ("server 127.0.0.1:1;", "proxy_pass u; health_check;", 1),
+    ("server 127.0.0.1:1;", "proxy_pass u; health_check; proxy_next_upstream off;", 0),
+    ("server 127.0.0.1:1;", "proxy_pass u; health_check; proxy_next_upstream_tries 1;", 0),
+    (f"zone u 64k; server {RESOLVED};", "proxy_pass u; proxy_session_drop on;", 1),
+    (f"zone u 64k; server {RESOLVED};", "proxy_pass u;", 0),
+    (f"zone u 64k; server {RESOLVED};", "proxy_pass $remote_addr; proxy_session_drop on;", 1),
+])
+def test_withdrawals_are_watched_where_anything_comes_of_them(
+    inside: str, words: str, watched: int
+) -> None:
+    """A server may be withdrawn there, and sessions are ended or go on elsewhere for that."""
+    made = build(
+        f"stream {{ upstream u {{ {inside} }} server {{ listen 127.0.0.1:1; {words} }} }}"
+    )
+    assert made.conf is not None, made.error
+    made.zones.build()
+    with engine() as loop:
+        made.conf.start_worker(loop)
+        cells = [cell for cells in loop.get(Withdrawals)._cells.values() for cell in cells]
+        made.conf.stop_worker(loop)
+        assert {} == loop.get(Withdrawals)._cells
+    assert watched == len(cells)
+    made.zones.close()
 
 
 def test_a_header_that_says_tcp_is_warned_of_over_udp() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from ngxstream.event.poller import IN
 from ngxstream.modules.proxy.tcp import TcpProxy
+from ngxstream.stream import endings
+from ngxstream.stream.peer_state import UNHEALTHY
 from tests.support.in_process import InProcess
 
 
@@ -111,3 +113,65 @@ def test_a_tls_server_s_first_byte_is_its_first_of_the_session(
     assert is_first == bool(told) == bool(registered)
     if not status:
         assert (30 if is_first else -1) == proxy.state.first_byte_ms
+
+
+@pytest.mark.parametrize(("words", "ends"), [
+    ("", False), ("proxy_next_upstream off;", True), ("proxy_session_drop off;", None),
+])
+def test_a_session_that_is_being_connected_to_a_withdrawn_server_tries_the_next_one(
+    stack: ExitStack, words: str, ends: bool | None
+) -> None:
+    """As after any failure: a server that is off lets every client wait."""
+    silent, alive = listener(stack, 0), listener(stack)
+    for _ in range(2):  # its queue is full: the next one waits
+        filler = stack.enter_context(socket.socket())
+        filler.setblocking(False)
+        filler.connect_ex(silent.getsockname())
+    lines = "".join(f"server 127.0.0.1:{one.getsockname()[1]};" for one in (silent, alive))
+    drop = "" if "drop" in words else "proxy_session_drop on;"
+    served = stack.enter_context(InProcess(
+        f"stream {{ upstream u {{ zone u 64k; {lines} }} "
+        f"server {{ listen 127.0.0.1:@main@; proxy_pass u; {drop} {words} }} }}"
+    ))
+    served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    (s,), content = served.sessions, served.sessions[0].content
+    assert content.peer.sockaddr == silent.getsockname()
+    content.peer.state.status |= UNHEALTHY
+    content.look_at_server()
+    served.loop.turn(0)
+    if ends is None:
+        assert (content.peer.sockaddr, s.status) == (silent.getsockname(), 0)
+    elif ends:
+        assert (502, endings.UPSTREAM_UNHEALTHY) == (s.status, s.ending)
+    else:
+        served.turn_until(lambda: content.connected, "the connection")
+        assert content.peer.sockaddr == alive.getsockname()
+        content.look_at_server()
+        served.loop.turn(0)
+        assert 0 == s.status
+
+
+@pytest.mark.effect("proxy_session_drop")
+def test_a_session_is_not_ended_for_a_server_that_is_back(stack: ExitStack) -> None:
+    """Between the withdrawal and its turn."""
+    one, two = listener(stack), listener(stack)
+    lines = "".join(f"server 127.0.0.1:{at.getsockname()[1]};" for at in (one, two))
+    served = stack.enter_context(InProcess(
+        f"stream {{ upstream u {{ zone u 64k; {lines} }} "
+        "server { listen 127.0.0.1:@main@; proxy_pass u; proxy_session_drop on; } }"
+    ))
+    served.connect()
+    served.turn_until(lambda: served.sessions and served.sessions[0].content.connected, "it")
+    (s,), content = served.sessions, served.sessions[0].content
+    state = content.peer.state
+    state.status |= UNHEALTHY
+    content.look_at_server()
+    state.status &= ~UNHEALTHY
+    served.loop.turn(0)
+    assert 0 == s.status
+    state.status |= UNHEALTHY
+    content.look_at_server()
+    content.look_at_server()
+    served.loop.turn(0)
+    assert (200, endings.UPSTREAM_UNHEALTHY) == (s.status, s.ending)

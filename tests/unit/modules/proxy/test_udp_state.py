@@ -11,6 +11,7 @@ import pytest
 from ngxstream.ipc.codec import CodecError
 from ngxstream.modules.proxy import udp_state
 from ngxstream.modules.proxy.udp import UdpProxy
+from ngxstream.stream.peer_state import UNHEALTHY
 from tests.support import moving
 from tests.support.balancing import group
 from tests.support.moving import World, world
@@ -167,3 +168,34 @@ def test_what_was_held_for_a_session_goes_on_with_it(world: World) -> None:
 def has_datagram(sock: socket.socket) -> bool:
     """Tell whether there is something to read."""
     return bool(select.select([sock], [], [], 0)[0])
+
+
+def test_what_servers_were_before_is_counted_on(world: World) -> None:
+    """Their datagrams, and what was lost there; a number below 0 is none."""
+    content: Any = world.old.only_session().content
+    content.before = 3, 2, 1
+    world.hand_over()
+    after: Any = world.new.only_session().content
+    assert ((3, 2, 1), (4, 3), 1) == (after.before, after.datagrams(), after.dropped_in_all)
+    values = list(udp_state.PROXIED.decode(after.pack().data))
+    values[-3] = 3, 2, -1
+    with pytest.raises(CodecError):
+        udp_state.PROXIED.decode(udp_state.PROXIED.encode(values))
+
+
+def test_a_session_of_a_withdrawn_server_goes_on_elsewhere_where_it_arrives(world: World) -> None:
+    """Nobody there has looked at it: that is done when it comes."""
+    upstream: Any = world.cycle.stream.servers[0].proxy.upstream
+    own = world.backend.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        upstream.balancer = group(
+            f"server 127.0.0.1:{own}; server 127.0.0.1:{other.getsockname()[1]};"
+        )
+        upstream.balancer.tier.peers[0].state.status |= UNHEALTHY
+        world.hand_over()
+        world.new.loop.turn(0)
+        world.client.sendto(b"more", world.address)
+        world.turn(lambda: has_datagram(other))
+        assert b"more" == other.recv(100)
+        assert not has_datagram(world.backend)

@@ -70,7 +70,8 @@ def test_the_steps_are_those_that_are_configured(
 ) -> None:
     """The quota is the first of them; a rate puts the header in front itself. None: no rates."""
     conf: Any = SimpleNamespace(
-        requests=requests, is_headed=is_headed, is_rated=upload is not None
+        requests=requests, is_headed=is_headed, is_rated=upload is not None, amplification=0,
+        quic=None,
     )
     proxy: Any = Proxy()
     proxy.conf = conf
@@ -86,3 +87,18 @@ def test_the_steps_are_those_that_are_configured(
     else:
         assert is_headed == isinstance(sink, udp_steps.Headed)
         assert is_headed or sink is proxy
+
+
+def test_limits_of_datagrams_come_before_the_quota() -> None:
+    """What is dropped there is none of proxy_requests."""
+    conf: Any = SimpleNamespace(
+        requests=3, is_headed=False, is_rated=False, amplification=0, quic=None
+    )
+    proxy: Any = Proxy()
+    proxy.conf = conf
+    proxy.s = SimpleNamespace(server=SimpleNamespace(gate=lambda s, sink: ("gate", sink)))
+    sink: Any = proxy
+    for step in udp_steps.chosen(conf, is_gated=True):
+        sink = step(proxy, sink)
+    assert sink[0] == "gate"
+    assert isinstance(sink[1], udp_steps.Quota)

@@ -67,9 +67,10 @@ class Noted:
         self.gso = gso
         self.sent: list[bytes] = []
 
-    def sendto(self, view: Any, client: Any) -> None:
+    def sendto(self, view: Any, client: Any) -> int:
         """Send one datagram."""
         self.sent.append(bytes(view))
+        return len(view)
 
     def sendmsg(self, views: Any, control: Any, flags: int, client: Any) -> int:
         """Send several in one message."""
@@ -162,3 +163,29 @@ def test_how_the_server_is_read_is_not_switched_while_datagrams_wait_for_room(
     content.on_event_gro(0)
     assert content.gro
     assert waiting == answered.served.loop.handlers[content.pc_fd]
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 5])
+def test_no_more_answers_are_passed_on_than_are_due(asked: int) -> None:
+    """However many wait, and however many are read at once."""
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(20)
+        served = stack.enter_context(UdpInProcess(
+            f"stream {{ server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; "
+            f"proxy_pass 127.0.0.1:{server.getsockname()[1]}; proxy_responses {asked}; }} }}"
+        ))
+        client = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        client.settimeout(20)
+        client.connect(served.address())
+        client.send(b"?")
+        while not served.loop.sessions:
+            served.loop.turn(0)
+        _, proxy = server.recvfrom(100)
+        for n in range(20):
+            server.sendto(b"%d" % n, proxy)
+        while served.loop.sessions:
+            served.loop.turn(0)
+        assert [b"%d" % n for n in range(asked)] == [client.recv(100) for _ in range(asked)]
+        assert not select.select([client], [], [], 0)[0]

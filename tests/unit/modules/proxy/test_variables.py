@@ -16,7 +16,8 @@ GET = {variable.name: variable.get for variable in variables.VARIABLES}
 def test_a_udp_session_tells_its_counts(name: str, expected: bytes) -> None:
     """The variables are decimal numbers."""
     proxy = UdpProxy.__new__(UdpProxy)
-    proxy.requests, proxy.responses, proxy.dropped = 3, 2, 1
+    proxy.before = 1, 1, 0  # of a server that was left
+    proxy.requests, proxy.responses, proxy.dropped = 2, 1, 1
     session = FakeSession()
     session.content = proxy  # type: ignore[attr-defined]
     assert expected == GET[name](session)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ngxstream.core import codes
 from ngxstream.event.poller import IN, OUT
 from ngxstream.modules.ssl.handshake import Handshake
 
@@ -21,12 +22,13 @@ class Waiting:
             let_in=lambda s, call: let_in,
         )
         self.s = SimpleNamespace(loop=SimpleNamespace(get=lambda _: budget))
-        self.transport: Any = SimpleNamespace(wants_write=writing)
+        self.transport: Any = SimpleNamespace(wants_write=writing, handshake=self.shake)
         self.go_on = lambda: Handshake.go_on(self)  # type: ignore[arg-type]
 
-    def _shake(self, transport: Any) -> None:
-        assert transport is not None
+    def shake(self) -> int:
+        """Take a step that is not the last."""
         self.done.append("shaken")
+        return codes.AGAIN
 
     def event(self, mask: int) -> list[str]:
         """Tell an event; return what was done."""

@@ -53,12 +53,9 @@ def test_expected_time(
 ) -> None:
     """Averages fall into buckets of 20 ms, age by halves, and count once per session and one."""
     mode = least_time.Mode("connect", inflight=True)
-    state = PeerState(
-        connect_ms=ms, waiting=waiting, inflight_ms=inflight_ms, conns=conns,
-        checked_ms=1_000_000 - idle_s * 1000,
-    )
+    state = PeerState(connect_ms=ms, conns=conns, checked_ms=1_000_000 - idle_s * 1000)
     peer: Any = SimpleNamespace(state=state, fail_timeout=10)
-    assert expected == mode.expected(peer, 1_000_000)
+    assert expected == mode.expected(peer, 1_000_000, inflight_ms if waiting else 0)
 
 
 FIELDS = {"connect": "connect", "first_byte": "first", "last_byte": "whole"}
@@ -116,6 +113,27 @@ def test_inflight_learns_when_the_event_comes(mode: str, event: int) -> None:
     record.session_ms = 40
     selection.free(peer, False, record)
     assert 40 == getattr(peer.state, f"{mode}_ms")
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(list(FIELDS)), st.lists(st.tuples(st.integers(0, 900), st.booleans()),
+                                               max_size=20))
+def test_a_choice_can_be_foreseen(mode: str, steps: list[tuple[int, bool]]) -> None:
+    """It is the one that is made then, and making it known changes nothing."""
+    balancer = group(f"least_time {mode} inflight; server 127.0.0.1:1 weight=2;"
+                     " server 127.0.0.1:2; server 127.0.0.1:3 backup;")
+    clock = Clock()
+    open_ones = []
+    for ms, ends in steps:
+        clock.now_ms += ms
+        foreseen = [balancer.select(session(clock)).foresee() for _ in range(2)]
+        selection = balancer.select(session(clock))
+        peer = selection.get()
+        assert [[peer], [peer]] == foreseen
+        open_ones.append((selection, peer))
+        if ends:
+            selection, peer = open_ones.pop(0)
+            selection.free(peer, False, state(clock, connect=ms, first=ms, whole=ms))
 
 
 def test_sessions_that_wait_too_long_spoil_a_server() -> None:

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import inet, shm
-from ngxstream.modules.upstream import names
+from ngxstream.modules.upstream import records
 from ngxstream.modules.upstream.names import Entry, Record
 from tests.support.forks import in_child
 
@@ -35,8 +35,8 @@ def test_what_one_worker_writes_another_reads(record: Record) -> None:
 def test_a_writer_that_dies_leaves_what_was_there(record: Record) -> None:
     """It writes the half that nobody reads, and says so at last."""
     record.write([entry(1)])
-    spoiled = (record.cells[names.VERSION] + 1) & 1
-    in_child(lambda: record.cells.__setitem__(names.SIZES + spoiled, 3), kill=True)
+    spoiled = (record.cells[records.VERSION] + 1) & 1
+    in_child(lambda: record.cells.__setitem__(records.SIZES + spoiled, 3), kill=True)
     assert [entry(1)] == record.read()
     record.write([entry(2)])
     assert [entry(2)] == record.read()
@@ -44,7 +44,7 @@ def test_a_writer_that_dies_leaves_what_was_there(record: Record) -> None:
 
 def test_what_does_not_fit_is_left_out(record: Record) -> None:
     """A record of fixed size keeps the first entries."""
-    many = [entry(1, "x" * 200 + str(number)) for number in range(names.HALF // 100)]
+    many = [entry(1, "x" * 200 + str(number)) for number in range(records.HALF // 100)]
     record.write(many)
     kept = record.read()
     assert 0 < len(kept) < len(many)
@@ -55,7 +55,7 @@ def test_of_an_origin_the_nearest_record_is_taken(record: Record) -> None:
     """Whatever the last three parts of its key are."""
     other = Record(shm.Zone("y", shm.LEAST, "test"), ROWS)
     near, far = {"a\0b\x001\x002\x003": record}, {"a\0b\x004\x005\x006": other, "c\0\0\0": other}
-    assert {"a\0b": record, "c": other} == names.by_origin(near, far)
+    assert {"a\0b": record, "c": other} == records.by_origin(near, far)
 
 
 def is_whole(one: Entry) -> bool:
@@ -80,9 +80,9 @@ def test_what_another_user_wrote_there_is_an_address_or_nothing(
 ) -> None:
     """Any bytes, of any stated length: no exception, and no row that the zone does not have."""
     record._memory[: len(data)] = data
-    record.cells[names.VERSION] = 2
+    record.cells[records.VERSION] = 2
     for stated in (size, len(data)):
-        record.cells[names.SIZES] = stated
+        record.cells[records.SIZES] = stated
         assert all(map(is_whole, record.read()))
 
 
@@ -90,7 +90,7 @@ def test_what_another_user_wrote_there_is_an_address_or_nothing(
 @given(at=st.integers(0, 200), value=st.integers(0, 255))
 def test_a_changed_byte_is_an_address_or_nothing(record: Record, at: int, value: int) -> None:
     """Wherever it is in what was written well."""
-    record.cells[names.VERSION] = 1
+    record.cells[records.VERSION] = 1
     record.write(BOTH)
     assert BOTH == record.read()
     record._memory[at] = value
@@ -108,8 +108,8 @@ def test_an_address_with_a_value_out_of_bounds_is_none(record: Record, bad: dict
 
 def test_the_next_answer_replaces_what_was_spoiled(record: Record) -> None:
     """Also behind the greatest number of changes there can be."""
-    record.cells[names.VERSION] = (1 << 63) - 1
-    record.cells[names.SIZES + 1] = 1 << 62
+    record.cells[records.VERSION] = (1 << 63) - 1
+    record.cells[records.SIZES + 1] = 1 << 62
     assert [] == record.read()
     record.write(BOTH)
     assert BOTH == record.read()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
 from ngxstream.event.loop import Loop
-from ngxstream.modules.upstream import names, resolve
+from ngxstream.modules.upstream import names, records, resolve
 from ngxstream.stream.upstream import UpstreamConf
 from ngxstream.wire import dns
 from tests.support import work
@@ -120,12 +120,6 @@ A, SRV = dns.A, dns.SRV
 def a(host: str, ttl: int = 60, name: str = "a.test") -> Record:
     """Make an A record."""
     return (name, A, ttl, host)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> MovingClock:
-    """Have loops see a clock that can be moved."""
-    return MovingClock(monkeypatch)
 
 
 @pytest.fixture
@@ -654,7 +648,7 @@ def test_a_name_that_another_worker_asks_for_is_left_to_it(lab: Make) -> None:
     one = lab(LINE)
     one.know(a("192.0.2.1"))
     cells = one.group.names[0].record.cells
-    cells[names.CLAIMED] = one.loop.now_ms + 20_000
+    cells[records.CLAIMED] = one.loop.now_ms + 20_000
     one.start()
     one.pass_time(10_000)
     one.dns.step()
@@ -667,7 +661,7 @@ def test_a_name_that_another_worker_has_asked_for_is_not_due(lab: Make) -> None:
     """All look at the time of the next question, which one of them has set."""
     one = lab(LINE)
     one.start()
-    one.group.names[0].record.cells[names.DUE] = one.loop.now_ms + 20_000
+    one.group.names[0].record.cells[records.DUE] = one.loop.now_ms + 20_000
     one.pass_time(10_000)
     one.dns.step()
     assert [] == one.dns.queries
@@ -679,9 +673,9 @@ def test_a_worker_that_leaves_in_the_middle_gives_its_claim_back(lab: Make) -> N
     one.start()
     one.until(lambda: bool(one.dns.queries))
     cells = one.group.names[0].record.cells
-    assert cells[names.CLAIMED] > one.loop.now_ms
+    assert cells[records.CLAIMED] > one.loop.now_ms
     one.stop()
-    assert (0, True) == (cells[names.CLAIMED], cells[names.DUE] <= one.loop.now_ms)
+    assert (0, True) == (cells[records.CLAIMED], cells[records.DUE] <= one.loop.now_ms)
 
 
 def test_what_one_process_finds_all_of_them_use(lab: Make) -> None:
@@ -793,7 +787,7 @@ ADDRESSES = st.sampled_from([(2, 4), (10, 16)]).flatmap(
     )
 )
 ENTRY = st.builds(
-    lambda address, *rest: names.Entry(*address, *rest),
+    lambda address, *rest: records.Entry(*address, *rest),
     ADDRESSES,
     st.integers(0, 65535),
     st.integers(1, 65535),
@@ -806,22 +800,22 @@ ENTRY = st.builds(
 
 @given(contents=st.lists(st.lists(ENTRY, max_size=30), min_size=1, max_size=5))
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_record_tells_what_was_written_last(contents: list[list[names.Entry]]) -> None:
+def test_a_record_tells_what_was_written_last(contents: list[list[records.Entry]]) -> None:
     """What was written before makes no difference."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone, 5000)
+    record = records.Record(zone, 5000)
     assert [] == record.read()
     for n, entries in enumerate(contents, 1):
         record.write(entries)
-        assert (n, entries) == (record.cells[names.VERSION], record.read())
+        assert (n, entries) == (record.cells[records.VERSION], record.read())
     zone.close()
 
 
 def test_a_record_keeps_as_many_addresses_as_fit() -> None:
     """Thousands of addresses are cut to what there is room for, in order."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone, 5000)
-    many = [names.Entry(2, f"10.0.{n >> 8}.{n & 255}", 53, 1, False, "a.test", n)
+    record = records.Record(zone, 5000)
+    many = [records.Entry(2, f"10.0.{n >> 8}.{n & 255}", 53, 1, False, "a.test", n)
             for n in range(5000)]
     record.write(many)
     kept = record.read()
@@ -833,8 +827,8 @@ def test_a_record_keeps_as_many_addresses_as_fit() -> None:
 def test_a_writer_that_dies_leaves_the_old_content() -> None:
     """The half that is read is not the one that is written."""
     zone = shm.Zone("z", 32768, "upstream")
-    record = names.Record(zone, 5000)
-    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "", 0)
+    record = records.Record(zone, 5000)
+    entry = records.Entry(2, "192.0.2.1", 53, 1, False, "", 0)
     record.write([entry])
 
     class Killed(BaseException):
@@ -872,7 +866,7 @@ def test_the_work_of_making_many_names_known_grows_with_them() -> None:
 def test_another_service_of_the_same_beginning_is_no_model(lab: Make) -> None:
     """Entries of one service are not used for another whose name begins with the same letters."""
     first = lab("zone z 1m; server a.test service=sip2 resolve;")
-    entry = names.Entry(2, "192.0.2.1", 53, 1, False, "b.test", 0)
+    entry = records.Entry(2, "192.0.2.1", 53, 1, False, "b.test", 0)
     first.group.names[0].record.write([entry])
     second = lab("zone z 1m; server a.test service=sip resolve;", old=first)
     assert [] == second.group.names[0].record.read()

@@ -1,5 +1,6 @@
 """zone: all workers see the same peers, a killed one leaves no counts, a reload forgets nothing."""
 
+import array
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from tests.support.balancing import (
     session,
     take,
 )
+from tests.support.forks import in_child
 from tests.support.in_process import Built, build
 
 SIZE = "zone z 32k;"
@@ -489,3 +491,130 @@ def test_what_a_killed_worker_owes_is_given_back() -> None:
         assert [2, 2] == [peer.state.conns for peer in balancer.tier.peers]
         assert shm.reclaim(made.zones.zones(), pid, lambda text: None)
         assert [0, 0] == [peer.state.conns for peer in balancer.tier.peers]
+
+
+@pytest.mark.parametrize(
+    "method", ["", "least_conn;", "hash k;", "random two;", "least_time connect;"]
+)
+@pytest.mark.parametrize("word", [(1 << 63) - 1, -(1 << 63), 1 << 31, -1])
+def test_cells_that_another_process_has_spoiled_end_in_no_exception(method: str, word: int) -> None:
+    """Sessions go on: a server is chosen, or there is none."""
+    for place in range(zone.CELLS):
+        built = build(f"""stream {{
+            upstream u {{
+                zone z 64k; {method} server 127.0.0.1:1 max_fails=2; server 127.0.0.1:2;
+                server 127.0.0.1:3 max_conns=2;
+            }}
+            server {{ listen 127.0.0.1:1; proxy_pass u; }}
+        }}""")
+        assert built.conf is not None
+        built.zones.build()
+        conf = built.conf.upstreams.first("u")
+        assert conf is not None
+        assert conf.balancer is not None
+        for peer in conf.balancer.tier.peers:
+            peer.state.cells[place] = word
+        for failed in (True, False):
+            selection = conf.balancer.select(session(Clock()))
+            try:
+                peer = selection.get()
+            except errors.NoLivePeers:
+                continue
+            selection.free(peer, failed)
+        built.zones.close()
+
+
+def test_a_row_that_another_process_has_named_is_found() -> None:
+    """Each process has an index of its own: what others attach and move is looked up anew."""
+    table = zone.PeerTable(shm.Zone("z", 1 << 16, zone.TAG))
+    peer = Peer(ServerSpec("127.0.0.1:1", []), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
+
+    def attach(*names: bytes) -> list[int]:
+        return [table.attach(peer, name, pin=False).row for name in names]
+
+    assert [0, 1] == attach(b"a", b"b")
+    in_child(lambda: attach(b"c", b"d"))
+    assert [2, 3, 4] == attach(b"c", b"d", b"e")
+
+    def move() -> None:
+        with table.zone.lock:
+            table.move(1, b"e", 1)
+
+    in_child(move)
+    assert [1, 0, 5] == attach(b"e", b"a", b"b")
+    table._entries[0 : zone.KEY_LOW + 1], other = (
+        table._entries[zone.ENTRY : zone.ENTRY + zone.KEY_LOW + 1],
+        table._entries[0 : zone.KEY_LOW + 1].tolist(),
+    )
+    table._entries[zone.ENTRY : zone.ENTRY + zone.KEY_LOW + 1] = memoryview(array.array("q", other))
+    assert [1, 0] == attach(b"a", b"e"), "nobody said that these were changed"
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_who_dies_while_a_row_is_named_leaves_no_index_behind(step: int) -> None:
+    """The others see all that is there, whatever was done by then."""
+    table = zone.PeerTable(shm.Zone("z", 1 << 16, zone.TAG))
+    peer = Peer(ServerSpec("127.0.0.1:1", []), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
+    table.attach(peer, b"a", pin=True)
+
+    class Deadly:
+        """Memory that kills who stores in it too often."""
+
+        left = step
+
+        def __init__(self, view: Any) -> None:
+            self.view = view
+
+        def __getitem__(self, at: Any) -> Any:
+            return self.view[at]
+
+        def __setitem__(self, at: Any, value: Any) -> None:
+            if Deadly.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            Deadly.left -= 1
+            self.view[at] = value
+
+    def die() -> None:
+        deadly: Any = table
+        deadly._entries, deadly._state = Deadly(table._entries), Deadly(table._state)
+        table.attach(peer, b"b", pin=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        die()
+    assert signal.SIGKILL == os.waitpid(child, 0)[1]
+    rows = [table.attach(peer, name, pin=True).row for name in (b"a", b"b", b"c")]
+    assert 0 == rows[0]
+    assert 3 == len(set(rows))
+    assert rows == [table.attach(peer, name, pin=True).row for name in (b"a", b"b", b"c")]
+
+
+def test_who_is_removed_or_set_down_is_dropped_and_nobody_else() -> None:
+    """In every process that has the peer; one that comes to the row later is not."""
+    with built(f"{SIZE} server 127.0.0.1:1; server 127.0.0.1:2;") as (_, conf):
+        one, two = peers = conf.balancer.tier.peers  # type: ignore[union-attr]
+        table = conf.zone.zone.data  # type: ignore[union-attr]
+        assert [False, False] == [peer.state.is_dropped for peer in peers]
+        before = conf.withdrawals[0]  # type: ignore[index]
+        with table.zone.lock:
+            table.release(one.state.row, "u")
+        assert [True, False] == [peer.state.is_dropped for peer in peers]
+        assert [True, False] == [peer.state.is_withdrawn for peer in peers]
+        assert before + 1 == conf.withdrawals[0]  # type: ignore[index]
+        assert not table.state(one, one.state.row).is_dropped
+        two.state.note_withdrawal()
+        assert before + 2 == conf.withdrawals[0]  # type: ignore[index]
+        assert not two.state.is_withdrawn
+
+
+@given(word=st.integers(-(1 << 63), (1 << 63) - 1))
+def test_counts_of_withdrawals_that_another_process_has_spoiled_are_counts(word: int) -> None:
+    """Whatever they say: dropping goes on."""
+    with built(f"{SIZE} server 127.0.0.1:1; server 127.0.0.1:2;") as (_, conf):
+        one, _two = conf.balancer.tier.peers  # type: ignore[union-attr]
+        table = conf.zone.zone.data  # type: ignore[union-attr]
+        table.withdrawals[0] = table._drops[one.state.row] = word
+        table.drop(one.state.row)
+        assert word != table.drops(one.state.row)
+        assert word != conf.withdrawals[0]  # type: ignore[index]

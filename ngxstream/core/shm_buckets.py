@@ -1,0 +1,157 @@
+"""Leaky buckets by key, in memory that all processes share: how much of something a key has had.
+
+Answers for the arithmetic of ngx_http_limit_req_module.c, whose `excess` is the level of a bucket;
+its tree and queue of keys are a table of sets here, as in a CPU's cache.
+
+A bucket is filled by what comes and leaks at a rate. Levels are thousandths of a unit (a session,
+a datagram, a byte), rates are units a minute: N of them are N / 60 thousandths a millisecond.
+
+1. A key is known by its hash of 64 bits alone, with Python's secret in it: nobody outside can make
+   two keys that share a bucket. Every process is a fork of one, so all hash alike.
+2. The hash names a set of WAYS places. Where none is free the bucket that was used longest ago is
+   forgotten: its key begins anew, empty. So memory is bounded, and a key pays for its own past
+   only.
+3. All is read and written under the zone's lock, which the kernel takes from the dead. A process
+   that dies within leaves one bucket somewhat too full or too empty, nothing else.
+4. What another user's process may have written there is checked: it is a wrong level, no fault.
+
+Row of a bucket, in words: hash, level, when that was so (ms), 1 once it is used.
+"""
+
+from __future__ import annotations
+
+from fcntl import LOCK_EX, LOCK_UN, lockf
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ngxstream.core.shm import Zone
+
+UNIT: Final = 1000  # of a level
+WAYS: Final = 8
+WORDS: Final = 4
+ROW: Final = WORDS * 8  # bytes
+MOST: Final = 1 << 50  # of a level
+_SET: Final = WAYS * WORDS
+REFUSED: Final = -1
+
+
+class BucketTable:
+    """The buckets of one zone. Times are loop ms, the same for all processes."""
+
+    __slots__ = ("_mask", "_words", "capacity", "zone")
+
+    def __init__(self, zone: Zone) -> None:
+        """Make an empty one as large as the zone. Raises: OSError. In the master"""
+        self.zone = zone
+        sets = 1 << max(0, (zone.size // (ROW * WAYS)).bit_length() - 1)
+        self.capacity = sets * WAYS
+        self._mask = sets - 1
+        self._words: memoryview[int] = zone.ints(sets * _SET)
+
+    def pour(self, key: bytes, cost: int, rate: int, most: int, now_ms: int) -> int:
+        """Pour into a key's bucket what comes now, unless that would be too much.
+
+        Args: cost, most: in thousandths; most: the level up to which it is let pass; rate: units
+        that leak in a minute
+        Returns: the level afterwards, or REFUSED, and then nothing has changed
+        Source: ngx_http_limit_req_lookup
+        """
+        words = self._words
+        fd = self.zone.lock.fd
+        lockf(fd, LOCK_EX, 1)  # hot: what `with zone.lock` does, without two calls
+        try:
+            at = self._find(hash(key))
+            level = self._level(at, rate, now_ms) + cost
+            if level > most:
+                return REFUSED
+            words[at + 1] = level
+            words[at + 2] = now_ms
+            return level
+        finally:
+            lockf(fd, LOCK_UN, 1)
+
+    def pour_some(self, key: bytes, count: int, rate: int, most: int, now_ms: int) -> int:
+        """Pour in as many units of `count` as there is room for. Returns: how many. Args: as pour()
+
+        # hot: once a client and turn, for all that it has sent
+        """
+        words = self._words
+        fd = self.zone.lock.fd
+        lockf(fd, LOCK_EX, 1)
+        try:
+            at = self._find(hash(key))
+            level = self._level(at, rate, now_ms)
+            count = min(count, max(0, most - level) // UNIT)
+            if count:
+                words[at + 1] = level + count * UNIT
+                words[at + 2] = now_ms
+            return count
+        finally:
+            lockf(fd, LOCK_UN, 1)
+
+    def spend(self, key: bytes, cost: int, rate: int, now_ms: int) -> int:
+        """Pour in what has come already, however much that is. Returns: the level. Args: as pour()
+
+        A cost of 0 tells the level, a negative one takes back.
+        """
+        words = self._words
+        fd = self.zone.lock.fd
+        lockf(fd, LOCK_EX, 1)
+        try:
+            at = self._find(hash(key))
+            level = min(max(self._level(at, rate, now_ms) + cost, 0), MOST)
+            words[at + 1] = level
+            words[at + 2] = now_ms
+            return level
+        finally:
+            lockf(fd, LOCK_UN, 1)
+
+    def raise_to(self, key: bytes, level: int, rate: int, now_ms: int) -> None:
+        """See that a bucket has at least this level, which others know of. Args: as pour()"""
+        with self.zone.lock:
+            at = self._find(hash(key))
+            if self._level(at, rate, now_ms) < level:
+                self._words[at + 1] = min(level, MOST)
+                self._words[at + 2] = now_ms
+
+    def level(self, key: bytes, rate: int, now_ms: int) -> int:
+        """Return the level of a key's bucket; nothing changes."""
+        with self.zone.lock:
+            tag = hash(key)
+            start = (tag & self._mask) * _SET
+            for at in range(start, start + _SET, WORDS):
+                if self._words[at] == tag and self._words[at + 3] == 1:
+                    return self._level(at, rate, now_ms)
+        return 0
+
+    @property
+    def used(self) -> int:
+        """How many buckets there are: of keys that have come, whether or not they leaked empty."""
+        return sum(self._words[3::WORDS].tolist())
+
+    # -- under the lock ------------------------------------------------------------------------
+
+    def _find(self, tag: int) -> int:
+        """Return the place of a hash's bucket, which is made empty if it has none."""
+        words = self._words
+        start = (tag & self._mask) * _SET
+        row = words[start : start + _SET].tolist()
+        for at in range(0, _SET, WORDS):  # hot
+            if row[at] == tag and row[at + 3] == 1:
+                return start + at
+        oldest = min(range(0, _SET, WORDS), key=lambda at: (row[at + 3], row[at + 2]))
+        at = start + oldest
+        words[at + 1] = 0
+        words[at + 2] = 0
+        words[at] = tag
+        words[at + 3] = 1
+        return at
+
+    def _level(self, at: int, rate: int, now_ms: int) -> int:
+        """Return what a bucket has not leaked yet."""
+        words = self._words
+        elapsed = now_ms - words[at + 2]
+        if elapsed < 0:  # another process read the clock a moment later
+            elapsed = 0
+        level = words[at + 1] - rate * elapsed // 60
+        return level if 0 < level <= MOST else 0

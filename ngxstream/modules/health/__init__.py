@@ -1,0 +1,1 @@
+"""Active health checks: health_check, health_check_timeout, match."""

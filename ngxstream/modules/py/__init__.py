@@ -1,0 +1,1 @@
+"""Python in the configuration: the `py_*` directives. conf.py declares them."""

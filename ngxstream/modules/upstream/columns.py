@@ -1,0 +1,153 @@
+"""Choices among many peers in shared memory: a field of all of them is read in one go.
+
+The cells of a zone's table lie field by field, so the same field of peers whose rows follow each
+other is one piece of memory. What nginx's loop (ngx_stream_upstream_get_peer) does for one peer
+after the other is done here for all, by functions in C; only peers against which something may
+speak are looked at one by one.
+
+1. The choices are nginx's to the letter. Where all peers take part in one and have the same weight,
+   it is not added to each of them: the differences are the same, and by these peers are chosen.
+2. Other workers may do the same or go over the peers one by one.
+3. All of it is under the zone's lock.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from operator import add, truediv
+from typing import TYPE_CHECKING, Any, Final
+
+from ngxstream.stream import round_robin, steady
+from ngxstream.stream.peer_state import LIMITED
+
+if TYPE_CHECKING:
+    from ngxstream.stream.round_robin import Choice
+    from ngxstream.stream.upstream import Peer
+
+NOBODY: Final = -(1 << 62)  # less than any current weight
+
+
+class Columns:
+    """The peers of one tier, whose rows follow each other."""
+
+    __slots__ = (
+        "choices",
+        "status",  # memoryview[int]: of all processes; likewise the next ones
+        "effective",
+        "current",
+        "conns",
+        "weights",  # list[int]
+        "full",  # bytes: of effective where nothing is missing
+        "clear",  # bytes: of the status where nothing speaks against anybody
+        "total",  # of the weights
+        "is_uniform",  # bool: all weights are the same
+        "doubtful",  # list[int]: places of those that this configuration has something against
+        "limits",  # list[int] | None: max_conns of each, a great number for none
+    )
+
+    def __init__(
+        self, choices: Sequence[Choice], status: memoryview[int], effective: memoryview[int],
+        current: memoryview[int], conns: memoryview[int], barred: Sequence[int],
+    ) -> None:
+        """Args: barred: what the configuration says of each peer's status"""
+        self.choices = choices
+        self.status = status
+        self.effective = effective
+        self.current = current
+        self.conns = conns
+        peers: list[Peer] = [peer for _, peer, _ in choices]
+        self.weights = [peer.weight for peer in peers]
+        self.full = array("q", self.weights).tobytes()
+        self.clear = bytes(8 * len(peers))
+        self.total = sum(self.weights)
+        self.is_uniform = len(set(self.weights)) == 1
+        self.doubtful = [place for place, bits in enumerate(barred) if bits & ~LIMITED]
+        has_limits = any(peer.max_conns for peer in peers)
+        self.limits = [peer.max_conns or 1 << 62 for peer in peers] if has_limits else None
+
+    def stop(self) -> None:
+        """Do nothing: what is chosen by stands in shared memory."""
+
+    def choose(self, tried: int, now: int, *, by_load: bool) -> Choice | None:
+        """Choose a peer; None: there is no usable one. Args: see Steady.choose"""
+        out = self._unusable(tried, now)
+        if len(out) == len(self.choices):
+            return None
+        if not by_load:
+            return self.choices[self._turn(out)]
+        loads: list[Any] = self.conns.tolist()
+        if not self.is_uniform:
+            loads = list(map(truediv, loads, self.weights))
+        for place in out:
+            loads[place] = math.inf
+        least = min(loads)
+        equals = loads.count(least)
+        if equals == 1:
+            return self.choices[loads.index(least)]
+        if equals + len(out) < len(loads):
+            out = {place for place, load in enumerate(loads) if load != least}
+        return self.choices[self._turn(out)]
+
+    def _unusable(self, tried: int, now: int) -> set[int]:
+        """Return the places of peers that may not be used now."""
+        places = set(self.doubtful)
+        if self.status.tobytes() != self.clear:
+            places.update([place for place, bits in enumerate(self.status.tolist()) if bits])
+        if self.limits is not None:
+            pairs = zip(self.conns.tolist(), self.limits, strict=True)
+            places.update([place for place, (total, most) in enumerate(pairs) if total >= most])
+        if tried:
+            places.update(steady.places_of(tried))
+        if places:
+            doubted = [self.choices[place] for place in sorted(places)]
+            for bit, _, _ in round_robin.usable(doubted, tried, now):
+                places.remove(bit.bit_length() - 1)
+        return places
+
+    def _turn(self, out: set[int]) -> int:
+        """Choose by turns among all but some; return the place."""
+        current = self.current.tolist()
+        is_full = self.effective.tobytes() == self.full
+        if is_full and self.is_uniform and not out:
+            best = max(current)
+            if best < 0:  # not less and less for ever: a peer may join, with 0
+                self._put([one + self.total for one in current])
+                best += self.total
+                current = self.current.tolist()
+            place = current.index(best)
+            self.current[place] = best - self.total
+            return place
+        adds = self.weights if is_full else list(
+            map(min, self.effective.tolist(), self.weights)
+        )
+        if out:
+            adds = adds.copy()
+            for place in out:
+                adds[place] = 0
+        grown = list(map(add, current, adds))
+        if out:
+            current = grown.copy()
+            for place in out:
+                current[place] = NOBODY
+        else:
+            current = grown
+        best = max(current)
+        place = current.index(best)
+        if place in out:  # nonsense that another process has written
+            self._put([0] * len(current))
+            return next(place for place in range(len(current)) if place not in out)
+        grown[place] = best - sum(adds)
+        self._put(grown)
+        if not is_full:
+            for n, (effective, weight) in enumerate(zip(adds, self.weights, strict=True)):
+                if effective < weight and n not in out:
+                    self.effective[n] = effective + 1
+        return place
+
+    def _put(self, current: list[int]) -> None:
+        try:
+            self.current[:] = memoryview(array("q", current))
+        except OverflowError:  # reckoned from nonsense
+            self.current[:] = memoryview(array("q", bytes(8 * len(current))))

@@ -1,0 +1,151 @@
+"""Leaky buckets of all processes: what passes is what the arithmetic of nginx's limit_req says."""
+
+import os
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ngxstream.core import shm
+from ngxstream.core.shm_buckets import REFUSED, UNIT, WAYS, BucketTable
+
+NOW = 10_000_000
+
+
+def make(size: int = shm.LEAST) -> BucketTable:
+    """Return an empty table in a zone of its own."""
+    return BucketTable(shm.Zone("z", size, "test"))
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 3000), st.integers(0, 2000)), max_size=40
+)
+
+
+@given(STEPS, st.integers(1, 60_000), st.integers(0, 5))
+@settings(max_examples=150)
+def test_levels_are_those_of_plain_arithmetic(
+    steps: list[tuple[int, int, int]], rate: int, burst: int
+) -> None:
+    """For each key by itself, whatever comes in between."""
+    table = make()
+    levels: dict[bytes, tuple[int, int]] = {}
+    now = NOW
+    for which, cost, wait in steps:
+        now += wait
+        key = b"key%d" % which
+        level, since = levels.get(key, (0, now))
+        level = max(0, level - rate * (now - since) // 60)
+        assert level == table.level(key, rate, now)
+        found = table.pour(key, cost, rate, burst * UNIT, now)
+        if level + cost > burst * UNIT:
+            assert found == REFUSED
+        else:
+            assert found == level + cost
+            levels[key] = (level + cost, now)
+
+
+def test_what_was_spent_is_leaked_away_and_can_be_taken_back() -> None:
+    """A level is a debt that goes at the rate."""
+    table = make()
+    assert 5000 == table.spend(b"k", 5000, 120, NOW)
+    assert 3000 == table.spend(b"k", 0, 120, NOW + 1000)
+    assert 1000 == table.spend(b"k", -2000, 120, NOW + 1000)
+    assert 0 == table.spend(b"k", -2000, 120, NOW + 1000)
+    assert 0 == table.level(b"other", 2, NOW)
+
+
+def test_over_time_a_rate_passes_and_no_more() -> None:
+    """An open load at three times the rate: the rate and the burst come through, to one unit."""
+    table = make()
+    passed = sum(
+        table.pour(b"k", UNIT, 6000, 10 * UNIT, NOW + n * 10 // 3) != REFUSED for n in range(3000)
+    )
+    assert abs(passed - (1000 + 10)) <= 1
+
+
+def test_a_crowd_of_keys_neither_grows_nor_empties_those_that_come_often() -> None:
+    """Who comes again and again is not what was used longest ago."""
+    table = make()
+    table.spend(b"often", 1_000_000, 1, NOW)
+    for n in range(20 * table.capacity):
+        table.spend(b"%d" % n, 1, 1, NOW + n // 100)
+        if n % (table.capacity // 64) == 0:
+            table.spend(b"often", 0, 1, NOW + n // 100)
+    assert table.used == table.capacity
+    assert table.level(b"often", 1, NOW + 20 * table.capacity // 100) > 900_000
+
+
+def test_a_clock_that_is_behind_leaks_nothing() -> None:
+    """Processes read the time at their own turns."""
+    table = make()
+    table.spend(b"k", 5000, 1, NOW)
+    assert 5000 == table.spend(b"k", 0, 1, NOW - 50)
+
+
+def test_nonsense_in_the_memory_is_a_wrong_level_and_no_fault() -> None:
+    """Another user's process may have written it."""
+    table = make()
+    for n in range(len(table._words)):
+        table._words[n] = -(2**63) if n % 3 else 2**63 - 1
+    for n in range(100):
+        key = b"%d" % n
+        assert 0 <= table.spend(key, 5, 1, NOW) <= 1 << 50
+        table.pour(key, 5, 1, 10 * UNIT, NOW)
+
+
+def test_processes_that_pour_at_once_lose_nothing() -> None:
+    """Four of them, a thousand times each."""
+    table = make()
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if not pid:
+            try:
+                table.zone.claim()
+                for _ in range(1000):
+                    table.spend(b"k", 1, 1, NOW)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(pid)
+    assert [0] * 4 == [os.waitpid(pid, 0)[1] for pid in children]
+    assert 4000 == table.level(b"k", 1, NOW)
+
+
+def test_a_zone_holds_as_many_as_its_size_says() -> None:
+    """32 bytes each, in sets."""
+    assert WAYS * 128 == make(32 * WAYS * 128).capacity
+    assert WAYS * 128 == make(32 * WAYS * 255).capacity
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2000)), max_size=30),
+       st.integers(1, 60_000), st.integers(0, 9))
+@settings(max_examples=100)
+def test_units_that_come_together_pass_as_one_by_one(
+    steps: list[tuple[int, int]], rate: int, burst: int
+) -> None:
+    """So many of them as would have passed, and the level is the same."""
+    together, apart = make(), make()
+    now = NOW
+    most = (burst + 1) * UNIT
+    for count, wait_ms in steps:
+        now += wait_ms
+        passed = together.pour_some(b"key", count, rate, most, now)
+        assert passed == sum(apart.pour(b"key", UNIT, rate, most, now) > 0 for _ in range(count))
+        assert together.level(b"key", rate, now) == apart.level(b"key", rate, now)
+
+
+@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=4, max_size=4),
+       st.integers(0, 100))
+@settings(max_examples=100)
+def test_nonsense_lets_no_more_pass_together_than_a_burst(words: list[int], count: int) -> None:
+    """Another user's process may have written anything where the key's bucket is."""
+    table = make()
+    key = b"key"
+    table.pour_some(key, 1, 60, 5 * UNIT, NOW)
+    row = table._words.tolist()
+    at = next(n for n in range(0, len(row), 4) if row[n] == hash(key) and row[n + 3] == 1)
+    for n, word in enumerate(words):
+        table._words[at + n] = word
+    assert 0 <= table.pour_some(key, count, 60, 5 * UNIT, NOW) <= 5
+    assert 0 <= table.level(key, 60, NOW) <= 1 << 50
