@@ -80,6 +80,7 @@ def redis(options: Mapping[str, str]) -> Dialogue:
 
 # CLIENT_LONG_PASSWORD, PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
 _MYSQL_CLIENT: Final = 0x1 | 0x200 | 0x8000 | 0x80000
+_PGSQL_MOST_HOW: Final = 12  # of the ways to authenticate
 _MYSQL_DENIED: Final = frozenset((1044, 1045, 1049, 1251, 1698, 1820, 1862))
 
 
@@ -136,9 +137,10 @@ def pgsql(options: Mapping[str, str]) -> Dialogue:
     user = options.get("user", "postgres").encode("utf-8", "surrogateescape")
     words = b"user\0" + user + b"\0database\0" + user + b"\0application_name\0ngxstream\0\0"
     start = struct.pack(">II", 8 + len(words), 3 << 16) + words
-    head = yield from dialogues.take(5, sent=start)
-    length = int.from_bytes(head[1:5], "big")
-    if head[:1] not in (b"R", b"E", b"v") or not 4 < length < 1 << 16:
+    head = yield from dialogues.take(9, sent=start)
+    length, how = struct.unpack_from(">II", head, 1)
+    is_known = head[:1] in (b"E", b"v") or (head[:1] == b"R" and how <= _PGSQL_MOST_HOW)
+    if not is_known or not 8 <= length < 1 << 16:
         raise ProbeError(f"expected a PostgreSQL message, got {shown(head)}")
     if head[:1] != b"E":
         return

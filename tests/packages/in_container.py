@@ -82,15 +82,22 @@ class Image:
                               stderr=subprocess.DEVNULL).returncode
 
 
+def mounts() -> set[str]:
+    """Return where something is mounted. os.path.ismount() knows none of the same file system."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), line.split()[4])
+            for line in lines}
+
+
 def shift() -> None:
     """Give every file of this root to the users of the namespace."""
-    device = os.stat("/").st_dev
+    mounted = mounts()
     for folder, names, files in os.walk("/"):
-        names[:] = [one for one in names if not os.path.ismount(os.path.join(folder, one))]
+        names[:] = [one for one in names if os.path.join(folder, one) not in mounted]
         for name in (*names, *files):
             path = os.path.join(folder, name)
             status = os.lstat(path)
-            if status.st_dev != device or status.st_uid >= BASE:
+            if path in mounted or status.st_uid >= BASE:
                 continue
             os.lchown(path, status.st_uid + BASE, status.st_gid + BASE)
             if not stat.S_ISLNK(status.st_mode):

@@ -18,6 +18,7 @@ import pytest
 from ngxstream.core import errors
 from ngxstream.modules.health.schedule import Checkers
 from ngxstream.wire import dns
+from tests.support import ports
 from tests.support.balancing import Clock, session
 from tests.support.checked import Checked, Server
 from tests.support.scripted_dns import ScriptedDns, table
@@ -228,8 +229,8 @@ def test_an_address_that_a_name_has_no_more_in_the_middle_of_its_check(one: Chec
     """Nobody is told its result; who has its row later begins anew."""
     dns_server = ScriptedDns()
     one.helpers.append(dns_server)
-    gone = one.server(host="127.0.0.2")
-    port = gone.address[1]
+    port = ports.free_tcp_port()
+    gone = one.server(host="127.0.0.2", port=port)
     stays, comes = (one.server(host=host, port=port) for host in ("127.0.0.1", "127.0.0.3"))
 
     def know(*servers: Server) -> None:

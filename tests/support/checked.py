@@ -102,10 +102,11 @@ class Checked:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for loop in self.loops:
-            self.now.stream.stop_worker(loop)
-        self.now.built.zones.close()
-        self.turn()
+        if hasattr(self, "now"):
+            for loop in self.loops:
+                self.now.stream.stop_worker(loop)
+            self.now.built.zones.close()
+            self.turn()
         self.stack.close()
         for server in (*self.servers, *self.helpers):
             server.close()

@@ -19,6 +19,8 @@ import struct
 import threading
 from typing import Final, Self
 
+from tests.support import ports
+
 HOWS: Final = ("flood", "drip", "silent", "reset", "garbage", "closes", "refuses")
 MOST: Final = 100_000_000  # bytes of a flood
 DRIP_S: Final = 0.002
@@ -39,7 +41,7 @@ class HostileServers:
         self._dripping: set[socket.socket] = set()
         self._flooding: dict[socket.socket, int] = {}
         self._random = random.Random(7)
-        self.port = 0
+        self.port = ports.free_port()
         for how, host in self.hosts.items():
             for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM) if how != "refuses" else ():
                 self._bind(how, host, kind)
@@ -50,7 +52,6 @@ class HostileServers:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, self.port))
         sock.setblocking(False)
-        self.port = sock.getsockname()[1]
         if kind == socket.SOCK_STREAM:
             sock.listen(512)
         self._selector.register(sock, selectors.EVENT_READ, (how, kind))

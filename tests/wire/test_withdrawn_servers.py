@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import api_calls
+from tests.support import api_calls, ports
 from tests.support.api_calls import PLUS
 from tests.support.backends import BackendFactory, TcpBackend, UdpBackend, tagged, udp_tagged
 from tests.support.clients import TcpClient, UdpClient
@@ -39,17 +39,9 @@ class Checked:
     """Two ports that checks ask at, one at each host; a test closes one."""
 
     def __init__(self, stack: ExitStack) -> None:
-        while True:
-            first = TcpBackend(host=HOSTS[0])
-            try:
-                second = TcpBackend(host=HOSTS[1], port=first.port)
-            except OSError:
-                first.close()
-                continue
-            break
-        self.port = first.port
-        self.second = second
-        for one in (first, second):
+        self.port = ports.free_tcp_port()
+        self.first, self.second = (TcpBackend(host=host, port=self.port) for host in HOSTS)
+        for one in (self.first, self.second):
             stack.callback(one.close)
 
 
@@ -179,16 +171,9 @@ def test_sessions_of_an_address_that_the_dns_has_no_more_end_at_once(
 ) -> None:
     """In all workers, of which one has asked; by UDP as by TCP."""
     with ExitStack() as stack:
-        port, servers = 0, {}
-        while not servers:
-            one = TcpBackend(tagged("one"), host=HOSTS[0])
-            try:
-                two = TcpBackend(tagged("two"), host=HOSTS[1], port=one.port)
-            except OSError:
-                one.close()
-                continue
-            port, servers = one.port, {"one": one, "two": two}
-        for name, host in zip(servers, HOSTS, strict=True):
+        port, servers = ports.free_port(), {}
+        for name, host in zip(("one", "two"), HOSTS, strict=True):
+            servers[name] = TcpBackend(tagged(name), host=host, port=port)
             stack.callback(servers[name].close)
             stack.callback(UdpBackend(udp_tagged(name), host=host, port=port).close)
         dns = stack.enter_context(Dnsmasq({"a.test": HOSTS}, folder=tmp_path, ttl=1))

@@ -11,6 +11,7 @@ import pytest
 
 from ngxstream.modules.health.schedule import Checkers
 from ngxstream.wire import dns
+from tests.support import ports
 from tests.support.checked import Checked, Server
 from tests.support.groups import OWN, Steered
 from tests.support.scripted_dns import ScriptedDns, table
@@ -637,8 +638,8 @@ def test_addresses_of_a_name_are_checked_one_by_one(checked: Make) -> None:
     one = checked()
     dns_server = ScriptedDns()
     one.helpers.append(dns_server)
-    bad = one.server(host="127.0.0.2", up=False)
-    port = bad.address[1]
+    port = ports.free_tcp_port()
+    bad = one.server(host="127.0.0.2", port=port, up=False)
     good, new = (one.server(host=host, port=port) for host in ("127.0.0.1", "127.0.0.3"))
     dns_server.script = table([("a.test", dns.A, 5, good.address[0]),
                                ("a.test", dns.A, 5, bad.address[0])])
