@@ -11,7 +11,6 @@ from typing import Final
 _DEFAULT_SAFE: Final = bytes(n for n in range(0x20, 0x7F) if n not in b'"\\')
 _JSON_SAFE: Final = bytes(n for n in range(0x20, 0x100) if n not in b'"\\')
 _PRINTED: Final = bytes(range(0x20, 0x7F))
-_PRINTED_LINES: Final = _PRINTED + b"\n"
 _SHOWN: Final = {  # control characters, and bytes that are not UTF-8 (PEP 383)
     number: f"\\x{number & 0xFF:02X}" for number in (*range(0x20), 0x7F, *range(0xDC80, 0xDD00))
 }
@@ -56,9 +55,9 @@ def json(value: bytes) -> bytes:
     return _JSON_BAD.sub(_json_one, value)
 
 
-def is_printed(lines: bytes) -> bool:
-    """Tell whether `printed` would change nothing in lines of ASCII, but for their line feeds."""
-    return not lines.translate(None, _PRINTED_LINES)
+def is_printed(text: bytes) -> bool:
+    """Tell whether a text is ASCII, and `printed` would change nothing."""
+    return not text.translate(None, _PRINTED)
 
 
 def printed(line: bytes, keep: str = "") -> bytes:
@@ -72,7 +71,7 @@ def printed(line: bytes, keep: str = "") -> bytes:
         line: The text.
         keep: Characters to be left alone all the same.
     """
-    if not line.translate(None, _PRINTED):
+    if is_printed(line):
         return line
     text = line.decode("utf-8", "surrogateescape")
     kept = {ord(char): char for char in keep}

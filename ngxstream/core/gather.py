@@ -6,8 +6,8 @@ Answers for the write(2) of ngx_log.c and of ngx_stream_log_write, where each li
    under whichever name, and whole: a write has all of its lines or, longer than the limit, one.
 2. Between turns nothing waits: a loop that sleeps, a start, a fork or an exit has nothing to lose.
    A process that is killed inside of a turn loses what that turn has said so far.
-3. Who says many short lines of text in a turn has them put behind one another as they are, behind
-   a `head` that is made once: they become bytes together, when they are written.
+3. Who says many messages of one level in a turn has them kept as they are: they become lines, with
+   one `head` before each, and bytes together, when they are written.
 4. An alert, standard error and what is neither file nor pipe (a terminal, a socket, whose reader
    may take a write for a message) is written at once, behind all that was said before it.
 """
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from ngxstream.core.files import OpenFile
 
 LIMIT: Final = 65536  # bytes of a write; into a pipe PIPE_BUF, or other processes' lines cut ours
-LINES: Final = 256  # of text in a write
-SHORT: Final = 200  # characters of such a line behind its head, so that LIMIT holds
+MESSAGES: Final = 256  # that wait; then they are written
+
+Spell = Callable[[str, list[str]], list[bytes]]
 
 
 class Gatherer:
@@ -67,7 +68,16 @@ class Chunk:
     """Lines that wait for one file."""
 
     __slots__ = (
-        "gatherer", "heads", "limit", "texts", "_lines", "_size", "_file", "_spell", "_tell",
+        "gatherer",
+        "level",  # int: of the messages that may be put here, 0 for none
+        "limit",
+        "messages",  # list[str]: behind all of _lines
+        "_file",
+        "_head",  # str: what each of them begins with
+        "_lines",  # list[bytes]: of one line or, no longer than the limit, several
+        "_size",  # int: of _lines
+        "_spell",
+        "_tell",
         "__weakref__",
     )
 
@@ -75,10 +85,10 @@ class Chunk:
         """Args: limit: bytes of one write, 0 for a line in each."""
         self.gatherer = gatherer
         self.limit = limit
-        # what lines of text begin with, by their level; nothing while they may not be put here
-        self.heads: dict[int, str] = {}
-        self.texts: list[str] = []  # behind all of _lines
-        self._spell: Callable[[list[str]], bytes]
+        self.level = 0
+        self.messages: list[str] = []
+        self._head = ""
+        self._spell: Spell
         self._lines: list[bytes] = []
         self._size = 0
         self._file: OpenFile
@@ -86,8 +96,7 @@ class Chunk:
 
     def add(self, line: bytes, file: OpenFile, tell: Callable[[OSError], None]) -> None:
         """Take a line, to be written to the file; `tell` is called if it cannot be."""
-        if self.texts:
-            self._take_texts()
+        self._end_messages()
         size = self._size + len(line)
         if size > self.limit and self._lines:
             self.gatherer.write()
@@ -101,45 +110,64 @@ class Chunk:
         if size > self.limit or not self.gatherer.active:
             self.gatherer.write()
 
-    def begin_texts(self, level: int, head: str, file: OpenFile,
-                    spell: Callable[[list[str]], bytes],
-                    tell: Callable[[OSError], None]) -> bool:
-        """Take lines of text of a level until the next write. Returns: False where none are taken
+    def begin_messages(self, level: int, head: str, file: OpenFile, spell: Spell,
+                       tell: Callable[[OSError], None]) -> bool:
+        """Take messages of a level until a line or another level comes, or all is written.
 
-        Whoever says one appends it to `texts`, behind its head and with its line feed, and calls
-        write() of the gatherer at LINES of them. Args: spell: makes the bytes; others as of add()
+        Whoever has one appends it to `messages`, and calls write() of the gatherer at MESSAGES of
+        them. Args: spell: makes lines of a head and messages; others as of add()
+        Returns: False where none are taken
         """
         if self.limit < LIMIT or not self.gatherer.active:
             return False
-        if not self._lines and not self.texts:
+        self._end_messages()
+        if self._size >= self.limit:  # levels that take turns wait no longer than one does
+            self.gatherer.write()
+        if not self._lines:
             self.gatherer.waiting.append(self)
-        self.heads[level] = head
+        self.level = level
+        self._head = head
         self._file = file
         self._spell = spell
         self._tell.append(tell)
         return True
 
-    def _take_texts(self) -> None:
-        """Put the lines of text among the others, in their place."""
-        data = self._spell(self.texts)
-        self.texts = []
-        self._lines.append(data)
-        self._size += len(data)
+    def _end_messages(self) -> None:
+        """Put the messages among the lines, in their place."""
+        if self.level:
+            self.level = 0
+            lines = self._spell(self._head, self.messages)
+            self.messages = []
+            self._lines += lines
+            self._size += sum(map(len, lines))
 
     def write(self) -> None:
         """Write all lines; what is left of a short write is tried again, until it fails."""
-        if self.heads:
-            self.heads = {}
-            if self.texts:
-                self._take_texts()
-        data, tell, fd = b"".join(self._lines), self._tell, self._file.fd
+        self._end_messages()
+        lines, tell, fd = self._lines, self._tell, self._file.fd
+        pieces = [b"".join(lines)] if self._size <= self.limit else _pieces(lines, self.limit)
         self._lines, self._tell, self._size = [], [], 0
         try:
-            while data:
-                written = os.write(fd, data)
-                if not written:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                data = data[written:]
+            for data in pieces:
+                while data:
+                    written = os.write(fd, data)
+                    if not written:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
+                    data = data[written:]  # noqa: PLW2901
         except OSError as error:
             for each in tell:
                 each(error)
+
+
+def _pieces(lines: list[bytes], limit: int) -> list[bytes]:
+    """Join lines up to a limit; one that is longer stays alone."""
+    pieces: list[bytes] = []
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        size += len(line)
+        if size > limit and piece:
+            pieces.append(b"".join(piece))
+            piece, size = [], len(line)
+        piece.append(line)
+    return [*pieces, b"".join(piece)]

@@ -40,6 +40,8 @@ LEVELS: Final = {name: level for level, name in enumerate(NAMES) if level != STD
 MAX_LINE: Final = 2048  # NGX_MAX_ERROR_STR, the line feed included
 ERRNO_ROOM: Final = 50  # of which an errno may claim the last
 STDERR_FD: Final = 2
+SHORT: Final = 1500  # characters of a message that no head makes too long
+
 
 
 def encode(text: str) -> bytes:
@@ -65,12 +67,15 @@ def _cut(data: bytes, end: int = MAX_LINE - 1) -> bytes:
     return data[:end]
 
 
-def _spell(lines: list[str]) -> bytes:
-    """Return the bytes of lines of text, each with its line feed: together, if they may be."""
-    data = encode("".join(lines))
-    if escape.is_printed(data) and data.count(b"\n") == len(lines):
-        return data
-    return b"".join([_line(_cut(encode(line[:-1]))) for line in lines])
+def _spell(head: str, messages: list[str]) -> list[bytes]:
+    """Return lines of messages behind one head: together, if nothing is to be escaped or cut."""
+    if not messages:
+        return []
+    if len(max(messages, key=len)) <= SHORT and escape.is_printed(encode("".join(messages))):
+        data = encode(head + f"\n{head}".join(messages) + "\n")
+        if len(data) <= gather.LIMIT:
+            return [data]
+    return [_line(_cut(encode(head + message))) for message in messages]
 
 
 def _line(data: bytes, keep: str = "") -> bytes:
@@ -140,11 +145,11 @@ class FileTarget:
         if level <= ALERT:
             chunk.gatherer.write()
 
-    def begin_texts(self, chunk: gather.Chunk, level: int, head: str) -> bool:
-        """Have lines of text gathered until the end of the turn. Returns: whether that may be"""
+    def begin_messages(self, chunk: gather.Chunk, level: int, head: str) -> bool:
+        """Have messages gathered until the end of the turn. Returns: whether that may be"""
         if self._full_until >= 0 and self.clock.second() == self._full_until:
             return False
-        return chunk.begin_texts(level, head, self.file, _spell, self._failed)
+        return chunk.begin_messages(level, head, self.file, _spell, self._failed)
 
     def _failed(self, error: OSError) -> None:
         if error.errno == errno.ENOSPC:
@@ -276,15 +281,14 @@ class Log:
         `level <= log.level` already, but need not have
         Source: ngx_log.c ngx_log_error_core
         """
-        if level > WARN and len(text) <= gather.SHORT:  # hot: most lines by far
+        if level > WARN:  # hot: most lines by far
             only = self._only
             if only is not None:
                 chunk = only.file.chunk
-                head = chunk.heads.get(level)
-                if head is not None or only.begin_texts(chunk, level, self._head(level)):
-                    texts = chunk.texts
-                    texts.append(f"{head or chunk.heads[level]}{text}\n")
-                    if len(texts) >= gather.LINES:
+                if chunk.level == level or only.begin_messages(chunk, level, self._head(level)):
+                    messages = chunk.messages
+                    messages.append(text)
+                    if len(messages) >= gather.MESSAGES:
                         chunk.gatherer.write()
                     return
         head = self._head(level)

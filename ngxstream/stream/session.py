@@ -242,8 +242,10 @@ class Session:
     def log_connected(self) -> None:
         """Say who is connected to which address. Source: ngx_stream_init_connection"""
         c = self.c
+        at = c.sockaddr
+        # hot: an IPv4 address is spelled here
+        client = f"{at[0]}:{at[1]}" if c.family == inet.AF_INET else inet.sock_ntop(at) or "unix:"
         udp = "udp " if c.is_udp else ""
-        client = inet.sock_ntop(c.sockaddr) or "unix:"
         self.log.write(INFO, f"*{c.number} {udp}client {client} connected to {self.address.text}")
 
 

@@ -49,21 +49,21 @@ GZIP_WINDOW: Final = 31  # the largest window, in a gzip wrapper
 class Failures:
     """The failed writes of one log, an alert a minute. Source: ngx_stream_log_write"""
 
-    __slots__ = ("_full_second", "_logged_ms")
+    __slots__ = ("full_second", "_logged_ms")
 
     def __init__(self) -> None:
-        self._full_second = -1
+        self.full_second = 0  # loop time; 0 for none
         self._logged_ms: int | None = None
 
     def is_full(self, now_ms: int) -> bool:
         """Tell whether the disk was found full in this second."""
-        return now_ms // 1000 == self._full_second
+        return now_ms // 1000 == self.full_second
 
     def failed(self, s: Session, path: str, error: OSError) -> None:
         """A write failed."""
         now_ms = s.loop.now_ms
         if error.errno == errno.ENOSPC:
-            self._full_second = now_ms // 1000
+            self.full_second = now_ms // 1000
         if self._may_log(now_ms):
             s.log_error(log.ALERT, f'write() to "{path}" failed', error.errno)
 
@@ -165,7 +165,7 @@ class FileSink:
     def take(self, s: Session) -> None:
         """Have the line of a session written."""
         failures = self._failures
-        if failures.is_full(s.loop.now_ms):
+        if failures.full_second and failures.is_full(s.loop.now_ms):
             return
         file = self._file
         file.chunk.add(self._line.line(s), file, partial(failures.failed, s, file.path))
@@ -183,11 +183,10 @@ class BufferedSink:
 
     def take(self, s: Session) -> None:
         """Buffer a session's line, writing the buffer first if it is full."""
-        loop = s.loop
-        if self._failures.is_full(loop.now_ms):
+        loop, failures, buffer = s.loop, self._failures, self._buffer
+        if failures.full_second and failures.is_full(loop.now_ms):
             return
         line = self._line.line(s)
-        buffer = self._buffer
         if buffer.add(line, loop):
             return
         self._write(s, buffer.drain())

@@ -336,7 +336,10 @@ class Proxy(Content):
     def log_connected(self) -> None:
         """Say at level info who is connected to whom. Source: ngx_stream_proxy_init_upstream"""
         try:
-            local = inet.sock_ntop(self.pc.getsockname())
+            at = self.pc.getsockname()
+            # hot: an IPv4 address is spelled here
+            is_v4 = self.peer.family == inet.AF_INET  # type: ignore[union-attr]
+            local = f"{at[0]}:{at[1]}" if is_v4 else inet.sock_ntop(at)
         except OSError as error:
             local = os.strerror(error.errno or 0)
         c = self.c

@@ -203,7 +203,7 @@ class Exchange(handler.Proxy):
             return False
         s = self.s
         if s.log.level >= log.INFO:
-            s.log.write(log.INFO, f"*{self.c.number} udp done, {self._packets()}")
+            self._log_end("udp done")
         s.finalize(codes.STREAM_OK)
         return True
 
@@ -212,16 +212,19 @@ class Exchange(handler.Proxy):
         """How many answers the client's datagrams are owed."""
         return self.expected * (self.requests - self.spared)
 
-    def _packets(self) -> str:
+    def _log_end(self, what: str) -> None:
+        """Say at level info why the session ends, and what it has moved."""
         c, state = self.c, self.state
         received, sent = (0, 0) if state is None else (state.bytes_received, state.bytes_sent)
         requests, responses, lost = self.before  # hot: most have left no server
         lost += self.dropped
         dropped = f", dropped:{lost}" if lost else ""
-        return (
+        self.s.log.write(
+            log.INFO,
+            f"*{c.number} {what}, "
             f"packets from/to client:{requests + self.requests}/{responses + self.responses}, "
             f"bytes from/to client:{c.received}/{c.sent}, "
-            f"bytes from/to upstream:{received}/{sent}{dropped}"
+            f"bytes from/to upstream:{received}/{sent}{dropped}",
         )
 
     @property
@@ -240,7 +243,7 @@ class Exchange(handler.Proxy):
         """End to free a slot for a new client."""
         s = self.s
         if s.log.level >= log.INFO:
-            s.log_plain(log.INFO, f"udp session gives way to a new client, {self._packets()}")
+            self._log_end("udp session gives way to a new client")
         s.end(codes.STREAM_OK, endings.EVICTED)
 
     def on_timeout(self) -> None:
@@ -255,7 +258,7 @@ class Exchange(handler.Proxy):
             return
         if self.expected == UNLIMITED or self.responses >= self.due:
             if s.log.level >= log.INFO:
-                s.log_plain(log.INFO, f"udp timed out, {self._packets()}")
+                self._log_end("udp timed out")
             s.finalize(codes.STREAM_OK)
             return
         s.log_error(log.ERR, "upstream timed out", errno.ETIMEDOUT)

@@ -5,8 +5,9 @@ other is one piece of memory. What nginx's loop (ngx_stream_upstream_get_peer) d
 after the other is done here for all, by functions in C; only peers against which something may
 speak are looked at one by one.
 
-1. The choices are nginx's to the letter. Where all peers take part in one and have the same weight,
-   it is not added to each of them: the differences are the same, and by these peers are chosen.
+1. The choices are nginx's to the letter. Where all peers have the same weight, it is not added to
+   each of those that take part in a choice, but taken from the few that do not: the differences
+   are the same, and by these peers are chosen.
 2. Other workers may do the same or go over the peers one by one.
 3. All of it is under the zone's lock.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from operator import add, truediv
+from itertools import compress, repeat
+from operator import add, ne, truediv
 from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.stream import round_robin, steady
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.upstream import Peer
 
 NOBODY: Final = -(1 << 62)  # less than any current weight
+FEW: Final = 4  # of so many peers one
 
 
 class Columns:
@@ -87,7 +90,8 @@ class Columns:
         if equals == 1:
             return self.choices[loads.index(least)]
         if equals + len(out) < len(loads):
-            out = {place for place, load in enumerate(loads) if load != least}
+            busy = map(ne, loads, repeat(least)) if least else loads  # hot: those that are true
+            out = set(compress(range(len(loads)), busy))
         return self.choices[self._turn(out)]
 
     def _unusable(self, tried: int, now: int) -> set[int]:
@@ -110,15 +114,8 @@ class Columns:
         """Choose by turns among all but some; return the place."""
         current = self.current.tolist()
         is_full = self.effective.tobytes() == self.full
-        if is_full and self.is_uniform and not out:
-            best = max(current)
-            if best < 0:  # not less and less for ever: a peer may join, with 0
-                self._put([one + self.total for one in current])
-                best += self.total
-                current = self.current.tolist()
-            place = current.index(best)
-            self.current[place] = best - self.total
-            return place
+        if is_full and self.is_uniform and FEW * len(out) < len(current):
+            return self._turn_alike(current, out)
         adds = self.weights if is_full else list(
             map(min, self.effective.tolist(), self.weights)
         )
@@ -135,9 +132,8 @@ class Columns:
             current = grown
         best = max(current)
         place = current.index(best)
-        if place in out:  # nonsense that another process has written
-            self._put([0] * len(current))
-            return next(place for place in range(len(current)) if place not in out)
+        if place in out:
+            return self._begin_anew(out)
         grown[place] = best - sum(adds)
         self._put(grown)
         if not is_full:
@@ -145,6 +141,32 @@ class Columns:
                 if effective < weight and n not in out:
                     self.effective[n] = effective + 1
         return place
+
+    def _turn_alike(self, current: list[int], out: set[int]) -> int:
+        """Choose where all have the same weight and few do not take part; return the place."""
+        weight = self.weights[0]
+        if out:
+            grown = current.copy()
+            for place in out:
+                grown[place] = NOBODY
+        else:
+            grown = current
+        best = max(grown)
+        place = grown.index(best)
+        if place in out:
+            return self._begin_anew(out)
+        if best < 0:  # not less and less for ever: a peer may join, with 0
+            self._put([one + self.total for one in current])
+            best = self.current[place]
+        for other in out:
+            self.current[other] = max(NOBODY, self.current[other] - weight)
+        self.current[place] = best - self.total + weight * len(out)
+        return place
+
+    def _begin_anew(self, out: set[int]) -> int:
+        """Forget what another process has written, which is nonsense; return the first place."""
+        self._put([0] * len(self.choices))
+        return next(place for place in range(len(self.choices)) if place not in out)
 
     def _put(self, current: list[int]) -> None:
         try:

@@ -373,12 +373,41 @@ def test_lines_of_text_that_are_many_are_written_at_once(turn: Turn, tmp_path: P
     """What waits is bounded, whatever a turn has to say."""
     file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
     said = log.Log([target(file)])
-    for _ in range(gather.LINES - 1):
-        said.write(log.INFO, "x" * gather.SHORT)
+    for _ in range(gather.MESSAGES - 1):
+        said.write(log.INFO, "x" * 200)
     assert b"" == (tmp_path / "a").read_bytes()
-    said.write(log.INFO, "x" * gather.SHORT)
-    assert gather.LINES == len((tmp_path / "a").read_bytes().splitlines())
-    assert (tmp_path / "a").stat().st_size <= gather.LIMIT
+    said.write(log.INFO, "x" * 200)
+    assert gather.MESSAGES == len((tmp_path / "a").read_bytes().splitlines())
+
+
+@pytest.mark.parametrize("size", [20, 250, 1490, 1501, 5000])
+@pytest.mark.parametrize("bad", ["", "\x1b", "é"])
+def test_no_write_of_many_lines_is_longer_than_the_limit(
+    turn: Turn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bad: str
+) -> None:
+    """Each has whole lines, none of which is longer than nginx's."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([target(file)])
+    written: list[bytes] = []
+    is_many = size > 200
+
+    def write(fd: int, data: bytes) -> int:
+        written.append(data)
+        return len(data)
+
+    monkeypatch.setattr(gather.os, "write", write)
+    file.chunk.add(b"y" * 40_000 + b"\n", file, lambda error: None)
+    for n in range(gather.MESSAGES):
+        said.write(log.INFO if n % 9 else log.NOTICE, f"{n} {'x' * size}{bad}")
+    assert not is_many or written
+    turn.write()
+    monkeypatch.undo()
+    assert all(data.endswith(b"\n") and len(data) <= gather.LIMIT for data in written)
+    first, *lines = b"".join(written).splitlines()
+    assert 40_000 == len(first)
+    numbers = [line.partition(b"#")[2].split()[1] for line in lines]
+    assert [b"%d" % n for n in range(gather.MESSAGES)] == numbers
+    assert all(len(line) < log.MAX_LINE for line in lines)
 
 
 def test_lines_of_text_have_the_time_of_their_turn(turn: Turn, tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def put(balancer: Any, conditions: list[dict[str, int]]) -> None:
 
 @pytest.mark.parametrize("method", ["", "least_conn;"])
 @given(servers=st.one_of(st.lists(SERVER, min_size=3, max_size=7),
-                         st.lists(EQUAL, min_size=3, max_size=7)),
-       conditions=st.lists(CONDITION, min_size=7, max_size=7), tried=st.integers(0, 127),
+                         st.lists(EQUAL, min_size=3, max_size=16)),
+       conditions=st.lists(CONDITION, min_size=16, max_size=16), tried=st.integers(0, 127),
        is_well=st.booleans())
 @settings(max_examples=200)
 def test_the_choice_is_that_of_the_loop(
