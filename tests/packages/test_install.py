@@ -34,11 +34,12 @@ class Place:
             f"DESTDIR={destdir}", "LAYOUT=--no-compile",
         ]
 
-    def make(self, verb: str) -> str:
-        """Call the Makefile; return what it said."""
+    def make(self, verb: str, *words: str, umask: int = -1) -> str:
+        """Call the Makefile; return what it said. Args: words: variables that replace the usual"""
         done = subprocess.run(
-            [tools.require("make"), "-C", str(ROOT), "--no-print-directory", verb, *self.words],
-            capture_output=True, text=True, check=False, timeout=120,
+            [tools.require("make"), "-C", str(ROOT), "--no-print-directory", verb, *self.words,
+             *words],
+            capture_output=True, text=True, check=False, timeout=120, umask=umask,
         )
         assert 0 == done.returncode, done.stderr
         return done.stdout
@@ -136,6 +137,42 @@ def test_what_people_have_changed_stays(tmp_path: Path) -> None:
     assert f"kept, as it was changed: {made.conf}" in made.make("uninstall")
     assert "events { }\n" == made.conf.read_text()
     assert {"etc", "etc/ngxstream", "etc/ngxstream/ngxstream.conf"} == made.files()
+
+
+def test_what_people_have_removed_is_not_made_again(tmp_path: Path) -> None:
+    """Another install, which is an upgrade, leaves the first server out if it was removed."""
+    made = Place(tmp_path)
+    made.make("install")
+    first = made.conf.parent / "conf.d/first.conf"
+    first.unlink()
+    for _ in range(2):
+        assert f"left out, as it was removed: {first}" in made.make("install")
+        assert not first.exists()
+    made.make("uninstall")
+    assert set() == made.files()
+
+
+def test_other_variables_lose_no_configuration(tmp_path: Path) -> None:
+    """A changed one stays if a later install or uninstall is told of another folder."""
+    made = Place(tmp_path)
+    made.make("install")
+    made.conf.write_text("events { }\n")
+    other = f"SYSCONF={tmp_path}/other"
+    assert f"kept, as it was changed: {made.conf}" in made.make("install", other)
+    assert "events { }\n" == made.conf.read_text()
+    changed = tmp_path / "other/ngxstream/ngxstream.conf"
+    changed.write_text("events {  }\n")
+    assert f"kept, as it was changed: {changed}" in made.make("uninstall")
+    assert "events {  }\n" == changed.read_text()
+
+
+def test_all_can_reach_what_an_umask_would_hide(tmp_path: Path) -> None:
+    """Workers, which are another user's, read the program whatever the umask of who installs."""
+    made = Place(tmp_path)
+    made.make("install", umask=0o077)
+    hidden = [path for path in tmp_path.rglob("*")
+              if (0o055 & ~path.stat().st_mode and path.is_dir()) or 0o044 & ~path.stat().st_mode]
+    assert [] == hidden
 
 
 def test_a_configuration_that_is_there_is_not_written_over(tmp_path: Path) -> None:
