@@ -247,6 +247,11 @@ def test_shells_take_the_completions() -> None:
                 subprocess.run([shell, "-n", str(folder / name)], check=True, timeout=60)
 
 
+def test_the_profile_lets_a_master_signal_its_workers() -> None:
+    """They are another user's: without CAP_KILL one that hangs could not be ended."""
+    assert "\n  capability kill,\n" in (ROOT / "conf/packaging/apparmor").read_text()
+
+
 def test_apparmor_takes_the_profile() -> None:
     """Its parser finds no fault in it."""
     parser = tools.require("apparmor_parser")
