@@ -1,5 +1,6 @@
 """`make install` and `make uninstall`: all is made, works, and is removed."""
 
+import importlib.util
 import json
 import os
 import re
@@ -93,6 +94,37 @@ def test_the_first_configuration_serves(place: Place) -> None:
     place.run("-s", "stop")
     wait_until(lambda: not place.pid.exists(), what="the program ends")
     place.make("uninstall")
+
+
+def test_an_upgrade_waits_for_strangers_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root's masters come first; those of others, who may be pretenders, share one patience."""
+    path = ROOT / "conf/packaging/upgrade.py"
+    spec = importlib.util.spec_from_file_location("upgrade", path)
+    assert spec is not None
+    assert spec.loader is not None
+    upgrade = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(upgrade)
+    owners = {11: 1000, 12: 0, 13: 1000, 14: 0, 15: 1001}
+    now, asked = [0.0], []
+
+    def replace(pid: int) -> bool:
+        asked.append(pid)
+        now[0] += 0.75 * upgrade.PATIENCE_S
+        return owners[pid] == 0
+
+    monkeypatch.setattr(upgrade, "masters", lambda: iter(owners))
+    monkeypatch.setattr(upgrade, "successor", lambda pid: 0)
+    monkeypatch.setattr(upgrade, "owner", owners.__getitem__)
+    monkeypatch.setattr(upgrade, "replace", replace)
+    monkeypatch.setattr(upgrade.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(upgrade.sys, "argv", ["upgrade"])
+    assert 1 == upgrade.main()
+    assert [12, 14, 11, 13] == asked
+    said = capsys.readouterr()
+    assert 2 == said.out.count("has a successor")
+    assert 3 == said.err.count("could not be replaced")
 
 
 def test_its_paths_are_those_that_were_chosen(place: Place) -> None:
