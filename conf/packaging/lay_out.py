@@ -183,9 +183,11 @@ class Record:
 
     def write(self) -> None:
         """Keep it for `uninstall`."""
-        self._path.write_text(json.dumps(
+        new = self._path.with_name(f".{self._path.name}.new")  # half a record would be none
+        new.write_text(json.dumps(
             {"files": self.files, "folders": sorted(self.folders), "confs": sorted(self.confs)},
             indent=1, sort_keys=True) + "\n")
+        new.replace(self._path)
 
     def remove(self, path: str, known: str) -> None:
         """Remove a file, but not a configuration that was changed. Args: known: its digest"""

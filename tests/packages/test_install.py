@@ -217,6 +217,17 @@ def test_a_configuration_that_is_there_is_not_written_over(tmp_path: Path) -> No
     assert "# mine\n" == made.conf.read_text()
 
 
+def test_the_record_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """An install that ends half-way leaves the record of the former one."""
+    made = Place(tmp_path)
+    made.make("install")
+    record = Path(f"{made.prefix}/lib/ngxstream/installed.json")
+    former, text = tmp_path / "former", record.read_text()
+    former.hardlink_to(record)
+    made.make("install", f"SYSCONF={tmp_path}/other")
+    assert text == former.read_text() != record.read_text()
+
+
 def test_what_a_release_has_no_more_is_removed(tmp_path: Path) -> None:
     """An install over a former one removes the files that only that one had."""
     made = Place(tmp_path)
