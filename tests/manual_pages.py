@@ -114,7 +114,7 @@ class Described(NamedTuple):
 def whole_example(key: str, entry: Entry) -> str:
     """Return a whole configuration around the example of an entry."""
     text = entry.example
-    if entry.topic not in ("main", "events"):
+    if entry.topic not in ("main", "events") and key != "stream":
         text = f"stream {{\n{text}\n}}"
     return text if "events" in text else f"{text}\nevents {{}}\n"
 

@@ -7,7 +7,7 @@ place by way of DESTDIR, and is the same in the Debian package. A record of what
 digests, lies in that folder; `uninstall` goes by it:
 
 1. A configuration file that is there already is left as it is; one that was changed since outlives
-   `uninstall`, which says so.
+   `uninstall`, which says so. One that was removed since is not made again.
 2. A folder is removed if an `install` made it and it is empty.
 3. What a former release had, and this one has not, is removed by its `install`.
 """
@@ -166,21 +166,36 @@ class Layout:
 
 
 class Record:
-    """What was installed: files with their digests, and the folders that were made for them."""
+    """What was installed: files with their digests, and the folders that were made for them.
+
+    `confs` are those of the files that people change.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._path = layout.real(f"{layout.lib}/{RECORD}")
         self.files: dict[str, str] = {}
         self.folders: list[str] = []
+        self.confs: list[str] = []
         if self._path.exists():
             known = json.loads(self._path.read_text())
-            self.files, self.folders = known["files"], known["folders"]
+            self.files, self.folders, self.confs = known["files"], known["folders"], known["confs"]
 
     def write(self) -> None:
         """Keep it for `uninstall`."""
-        self._path.write_text(json.dumps(
-            {"files": self.files, "folders": sorted(self.folders)}, indent=1, sort_keys=True) + "\n")
+        new = self._path.with_name(f".{self._path.name}.new")  # half a record would be none
+        new.write_text(json.dumps(
+            {"files": self.files, "folders": sorted(self.folders), "confs": sorted(self.confs)},
+            indent=1, sort_keys=True) + "\n")
+        new.replace(self._path)
+
+    def remove(self, path: str, known: str) -> None:
+        """Remove a file, but not a configuration that was changed. Args: known: its digest"""
+        target = self._layout.real(path)
+        if path in self.confs and target.exists() and digest(target.read_bytes()) != known:
+            say(f"kept, as it was changed: {path}")
+        else:
+            target.unlink(missing_ok=True)
 
     def make_folder(self, path: str) -> None:
         """Make a folder and those above it, and remember which were made."""
@@ -219,8 +234,15 @@ def install(layout: Layout) -> None:
     layout.real("/").mkdir(parents=True, exist_ok=True)
     record = Record(layout)
     before, record.files = record.files, {}
+    confs = set()
     for file in layout.files():
+        if file.is_conf:
+            confs.add(file.path)
         target = layout.real(file.path)
+        if file.is_conf and file.path in before and not target.exists():
+            say(f"left out, as it was removed: {file.path}")
+            record.files[file.path] = before[file.path]
+            continue
         record.make_folder(os.path.dirname(file.path))
         if file.is_conf and target.exists() and file.path not in before:
             say(f"kept, as it was there: {file.path}")
@@ -235,7 +257,8 @@ def install(layout: Layout) -> None:
         new.chmod(file.mode)
         new.replace(target)
     for path in sorted(before.keys() - record.files.keys()):
-        layout.real(path).unlink(missing_ok=True)
+        record.remove(path, before[path])
+    record.confs = sorted(confs & record.files.keys())
     record.make_folder(layout.logs)
     if layout.is_recorded:
         record.write()
@@ -251,15 +274,8 @@ def uninstall(layout: Layout) -> None:
     record = Record(layout)
     if not record.files:
         raise SystemExit(f"lay_out: nothing is installed: no {layout.lib}/{RECORD}")
-    configuration = os.path.dirname(os.path.dirname(layout.conf)) + "/"
     for path, known in record.files.items():
-        target = layout.real(path)
-        if not target.exists():
-            continue
-        if path.startswith(configuration) and digest(target.read_bytes()) != known:
-            say(f"kept, as it was changed: {path}")
-            continue
-        target.unlink()
+        record.remove(path, known)
     for folder in [path for path in record.folders if path.startswith(layout.lib)]:
         shutil.rmtree(layout.real(f"{folder}/__pycache__"), ignore_errors=True)
     record.remove_folders()
@@ -283,6 +299,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave that to Python, or to others")
     args = parser.parse_args()
     layout = Layout(args)
+    os.umask(0o022)  # workers are of another user, who has to reach the program
     if args.verb == "uninstall":
         uninstall(layout)
     else:

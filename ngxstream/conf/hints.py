@@ -178,7 +178,7 @@ def _meant(name: str, known: Iterable[str], mark: str) -> str:
 
 
 def _plain(form: str) -> str:
-    return form.replace("<", "").replace(">", "")
+    return re.sub(r"<([^<>]*)>(?!\w)", r"\1", form)  # <number>r/s stays: it is no word
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

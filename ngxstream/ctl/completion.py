@@ -68,7 +68,8 @@ def subparsers(parser: argparse.ArgumentParser) -> dict[str, tuple[str, argparse
 
 def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return the options of a parser."""
-    return [one for one in parser._actions if one.option_strings]  # noqa: SLF001
+    return [one for one in parser._actions  # noqa: SLF001
+            if one.option_strings and one.help != argparse.SUPPRESS]
 
 
 def positionals(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
                                  allow_abbrev=False)
         for one in command.args:
             added.add_argument(*one.names, help=one.doc, **one.more)
+        # behind the command too, where many write it
+        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
+                           help=argparse.SUPPRESS)
     under.add_parser("top", help="show servers and peers on a screen, once a second")
     added = under.add_parser("completion", help="print a completion script for a shell")
     added.add_argument("shell", choices=("bash", "zsh"))

@@ -58,8 +58,11 @@ class Child:
 
     def tell(self, command: int, number: int, to: log.Log) -> None:
         """Send a command through the channel, or a signal where that fails."""
-        if self.channel.send(command):
-            return
+        if not self.channel.send(command):
+            self.kill(number, to)
+
+    def kill(self, number: int, to: log.Log) -> None:
+        """Send a signal; a master without the right to goes on."""
         try:
             os.kill(self.pid, number)
         except OSError as error:
@@ -324,11 +327,11 @@ class Children:
         """Have all leave now: TERM, again and again, then KILL."""
         for child in self:
             if wait_ms > LAST_WAIT_MS:
-                os.kill(child.pid, signal.SIGKILL)
+                child.kill(signal.SIGKILL, self._master.cycle.log)
             elif wait_ms == FIRST_WAIT_MS:
                 child.tell(channels.TERMINATE, signal.SIGTERM, self._master.cycle.log)
             else:
-                os.kill(child.pid, signal.SIGTERM)
+                child.kill(signal.SIGTERM, self._master.cycle.log)
             child.leaving = True
         if self.by_pid:
             self._master.later(wait_ms, lambda: self.terminate(min(wait_ms * 2, 1600)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import ngxstream
 from ngxstream.conf import hints
-from ngxstream.core import errors, log
+from ngxstream.core import errors, escape, log
 from ngxstream.process import cycle, elsewhere
 from ngxstream.process import options as opts
 
@@ -100,11 +100,12 @@ class Collector(log.Console):
         if not self.found:
             return
         last = self.found[-1]
-        if isinstance(error, errors.ConfError):
+        if isinstance(error, errors.ConfError) and error.line:
             self.found.pop()
-            number = error.line or 0
-            self._add(last["severity"], last["text"], last["file"], error.start_line or number,
-                      number, error.words, hint)
+            self._add(last["severity"], last["text"], last["file"], error.start_line or error.line,
+                      error.line, error.words, hint)
+        else:  # its place, if it has one, is part of its words
+            last["hint"] = hint or None
 
     def _add(self, severity: str, text: str, file: str | None, first: int, last: int,
              words: Iterable[str], hint: str) -> None:
@@ -113,8 +114,8 @@ class Collector(log.Console):
         if file is not None and last:
             line, column = _place(_lines(file, first, last), first, text, words)
         self.found.append({
-            "file": file, "line": line, "column": column, "severity": severity, "text": text,
-            "hint": hint or None,
+            "file": file, "line": line, "column": column, "severity": severity,
+            "text": escape.shown(text), "hint": hint or None,
         })
 
     def json(self, options: Options, *, passed: bool) -> bytes:

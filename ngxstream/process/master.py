@@ -164,7 +164,7 @@ class Master:
             self.cycle.log.error(log.EMERG, f"no worker process can begin: {reason}")
         self.manager.status("no worker process can begin: " + "; ".join(reasons))
         for child in self.children:
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill(signal.SIGKILL, self.cycle.log)
         self._exit(unlink=not self.survivors.all)
         return 1
 

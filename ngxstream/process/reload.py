@@ -13,7 +13,6 @@ ngx_master_process_cycle): where these cannot begin, nobody serves. Here:
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -156,7 +155,7 @@ class Reload:
         before.refused += 1
         before.resume()
         for child in beginning.late:
-            os.kill(child.pid, signal.SIGKILL)  # it is not reaped yet: the number is its own
+            child.kill(signal.SIGKILL, self._log)  # it is not reaped yet: the number is its own
         for child in (*beginning.failed, *beginning.late):
             child.leaving = True
         master.children.quit([*beginning.ready, *beginning.waiting.values()])

@@ -90,6 +90,22 @@ def test_a_bad_filter_is_an_error(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """The start ends with a message that names it, not with a traceback."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/x.conf.template").touch()
+    (tmp_path / "out/x.conf").mkdir(parents=True)
+    done = subprocess.run(
+        [str(SCRIPTS / "20-envsubst-on-templates.py")], capture_output=True, text=True,
+        check=False, timeout=60, env={
+            "PATH": os.environ["PATH"], "NGINX_ENVSUBST_TEMPLATE_DIR": str(tmp_path / "in"),
+            "NGINX_ENVSUBST_OUTPUT_DIR": str(tmp_path / "out"),
+        })
+    assert 1 == done.returncode
+    assert f"{tmp_path}/in/x.conf.template to {tmp_path}/out/x.conf: [Errno 21]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -1,5 +1,6 @@
 """`make install` and `make uninstall`: all is made, works, and is removed."""
 
+import importlib.util
 import json
 import os
 import re
@@ -34,11 +35,12 @@ class Place:
             f"DESTDIR={destdir}", "LAYOUT=--no-compile",
         ]
 
-    def make(self, verb: str) -> str:
-        """Call the Makefile; return what it said."""
+    def make(self, verb: str, *words: str, umask: int = -1) -> str:
+        """Call the Makefile; return what it said. Args: words: variables that replace the usual"""
         done = subprocess.run(
-            [tools.require("make"), "-C", str(ROOT), "--no-print-directory", verb, *self.words],
-            capture_output=True, text=True, check=False, timeout=120,
+            [tools.require("make"), "-C", str(ROOT), "--no-print-directory", verb, *self.words,
+             *words],
+            capture_output=True, text=True, check=False, timeout=120, umask=umask,
         )
         assert 0 == done.returncode, done.stderr
         return done.stdout
@@ -94,6 +96,37 @@ def test_the_first_configuration_serves(place: Place) -> None:
     place.make("uninstall")
 
 
+def test_an_upgrade_waits_for_strangers_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Root's masters come first; those of others, who may be pretenders, share one patience."""
+    path = ROOT / "conf/packaging/upgrade.py"
+    spec = importlib.util.spec_from_file_location("upgrade", path)
+    assert spec is not None
+    assert spec.loader is not None
+    upgrade = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(upgrade)
+    owners = {11: 1000, 12: 0, 13: 1000, 14: 0, 15: 1001}
+    now, asked = [0.0], []
+
+    def replace(pid: int) -> bool:
+        asked.append(pid)
+        now[0] += 0.75 * upgrade.PATIENCE_S
+        return owners[pid] == 0
+
+    monkeypatch.setattr(upgrade, "masters", lambda: iter(owners))
+    monkeypatch.setattr(upgrade, "successor", lambda pid: 0)
+    monkeypatch.setattr(upgrade, "owner", owners.__getitem__)
+    monkeypatch.setattr(upgrade, "replace", replace)
+    monkeypatch.setattr(upgrade.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(upgrade.sys, "argv", ["upgrade"])
+    assert 1 == upgrade.main()
+    assert [12, 14, 11, 13] == asked
+    said = capsys.readouterr()
+    assert 2 == said.out.count("has a successor")
+    assert 3 == said.err.count("could not be replaced")
+
+
 def test_its_paths_are_those_that_were_chosen(place: Place) -> None:
     """-V names them; unit and rotation of logs have them, and the program's own path."""
     said = place.run("-V").stderr
@@ -138,6 +171,42 @@ def test_what_people_have_changed_stays(tmp_path: Path) -> None:
     assert {"etc", "etc/ngxstream", "etc/ngxstream/ngxstream.conf"} == made.files()
 
 
+def test_what_people_have_removed_is_not_made_again(tmp_path: Path) -> None:
+    """Another install, which is an upgrade, leaves the first server out if it was removed."""
+    made = Place(tmp_path)
+    made.make("install")
+    first = made.conf.parent / "conf.d/first.conf"
+    first.unlink()
+    for _ in range(2):
+        assert f"left out, as it was removed: {first}" in made.make("install")
+        assert not first.exists()
+    made.make("uninstall")
+    assert set() == made.files()
+
+
+def test_other_variables_lose_no_configuration(tmp_path: Path) -> None:
+    """A changed one stays if a later install or uninstall is told of another folder."""
+    made = Place(tmp_path)
+    made.make("install")
+    made.conf.write_text("events { }\n")
+    other = f"SYSCONF={tmp_path}/other"
+    assert f"kept, as it was changed: {made.conf}" in made.make("install", other)
+    assert "events { }\n" == made.conf.read_text()
+    changed = tmp_path / "other/ngxstream/ngxstream.conf"
+    changed.write_text("events {  }\n")
+    assert f"kept, as it was changed: {changed}" in made.make("uninstall")
+    assert "events {  }\n" == changed.read_text()
+
+
+def test_all_can_reach_what_an_umask_would_hide(tmp_path: Path) -> None:
+    """Workers, which are another user's, read the program whatever the umask of who installs."""
+    made = Place(tmp_path)
+    made.make("install", umask=0o077)
+    hidden = [path for path in tmp_path.rglob("*")
+              if (0o055 & ~path.stat().st_mode and path.is_dir()) or 0o044 & ~path.stat().st_mode]
+    assert [] == hidden
+
+
 def test_a_configuration_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     """One that install did not make is neither changed nor removed."""
     made = Place(tmp_path)
@@ -146,6 +215,17 @@ def test_a_configuration_that_is_there_is_not_written_over(tmp_path: Path) -> No
     assert f"kept, as it was there: {made.conf}" in made.make("install")
     made.make("uninstall")
     assert "# mine\n" == made.conf.read_text()
+
+
+def test_the_record_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """An install that ends half-way leaves the record of the former one."""
+    made = Place(tmp_path)
+    made.make("install")
+    record = Path(f"{made.prefix}/lib/ngxstream/installed.json")
+    former, text = tmp_path / "former", record.read_text()
+    former.hardlink_to(record)
+    made.make("install", f"SYSCONF={tmp_path}/other")
+    assert text == former.read_text() != record.read_text()
 
 
 def test_what_a_release_has_no_more_is_removed(tmp_path: Path) -> None:
@@ -208,6 +288,11 @@ def test_shells_take_the_completions() -> None:
         if shell == "bash" or shutil.which(shell):
             for name in names:
                 subprocess.run([shell, "-n", str(folder / name)], check=True, timeout=60)
+
+
+def test_the_profile_lets_a_master_signal_its_workers() -> None:
+    """They are another user's: without CAP_KILL one that hangs could not be ended."""
+    assert "\n  capability kill,\n" in (ROOT / "conf/packaging/apparmor").read_text()
 
 
 def test_apparmor_takes_the_profile() -> None:

@@ -81,6 +81,12 @@ def test_blocks_say_what_they_are(path: Path) -> None:
             assert not opened, block.place
 
 
+def test_divergences_are_told_once() -> None:
+    """No two rows are about the same thing: one of them would be forgotten."""
+    rows = [row[0] for row in table_rows(ROOT / "docs" / "divergences.md") if row != COLUMNS]
+    assert [] == sorted({what for what in rows if rows.count(what) > 1})
+
+
 def test_divergences_have_their_reason_and_their_test() -> None:
     """Each row fills the columns; the tests it names exist."""
     rows = [row for row in table_rows(ROOT / "docs" / "divergences.md") if row != COLUMNS]

@@ -57,9 +57,13 @@ def main() -> int:
     for template in templates:
         made = target / str(template.relative_to(source)).removesuffix(suffix)
         say(f"{template} to {made}")
-        made.parent.mkdir(parents=True, exist_ok=True)
-        text = template.read_text(errors="surrogateescape")
-        made.write_text(substitute(text, wanted), errors="surrogateescape")
+        try:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            text = template.read_text(errors="surrogateescape")
+            made.write_text(substitute(text, wanted), errors="surrogateescape")
+        except OSError as error:
+            print(f"{sys.argv[0]}: {template} to {made}: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

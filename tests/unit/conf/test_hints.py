@@ -68,6 +68,13 @@ def test_a_directive_in_the_wrong_block(name: str, context: int, hint: str) -> N
     assert hint == said(f'"{name}" directive is not allowed here', name, context)
 
 
+def test_a_value_with_a_unit_behind_it_stays_a_value() -> None:
+    """`rate=numberr/s` would be a word that nobody understands."""
+    message = 'invalid number of arguments in "limit_datagram_zone" directive'
+    expected = "limit_datagram_zone key zone=name:size rate=<number>r/s|<number>r/m [store=url]"
+    assert f"syntax: {expected}" == said(message, "limit_datagram_zone", d.STREAM)
+
+
 @pytest.mark.parametrize(
     ("message", "words", "hint"),
     [

@@ -15,15 +15,16 @@ from tests.unit.ctl.test_commands import REPLIES
 
 
 def test_tables_for_people_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    """--json prints what the API said."""
+    """--json prints what the API said; it may stand before the command or behind it."""
     with fake_api() as (api, url):
         for what, body in REPLIES.items():
             api.reply(what, body)
         assert OK == main.main(["--url", url, "upstreams"])
         assert "10.0.0.1:53" in capsys.readouterr().out
-        assert OK == main.main(["--url", url, "--json", "upstreams"])
-        found = json.loads(capsys.readouterr().out)
-        assert REPLIES["GET /api/9/stream/upstreams"] == found
+        for words in (["--json", "upstreams"], ["upstreams", "--json"]):
+            assert OK == main.main(["--url", url, *words])
+            found = json.loads(capsys.readouterr().out)
+            assert REPLIES["GET /api/9/stream/upstreams"] == found
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

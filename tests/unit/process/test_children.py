@@ -1,5 +1,6 @@
 """A worker as its master knows it, and what workers share; the rest is in test_master.py."""
 
+import errno
 import os
 import signal
 from types import SimpleNamespace
@@ -29,6 +30,28 @@ def test_a_worker_that_does_not_read_is_told_by_a_signal() -> None:
     child.tell(channels.TERMINATE, signal.SIGTERM, to)
     assert f"kill({pid}, 15) failed" in str(target.lines)
     ours.close()
+
+
+def test_a_master_that_may_send_no_signals_goes_on(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lack CAP_KILL, which its workers' user makes it need: each attempt is logged."""
+    ours, theirs = channels.Channel.pair()
+    target = LogTarget()
+    children._master.cycle.log = Log([target])  # type: ignore[misc]
+    children.by_pid[7] = Child(7, 0, children._master.cycle, ours)
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "kill", refuse)
+    for wait_ms in (100, 1600):
+        children.terminate(wait_ms)
+    assert [100, 1600] == children._master.later_calls  # type: ignore[attr-defined]
+    for number in (15, 9):
+        assert f"kill(7, {number}) failed (1: Operation not permitted)" in str(target.lines)
+    ours.close()
+    theirs.close()
 
 
 def test_a_channel_that_takes_it_is_enough() -> None:

@@ -86,6 +86,16 @@ def test_json_names_the_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     }] == found["findings"]
 
 
+def test_json_has_the_place_that_is_in_the_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of an error that is found behind the block: a group that is not there."""
+    text = HEAD + "server {\n listen 127.0.0.1:9;\n proxy_pass wep;\n} }\n"
+    found = Tried(tmp_path, capfd, text, "--format=json").json()["findings"]
+    assert [(f"{tmp_path}/n.conf", 5, 13, 'no port in upstream "wep"')] == [
+        (one["file"], one["line"], one["column"], one["text"]) for one in found]
+
+
 def test_json_has_warnings_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Of a good configuration, in an included file; the exit code is 0."""
     (tmp_path / "more.conf").write_text("# é\n    allow 192.0.2.1/24;\n")
@@ -111,10 +121,10 @@ def test_json_of_what_has_no_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
 def test_a_file_that_is_not_text_is_no_fault(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Bytes that are not UTF-8 are shown, and the object stays JSON."""
+    """Bytes that are not UTF-8 are shown as the log shows them: readers refuse half a character."""
     (tmp_path / "n.conf").write_bytes(b"")
     tried = Tried(tmp_path, capfd, "events {}\n", "--format=json", "-g", "x\udcff y;")
-    assert 'unknown directive "x\udcff"' == tried.json()["findings"][-1]["text"]
+    assert r'unknown directive "x\xFF"' == tried.json()["findings"][-1]["text"]
 
 
 def test_a_template_is_found_where_an_error_has_no_line(
