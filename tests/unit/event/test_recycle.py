@@ -101,6 +101,18 @@ def test_no_more_rest_than_the_limit() -> None:
         socks[1].close()
 
 
+def test_a_socket_that_nobody_watched_does_not_rest() -> None:
+    """Who took it would take it for watched, and hear of no answer."""
+    with ExitStack() as stack, engine() as loop:
+        pool = loop.get(SocketPool)
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        assert not pool.give(sock, sock.fileno(), socket.AF_INET)
+        assert 0 == len(pool)
+        assert sock.fileno() not in loop.handlers
+
+
 def test_what_rests_is_counted_and_may_be_closed_instead() -> None:
     """Who takes or drops a socket makes a place for another; a dropped one is closed."""
     with engine() as loop:
