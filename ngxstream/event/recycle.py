@@ -88,10 +88,18 @@ class SocketPool:
         return sock, fd
 
     def give(self, sock: socket.SocketType, fd: int, family: int) -> bool:
-        """Take a session's socket for a rest. Returns: False when it is to be closed instead"""
-        if self._count >= self.limit or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0:
-            return False
+        """Take a session's socket for a rest. Returns: False when it is to be closed instead
+
+        That is one that is not watched, too: its session has ended before it was. Nobody who takes
+        it would hear of an answer.
+        """
         loop = self._loop
+        if (
+            self._count >= self.limit
+            or fd not in loop.handlers
+            or _connect(fd, _UNSPEC, len(_UNSPEC)) != 0
+        ):
+            return False
         loop.handlers[fd] = functools.partial(self._drain, sock)
         self._idle[family].append((sock, fd, loop.turns))
         self._count += 1

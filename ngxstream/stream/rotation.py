@@ -150,10 +150,10 @@ class RotatingRoundRobin(steady.SteadyBalancer):
     locked = round_robin.Locked
 
     def selections(self, tier: Tier) -> type[round_robin.RoundRobinSelection]:
-        """Return a class that rotates if any of the tiers has a period."""
-        if self.has_many or tier.lock is not round_robin.NO_LOCK or any(
+        """Return a class that rotates if any of the tiers has a period, and none comes slowly."""
+        if self.has_many or tier.lock is not round_robin.NO_LOCK or (self.is_plain and any(
             level is not None and level.aid.period for level in (tier, tier.backup)
-        ):
+        )):
             return super().selections(tier)
         plain = round_robin.RoundRobinSelection
         return slow_start.fitted(plain, tier, by_agent=self.by_agent)

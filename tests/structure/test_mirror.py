@@ -49,7 +49,6 @@ ELSEWHERE = {
     "modules/upstream/params.py": "unit/modules/upstream/test_servers_api.py",
     "modules/upstream/records.py": "unit/modules/upstream/test_names.py",
     "modules/upstream/roster.py": "unit/modules/upstream/test_dynamic.py",
-    "modules/proxy/udp.py": "unit/modules/proxy/test_udp_to_server.py",
     "modules/py/filters_results.py": "unit/modules/py/test_filters.py",
     "scripting/filters.py": "unit/modules/py/test_filters.py",
     "modules/proxy/udp_exchange.py": "unit/modules/proxy/test_udp_to_server.py",

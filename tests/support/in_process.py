@@ -111,9 +111,13 @@ class InProcess:
     """A stream block served on a Loop in this process; TCP only."""
 
     def __init__(
-        self, text: str, *, level: int = INFO, poller: Poller | None = None, **settings: Any
+        self, text: str, *, level: int = INFO, poller: Poller | None = None, slots: int = 1,
+        **settings: Any,
     ) -> None:
-        """Build and listen; log at a level. ``@name@`` stands for a free port, one per name."""
+        """Build and listen; log at a level. ``@name@`` stands for a free port, one per name.
+
+        Args: slots: of worker_connections that a client takes when it is accepted
+        """
         self.ports: dict[str, int] = {}
         built = build(PLACEHOLDER.sub(lambda match: str(self.port(match[1])), text), **settings)
         assert built.conf is not None, built.error
@@ -139,7 +143,8 @@ class InProcess:
             sock.setblocking(False)
             self.socks.append(sock)
             opened = listening.Listening(options)
-            accept.TcpListener(self.loop, opened, sock, self._beginner(conf.begin))
+            begin = self._beginner(conf.begin)
+            accept.TcpListener(self.loop, opened, sock, begin, slots=slots)
 
     def _beginner(self, begin: Callable[..., Session]) -> Callable[..., Session]:
         def begin_and_note(c: Any, loop: Loop) -> Session:

@@ -556,3 +556,35 @@ def test_one_source_does_not_keep_a_turn() -> None:
         (steps.half.on_event_rated if rated else steps.half.on_event)(poller.IN)
         assert (5, [steps.half.resume]) == (len(steps.gives), steps.posted)
         assert 61_000 == steps.deadline
+
+
+def test_short_messages_go_the_short_way_while_nothing_is_pending_or_over() -> None:
+    """In neither direction: an event of one tells of room for the other's bytes."""
+    with ExitStack() as stack, engine() as loop:
+        relay = Relay(loop, stack, "quick")
+        up, down = relay.up, relay.down
+        usual = up.quick, down.quick
+        assert None not in usual
+        up.block(memoryview(b"up"))
+        assert (None, None) == (up.quick, down.quick)
+        down.block(memoryview(b"down"))
+        up.flush()
+        assert (None, None) == (up.quick, down.quick)
+        up.on_event(pump.FLOWING)  # of the client's socket: there is room for the server's bytes
+        assert down.pending is None
+        assert usual == (up.quick, down.quick)
+        for half, other in ((up, down), (down, up)):
+            half.eof = True
+            other.block(memoryview(b"more"))
+            other.flush()
+            assert (None, None) != (half.quick, other.quick)
+            assert half.quick is None
+            half.clear()
+            assert half.quick is None
+            half.eof = False
+            half.clear()
+        assert usual == (up.quick, down.quick)
+        up._on_source_end(relay)
+        assert up.quick is None
+        relay.close()
+        assert [None] * 4 == [up.quick, up.usual, down.quick, down.usual]

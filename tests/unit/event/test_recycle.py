@@ -3,6 +3,8 @@
 import socket
 from contextlib import ExitStack
 
+import pytest
+
 from ngxstream.event import poller
 from ngxstream.event.connection import raw_socket
 from ngxstream.event.recycle import SocketPool
@@ -87,6 +89,60 @@ def test_a_resting_socket_is_emptied_by_the_turn_and_keeps_no_poll_awake() -> No
         assert b"its own" == again.recv(100)
 
 
+def test_a_socket_is_not_taken_in_the_turn_that_empties_it() -> None:
+    """A client that comes before its event, or behind it, gets another one."""
+    with ExitStack() as stack, engine() as loop:
+        server = stack.enter_context(socket.socket(socket.AF_INET, UDP))
+        server.bind(("127.0.0.1", 0))
+        pool = loop.get(SocketPool)
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        first, last = (stack.enter_context(socket.socket(socket.AF_INET, UDP)) for _ in range(2))
+        found: list[object] = []
+
+        def begin(mask: int) -> None:
+            found.append(pool.take_rested(socket.AF_INET))
+            found.append(pool.take(socket.AF_INET, rested=True))
+
+        for one in (first, last):
+            one.bind(("127.0.0.1", 0))
+            loop.register(one.fileno(), begin, poller.LEVEL)
+        loop.register(sock.fileno(), lambda mask: None, poller.LEVEL)
+        sock.connect_ex(server.getsockname())
+        server.sendto(b"client", first.getsockname())  # ready first: in this order they are told
+        server.sendto(b"doubled", sock.getsockname())
+        server.sendto(b"client", last.getsockname())
+        assert pool.give(sock, sock.fileno(), socket.AF_INET)
+        loop.turn(10_000)
+        assert [None] * 4 == found
+        loop.turn(10_000)
+        assert (sock, sock.fileno()) == found[4]
+
+
+def test_a_refusal_does_not_hide_the_answer_behind_it() -> None:
+    """Both are thrown away, whoever does it."""
+    with ExitStack() as stack, engine() as loop:
+        pool = loop.get(SocketPool)
+        stack.callback(pool.close)
+        for is_fresh in (True, False):
+            with socket.socket(socket.AF_INET, UDP) as server:
+                server.bind(("127.0.0.1", 0))
+                sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+                stack.callback(sock.close)
+                loop.register(sock.fileno(), lambda mask: None, poller.LEVEL)
+                sock.connect_ex(server.getsockname())
+                server.sendto(b"doubled", sock.getsockname())
+            sock.send(b"x")
+            assert pool.give(sock, sock.fileno(), socket.AF_INET)
+            if not is_fresh:
+                loop.turn(10_000)
+            again = pool.take(socket.AF_INET)
+            assert again is sock
+            with pytest.raises(BlockingIOError):
+                again.recv(100)
+
+
 def test_no_more_rest_than_the_limit() -> None:
     """A pool that is full leaves the closing to its caller."""
     with engine() as loop:
@@ -99,6 +155,18 @@ def test_no_more_rest_than_the_limit() -> None:
         assert 1 == len(pool)
         pool.close()
         socks[1].close()
+
+
+def test_a_socket_that_nobody_watched_does_not_rest() -> None:
+    """Who took it would take it for watched, and hear of no answer."""
+    with ExitStack() as stack, engine() as loop:
+        pool = loop.get(SocketPool)
+        stack.callback(pool.close)
+        sock = raw_socket(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        stack.callback(sock.close)
+        assert not pool.give(sock, sock.fileno(), socket.AF_INET)
+        assert 0 == len(pool)
+        assert sock.fileno() not in loop.handlers
 
 
 def test_what_rests_is_counted_and_may_be_closed_instead() -> None:

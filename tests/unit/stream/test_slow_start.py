@@ -75,17 +75,18 @@ def test_the_share_grows_with_time(
     assert abs(found - expected) < 0.01
 
 
+@pytest.mark.parametrize("backup", ["", "server 127.0.0.1:3 backup;"])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_one_who_has_just_come_back_gets_nothing_yet(
-    monkeypatch: pytest.MonkeyPatch, method: str, shared: bool
+    monkeypatch: pytest.MonkeyPatch, method: str, shared: bool, backup: str
 ) -> None:
-    """But is used when there is no other."""
+    """But is used when there is no other, whatever backups there are."""
     clock = Clock()
     zone = "zone z 64k;" if shared else ""
     built = build(
         f"stream {{ upstream u {{ {zone} {method} server 127.0.0.1:1 slow_start=10s; "
-        "server 127.0.0.1:2 max_conns=5; } }"
+        f"server 127.0.0.1:2 max_conns=5; {backup} }} }}"
     )
     assert built.conf is not None, built.error
     built.zones.build()
@@ -99,6 +100,26 @@ def test_one_who_has_just_come_back_gets_nothing_yet(
     assert [peer] * 3 == got[5:]
     assert peer not in got[:5]
     built.zones.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_backup_comes_back_slowly_too(method: str) -> None:
+    """Whatever the primary servers are: none of them can be used now."""
+    balancer = group(
+        f"{method} server 127.0.0.1:1; server 127.0.0.1:2; "
+        "server 127.0.0.1:3 backup slow_start=10s; server 127.0.0.1:4 backup;"
+    )
+    clock = Clock()
+    selection = balancer.select(session(clock))
+    for _ in balancer.tier.peers:
+        selection.free(selection.get(), True)
+    slow, other = balancer.tier.backup.peers
+    slow.state.back_ms = clock.now_ms
+    assert [other] * 4 == [balancer.select(session(clock)).get() for _ in range(4)]
+    clock.now_ms += 5000
+    slow.state.conns = other.state.conns = 0
+    part = part_for(balancer, clock, slow, keep=bool(method))
+    assert abs(part - 1 / 3) < 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)

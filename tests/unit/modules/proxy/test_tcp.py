@@ -4,6 +4,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,3 +176,88 @@ def test_a_session_is_not_ended_for_a_server_that_is_back(stack: ExitStack) -> N
     content.look_at_server()
     served.loop.turn(0)
     assert (200, endings.UPSTREAM_UNHEALTHY) == (s.status, s.ending)
+
+
+def outcome(stack: ExitStack, slots: int, kinds: str, folder: Path) -> list[Any]:
+    """Have a client ask a group of servers; return all that can be told of it.
+
+    Args: kinds: of servers: a for one that answers, d dead, n where no connection may lead to (a
+    multicast address), s silent, u answers on a unix socket
+    """
+    words, names, opened = [], {}, []
+    for n, kind in enumerate(kinds):
+        if kind == "u":
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(str(folder / f"{slots}{n}"))
+            server.listen(8)
+            words.append(f"unix:{folder}/{slots}{n}")
+        elif kind == "n":
+            words.append("224.0.0.1:9")
+        else:
+            server = listener(stack, 0 if kind == "s" else 8)
+            words.append(f"127.0.0.1:{server.getsockname()[1]}")
+        if kind == "d":
+            server.close()
+        elif kind == "s":
+            for _ in range(2):  # its queue is full: the next one waits
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(server.getsockname())
+        elif kind in "au":
+            opened.append(server)
+        names[words[-1]] = f"S{n}"
+    group = "".join(f"server {word};" for word in words)
+    served = stack.enter_context(InProcess(
+        f"stream {{ upstream u {{ {group} }} server {{ listen 127.0.0.1:@main@; proxy_pass u; "
+        "proxy_connect_timeout 7s; } }", slots=slots,
+    ))
+    loop = served.loop
+    before = loop.free_connections
+    client = served.connect()
+    served.turn_until(lambda: served.sessions, "the session")
+    (s,) = served.sessions
+    assert served.conf.servers[0].proxy.is_usual
+    content: Any = s.content
+    found: list[Any] = []
+    while content.pc is not None and not s.status:
+        if content.state.peer_name in words and kinds[words.index(content.state.peer_name)] == "s":
+            found.append((content.connected, bool(content.tick), content.deadline > loop.now_ms))
+            content.on_timeout()
+        elif content.connected:
+            break
+        else:
+            loop.turn(wait_ms=5)
+    found.append((before - loop.free_connections, s.action, s.status))
+    if content.connected:
+        client.send(b"question")
+        at = [names[word] for word in words].index(names[content.peer_name])
+        peer, _ = opened[sum(kind in "au" for kind in kinds[:at])].accept()
+        stack.enter_context(peer)
+        served.turn_until(lambda: content.up.moved == 8, "the question")
+        peer.send(b"answer")
+        peer.close()
+        served.turn_until(lambda: s.status, "the end")
+        found.append((content.counts(), content.down.quick is None))
+    served.turn_until(lambda: s.status, "the end")
+    loop.turn(wait_ms=0)
+    found += [s.status, before - loop.free_connections, loop.live, content.tick]
+    found += [
+        (names.get(one.peer_name, one.peer_name), one.connect_ms >= 0, one.first_byte_ms >= 0,
+         one.session_ms >= 0, one.bytes_sent, one.bytes_received)
+        for one in s.states
+    ]
+    lines = [text for level, text in served.target.lines if level in ("error", "alert", "crit")]
+    for word, name in names.items():
+        lines = [line.replace(word, name) for line in lines]
+    found.append([line.replace(str(served.port("main")), "-") for line in lines])
+    tier: Any = served.conf.upstreams[0].balancer.tier
+    return [*found, [(peer.state.conns, peer.state.fails) for peer in tier.peers]]
+
+
+@pytest.mark.parametrize("kinds", ["a", "d", "u", "ua", "da", "dda", "ddd", "sa", "dsa", "s", "du",
+                                   "na", "dna", "nu"])
+def test_the_usual_way_is_the_general_one(stack: ExitStack, kinds: str, tmp_path: Path) -> None:
+    """The usual one is that of a client who has its slot for the server already."""
+    general = outcome(stack, 1, kinds, tmp_path)
+    assert general == outcome(stack, 2, kinds, tmp_path)
+    assert 0 == general[-1][0][0]

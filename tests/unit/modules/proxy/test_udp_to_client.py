@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from ngxstream.event import datagram
+from ngxstream.event.recycle import SocketPool
 from tests.support import owned, ports
 from tests.support.udp_in_process import UdpInProcess
 
@@ -163,6 +165,39 @@ def test_how_the_server_is_read_is_not_switched_while_datagrams_wait_for_room(
     content.on_event_gro(0)
     assert content.gro
     assert waiting == answered.served.loop.handlers[content.pc_fd]
+
+
+class Full(Noted):
+    """A listening socket without room for what is sent past its waiting list."""
+
+    def sendto(self, view: Any, client: Any) -> int:
+        """Refuse it."""
+        raise BlockingIOError
+
+
+def test_an_answer_without_room_waits_for_it(answered: Answered) -> None:
+    """The session goes on."""
+    answered.content.c.sock = Full(gso=False)
+    assert [owned.datagram(1, 0, 100)] == answered.answer(1)
+    assert (100, 1) == (answered.content.c.sent, answered.content.responses)
+    assert not answered.content.s.status
+
+
+@pytest.mark.parametrize(("what", "resting"), [("nothing", 1), ("gro", 0), ("queue", 0)])
+def test_a_socket_that_is_not_like_the_others_does_not_rest(
+    answered: Answered, what: str, resting: int
+) -> None:
+    """One that coalesces, or tells of room, would do so for another client's session."""
+    content, loop = answered.content, answered.served.loop
+    if what == "gro":
+        assert datagram.set_gro(content.pc, True)
+        content.gro = True
+    elif what == "queue":
+        content.queue = [b"!"]
+        content.watch()
+    content.s.finalize(200)
+    loop.turn(0)
+    assert (resting, []) == (len(loop.get(SocketPool)), loop.poller.poll(0))
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 5])

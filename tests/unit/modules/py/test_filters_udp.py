@@ -350,6 +350,31 @@ class F(Filter):
         assert [b"ok"] == talk.seen(1)
 
 
+def test_a_filter_that_cannot_be_made_takes_no_answers_from_others(tmp_path: Path) -> None:
+    """The socket of its session, which nobody came to watch, is no other session's afterwards."""
+    code = """
+made = []
+class F(Filter):
+    def __init__(self, session):
+        made.append(session)
+        if len(made) == 1:
+            1 / 0
+        super().__init__(session)
+
+    def from_client(self, data):
+        return data
+"""
+    with Talk(tmp_path, code, "proxy_responses 1;") as talk:
+        talk.send(b"fail")
+        talk.turn_until(talk.errors)
+        for _ in range(3):
+            talk.loop.turn(wait_ms=0)  # what rests may be used again then
+        talk.send(b"ok")
+        assert [b"ok"] == talk.seen(1)
+        talk.answer(b"answer")
+        assert [b"answer"] == talk.got(1)
+
+
 def test_what_came_before_a_failure_is_sent(tmp_path: Path) -> None:
     """Each datagram is done with by itself."""
     code = """
