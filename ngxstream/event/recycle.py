@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
 
 IDLE_LIMIT: Final = 1024  # resting sockets of a worker, both families together
+MOST_READS: Final = 1024  # of what a session has left in one
 _UNSPEC: Final = bytes(16)  # struct sockaddr with sa_family AF_UNSPEC
 
 # the socket module has no way to spell an AF_UNSPEC address
@@ -71,8 +72,9 @@ class SocketPool:
             return None
         sock, _, _ = idle.popleft()
         self._count -= 1
-        if is_fresh:
-            self._drain(sock)
+        if is_fresh and not self._empty(sock):
+            self._loop.close_later(sock)
+            return None
         return sock
 
     def take_rested(self, family: int) -> tuple[socket.SocketType, int] | None:
@@ -115,16 +117,21 @@ class SocketPool:
                 return True
         return False
 
-    def _drain(self, sock: socket.SocketType, mask: int = 0) -> None:
+    def _drain(self, sock: socket.SocketType, mask: int) -> None:
         """Throw away what a former session left in its socket."""
+        self._empty(sock)
+
+    def _empty(self, sock: socket.SocketType) -> bool:
+        """Throw away what is in a socket. Returns: whether it is empty now"""
         receive, slot = sock.recv_into, self._loop.view
-        while True:
+        for _ in range(MOST_READS):
             try:
                 receive(slot)
             except BlockingIOError:
-                return
+                return True
             except OSError:
-                continue  # an ICMP error of the former session: reading it clears it
+                pass  # an ICMP error of the former session: reading it clears it
+        return False
 
     def close(self) -> None:
         """Close what rests."""

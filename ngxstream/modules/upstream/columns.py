@@ -7,7 +7,8 @@ speak are looked at one by one.
 
 1. The choices are nginx's to the letter. Where all peers have the same weight, it is not added to
    each of those that take part in a choice, but taken from the few that do not: the differences
-   are the same, and by these peers are chosen.
+   are the same, and by these peers are chosen. (A peer that joins begins with 0, and so up to one
+   round of turns above where nginx would have it.)
 2. Other workers may do the same or go over the peers one by one.
 3. All of it is under the zone's lock.
 """

@@ -185,3 +185,26 @@ def test_what_rests_is_counted_and_may_be_closed_instead() -> None:
         assert (-1, 0, False) == (socks[1].fileno(), len(pool), pool.drop())
         assert pool.take(socket.AF_INET) is None
         first.close()
+
+
+class Spoiled(socket.SocketType):
+    """A socket that fails whenever it is read."""
+
+    def recv_into(self, *_: object) -> int:
+        """Fail."""
+        raise PermissionError
+
+
+def test_a_socket_that_cannot_be_emptied_is_closed() -> None:
+    """Whatever the kernel says for ever, nobody waits for the end of it."""
+    with ExitStack() as stack, engine() as loop:
+        pool = loop.get(SocketPool)
+        stack.callback(pool.close)
+        sock = Spoiled(socket.AF_INET, UDP | socket.SOCK_NONBLOCK)
+        fd = sock.fileno()
+        loop.register(fd, lambda mask: None)
+        assert pool.give(sock, fd, socket.AF_INET)
+        loop.handlers[fd](poller.IN)
+        assert pool.take(socket.AF_INET) is None
+        loop.turn(0)
+        assert (-1, False) == (sock.fileno(), fd in loop.handlers)
