@@ -162,8 +162,8 @@ class TcpProxy(handler.Proxy):
             up = half(self, loop, sock, c.fd, pc, pc_fd)
             down = half(self, loop, pc, pc_fd, sock, c.fd)
             if half is pump.Half:
-                up.quick = (sock.recv, pc.send, self, loop)
-                down.quick = (pc.recv, sock.send, self, loop)
+                up.quick = (sock.recv, up.send, self, loop)
+                down.quick = (pc.recv, down.send, self, loop)
         else:
             made = filtered.halves(self, half)
             if made is None:
