@@ -252,7 +252,8 @@ def plots(results: Sequence[dict[str, Any]]) -> dict[str, str]:
         case = cases.BY_NAME[result["case"]]
         if case.name.startswith(("check", "udp-live", "fairness")) or case.setup.log is not None:
             continue
-        shown = [row for row in table.rows(result) if row.program not in ("none", "nginx")]
+        others = svg.COLOURS.keys() - {"none", "nginx"}  # neither variants of one: those are rows
+        shown = [row for row in table.rows(result) if row.program in others]
         at_least, at_most = case.targets
         fast = [(row.program, row.rate_ratio) for row in shown if row.rate_ratio]
         if case.rated and fast:
