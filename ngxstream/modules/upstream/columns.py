@@ -125,17 +125,10 @@ class Columns:
             for place in out:
                 adds[place] = 0
         grown = list(map(add, current, adds))
-        if out:
-            current = grown.copy()
-            for place in out:
-                current[place] = NOBODY
-        else:
-            current = grown
-        best = max(current)
-        place = current.index(best)
+        place = _greatest(grown, out)
         if place in out:
             return self._begin_anew(out)
-        grown[place] = best - sum(adds)
+        grown[place] -= sum(adds)
         self._put(grown)
         if not is_full:
             for n, (effective, weight) in enumerate(zip(adds, self.weights, strict=True)):
@@ -146,22 +139,14 @@ class Columns:
     def _turn_alike(self, current: list[int], out: set[int]) -> int:
         """Choose where all have the same weight and few do not take part; return the place."""
         weight = self.weights[0]
-        if out:
-            grown = current.copy()
-            for place in out:
-                grown[place] = NOBODY
-        else:
-            grown = current
-        best = max(grown)
-        place = grown.index(best)
+        place = _greatest(current, out)
         if place in out:
             return self._begin_anew(out)
-        if best < 0:  # not less and less for ever: a peer may join, with 0
+        if current[place] < 0:  # not less and less for ever: a peer may join, with 0
             self._put([one + self.total for one in current])
-            best = self.current[place]
         for other in out:
             self.current[other] = max(NOBODY, self.current[other] - weight)
-        self.current[place] = best - self.total + weight * len(out)
+        self.current[place] += weight * len(out) - self.total
         return place
 
     def _begin_anew(self, out: set[int]) -> int:
@@ -174,3 +159,12 @@ class Columns:
             self.current[:] = memoryview(array("q", current))
         except OverflowError:  # reckoned from nonsense
             self.current[:] = memoryview(array("q", bytes(8 * len(current))))
+
+
+def _greatest(values: list[int], out: set[int]) -> int:
+    """Return the place of the greatest, the first of several, among all but some."""
+    if out:
+        values = values.copy()
+        for place in out:
+            values[place] = NOBODY
+    return values.index(max(values))
