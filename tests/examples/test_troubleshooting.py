@@ -174,6 +174,9 @@ def test_each_line_of_the_page_was_written(namespaces: Namespaces, tmp_path: Pat
             with subprocess.Popen(crowd, stdin=subprocess.PIPE) as held:
                 wait_until(lambda: "not enough" in log.read_text(), what="the crowd is told of")
                 held.communicate()
+            # of the UDP session whose server says nothing
+            late = "upstream timed out (110: Connection timed out) while proxying connection"
+            wait_until(lambda: late in log.read_text(), what="the session times out")
             machine.must(f"kill -{signal.SIGKILL.value} {worker}")
             wanted = [line for line in map(bare, LINES) if line]
 
