@@ -56,6 +56,7 @@ class Master:
         "_due",  # list[(ms, callable)]: what the master does later
         "generations",  # Generations
         "survivors",  # Survivors: workers of a master that died
+        "_handing_over",  # frozenset[int]: pids of those told to, for the latest workers
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
         "_load",  # Load: of the first cycle
@@ -85,6 +86,7 @@ class Master:
         self._due: list[tuple[int, Callable[[], None]]] = []
         self.generations = Generations()
         self.survivors = survivors
+        self._handing_over: frozenset[int] = frozenset()
         self._has_udp = link is None
         self._retiring = False
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
@@ -147,7 +149,9 @@ class Master:
     def inherit(self) -> None:
         """Continue as the only master: the older one is gone."""
         self.meet_survivors()  # if it was killed
-        self.children.let_read()
+        # Workers of ours that hand over just now read still, and tell themselves when they have stopped.
+        if not any(child.pid in self._handing_over for child in self.children):
+            self.children.let_read()
         # until systemd has seen the old one end, it ignores our messages (NotifyAccess=main)
         self.later(LATE_MS, self._tell_main)
 
@@ -244,6 +248,7 @@ class Master:
 
     def begin_generation(self, *, idle: bool) -> None:
         """Be about to start workers of a cycle. Args: idle: as of Children.start"""
+        self._handing_over = frozenset()
         self._has_udp = not idle or self._has_udp
         self.generations.begin()
         self.other.announce(starting=True)  # mail may wait for those who will read it
@@ -380,7 +385,9 @@ class Master:
             [one.options.key for one in self.cycle.listenings],
             [child.pid for child in whom],
         )
-        if not self.send_plan(plan):
+        if self.send_plan(plan):
+            self._handing_over = frozenset(plan.pids)
+        else:
             self.children.let_read()
 
     def send_plan(self, plan: Plan) -> bool:

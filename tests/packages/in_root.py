@@ -288,6 +288,7 @@ def is_upgraded(deb: str, traffic: Traffic, long: socket.socket) -> None:
     long.close()
     wait_until(lambda: not is_alive(old), what="the old master ends with its last connection")
     wait_until(lambda: not Path(f"{PID}.oldbin").exists(), what="its pid file is gone")
+    traffic.flows()  # by the new workers alone
     run("ngxstream", "-s", "reload")
     traffic.flows()
     say(f"upgraded, while {traffic.total - begun} datagrams of {CLIENTS} sessions passed")

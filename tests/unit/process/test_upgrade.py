@@ -1,5 +1,6 @@
 """The upgrade on the fly: what becomes of pid files, masters and clients, either way."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -101,6 +102,34 @@ def test_the_new_master_serves_alone_when_the_old_one_is_terminated(
     wait_until(lambda: not processes.is_alive(old))
     assert new == running.pid
     assert serves(running)
+
+
+def test_a_reload_right_after_the_old_master_s_end_moves_no_session(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """The new master hears of that end when its workers, slow here, have yet to hand over."""
+    backend = backends.udp(lambda _, address: [b"%d" % address[1]])
+    running = ngxstream(CONF.format(udp=backend.text))
+    with contextlib.ExitStack() as stack:
+        talking = [
+            stack.enter_context(clients.UdpClient(running.address("udp"))) for _ in range(8)
+        ]
+        before = [client.exchange(b"x") for client in talking]
+        old, new = start_new(running)
+        os.kill(old, signal.SIGQUIT)
+        wait_until(lambda: not processes.is_alive(old), every=0.001)
+        slow = workers(new)
+        for pid in slow:
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(new, signal.SIGHUP)
+        wait_until(lambda: len(workers(new)) == 4)
+        for client in talking:
+            client.send(b"y")
+        early = talking[0].drain(quiet=1.0)
+        for pid in slow:
+            os.kill(pid, signal.SIGCONT)
+        assert [] == early
+        assert before == [client.recv() for client in talking]
 
 
 def test_a_second_upgrade_waits_for_the_first(ngxstream: ProxyFactory) -> None:
