@@ -149,7 +149,7 @@ class Master:
     def inherit(self) -> None:
         """Continue as the only master: the older one is gone."""
         self.meet_survivors()  # if it was killed
-        # Workers of ours that hand over just now read still, and tell themselves when they have stopped.
+        # Workers of ours that hand over read still; they tell themselves when they have stopped.
         if not any(child.pid in self._handing_over for child in self.children):
             self.children.let_read()
         # until systemd has seen the old one end, it ignores our messages (NotifyAccess=main)
