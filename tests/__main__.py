@@ -6,6 +6,12 @@
 
 Each test file is run by one of them, whoever comes to it first (tests/support/sharing.py). A line
 of progress is printed when its file is done; reports come when all have ended, then the sum.
+
+Tests that failed are run once more when all have ended, in one process with nothing beside it: what
+fails alone too has a cause of its own, what passes then failed by what ran beside it. Both reports
+are printed, and the sum says how many passed at the second try alone. A test that fails twice fails
+the run; so do more than MOST_AGAIN failures, and a property that an example has broken, be it found
+again or not. CPython's own suite has a second try too (regrtest --rerun).
 The exit status is pytest's: that of the first process that has one other than 0.
 """
 
@@ -18,10 +24,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.support import sharing
 
 TOGETHER = "--together"
+SECOND = "of them at the second try"
+MOST_AGAIN = 10  # tests that are run again: more than these do not fail by chance
 MOST = 4  # processes: what tests ask of time and memory is not made for a crowd of them
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
 LEFT_S = 30  # how long somebody may keep the output open after the end
@@ -30,14 +39,23 @@ SUMMARY = re.compile(r"=+ .+ in [\d.]+s\b.*=+")
 RESULT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|errors?|warnings?)\b")
 
 
+Failed = dict[str, set[str]]  # tests, and in what they failed (sharing.failed)
+
+
 class Part:
     """One of the processes, and what it says."""
 
     def __init__(
-        self, number: int, words: list[str], folder: str, printing: threading.Lock
+        self, number: int, words: list[str], folder: str, printing: threading.Lock, again: str = ""
     ) -> None:
-        """Start it. Args: number from 0 on, words for pytest, folder of the marks"""
+        """Start it.
+
+        Args: number from 0 on, words for pytest, folder of the marks; again: the folder of the run
+        whose failures are run again
+        """
         environment = os.environ | {sharing.CLAIMS: folder}
+        if again:
+            environment[sharing.AGAIN] = again
         # pytest's too: what one of them has compiled the others need not
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         pytest = ["-m", "pytest", "-p", "tests.support.sharing", "-p", "no:cacheprovider"]
@@ -97,11 +115,15 @@ def together(count: int, words: list[str]) -> int:
         parts = [Part(number, words, folder, printing) for number in range(count)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # they end by it, and their reports are wanted
         codes = [part.wait() for part in parts]
-    total: Counter[str] = Counter()
-    for number, part in enumerate(parts, 1):
-        print(f"\n-- process {number} of {count} --")
-        print("".join(part.report), end="")
-        total += counts(part.report)
+        total: Counter[str] = Counter()
+        for number, part in enumerate(parts, 1):
+            print(f"\n-- process {number} of {count} --")
+            print("".join(part.report), end="")
+            total += counts(part.report)
+        failed = sharing.failed(Path(folder))
+        is_complete = ran(total, failed) == parts[0].collected and set(codes) <= {0, 1}
+        if is_complete and may_be_chance(failed):
+            codes = [once_more(failed, words, folder, total)]
     order = ("failed", "error", "passed", "skipped")
     said = [f"{total[word]} {word}" for word in (*order, *sorted(set(total) - set(order)))
             if total[word]]
@@ -111,6 +133,41 @@ def together(count: int, words: list[str]) -> int:
         print(f"{parts[0].collected} tests were collected: some were not run, or not counted")
         return 1
     return next((code for code in codes if code), 0)
+
+
+def may_be_chance(failed: Failed) -> bool:
+    """Tell whether these may have failed by what ran beside them."""
+    is_property = any(sharing.EXAMPLE in phases for phases in failed.values())
+    return 0 < len(failed) <= MOST_AGAIN and not is_property
+
+
+def ran(total: Counter[str], failed: Failed) -> int:
+    """Return how many tests were run. One whose setup failed is an error, and nothing beside."""
+    unready = sum("setup" in phases for phases in failed.values())
+    return total["passed"] + total["failed"] + total["skipped"] + total["xfailed"] + unready
+
+
+def once_more(failed: Failed, words: list[str], folder: str, total: Counter[str]) -> int:
+    """Run tests that failed once more, alone, and count them by what they do now.
+
+    Args: words: for pytest, as before; folder: the run's; total: its counts, which are set right.
+    Returns: the exit status
+    """
+    print(f"\n-- once more, alone: {len(failed)} --", *failed, sep="\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="ngxstream-tests-") as marks:
+        part = Part(1, words, marks, threading.Lock(), again=folder)
+        code = part.wait()
+        print("".join(part.report), end="")
+        still = sharing.failed(Path(marks))
+    now = counts(part.report)
+    if ran(now, still) != len(failed):
+        return code or 1
+    # pytest counts a test whose teardown failed as passed too
+    total["passed"] -= sum(phases == {"teardown"} for phases in failed.values())
+    total["failed"] = total["error"] = 0
+    total.update({word: now[word] for word in ("passed", "failed", "error", "skipped")})
+    total[SECOND] = len(failed) - len(still)
+    return code
 
 
 def main() -> int:

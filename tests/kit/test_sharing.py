@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from tests.__main__ import counts
 from tests.support import sharing
 from tests.support.proxies import ROOT
@@ -84,3 +86,71 @@ def test_the_summary_is_found_though_others_speak_after_it() -> None:
     ]
     assert {"failed": 7, "passed": 1004, "error": 1} == counts(report)
     assert {} == counts([])
+
+
+AGAIN = """
+import pathlib
+import pytest
+from hypothesis import given, strategies
+
+TRIES = pathlib.Path(__file__).with_suffix(".tries")
+
+def is_first(name):
+    with open(TRIES, "a+") as tries:
+        tries.seek(0)
+        earlier = tries.read().split()
+        print(name, file=tries)
+    return name not in earlier
+
+@pytest.fixture
+def unready():
+    assert not is_first("setup")
+
+@pytest.fixture
+def untidy():
+    yield
+    assert not is_first("teardown")
+
+def test_passes():
+    is_first("passes")
+
+def test_call():
+    assert not is_first("call")
+
+def test_setup(unready):
+    pass
+
+def test_teardown(untidy):
+    pass
+
+def test_skips():
+    pytest.skip("")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "end"),
+    [
+        ("", 0, "4 passed, 1 skipped, 3 of them at the second try"),
+        ("def test_broken(): assert 0", 1, "1 failed, 4 passed, 1 skipped, 3 of them"),
+        ("@given(strategies.none())\ndef test_law(_): assert not is_first('law')", 1,
+         "2 failed, 2 error, 2 passed, 1 skipped in"),
+        ("@pytest.mark.parametrize('n', range(9))\ndef test_n(n): assert not is_first(str(n))", 1,
+         "10 failed, 2 error, 2 passed, 1 skipped in"),
+    ],
+    ids=["by chance", "broken", "a property", "a crowd"],
+)
+def test_what_fails_is_tried_once_more(tmp_path: Path, text: str, code: int, end: str) -> None:
+    """Alone; what fails again, a property that was broken, and a crowd of failures fail the run."""
+    path = tmp_path / "test_again.py"
+    path.write_text(AGAIN + text)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests", "--together", str(path), f"--rootdir={tmp_path}",
+         "-c", str(tmp_path / "pytest.ini")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )
+    assert (run.returncode, True) == (code, f"all together: {end}" in run.stdout), run.stdout
+    if "second try" in end:
+        tries = path.with_suffix(".tries").read_text().split()
+        assert sorted(["passes", *["call", "setup", "teardown"] * 2]) == sorted(tries)

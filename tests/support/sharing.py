@@ -1,12 +1,17 @@
 """A pytest plugin for several processes that run one suite together: each test file has one taker.
 
     NGXSTREAM_TEST_CLAIMS=FOLDER pytest -p tests.support.sharing
+    NGXSTREAM_TEST_CLAIMS=FOLDER NGXSTREAM_TEST_AGAIN=FOLDER pytest -p tests.support.sharing
+
+Which tests fail is noted in the folder. The second form runs those that an earlier run has noted in
+its folder, and no others.
 
 All collect everything. Who comes to a file first runs all of it: that is the one who could make the
 file's mark in the folder. All go through the same list, the files that take longest before all
 others, so that what is left for the end is short, and all end at about the same time.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +19,9 @@ from pathlib import Path
 import pytest
 
 CLAIMS = "NGXSTREAM_TEST_CLAIMS"
+AGAIN = "NGXSTREAM_TEST_AGAIN"
+EXAMPLE = "example"
+FAILED = "failed.json-lines"  # in the folder: the names of tests that failed, or whose fixtures did
 # The files that take more than 15 s (2026-11, two processors), the longest before the others; what
 # is not listed follows as it was collected.
 LONG = (
@@ -62,6 +70,36 @@ def claimed(items: list[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
     for name in [*first, *(name for name in files if name not in first)]:
         if claim(folder, name):
             yield from files[name]
+
+
+def failed(folder: Path) -> dict[str, set[str]]:
+    """Return the tests that failed, and in what: "setup", "call", "teardown"; EXAMPLE where a
+    property was called.
+    """
+    noted = folder / FAILED
+    found: dict[str, set[str]] = {}
+    for line in noted.read_text().splitlines() if noted.exists() else ():
+        name, when = json.loads(line)
+        found.setdefault(name, set()).add(when)
+    return found
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what fails. A line is one write: others write to this file too."""
+    if report.failed:
+        is_property = report.when == "call" and "hypothesis" in report.keywords
+        when = EXAMPLE if is_property else report.when
+        with open(Path(os.environ[CLAIMS]) / FAILED, "a") as noted:
+            print(json.dumps([report.nodeid, when]), file=noted)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests that are to be run again, where that is what this process is for."""
+    if AGAIN not in os.environ:
+        return
+    wanted = failed(Path(os.environ[AGAIN]))
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in wanted])
+    items[:] = [item for item in items if item.nodeid in wanted]
 
 
 @pytest.hookimpl(tryfirst=True)
