@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench import cases, programs, tools
+from tests.bench import cases, programs, runner, tools
 from tests.bench.programs import Place, Running
 
 LOADS: Final[dict[str, tuple[str, int, int]]] = {  # the load, and its numbers before the counts
@@ -34,6 +34,7 @@ LOADS: Final[dict[str, tuple[str, int, int]]] = {  # the load, and its numbers b
     "udp-oneshot-log": ("counted-datagrams", 50, 1),
     "udp-1x1": ("counted-datagrams", 1, 1),
     "udp-50x4": ("counted-datagrams", 50, 4),
+    "tls-handshake": ("counted-handshakes", 1, 0),
 }
 DEFAULT: Final = ("tcp-rr-64", "tcp-crr", "udp-oneshot", "udp-1x1", "udp-50x4")
 START_S: Final = 120
@@ -230,7 +231,8 @@ def count(name: str, case: cases.Case, wanted: list[str]) -> Counts:
             folder = Path(text)
             backend_port = programs.free_port()
             backend = case.backend(folder / "backend", backend_port)
-            place = Place(folder / name, programs.free_port(), backend_port, 1)
+            certificate = runner.make_certificate(folder) if case.setup.tls else None
+            place = Place(folder / name, programs.free_port(), backend_port, 1, certificate)
             try:
                 make(name, place, case).run(LOADS[case.name], counts)
             finally:

@@ -38,6 +38,7 @@ PROGRAMS = {
     "counted-requests": counted.requests,
     "counted-connections": counted.connections,
     "counted-datagrams": counted.datagrams,
+    "counted-handshakes": counted.handshakes,
     "tls-resume": tls.resume,
 }
 

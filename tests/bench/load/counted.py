@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import sys
 
 from tests.bench.load.mmsg import udp_socket
@@ -142,4 +143,23 @@ def datagrams(port: int, clients: int, window: int, warm: int, count: int) -> No
     _datagrams(socks, epoll, window, warm)
     if _say():
         _datagrams(socks, epoll, window, count)
+        _say()
+
+
+def _shake_hands(context: ssl.SSLContext, port: int, count: int) -> None:
+    for _ in range(count):
+        with (socket.create_connection(("127.0.0.1", port)) as sock,
+              context.wrap_socket(sock)):
+            pass
+
+
+def handshakes(port: int, clients: int, warm: int, count: int) -> None:
+    """Make full TLS 1.3 handshakes one after another. Args: clients: one, for each waits"""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _shake_hands(context, port, warm)
+    if _say():
+        _shake_hands(context, port, count)
         _say()
