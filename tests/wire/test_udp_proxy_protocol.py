@@ -184,6 +184,7 @@ def test_proxy_requests_behind_a_peer(ngxstream: ProxyFactory, backends) -> None
         for n in range(12):
             peer.send(headed(f"192.0.2.{n % 2}", 9, b"%d" % n))
         wait_until(lambda: len(program.access_log()) >= 6, what="six sessions")
+        wait_until(lambda: len(server.datagrams) >= 12, what="twelve datagrams")
     assert sorted(b"%d" % n for n in range(12)) == sorted(server.datagrams)
     clients = [line.split()[0] for line in program.access_log()]
     assert ["192.0.2.0"] * 3 + ["192.0.2.1"] * 3 == sorted(clients)
