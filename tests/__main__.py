@@ -23,23 +23,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 from tests.support import sharing
 
 TOGETHER = "--together"
-SECOND = "of them at the second try"
 MOST_AGAIN = 10  # tests that are run again: more than these do not fail by chance
 MOST = 4  # processes: what tests ask of time and memory is not made for a crowd of them
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
 LEFT_S = 30  # how long somebody may keep the output open after the end
 COLLECTED = re.compile(r"collected (\d+) items?\b")
-SUMMARY = re.compile(r"=+ .+ in [\d.]+s\b.*=+")
-RESULT = re.compile(r"(\d+) (passed|failed|skipped|deselected|xfailed|xpassed|errors?|warnings?)\b")
-
-
-Failed = dict[str, set[str]]  # tests, and in what they failed (sharing.failed)
 
 
 class Part:
@@ -98,15 +91,6 @@ class Part:
         return code
 
 
-def counts(report: list[str]) -> Counter[str]:
-    """Return how many tests passed, failed and so on, by the summary; an interpreter that ends may
-    have had something to say after it.
-    """
-    last = next((line for line in reversed(report) if SUMMARY.fullmatch(line.strip())), "")
-    return Counter({word.removesuffix("s") if word in ("errors", "warnings") else word: int(n)
-                    for n, word in RESULT.findall(last)})
-
-
 def together(count: int, words: list[str]) -> int:
     """Run pytest with these words in so many processes. Returns: the exit status"""
     begun = time.monotonic()
@@ -115,59 +99,40 @@ def together(count: int, words: list[str]) -> int:
         parts = [Part(number, words, folder, printing) for number in range(count)]
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # they end by it, and their reports are wanted
         codes = [part.wait() for part in parts]
-        total: Counter[str] = Counter()
         for number, part in enumerate(parts, 1):
             print(f"\n-- process {number} of {count} --")
             print("".join(part.report), end="")
-            total += counts(part.report)
-        failed = sharing.failed(Path(folder))
-        is_complete = ran(total, failed) == parts[0].collected and set(codes) <= {0, 1}
-        if is_complete and may_be_chance(failed):
-            codes = [once_more(failed, words, folder, total)]
+        notes = sharing.Notes(Path(folder))
+        said = ""
+        is_whole = len(notes.names) == parts[0].collected and set(codes) <= {0, 1}
+        if is_whole and 0 < len(notes.failed) <= MOST_AGAIN and not notes.has_broken_property:
+            code, later = once_more(notes.failed, words, folder)
+            said = f", {len(notes.failed - later.failed)} of them at the second try"
+            codes, notes = [code], notes.but(later)
+    counts = notes.counts()
     order = ("failed", "error", "passed", "skipped")
-    said = [f"{total[word]} {word}" for word in (*order, *sorted(set(total) - set(order)))
-            if total[word]]
+    said = ", ".join(f"{counts[word]} {word}" for word in order if counts[word]) + said
     seconds = time.monotonic() - begun
-    print(f"\n=== all together: {', '.join(said) or 'nothing'} in {seconds:.0f} s ===", flush=True)
-    if not any(codes) and total["passed"] + total["skipped"] != parts[0].collected:
-        print(f"{parts[0].collected} tests were collected: some were not run, or not counted")
-        return 1
+    print(f"\n=== all together: {said or 'nothing'} in {seconds:.0f} s ===", flush=True)
+    if len(notes.names) != parts[0].collected:
+        print(f"{parts[0].collected} tests were collected, {len(notes.names)} were run")
+        codes.append(1)
     return next((code for code in codes if code), 0)
 
 
-def may_be_chance(failed: Failed) -> bool:
-    """Tell whether these may have failed by what ran beside them."""
-    is_property = any(sharing.EXAMPLE in phases for phases in failed.values())
-    return 0 < len(failed) <= MOST_AGAIN and not is_property
+def once_more(failed: set[str], words: list[str], folder: str) -> tuple[int, sharing.Notes]:
+    """Run tests that failed once more, alone.
 
-
-def ran(total: Counter[str], failed: Failed) -> int:
-    """Return how many tests were run. One whose setup failed is an error, and nothing beside."""
-    unready = sum("setup" in phases for phases in failed.values())
-    return total["passed"] + total["failed"] + total["skipped"] + total["xfailed"] + unready
-
-
-def once_more(failed: Failed, words: list[str], folder: str, total: Counter[str]) -> int:
-    """Run tests that failed once more, alone, and count them by what they do now.
-
-    Args: words: for pytest, as before; folder: the run's; total: its counts, which are set right.
-    Returns: the exit status
+    Args: failed: their names; words: for pytest, as before; folder: of the first run. Returns: the
+    exit status, and what came of them now
     """
-    print(f"\n-- once more, alone: {len(failed)} --", *failed, sep="\n", flush=True)
+    print(f"\n-- once more, alone: {len(failed)} --", *sorted(failed), sep="\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="ngxstream-tests-") as marks:
         part = Part(1, words, marks, threading.Lock(), again=folder)
         code = part.wait()
         print("".join(part.report), end="")
-        still = sharing.failed(Path(marks))
-    now = counts(part.report)
-    if ran(now, still) != len(failed):
-        return code or 1
-    # pytest counts a test whose teardown failed as passed too
-    total["passed"] -= sum(phases == {"teardown"} for phases in failed.values())
-    total["failed"] = total["error"] = 0
-    total.update({word: now[word] for word in ("passed", "failed", "error", "skipped")})
-    total[SECOND] = len(failed) - len(still)
-    return code
+        later = sharing.Notes(Path(marks))
+    return (code if later.names == failed else code or 1), later
 
 
 def main() -> int:

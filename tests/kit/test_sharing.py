@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.__main__ import counts
 from tests.support import sharing
 from tests.support.proxies import ROOT
 
@@ -73,19 +72,6 @@ def test_what_takes_long_comes_first(tmp_path: Path) -> None:
     wanted = (*sharing.LONG, "tests/a.py", "tests/b.py")
     assert [f"{name}::test_{n}" for name in wanted for n in "12"] == ours
     assert [] == list(sharing.claimed(items, tmp_path))
-
-
-def test_the_summary_is_found_though_others_speak_after_it() -> None:
-    """A complaint of the interpreter at its end does not hide how many tests passed."""
-    report = [
-        "=========================== short test summary info ============================\n",
-        "FAILED tests/a.py::test_b - assert '3 passed in 1.00s'\n",
-        "=========== 7 failed, 1004 passed, 1 error in 194.80s (0:03:14) ============\n",
-        "Exception ignored in: <_io.FileIO name='x'>\n",
-        "ResourceWarning: unclosed file <_io.BufferedRandom name='x'>\n",
-    ]
-    assert {"failed": 7, "passed": 1004, "error": 1} == counts(report)
-    assert {} == counts([])
 
 
 AGAIN = """

@@ -3,25 +3,30 @@
     NGXSTREAM_TEST_CLAIMS=FOLDER pytest -p tests.support.sharing
     NGXSTREAM_TEST_CLAIMS=FOLDER NGXSTREAM_TEST_AGAIN=FOLDER pytest -p tests.support.sharing
 
-Which tests fail is noted in the folder. The second form runs those that an earlier run has noted in
-its folder, and no others.
-
 All collect everything. Who comes to a file first runs all of it: that is the one who could make the
 file's mark in the folder. All go through the same list, the files that take longest before all
 others, so that what is left for the end is short, and all end at about the same time.
+
+What came of each test is noted in the folder. The second form runs the tests that failed by the
+notes of an earlier run, and no others.
 """
+
+from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 CLAIMS = "NGXSTREAM_TEST_CLAIMS"
 AGAIN = "NGXSTREAM_TEST_AGAIN"
 EXAMPLE = "example"
-FAILED = "failed.json-lines"  # in the folder: the names of tests that failed, or whose fixtures did
+NOTES = "notes"  # in the folder: a line of JSON for each note
+
 # The files that take more than 15 s (2026-11, two processors), the longest before the others; what
 # is not listed follows as it was collected.
 LONG = (
@@ -72,32 +77,72 @@ def claimed(items: list[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
             yield from files[name]
 
 
-def failed(folder: Path) -> dict[str, set[str]]:
-    """Return the tests that failed, and in what: "setup", "call", "teardown"; EXAMPLE where a
-    property was called.
+class Note(NamedTuple):
+    """What came of a part of a test.
+
+    Args: name: of the test; when: "setup", "call" or "teardown", EXAMPLE where a property was
+    called; outcome: "passed" (of setup and teardown this is not noted), "failed" or "skipped"
     """
-    noted = folder / FAILED
-    found: dict[str, set[str]] = {}
-    for line in noted.read_text().splitlines() if noted.exists() else ():
-        name, when = json.loads(line)
-        found.setdefault(name, set()).add(when)
-    return found
+
+    name: str
+    when: str
+    outcome: str
+
+
+class Notes:
+    """What came of the tests of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read what was noted."""
+        path = folder / NOTES
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._all = [Note(*json.loads(line)) for line in lines]
+
+    @property
+    def names(self) -> set[str]:
+        """Those that were run, or skipped."""
+        return {note.name for note in self._all}
+
+    @property
+    def failed(self) -> set[str]:
+        """Those that failed, or whose setup or teardown did."""
+        return {note.name for note in self._all if note.outcome == "failed"}
+
+    @property
+    def has_broken_property(self) -> bool:
+        """Whether an example was found that breaks a property."""
+        return any(note.when == EXAMPLE and note.outcome == "failed" for note in self._all)
+
+    def counts(self) -> Counter[str]:
+        """Return how many passed, failed and were skipped, and "error": setups and teardowns."""
+        return Counter(
+            "error" if note.outcome == "failed" and note.when in ("setup", "teardown")
+            else note.outcome
+            for note in self._all
+        )
+
+    def but(self, later: Notes) -> Notes:
+        """Return the notes with those of a later run in the place of what it ran."""
+        both = Notes.__new__(Notes)
+        both._all = [note for note in self._all if note.name not in later.names] + later._all
+        return both
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note what fails. A line is one write: others write to this file too."""
-    if report.failed:
-        is_property = report.when == "call" and "hypothesis" in report.keywords
-        when = EXAMPLE if is_property else report.when
-        with open(Path(os.environ[CLAIMS]) / FAILED, "a") as noted:
-            print(json.dumps([report.nodeid, when]), file=noted)
+    """Note what came of a test. A line is one write: others write to this file too."""
+    if report.passed and report.when != "call":
+        return
+    is_property = report.when == "call" and "hypothesis" in report.keywords
+    note = Note(report.nodeid, EXAMPLE if is_property else report.when, report.outcome)
+    with open(Path(os.environ[CLAIMS]) / NOTES, "a") as notes:
+        print(json.dumps(note), file=notes)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the tests that are to be run again, where that is what this process is for."""
     if AGAIN not in os.environ:
         return
-    wanted = failed(Path(os.environ[AGAIN]))
+    wanted = Notes(Path(os.environ[AGAIN])).failed
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in wanted])
     items[:] = [item for item in items if item.nodeid in wanted]
 
