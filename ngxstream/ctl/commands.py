@@ -45,18 +45,21 @@ def status(api: Client, args: Namespace) -> Said:
     groups = api.get(f"{PLUS}/stream/upstreams")
     workers = api.get(f"{OWN}/workers")
     bad = list(_unwell(groups))
+    master = workers.get("master", {"pid": about["ppid"], "state": "running"})
     value = {"nginx": about, "connections": connections, "respawned": respawned,
-             "workers": workers["workers"], "peers_not_up": bad}
+             "master": master, "workers": workers["workers"], "peers_not_up": bad}
     serving = sum(one["state"] == "serving" for one in workers["workers"])
     leaving = len(workers["workers"]) - serving
     counts = "connections: {active} active, {accepted} accepted, {dropped} dropped"
     lines = [
         f"{about['build']} (configuration {about['generation']}, loaded {about['load_timestamp']})",
-        f"master {about['ppid']}, {serving} workers"
+        f"{_MASTERS[master['state']].format(**master)}, {serving} worker{'s' * (serving != 1)}"
         + (f", {leaving} leaving" if leaving else "")
         + (f", {respawned} respawned" if respawned else ""),
         counts.format(**connections),
     ]
+    if master["state"] == "gone":
+        lines.insert(0, _ORPHANS.format(**master))
     if workers["silent"]:
         lines.append(f"no answer from workers {', '.join(map(str, workers['silent']))}")
     if bad:
@@ -64,6 +67,13 @@ def status(api: Client, args: Namespace) -> Said:
     else:
         lines.append("all peers are up")
     return "\n".join(map(tables.clean_lines, lines)), value
+
+
+_MASTERS: Final = {"running": "master {pid}", "gone": "no master", "none": "one process, no master"}
+_ORPHANS: Final = (
+    "the master process {pid} is GONE: its workers serve on, but nobody reloads the "
+    "configuration\nor replaces a worker that dies. Start the program again: it takes over."
+)
 
 
 def _unwell(groups: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

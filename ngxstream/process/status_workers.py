@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.core import clock as clocks
 from ngxstream.event import drops
+from ngxstream.process import status
 from ngxstream.process import worker_facts as w
 from ngxstream.process.status import board_of, cycle_of
 from ngxstream.stream import api, core_facts, zone_endpoints
@@ -160,7 +161,9 @@ def _reset_processes(request: api.Request) -> api.Reply:
 def _get_ours(request: api.Request) -> api.Reply:
     workers = Workers(request.loop, request.stream)
     found = (_ours(workers, row) for row in workers.rows)
-    return api.Reply(value={"workers": api.Items(found), "silent": []})
+    known = request.loop.get(status.Status)
+    master = {"pid": None if known.master == status.NONE else known.ppid, "state": known.master}
+    return api.Reply(value={"master": master, "workers": api.Items(found), "silent": []})
 
 
 def _ours(workers: Workers, row: Row) -> dict[str, Any]:
@@ -222,6 +225,15 @@ _OURS: Final = s.obj(
     ),
     memory_bytes=s.described(s.COUNT, "resident, what is shared included"),
 )
+_MASTER: Final = s.obj(
+    "As the worker that answers knows it.",
+    pid=s.described(s.nullable(s.COUNT), "null where there is none"),
+    state=s.described(
+        s.enum(status.RUNNING, status.GONE, status.NONE),
+        'gone: the workers serve on, but nobody reloads, or replaces a worker that dies; none: '
+        '"master_process off"',
+    ),
+)
 _SILENT: Final = s.described(s.array(s.COUNT), "none: nobody is asked")
 
 ENDPOINTS: Final = (
@@ -243,7 +255,7 @@ ENDPOINTS: Final = (
     }),
     api.Endpoint(api.OWN, "/workers", {
         "GET": api.Operation(_get_ours, "All workers, those that leave too.",
-                             s.obj(workers=s.array(_OURS), silent=_SILENT)),
+                             s.obj(master=_MASTER, workers=s.array(_OURS), silent=_SILENT)),
     }),
 )
 

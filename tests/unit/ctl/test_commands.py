@@ -43,7 +43,8 @@ REPLIES = {
     "GET /api/9/stream/upstreams": {"u": {"peers": [PEER], "zombies": 0, "zone": "z"}},
     "GET /api/9/stream/server_zones": {HOSTILE: ZONE},
     "GET /api/9/stream/upstreams/u/servers": SERVERS,
-    "GET /api/ngxstream/1/workers": {"workers": [WORKER, {**WORKER, "state": "leaving"}],
+    "GET /api/ngxstream/1/workers": {"master": {"pid": 10, "state": "running"},
+                                     "workers": [WORKER, {**WORKER, "state": "leaving"}],
                                      "silent": [12]},
     "GET /api/ngxstream/1/sessions": {"sessions": [SESSION], "cursor": None, "matched": 5,
                                       "silent": [12]},
@@ -94,7 +95,7 @@ def run(client: Client, *words: str) -> tuple[str, Any]:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("status", ["master 10, 1 workers, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
+        ("status", ["master 10, 1 worker, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
         ("servers", [r"\x1b[2J", "2.0k"]),
         ("upstreams", ["10.0.0.1:53", "down", "1.5k"]),
         ("upstreams u", ["10.0.0.1:53"]),
@@ -197,6 +198,28 @@ def test_a_pair_is_shown_by_whatever_its_key_is_written(api: tuple[FakeApi, Clie
     fake, client = api
     fake.reply("GET /api/9/stream/keyvals/z", {"2001:db8::/32": "v"})
     assert "v" == run(client, "keyval", "get", "z", "2001:DB8::/32")[0]
+
+
+@pytest.mark.parametrize(
+    ("master", "shown"),
+    [
+        ({"pid": 10, "state": "gone"}, "the master process 10 is GONE: its workers serve on"),
+        ({"pid": None, "state": "none"}, "one process, no master, 1 worker,"),
+        (None, "master 10, 1 worker,"),  # of a program that does not tell
+    ],
+)
+def test_a_master_that_is_gone_is_not_well(
+    api: tuple[FakeApi, Client], master: dict[str, Any] | None, shown: str
+) -> None:
+    """`status` says so first; a process without a master is no trouble."""
+    fake, client = api
+    told = dict(REPLIES["GET /api/ngxstream/1/workers"])
+    del told["master"]
+    fake.reply("GET /api/ngxstream/1/workers", told if master is None else
+               {**told, "master": master})
+    text, _ = run(client, "status")
+    assert shown in text
+    assert text.startswith("the master") == ("GONE" in shown)
 
 
 def test_an_empty_group_is_not_well(api: tuple[FakeApi, Client]) -> None:
