@@ -78,8 +78,7 @@ def _api(scope: Scope, module: Module, st: Statement) -> None:
     draft.is_shown = True
     draft.is_steered |= given.get("write", False)
     server: ServerConf = scope.owner
-    server.handler = serving.handle
-    server.slots = 1
+    server.serve_by(serving.handle, scope, st, slots=1)
 
 
 def check(conf: ApiConf, server: ServerConf, draft: StreamDraft) -> None:
