@@ -35,6 +35,7 @@ MALFORMED: Final = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
 )
 _FORBIDDEN: Final = frozenset((401, 403, 405))
+_NOT_FOUND: Final = 404
 
 
 class CtlError(Exception):
@@ -183,7 +184,13 @@ class Client:
             word, text = str(error["code"]), str(error["text"])
         except MALFORMED:
             said = body[:80].decode("ascii", "replace") if body[:1] not in (b"", b"<") else ""
+            if status == _NOT_FOUND:
+                said, code = "is it the API?", UNREACHABLE
             return CtlError(f"{self.where}: HTTP {status}{said and ': '}{said}", code)
+        if word == "Unauthorized":
+            text = "wrong user or password" if "Authorization" in self._headers else (
+                "the API wants a user and a password: name the user by --user"
+            )
         if word == "MethodDisabled":
             text = "the API is read-only: its server wants `api write=on;` for this"
         return CtlError(f"{text} ({word})", code)

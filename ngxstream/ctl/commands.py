@@ -5,13 +5,17 @@ The parser, the completion and the manual are made of these declarations.
 
 from __future__ import annotations
 
+import argparse
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from ngxstream.core import log as logs
+from ngxstream.core import log_ring
 from ngxstream.ctl import changing, tables
 from ngxstream.ctl.client import OWN, PLUS, Client, CtlError, Said, segment
+from ngxstream.stream import content
 
 FOLLOW_S: Final = 1.0
 
@@ -32,6 +36,23 @@ class Command(NamedTuple):
     args: tuple[Arg, ...]
     run: Callable[[Client, Namespace], Said]
     writes: bool = False
+
+    def changes(self, args: Namespace) -> bool:
+        """Tell whether it needs an API that allows changes."""
+        return self.writes and getattr(args, "action", "") not in changing.READING
+
+
+def number(least: int, most: int = 0x7FFF_FFFF) -> Callable[[str], int]:
+    """Return what reads a number of a range. Raises: ArgumentTypeError"""
+
+    def read(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
+        if not least <= value <= most:
+            upper = f" to {most}" if most < 0x7FFF_FFFF else " or more"
+            raise argparse.ArgumentTypeError(f'"{tables.clean(text)}" is not {least}{upper}')
+        return value
+
+    return read
 
 
 # -- looking -------------------------------------------------------------------------------------
@@ -292,7 +313,8 @@ _FILTERS: Final = (
     Arg(("--server",), "only of a server: its status_zone or its listen address"),
     Arg(("--upstream",), "only of a group"),
     Arg(("--peer",), "only of a peer"),
-    Arg(("--state",), "only in a state"),
+    Arg(("--state",), f"only in a state: {', '.join(content.STATES)}",
+        {"choices": content.STATES, "metavar": "STATE"}),
     Arg(("--min-age",), "only those that are at least so old, 5s"),
     Arg(("--max-age",), "only those that are at most so old"),
     Arg(("--min-idle",), "only those where nothing moved for so long"),
@@ -304,7 +326,7 @@ COMMANDS: Final = (
     Command("upstreams", "list groups and how their peers fare",
             (Arg(("upstream",), "only this group", {"nargs": "?"}),), upstreams),
     Command("sessions", "list live sessions", (
-        *_FILTERS, Arg(("--limit",), "at most so many, 100", {"type": int, "default": 100}),
+        *_FILTERS, Arg(("--limit",), "at most so many, 100", {"type": number(1), "default": 100}),
     ), sessions),
     Command("kill", "end sessions", (
         Arg(("id",), "ids as `sessions` prints them", {"nargs": "*"}), *_FILTERS,
@@ -318,7 +340,7 @@ COMMANDS: Final = (
     Command("down", "mark a server as down", (_GROUP, _SERVER), changing.down, writes=True),
     Command("up", "give a server new sessions again", (_GROUP, _SERVER), changing.up, writes=True),
     Command("weight", "set the weight of a server", (
-        _GROUP, _SERVER, Arg(("weight",), "1 or more", {"type": int}),
+        _GROUP, _SERVER, Arg(("weight",), "1 or more", {"type": number(1)}),
     ), changing.weight, writes=True),
     Command("add", "add a server to a group", (
         _GROUP, Arg(("server",), "ADDRESS:PORT, unix:PATH or NAME:PORT"),
@@ -339,7 +361,7 @@ COMMANDS: Final = (
     ), healthz),
     Command("keyval", "look at the pairs of a keyval zone, or change them", (
         Arg(("action",), "what to do",
-            {"choices": ("list", "get", "add", "set", "del", "clear")}),
+            {"choices": changing.KEYVAL_ACTIONS}),
         Arg(("zone",), "name of the zone"),
         Arg(("key",), "the key", {"nargs": "?"}),
         Arg(("value",), "the value", {"nargs": "?"}),
@@ -356,8 +378,10 @@ COMMANDS: Final = (
     Command("certificates", "list the certificates that are served", (), certificates),
     Command("log", "print the last lines of the error log", (
         Arg(("-f", "--follow"), "go on with new lines as they come", {"action": "store_true"}),
-        Arg(("-n", "--lines"), "so many, 100", {"type": int, "default": 100}),
-        Arg(("--level",), "of this level and worse"),
+        Arg(("-n", "--lines"), f"so many, 100; at most {log_ring.LINES}",
+            {"type": number(1, log_ring.LINES), "default": 100}),
+        Arg(("--level",), f"of this level and worse: {', '.join(logs.LEVELS)}",
+            {"choices": tuple(logs.LEVELS), "metavar": "LEVEL"}),
         Arg(("--contains",), "with this text"),
     ), log),
     Command("metrics", "print what Prometheus gets", (), metrics),

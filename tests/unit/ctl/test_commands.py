@@ -184,6 +184,17 @@ def test_a_change_is_asked_for(
     assert (request_, body) == (fake.requests[-1][0], fake.requests[-1][3])
 
 
+def test_of_several_sessions_the_one_that_is_not_there_is_named(
+    api: tuple[FakeApi, Client],
+) -> None:
+    """With how many were ended before it."""
+    fake, client = api
+    fake.reply("DELETE /api/ngxstream/1/sessions/11-4", b"", 204)
+    with pytest.raises(CtlError, match=r'^"9-9": .*; 1 ended$') as raised:
+        run(client, "kill", "11-4", "9-9")
+    assert REFUSED == raised.value.code
+
+
 def test_why_no_clients_may_come_is_told(api: tuple[FakeApi, Client]) -> None:
     """And that is a failure of the command, for scripts."""
     fake, client = api
@@ -248,6 +259,12 @@ def test_a_pair_that_is_not_there_is_added(api: tuple[FakeApi, Client]) -> None:
         ("drain u 10.0.0.2:53", "more than once", REFUSED),
         ("drain u 10.0.0.9:53", "no server", REFUSED),
         ("kill", "ids, a filter, or --all", USAGE),
+        ("kill 1-1 --protocol udp", "not both", USAGE),
+        ("kill 1-1 --all", "not both", USAGE),
+        ("keyval clear z a", "clear takes nothing but a zone", USAGE),
+        ("keyval list z a", "list takes nothing but a zone", USAGE),
+        ("keyval del z a v", "del takes nothing but a key", USAGE),
+        ("keyval get z a --expire 5s", "get takes no --expire", USAGE),
         ("keyval get z", "wants a key$", USAGE),
         ("keyval add z k v --expire soon", "no time", USAGE),
         ("keyval add z k v --expire 0", "no time", USAGE),
