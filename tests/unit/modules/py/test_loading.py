@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -364,6 +365,15 @@ def test_a_function_that_was_not_looked_up_cannot_be_called() -> None:
     """That is a fault of ours."""
     with pytest.raises(Exception, match="before it was looked up"):
         Hook("py_access", "m.f", 1, "file", 1).call()
+
+
+def test_who_asks_asyncio_is_told_where_to_look() -> None:
+    """Its own words say that something is missing that nobody can give it."""
+    coroutine = asyncio.sleep(1)
+    with pytest.raises(RuntimeError) as raised:
+        coroutine.send(None)
+    text = described(raised.value)
+    assert "no running event loop; asyncio is not used here, ngxstream.scripting has" in text
 
 
 def test_an_exception_that_was_told_is_part_of_no_cycle() -> None:
