@@ -65,9 +65,12 @@ def status(api: Client, args: Namespace) -> Said:
     respawned = api.get(f"{PLUS}/processes")["respawned"]
     groups = api.get(f"{PLUS}/stream/upstreams")
     workers = api.get(f"{OWN}/workers")
+    last = next(iter(api.get(f"{OWN}/reloads")["reloads"]), None)
+    node = api.get(f"{OWN}/node")
     bad = list(_unwell(groups))
     master = workers.get("master", {"pid": about["ppid"], "state": "running"})
     value = {"nginx": about, "connections": connections, "respawned": respawned,
+             "last_load": last, "draining": node["draining"],
              "master": master, "workers": workers["workers"], "peers_not_up": bad}
     serving = sum(one["state"] == "serving" for one in workers["workers"])
     leaving = len(workers["workers"]) - serving
@@ -79,6 +82,10 @@ def status(api: Client, args: Namespace) -> Said:
         + (f", {respawned} respawned" if respawned else ""),
         counts.format(**connections),
     ]
+    if node["draining"]:
+        lines.insert(0, "this node DRAINS: /healthz asks for no new clients")
+    if last is not None and last["verdict"] == "failed":
+        lines.insert(0, "the last reload, {time}, FAILED: {message}".format(**last))
     if master["state"] == "gone":
         lines.insert(0, _ORPHANS.format(**master))
     if workers["silent"]:

@@ -55,6 +55,7 @@ REPLIES = {
         "reloads": [{"time": "T", "verdict": "failed", "generation": 2, "duration_ms": 5,
                      "sessions_carried": 0, "message": f"no {HOSTILE}"}],
     },
+    "GET /api/ngxstream/1/node": {"draining": False, "since": None},
     "GET /api/ngxstream/1/certificates": {
         "certificates": [{"days_left": 9, "not_after": "T", "names": ["a", "b"], "subject": "",
                           "file": "f"}],
@@ -95,7 +96,8 @@ def run(client: Client, *words: str) -> tuple[str, Any]:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("status", ["master 10, 1 worker, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
+        ("status", ["the last reload, T, FAILED: no \\x1b[2J\nngxstream-1 (configuration 2",
+                    "master 10, 1 worker, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
         ("servers", [r"\x1b[2J", "2.0k"]),
         ("upstreams", ["10.0.0.1:53", "down", "1.5k"]),
         ("upstreams u", ["10.0.0.1:53"]),
@@ -231,6 +233,19 @@ def test_a_master_that_is_gone_is_not_well(
     text, _ = run(client, "status")
     assert shown in text
     assert text.startswith("the master") == ("GONE" in shown)
+
+
+def test_a_node_that_drains_gets_no_clients(api: tuple[FakeApi, Client]) -> None:
+    """`status` says so, and nothing of a reload that went well."""
+    fake, client = api
+    told = REPLIES["GET /api/ngxstream/1/reloads"]
+    went_well = {**told["reloads"][0], "verdict": "ok", "message": ""}
+    fake.reply("GET /api/ngxstream/1/reloads", {**told, "reloads": [went_well, *told["reloads"]]})
+    fake.reply("GET /api/ngxstream/1/node", {"draining": True, "since": 1})
+    text, value = run(client, "status")
+    assert text.startswith("this node DRAINS: /healthz asks for no new clients\nngxstream-1")
+    assert value["draining"]
+    assert went_well == value["last_load"]
 
 
 def test_an_empty_group_is_not_well(api: tuple[FakeApi, Client]) -> None:
