@@ -152,6 +152,8 @@ class Client:
             self._connection.close()
             self._is_kept = False
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, ssl.SSLCertVerificationError):
+                text = f"{error.verify_message}: --cacert names a CA's file, --insecure checks none"
             raise CtlError(f"{self.where}: {text}", UNREACHABLE) from None
         if status >= 300:
             raise self._refused(status, got)
