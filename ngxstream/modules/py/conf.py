@@ -240,8 +240,8 @@ def _import(scope: Scope, module: Module, st: Statement) -> None:
 def init(draft: StreamDraft, module: Module) -> None:
     """Import what the block names and look its functions up. Raises: ConfError"""
     scripts: Scripts | None = draft.data.get(NAME)
-    if scripts is None:
-        return
+    if scripts is None or draft.builder.data.get("signals"):
+        return  # whoever stops a program must not wait for modules, nor need them to be right
     shared_dict.DICTS.set(shared_dict.of_zones(draft.data.get(DICTS, {}).values()))
     scripts.resolve(module)
     scripts.time_limit = int(draft.given.get(NAME, {}).get("time_limit", TIME_LIMIT_MS))
