@@ -36,6 +36,11 @@ MALFORMED: Final = (
 )
 _FORBIDDEN: Final = frozenset((401, 403, 405))
 _NOT_FOUND: Final = 404
+# what says less in the API's own words, which are those of NGINX Plus; by its code
+_WORDS: Final = {
+    "MethodDisabled": "the API is read-only: its server wants `api write=on;` for this",
+    "UpstreamStatic": "the upstream has no `zone`, so its servers are those of the configuration",
+}
 
 
 class CtlError(Exception):
@@ -193,8 +198,7 @@ class Client:
             text = "wrong user or password" if "Authorization" in self._headers else (
                 "the API wants a user and a password: name the user by --user"
             )
-        if word == "MethodDisabled":
-            text = "the API is read-only: its server wants `api write=on;` for this"
+        text = _WORDS.get(word, text)
         return CtlError(f"{text} ({word})", code)
 
 

@@ -62,7 +62,8 @@ def test_who_asks_is_named() -> None:
         (404, "UpstreamNotFound", "upstream not found", REFUSED),
         (409, "EntryExists", "entry exists", REFUSED),
         (401, "Unauthorized", "name the user by --user", FORBIDDEN),
-        (405, "MethodDisabled", "", FORBIDDEN),
+        (405, "MethodDisabled", "wants `api write=on;`", FORBIDDEN),
+        (400, "UpstreamStatic", "has no `zone`", REFUSED),
     ],
 )
 def test_a_refusal_is_told(status: int, code: str, text: str, exit_code: int) -> None:
