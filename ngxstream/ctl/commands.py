@@ -82,14 +82,15 @@ def status(api: Client, args: Namespace) -> Said:
         + (f", {respawned} respawned" if respawned else ""),
         counts.format(**connections),
     ]
+    if workers["silent"]:
+        stuck = ", ".join(map(str, workers["silent"]))
+        lines.insert(0, f"the loop of these workers STANDS STILL, by pid: {stuck}")
     if node["draining"]:
         lines.insert(0, "this node DRAINS: /healthz asks for no new clients")
     if last is not None and last["verdict"] == "failed":
         lines.insert(0, "the last reload, {time}, FAILED: {message}".format(**last))
     if master["state"] == "gone":
         lines.insert(0, _ORPHANS.format(**master))
-    if workers["silent"]:
-        lines.append(f"no answer from workers {', '.join(map(str, workers['silent']))}")
     if bad:
         lines += ["", tables.table(("UPSTREAM", "PEER", "STATE"), bad)]
     else:

@@ -80,6 +80,11 @@ class Workers:
                  if self.of(row, w.STATE) == w.SERVING}
         return [found[number] for number in sorted(found)]
 
+    def silent(self) -> list[int]:
+        """Return the pids of those that have not told anything for SILENT_MS."""
+        late_ms = clocks.monotonic_ms() - w.SILENT_MS
+        return sorted(row.pid for row in self.rows if self.of(row, w.SEEN) < late_ms)
+
     def connections(self, row: Row) -> dict[str, int]:
         """Return what one says of its clients."""
         since = self._bases.of(self.of(row, w.NUMBER), row.pid)
@@ -163,7 +168,8 @@ def _get_ours(request: api.Request) -> api.Reply:
     found = (_ours(workers, row) for row in workers.rows)
     known = request.loop.get(status.Status)
     master = {"pid": None if known.master == status.NONE else known.ppid, "state": known.master}
-    return api.Reply(value={"master": master, "workers": api.Items(found), "silent": []})
+    return api.Reply(value={"master": master, "workers": api.Items(found),
+                            "silent": workers.silent()})
 
 
 def _ours(workers: Workers, row: Row) -> dict[str, Any]:
@@ -234,7 +240,9 @@ _MASTER: Final = s.obj(
         '"master_process off"',
     ),
 )
-_SILENT: Final = s.described(s.array(s.COUNT), "none: nobody is asked")
+_SILENT: Final = s.described(
+    s.array(s.COUNT), f"pids of those whose loop has stood still for {w.SILENT_MS // 1000} seconds"
+)
 
 ENDPOINTS: Final = (
     api.Endpoint(api.PLUS, "/processes", {
@@ -273,6 +281,9 @@ def metrics(loop: Loop, stream: StreamConf) -> Iterable[api.Family]:
     for name, kind, doc in _CONNECTION_METRICS:
         yield api.Family(f"nginxplus_worker_connection_{name}", kind, doc,
                          [(labels, counted[name]) for labels, counted in serving])
+    yield api.Family("ngxstream_workers_silent", api.GAUGE,
+                     f"Workers whose loop has stood still for {w.SILENT_MS // 1000} seconds.",
+                     [("", len(workers.silent()))])
     yield api.Family("ngxstream_worker_memory_bytes", api.GAUGE, w.MEMORY.doc, [
         (api.labels(id=str(workers.of(row, w.NUMBER)), pid=str(row.pid)), workers.of(row, w.MEMORY))
         for row in workers.serving()

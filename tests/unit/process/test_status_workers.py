@@ -94,6 +94,21 @@ def test_a_master_that_is_gone_is_told_of(ngxstream: ProxyFactory) -> None:
     wait_until(lambda: not any(map(processes.is_alive, orphans)))
 
 
+def test_a_worker_that_stands_still_is_told_of(ngxstream: ProxyFactory) -> None:
+    """By its pid, until its loop goes on; it is listed all the same."""
+    program = ngxstream(conf(head="worker_processes 2;"))
+    assert [] == get(program, f"{OWN}/workers")["silent"]
+    stuck = program.worker_pids()[1]
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        wait_until(lambda: get(program, f"{OWN}/workers")["silent"] == [stuck])
+        assert b"\nngxstream_workers_silent 1\n" in api_calls.call(program, "/metrics")[2]
+        assert 2 == len(get(program, f"{OWN}/workers")["workers"])
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    wait_until(lambda: get(program, f"{OWN}/workers")["silent"] == [])
+
+
 def test_without_master_process_there_is_none(ngxstream: ProxyFactory) -> None:
     """The only process is not an orphan's."""
     program = ngxstream(conf(head="master_process off;"))
