@@ -218,7 +218,8 @@ def workers(api: Client, args: Namespace) -> Said:
     """List the workers."""
     value = api.get(f"{OWN}/workers")
     rows = [
-        (one["id"], one["pid"], one["state"], one["generation"], one["sessions"]["tcp"],
+        (one["id"], one["pid"], "STANDS STILL" if one["pid"] in value["silent"] else one["state"],
+         one["generation"], one["sessions"]["tcp"],
          one["sessions"]["udp"], one["connections"]["accepted"], one["loop_delay_ms"]["p99"],
          one["loop_delay_ms"]["max"], sum(one["udp"]["drops"].values()),
          tables.size(one["memory_bytes"]))
