@@ -47,19 +47,22 @@ def find(given: Sequence[str]) -> Found:
     Raises: CtlError
     """
     words = list(given)
-    where = none = ""
+    none = ""
     if not words:
-        masters = list(_masters())
+        masters: dict[tuple[str, ...], list[int]] = {}  # during an upgrade two have the same
+        for pid, options_, where in _masters():
+            masters.setdefault(tuple(_absolute(options_, where)), []).append(pid)
         if len(masters) > 1:
-            known = "; ".join(f"{pid} ({' '.join(one) or 'no options'})" for pid, one, _ in masters)
-            raise CtlError(f"{len(masters)} master processes run, say which by its -p and -c, or "
-                           f"by --url: {known}", USAGE)
+            known = "; ".join(f"{', '.join(map(str, pids))} ({' '.join(one) or 'no options'})"
+                              for one, pids in masters.items())
+            raise CtlError(f"{len(masters)} programs run, say which by its -p and -c, or by --url: "
+                           f"{known}", USAGE)
         if masters:
-            _, words, where = masters[0]
+            words = list(*masters)
         else:
             none = "no master process runs here, and "
     try:
-        options = opts.Options(["ngxstream", *_absolute(words, where)])
+        options = opts.Options(["ngxstream", *words])
         found = apis(options)
     except (errors.NgxError, opts.OptionError, OSError) as error:
         raise CtlError(f"{none}the configuration cannot be read to find the API: {_text(error)}; "

@@ -79,11 +79,21 @@ def test_a_server_of_an_included_file_is_found(tmp_path: Path) -> None:
 
 def test_of_several_masters_each_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its pid and its options, which choose it."""
-    masters = [(7, [], "/"), (12, ["-p", "/a", "-c", "b.conf"], "/")]
+    upgraded = ["-p", "a", "-c", "b.conf"], "/x"
+    masters = [(7, [], "/"), (12, *upgraded), (13, *upgraded)]
     monkeypatch.setattr(find, "_masters", lambda: iter(masters))
-    text = r"2 master processes run, .*: 7 \(no options\); 12 \(-p /a -c b\.conf\)"
+    text = r"2 programs run, .*: 7 \(no options\); 12, 13 \(-p /x/a -c b\.conf\)"
     with pytest.raises(CtlError, match=text):
         find.find([])
+
+
+def test_two_masters_of_an_upgrade_are_one_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the same configuration, and the same addresses."""
+    words = conf(tmp_path, "server { listen 127.0.0.1:81; api; }")
+    monkeypatch.setattr(find, "_masters", lambda: iter([(1, words, "/"), (2, words, "/")]))
+    assert find.Found("http://127.0.0.1:81/api", False) == find.find([])
 
 
 def test_where_no_master_runs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
