@@ -13,8 +13,8 @@ _ngxstreamctl() {
         status) words='-h --help' ;;
         servers) words='-h --help' ;;
         upstreams) words='-h --help' ;;
-        sessions) words='-h --help --protocol --client --server --upstream --peer --state --min-age --max-age --min-idle --limit tcp udp' ;;
-        kill) words='-h --help --protocol --client --server --upstream --peer --state --min-age --max-age --min-idle --all tcp udp' ;;
+        sessions) words='-h --help --protocol --client --server --upstream --peer --state --min-age --max-age --min-idle --limit tcp udp beginning script preread handshake resolving connecting relaying returning serving' ;;
+        kill) words='-h --help --protocol --client --server --upstream --peer --state --min-age --max-age --min-idle --all tcp udp beginning script preread handshake resolving connecting relaying returning serving' ;;
         probe) words='-h --help' ;;
         drain) words='-h --help' ;;
         down) words='-h --help' ;;
@@ -29,7 +29,7 @@ _ngxstreamctl() {
         reloads) words='-h --help' ;;
         workers) words='-h --help' ;;
         certificates) words='-h --help' ;;
-        log) words='-h --help -f --follow -n --lines --level --contains' ;;
+        log) words='-h --help -f --follow -n --lines --level --contains emerg alert crit error warn notice info debug' ;;
         metrics) words='-h --help' ;;
         top) words='-h --help' ;;
         completion) words='-h --help bash zsh' ;;

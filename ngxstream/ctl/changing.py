@@ -18,13 +18,25 @@ def filters(args: Namespace) -> dict[str, str]:
     return {name: getattr(args, name) for name in FILTERS if getattr(args, name)}
 
 
+# how many words follow the zone, by what is done
+_KEYVAL: Final = {"list": 0, "get": 1, "add": 2, "set": 2, "del": 1, "clear": 0}
+KEYVAL_ACTIONS: Final = tuple(_KEYVAL)
+READING: Final = frozenset(("list", "get"))  # that change nothing
+
+
 def kill(api: Client, args: Namespace) -> Said:
     """End sessions: some by id, or all that filters choose."""
-    if args.id:
-        for name in args.id:
-            api.request("DELETE", f"{OWN}/sessions/{segment(name)}")
-        return f"{len(args.id)} ended", {"ended": len(args.id)}
     chosen = filters(args)
+    if args.id:
+        if chosen or args.all:
+            raise CtlError("kill wants ids or a filter, not both", USAGE)
+        for ended, name in enumerate(args.id):
+            try:
+                api.request("DELETE", f"{OWN}/sessions/{segment(name)}")
+            except CtlError as error:
+                text = f'"{tables.clean(name)}": {error}' + (f"; {ended} ended" if ended else "")
+                raise CtlError(text, error.code) from None
+        return f"{len(args.id)} ended", {"ended": len(args.id)}
     if not chosen and not args.all:
         raise CtlError("kill wants ids, a filter, or --all", USAGE)
     if args.all:
@@ -97,13 +109,19 @@ def remove(api: Client, args: Namespace) -> Said:
     """Remove a server from a group; its sessions go on."""
     path, one = _server(api, args)
     value = api.request("DELETE", f"{path}/{one['id']}")
-    return f"removed {tables.clean(one['server'])}, {len(value)} servers are left", value
+    return f"removed {tables.clean(one['server'])}, {len(value)} left", value
 
 
 def keyval(api: Client, args: Namespace) -> Said:
     """Look at the pairs of a keyval zone, or change them."""
     path = f"{PLUS}/stream/keyvals/{segment(args.zone)}"
     action, key, value = args.action, args.key, args.value
+    given = sum(one is not None for one in (key, value))
+    if given > _KEYVAL[action]:  # who wants one pair cleared must not lose all of them
+        wanted = ("nothing but a zone", "nothing but a key", "")[_KEYVAL[action]]
+        raise CtlError(f"keyval {action} takes {wanted}", USAGE)
+    if args.expire is not None and action not in ("add", "set"):
+        raise CtlError(f"keyval {action} takes no --expire", USAGE)
     if action == "list":
         pairs = api.get(path)
         return tables.table(("KEY", "VALUE"), pairs.items()), pairs

@@ -35,6 +35,12 @@ MALFORMED: Final = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError
 )
 _FORBIDDEN: Final = frozenset((401, 403, 405))
+_NOT_FOUND: Final = 404
+# what says less in the API's own words, which are those of NGINX Plus; by its code
+_WORDS: Final = {
+    "MethodDisabled": "the API is read-only: its server wants `api write=on;` for this",
+    "UpstreamStatic": "the upstream has no `zone`, so its servers are those of the configuration",
+}
 
 
 class CtlError(Exception):
@@ -151,6 +157,8 @@ class Client:
             self._connection.close()
             self._is_kept = False
             text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, ssl.SSLCertVerificationError):
+                text = f"{error.verify_message}: --cacert names a CA's file, --insecure checks none"
             raise CtlError(f"{self.where}: {text}", UNREACHABLE) from None
         if status >= 300:
             raise self._refused(status, got)
@@ -183,9 +191,14 @@ class Client:
             word, text = str(error["code"]), str(error["text"])
         except MALFORMED:
             said = body[:80].decode("ascii", "replace") if body[:1] not in (b"", b"<") else ""
+            if status == _NOT_FOUND:
+                said, code = "is it the API?", UNREACHABLE
             return CtlError(f"{self.where}: HTTP {status}{said and ': '}{said}", code)
-        if word == "MethodDisabled":
-            text = "the API is read-only: its server wants `api write=on;` for this"
+        if word == "Unauthorized":
+            text = "wrong user or password" if "Authorization" in self._headers else (
+                "the API wants a user and a password: name the user by --user"
+            )
+        text = _WORDS.get(word, text)
         return CtlError(f"{text} ({word})", code)
 
 

@@ -5,13 +5,17 @@ The parser, the completion and the manual are made of these declarations.
 
 from __future__ import annotations
 
+import argparse
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from ngxstream.core import log as logs
+from ngxstream.core import log_ring
 from ngxstream.ctl import changing, tables
 from ngxstream.ctl.client import OWN, PLUS, Client, CtlError, Said, segment
+from ngxstream.stream import content
 
 FOLLOW_S: Final = 1.0
 
@@ -33,6 +37,23 @@ class Command(NamedTuple):
     run: Callable[[Client, Namespace], Said]
     writes: bool = False
 
+    def changes(self, args: Namespace) -> bool:
+        """Tell whether it needs an API that allows changes."""
+        return self.writes and getattr(args, "action", "") not in changing.READING
+
+
+def number(least: int, most: int = 0x7FFF_FFFF) -> Callable[[str], int]:
+    """Return what reads a number of a range. Raises: ArgumentTypeError"""
+
+    def read(text: str) -> int:
+        value = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
+        if not least <= value <= most:
+            upper = f" to {most}" if most < 0x7FFF_FFFF else " or more"
+            raise argparse.ArgumentTypeError(f'"{tables.clean(text)}" is not {least}{upper}')
+        return value
+
+    return read
+
 
 # -- looking -------------------------------------------------------------------------------------
 
@@ -44,26 +65,44 @@ def status(api: Client, args: Namespace) -> Said:
     respawned = api.get(f"{PLUS}/processes")["respawned"]
     groups = api.get(f"{PLUS}/stream/upstreams")
     workers = api.get(f"{OWN}/workers")
+    last = next(iter(api.get(f"{OWN}/reloads")["reloads"]), None)
+    node = api.get(f"{OWN}/node")
     bad = list(_unwell(groups))
+    master = workers.get("master", {"pid": about["ppid"], "state": "running"})
     value = {"nginx": about, "connections": connections, "respawned": respawned,
-             "workers": workers["workers"], "peers_not_up": bad}
+             "last_load": last, "draining": node["draining"],
+             "master": master, "workers": workers["workers"], "peers_not_up": bad}
     serving = sum(one["state"] == "serving" for one in workers["workers"])
     leaving = len(workers["workers"]) - serving
     counts = "connections: {active} active, {accepted} accepted, {dropped} dropped"
     lines = [
         f"{about['build']} (configuration {about['generation']}, loaded {about['load_timestamp']})",
-        f"master {about['ppid']}, {serving} workers"
+        f"{_MASTERS[master['state']].format(**master)}, {serving} worker{'s' * (serving != 1)}"
         + (f", {leaving} leaving" if leaving else "")
         + (f", {respawned} respawned" if respawned else ""),
         counts.format(**connections),
     ]
     if workers["silent"]:
-        lines.append(f"no answer from workers {', '.join(map(str, workers['silent']))}")
+        stuck = ", ".join(map(str, workers["silent"]))
+        lines.insert(0, f"the loop of these workers STANDS STILL, by pid: {stuck}")
+    if node["draining"]:
+        lines.insert(0, "this node DRAINS: /healthz asks for no new clients")
+    if last is not None and last["verdict"] == "failed":
+        lines.insert(0, "the last reload, {time}, FAILED: {message}".format(**last))
+    if master["state"] == "gone":
+        lines.insert(0, _ORPHANS.format(**master))
     if bad:
         lines += ["", tables.table(("UPSTREAM", "PEER", "STATE"), bad)]
     else:
         lines.append("all peers are up")
     return "\n".join(map(tables.clean_lines, lines)), value
+
+
+_MASTERS: Final = {"running": "master {pid}", "gone": "no master", "none": "one process, no master"}
+_ORPHANS: Final = (
+    "the master process {pid} is GONE: its workers serve on, but nobody reloads the "
+    "configuration\nor replaces a worker that dies. Start the program again: it takes over."
+)
 
 
 def _unwell(groups: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -179,7 +218,8 @@ def workers(api: Client, args: Namespace) -> Said:
     """List the workers."""
     value = api.get(f"{OWN}/workers")
     rows = [
-        (one["id"], one["pid"], one["state"], one["generation"], one["sessions"]["tcp"],
+        (one["id"], one["pid"], "STANDS STILL" if one["pid"] in value["silent"] else one["state"],
+         one["generation"], one["sessions"]["tcp"],
          one["sessions"]["udp"], one["connections"]["accepted"], one["loop_delay_ms"]["p99"],
          one["loop_delay_ms"]["max"], sum(one["udp"]["drops"].values()),
          tables.size(one["memory_bytes"]))
@@ -282,7 +322,8 @@ _FILTERS: Final = (
     Arg(("--server",), "only of a server: its status_zone or its listen address"),
     Arg(("--upstream",), "only of a group"),
     Arg(("--peer",), "only of a peer"),
-    Arg(("--state",), "only in a state"),
+    Arg(("--state",), f"only in a state: {', '.join(content.STATES)}",
+        {"choices": content.STATES, "metavar": "STATE"}),
     Arg(("--min-age",), "only those that are at least so old, 5s"),
     Arg(("--max-age",), "only those that are at most so old"),
     Arg(("--min-idle",), "only those where nothing moved for so long"),
@@ -294,7 +335,7 @@ COMMANDS: Final = (
     Command("upstreams", "list groups and how their peers fare",
             (Arg(("upstream",), "only this group", {"nargs": "?"}),), upstreams),
     Command("sessions", "list live sessions", (
-        *_FILTERS, Arg(("--limit",), "at most so many, 100", {"type": int, "default": 100}),
+        *_FILTERS, Arg(("--limit",), "at most so many, 100", {"type": number(1), "default": 100}),
     ), sessions),
     Command("kill", "end sessions", (
         Arg(("id",), "ids as `sessions` prints them", {"nargs": "*"}), *_FILTERS,
@@ -308,7 +349,7 @@ COMMANDS: Final = (
     Command("down", "mark a server as down", (_GROUP, _SERVER), changing.down, writes=True),
     Command("up", "give a server new sessions again", (_GROUP, _SERVER), changing.up, writes=True),
     Command("weight", "set the weight of a server", (
-        _GROUP, _SERVER, Arg(("weight",), "1 or more", {"type": int}),
+        _GROUP, _SERVER, Arg(("weight",), "1 or more", {"type": number(1)}),
     ), changing.weight, writes=True),
     Command("add", "add a server to a group", (
         _GROUP, Arg(("server",), "ADDRESS:PORT, unix:PATH or NAME:PORT"),
@@ -329,7 +370,7 @@ COMMANDS: Final = (
     ), healthz),
     Command("keyval", "look at the pairs of a keyval zone, or change them", (
         Arg(("action",), "what to do",
-            {"choices": ("list", "get", "add", "set", "del", "clear")}),
+            {"choices": changing.KEYVAL_ACTIONS}),
         Arg(("zone",), "name of the zone"),
         Arg(("key",), "the key", {"nargs": "?"}),
         Arg(("value",), "the value", {"nargs": "?"}),
@@ -346,8 +387,10 @@ COMMANDS: Final = (
     Command("certificates", "list the certificates that are served", (), certificates),
     Command("log", "print the last lines of the error log", (
         Arg(("-f", "--follow"), "go on with new lines as they come", {"action": "store_true"}),
-        Arg(("-n", "--lines"), "so many, 100", {"type": int, "default": 100}),
-        Arg(("--level",), "of this level and worse"),
+        Arg(("-n", "--lines"), f"so many, 100; at most {log_ring.LINES}",
+            {"type": number(1, log_ring.LINES), "default": 100}),
+        Arg(("--level",), f"of this level and worse: {', '.join(logs.LEVELS)}",
+            {"choices": tuple(logs.LEVELS), "metavar": "LEVEL"}),
         Arg(("--contains",), "with this text"),
     ), log),
     Command("metrics", "print what Prometheus gets", (), metrics),

@@ -5,6 +5,9 @@
    the default one.
 2. Of several servers with `api` the one is taken that can do the most for who asks: write=on before
    read-only, a Unix socket before an address, no TLS before TLS.
+3. Nothing is read of a configuration but its `server` blocks. A program serves on while its file is
+   being edited, while no name in it can be resolved, and who asks may not be allowed to read its
+   keys; functions in Python are not loaded here.
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ngxstream.core import errors, log
-from ngxstream.ctl import tables
+from ngxstream.conf import reader
+from ngxstream.core import errors
 from ngxstream.ctl.client import UNREACHABLE, USAGE, CtlError
 from ngxstream.process import options as opts
 from ngxstream.process import pidfile
-from ngxstream.process.cycle import Reading
+from ngxstream.stream import listen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ngxstream.conf.reader import Statement
     from ngxstream.event.listen_options import ListenOptions
 
 _TITLE: Final = re.compile(r"(?:nginx|ngxstream): master process (.+)", re.DOTALL)
@@ -43,23 +47,29 @@ def find(given: Sequence[str]) -> Found:
     Raises: CtlError
     """
     words = list(given)
-    where = ""
+    none = ""
     if not words:
-        masters = list(_masters())
+        masters: dict[tuple[str, ...], list[int]] = {}  # during an upgrade two have the same
+        for pid, options_, where in _masters():
+            masters.setdefault(tuple(_absolute(options_, where)), []).append(pid)
         if len(masters) > 1:
-            known = "; ".join(sorted(tables.clean(" ".join(one)) for one, _ in masters))
-            raise CtlError(f"{len(masters)} masters run, say which by -c or --url: {known}", USAGE)
+            known = "; ".join(f"{', '.join(map(str, pids))} ({' '.join(one) or 'no options'})"
+                              for one, pids in masters.items())
+            raise CtlError(f"{len(masters)} programs run, say which by its -p and -c, or by --url: "
+                           f"{known}", USAGE)
         if masters:
-            words, where = masters[0]
+            words = list(*masters)
+        else:
+            none = "no master process runs here, and "
     try:
-        options = opts.Options(["ngxstream", *_absolute(words, where)])
+        options = opts.Options(["ngxstream", *words])
         found = apis(options)
     except (errors.NgxError, opts.OptionError, OSError) as error:
-        raise CtlError(f"the configuration cannot be read to find the API: {_text(error)}; "
+        raise CtlError(f"{none}the configuration cannot be read to find the API: {_text(error)}; "
                        "name it by --url or --socket", UNREACHABLE) from None
     if not found:
         raise CtlError(
-            f'no server of "{options.conf_file}" has an `api`; add one, for example '
+            f'{none}no server of "{options.conf_file}" has an `api`; add one, for example '
             "`server { listen 127.0.0.1:8080; api; }`, or name another by --url or --socket",
             UNREACHABLE,
         )
@@ -67,25 +77,63 @@ def find(given: Sequence[str]) -> Found:
 
 
 def apis(options: opts.Options) -> list[Found]:
-    """Return the APIs of a configuration, the best first. Raises: NgxError, OSError"""
-    reading = Reading(options, log.Log([]))
-    if reading.stream is None:
-        return []
+    """Return the APIs of a configuration, the best first.
+
+    Raises: NgxError for one that cannot be read, OSError
+    """
+    source = reader.read(options.conf_file, conf_prefix=options.conf_prefix)
+    faults: list[errors.ConfError] = []
+    listens: list[tuple[ListenOptions, Statement | None]] = []  # with the `api` of the server
+    for stream in _named("stream", source.main.statements, faults):
+        for server in _named("server", stream.block or (), faults):
+            api = next(_named("api", server.block or (), faults), None)
+            for st in _named("listen", server.block or (), faults):
+                listens += [(one, api) for one in _addresses(st)]
+    headed = {one.key for one, _ in listens if one.proxy_protocol}
+    secure = {one.key for one, _ in listens if one.ssl}  # what one server says holds for the others
     found: list[tuple[tuple[bool, bool, bool], int, Found]] = []
-    for listening in reading.stream.listenings:
-        for address in (listening.default, *(listening.addresses or {}).values()):
-            for server in address.servers:
-                api = getattr(server, "api", None)
-                if api is None or api.shared is None or address.options.proxy_protocol:
-                    continue
-                rank = (not api.write, address.options.family != socket.AF_UNIX,
-                        bool(address.ssl))
-                found.append((rank, len(found),
-                              Found(_url(address.options, api.prefix), api.write)))
+    for one, api in listens:
+        if api is None or one.key in headed or one.is_udp:
+            continue
+        write = "write=on" in api.args
+        prefix = next((arg[7:] for arg in api.args if arg.startswith("prefix=")), "/api")
+        is_secure = one.key in secure
+        rank = (not write, one.family != socket.AF_UNIX, is_secure)
+        found.append((rank, len(found), Found(_url(one, prefix, is_secure), write)))
+    if not found and faults:
+        raise faults[0]
     return [one for _, _, one in sorted(found)]
 
 
-def _url(options: ListenOptions, prefix: str) -> str:
+def _named(
+    name: str, statements: Sequence[Statement], faults: list[errors.ConfError]
+) -> Iterator[Statement]:
+    """Yield the statements of a block that have a name, those of included files too."""
+    for st in statements:
+        if st.error is not None:
+            faults.append(st.error)
+        elif st.directive == name:
+            yield st
+        for file in st.includes or ():
+            yield from _named(name, file.statements, faults)
+
+
+class _Unheard:
+    """Takes warnings about a `listen`, which the program itself has given."""
+
+    def warn(self, message: str, level: str = "warn") -> None:
+        """Say nothing."""
+
+
+def _addresses(st: Statement) -> list[ListenOptions]:
+    """Return what a `listen` names, nothing for one that the program would refuse."""
+    try:
+        return listen.parse(st.args, _Unheard()) if st.args else []
+    except errors.NgxError:
+        return []
+
+
+def _url(options: ListenOptions, prefix: str, is_secure: bool) -> str:
     address = options.sockaddr
     if not isinstance(address, tuple):
         return f"unix:{os.fsdecode(address)}:{prefix}"
@@ -94,14 +142,12 @@ def _url(options: ListenOptions, prefix: str) -> str:
         host = "::1" if options.family == socket.AF_INET6 else "127.0.0.1"
     if ":" in host:
         host = f"[{host}]"
-    return f"{'https' if options.ssl else 'http'}://{host}:{port}{prefix}"
+    return f"{'https' if is_secure else 'http'}://{host}:{port}{prefix}"
 
 
-def _masters() -> Iterator[tuple[list[str], str]]:
-    """Yield -c and -p of every master of ours that runs, and its working directory."""
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+def _masters() -> Iterator[tuple[int, list[str], str]]:
+    """Yield pid, -c and -p of every master of ours that runs, and its working directory."""
+    for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 title = file.read(1 << 16).decode("utf-8", "replace").rstrip("\0")
@@ -114,7 +160,7 @@ def _masters() -> Iterator[tuple[list[str], str]]:
             where = os.readlink(f"/proc/{name}/cwd")
         except OSError:
             where = ""
-        yield _paths(match[1].split(" ")), where
+        yield int(name), _paths(match[1].split(" ")), where
 
 
 def _paths(words: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ import os
 import signal
 import ssl
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -55,24 +56,31 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     found.add_argument("--version", action="version", version=f"ngxstreamctl {VERSION}")
-    for one in OPTIONS:
-        found.add_argument(*one.names, help=one.doc, **one.more)
+    _add_options(found)
     under = found.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in commands.COMMANDS:
         added = under.add_parser(command.name, help=command.doc, description=command.doc,
                                  allow_abbrev=False)
         for one in command.args:
             added.add_argument(*one.names, help=one.doc, **one.more)
-        # behind the command too, where many write it
-        added.add_argument("--json", action="store_true", default=argparse.SUPPRESS,
-                           help=argparse.SUPPRESS)
-    under.add_parser("top", help="show servers and peers on a screen, once a second")
+        _add_options(added, suppressed=True)
+    added = under.add_parser("top", help="show servers and peers on a screen, once a second",
+                             allow_abbrev=False)
+    _add_options(added, suppressed=True)
     added = under.add_parser("completion", help="print a completion script for a shell")
     added.add_argument("shell", choices=("bash", "zsh"))
     under.add_parser("manual", help="print the man page, in roff")
     under.add_parser("files", help="print the folder of the documents and examples that came with "
                      "the program")
     return found
+
+
+def _add_options(to: argparse.ArgumentParser, *, suppressed: bool = False) -> None:
+    """Add the options of all commands. Args: suppressed: behind a command, where many write them"""
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS} if suppressed else {}
+    for one in OPTIONS:
+        doc = argparse.SUPPRESS if suppressed else one.doc
+        to.add_argument(*one.names, help=doc, **one.more, **hidden)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +118,7 @@ def _run(args: argparse.Namespace) -> int:
         return OK
     declared = {command.name: command for command in commands.COMMANDS}
     command = declared.get(args.command)
-    with _client(args, writes=command is not None and command.writes) as api:
+    with _client(args, writes=command is not None and command.changes(args)) as api:
         if command is None:
             return top.run(api)
         follows = getattr(args, "follow", False)
@@ -153,8 +161,10 @@ def _user(user: str | None) -> str:
     password = os.environ.get(PASSWORD)
     if password is None:
         try:
-            password = getpass.getpass(f"password of {user}: ")
-        except (EOFError, OSError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", getpass.GetPassWarning)  # there is no terminal
+                password = getpass.getpass(f"password of {user}: ")
+        except (EOFError, OSError, getpass.GetPassWarning):
             raise CtlError(f"no password: set {PASSWORD}", USAGE) from None
     return f"{user}:{password}"
 

@@ -30,6 +30,7 @@ Without
 the API is looked for in the configuration of the master that runs; of several, one has to be
 named.
 .SH OPTIONS
+They may stand before the command or behind it.
 """
 _TAIL: Final = """\
 .SH EXIT STATUS

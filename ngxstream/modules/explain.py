@@ -31,7 +31,7 @@ def _address(request: Request, name: str, default: str = "") -> SockAddr:
         return text.removeprefix("unix:")
     found = inet.parse_addr_port(text)
     if found is None:
-        raise _bad(f'invalid "{name}"')
+        raise _bad(f'invalid "{name}", an ADDRESS:PORT is wanted')
     return found.sockaddr
 
 
@@ -44,7 +44,8 @@ def _get(request: Request) -> Reply:
     name = request.args.get("server_name", "")
     listening = explaining.find(stream, protocol == "udp", local)
     if listening is None:
-        raise ApiError(404, NO_LISTENER, "nothing listens there")
+        over = f" over {protocol.upper()}" if isinstance(local, tuple) else ""
+        raise ApiError(404, NO_LISTENER, f"nothing listens there{over}")
     try:
         asked = name.encode()
     except ValueError:

@@ -164,7 +164,7 @@ def _pass(scope: Scope, module: Module, st: Statement) -> None:
     given = scope.given_of(module)
     if given:
         raise errors.ConfError('"pass" directive is duplicate')
-    scope.owner.handler = handle
+    scope.owner.serve_by(handle, scope, st, slots=2)
     draft: StreamDraft = scope.builder.data["stream"]
     given["targets"] = _targets(draft)
     value = values.compile_value(st.args[0], draft.variables)

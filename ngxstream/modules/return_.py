@@ -125,8 +125,7 @@ class Returning(Content):
 
 def _return(scope: Scope, module: Module, st: Statement) -> None:
     values.value("text")(scope, module, st)
-    scope.owner.handler = handle
-    scope.owner.slots = 1
+    scope.owner.serve_by(handle, scope, st, slots=1)
 
 
 MODULE = StreamModule(

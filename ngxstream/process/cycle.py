@@ -87,6 +87,7 @@ class Reading:
         )
         is_tried = options.test or options.network or bool(options.signal)
         building.data["process"] = "test" if is_tried else "master", options.conf_file
+        building.data["signals"] = bool(options.signal)  # no function of users will be called
         self.zones = building.data["zones"] = shm_zones.ZoneTable()
         self.files = building.data["files"] = files.OpenFiles()
         self.facts = building.facts

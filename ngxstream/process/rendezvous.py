@@ -207,6 +207,12 @@ class Survivors:
                     done.append(one.pid)
         return sorted(done), sorted(pids.difference(done))
 
+    def pids(self, main: MainConf, options: Options) -> list[int]:
+        """Return the pids of all who wait for a master, without a word to them."""
+        users = self._users | ({main.user.uid} if main.user is not None else set())
+        prefix = orphan.prefix_of(orphan.place_of(main, options))
+        return sorted(name.pid for name in _names(prefix) if _user_of(name.pid) in users)
+
     def _meet_all(self, main: MainConf, options: Options) -> None:
         if main.user is not None:
             self._users |= {main.user.uid}

@@ -167,9 +167,16 @@ def send_signal(options: Options, builtin: log.Log) -> int:
     pid = pidfile.find(path)
     if asked and not is_judged:
         request = verdict.Request(pid, path)
-    pidfile.send(pid, number)
     console = builtin.console
     assert console is not None
+    try:
+        pidfile.send(pid, number)
+    except errors.NgxError:
+        serving = [] if is_judged else rendezvous.Survivors().pids(main, options)
+        if serving:
+            console.say("[notice] the master process is gone, its worker processes serve on: "
+                        f"{', '.join(map(str, serving))}; a start takes over from them")
+        raise
     return 0 if request is None or request.wait(console.say) else 1
 
 

@@ -34,13 +34,29 @@ FAILED: Final = "failed"
 BUILD: Final = f"ngxstream-{VERSION}"
 
 
+# what a process knows of its master
+RUNNING: Final = "running"
+GONE: Final = "gone"  # the worker serves on, without anybody who reloads or replaces
+NONE: Final = "none"  # of `master_process off`
+
+
 class Status:
     """The process that serves, as handlers of the API find it: `loop.get(Status)`."""
 
-    __slots__ = ("cycle",)
+    __slots__ = ("_is_single", "cycle", "is_orphan", "ppid")
 
     def __init__(self, loop: Loop) -> None:
         self.cycle: Cycle | None = None  # set by Service where something is shown
+        self.ppid = os.getppid()  # of the master that started this worker
+        self.is_orphan = False  # that master is gone
+        self._is_single = loop.is_single
+
+    @property
+    def master(self) -> str:
+        """RUNNING, GONE or NONE."""
+        if self._is_single:
+            return NONE
+        return GONE if self.is_orphan else RUNNING
 
 
 def cycle_of(loop: Loop) -> Cycle:
@@ -84,7 +100,7 @@ def _nginx(request: api.Request) -> api.Reply:
         "load_timestamp": clocks.rfc3339(loaded_ms(cycle)),
         "timestamp": clocks.rfc3339(now_ms),
         "pid": request.loop.pid,
-        "ppid": os.getppid(),
+        "ppid": request.loop.get(Status).ppid,
     }, request))
 
 
@@ -244,6 +260,9 @@ def metrics(loop: Loop, stream: StreamConf) -> Iterable[api.Family]:
     yield api.Family("ngxstream_log_lines_lost_total", api.COUNTER,
                      "Lines of error logs that the API could not keep.",
                      [("", board.lines.ring.lost)])
+    yield api.Family("ngxstream_master_up", api.GAUGE,
+                     "0 where the master process is gone and its workers serve on, else 1.",
+                     [("", int(loop.get(Status).master != GONE))])
     for fact, name in ((directives.ADOPTED, "adopted"), (directives.LOST, "failed")):
         yield api.Family(f"ngxstream_handover_sessions_{name}_total", api.COUNTER, fact.doc,
                          [("", stream.facts.cell(fact).total)])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ngxstream.core import clock as clocks
 from ngxstream.event import drops
+from ngxstream.process import status
 from ngxstream.process import worker_facts as w
 from ngxstream.process.status import board_of, cycle_of
 from ngxstream.stream import api, core_facts, zone_endpoints
@@ -78,6 +79,11 @@ class Workers:
         found = {self.of(row, w.NUMBER): row for row in reversed(self.rows)
                  if self.of(row, w.STATE) == w.SERVING}
         return [found[number] for number in sorted(found)]
+
+    def silent(self) -> list[int]:
+        """Return the pids of those that have not told anything for SILENT_MS."""
+        late_ms = clocks.monotonic_ms() - w.SILENT_MS
+        return sorted(row.pid for row in self.rows if self.of(row, w.SEEN) < late_ms)
 
     def connections(self, row: Row) -> dict[str, int]:
         """Return what one says of its clients."""
@@ -160,7 +166,10 @@ def _reset_processes(request: api.Request) -> api.Reply:
 def _get_ours(request: api.Request) -> api.Reply:
     workers = Workers(request.loop, request.stream)
     found = (_ours(workers, row) for row in workers.rows)
-    return api.Reply(value={"workers": api.Items(found), "silent": []})
+    known = request.loop.get(status.Status)
+    master = {"pid": None if known.master == status.NONE else known.ppid, "state": known.master}
+    return api.Reply(value={"master": master, "workers": api.Items(found),
+                            "silent": workers.silent()})
 
 
 def _ours(workers: Workers, row: Row) -> dict[str, Any]:
@@ -222,7 +231,18 @@ _OURS: Final = s.obj(
     ),
     memory_bytes=s.described(s.COUNT, "resident, what is shared included"),
 )
-_SILENT: Final = s.described(s.array(s.COUNT), "none: nobody is asked")
+_MASTER: Final = s.obj(
+    "As the worker that answers knows it.",
+    pid=s.described(s.nullable(s.COUNT), "null where there is none"),
+    state=s.described(
+        s.enum(status.RUNNING, status.GONE, status.NONE),
+        'gone: the workers serve on, but nobody reloads, or replaces a worker that dies; none: '
+        '"master_process off"',
+    ),
+)
+_SILENT: Final = s.described(
+    s.array(s.COUNT), f"pids of those whose loop has stood still for {w.SILENT_MS // 1000} seconds"
+)
 
 ENDPOINTS: Final = (
     api.Endpoint(api.PLUS, "/processes", {
@@ -243,7 +263,7 @@ ENDPOINTS: Final = (
     }),
     api.Endpoint(api.OWN, "/workers", {
         "GET": api.Operation(_get_ours, "All workers, those that leave too.",
-                             s.obj(workers=s.array(_OURS), silent=_SILENT)),
+                             s.obj(master=_MASTER, workers=s.array(_OURS), silent=_SILENT)),
     }),
 )
 
@@ -261,6 +281,9 @@ def metrics(loop: Loop, stream: StreamConf) -> Iterable[api.Family]:
     for name, kind, doc in _CONNECTION_METRICS:
         yield api.Family(f"nginxplus_worker_connection_{name}", kind, doc,
                          [(labels, counted[name]) for labels, counted in serving])
+    yield api.Family("ngxstream_workers_silent", api.GAUGE,
+                     f"Workers whose loop has stood still for {w.SILENT_MS // 1000} seconds.",
+                     [("", len(workers.silent()))])
     yield api.Family("ngxstream_worker_memory_bytes", api.GAUGE, w.MEMORY.doc, [
         (api.labels(id=str(workers.of(row, w.NUMBER)), pid=str(row.pid)), workers.of(row, w.MEMORY))
         for row in workers.serving()

@@ -26,7 +26,7 @@ from ngxstream.event import poller
 from ngxstream.process import arrival as arrivals
 from ngxstream.process import channel as channels
 from ngxstream.process import departure as departures
-from ngxstream.process import directives, handover, orphan, signals, system, worker_facts
+from ngxstream.process import directives, handover, orphan, signals, status, system, worker_facts
 from ngxstream.process.questioner import Questioner
 from ngxstream.process.service import SWEEP_MS, Service, make_loop
 from ngxstream.process.siblings import Siblings
@@ -193,6 +193,7 @@ class Worker:
         except (EOFError, OSError):
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
+            self.loop.get(status.Status).is_orphan = True
             self.arrival.go()
             self.cycle.suspend()  # the next master reads what it begins with at any moment
             on = "leaving" if self.loop.exiting or self.loop.stopped else "serving on"
@@ -216,6 +217,7 @@ class Worker:
     def _on_new_master(self, channel: Channel) -> None:
         self.cycle.log.error(log.NOTICE, "another process takes the place of the master")
         self.channel = channel
+        self.loop.get(status.Status).is_orphan = False
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
         orphan.introduce(channel, None if self.loop.exiting else self.cycle)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TICK_MS: Final = 100
 KEPT: Final = 600
 PUBLISH_MS: Final = 1000
+SILENT_MS: Final = 5000  # after so long without a word a worker's loop is taken for stuck
 SESSIONS: Final = 8192  # that are looked at in a turn: some 0.5 ms
 LISTENERS: Final = 512  # the same: some 2 ms
 BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)  # of the histogram
@@ -59,8 +60,9 @@ QUEUED: Final = _gauge("queued", "Datagrams that wait for space in a socket's bu
 OVERFLOW: Final = _gauge("kernel_drops", "Datagrams that the kernel dropped at listening sockets "
                          "whose receive buffer was full, since these were made.")
 MEMORY: Final = _gauge("memory_bytes", "Its resident memory, what it shares with others included.")
+SEEN: Final = _gauge("seen_ms", "When it told this last, on the monotonic clock of the host.")
 GAUGES: Final = (STATE, NUMBER, GENERATION, STARTED, TURNS, DELAY_WORST, DELAY_HALF, DELAY_MOST,
-                 TCP, UDP, GRO, GSO, HELD, QUEUED, OVERFLOW, MEMORY)
+                 TCP, UDP, GRO, GSO, HELD, QUEUED, OVERFLOW, MEMORY, SEEN)
 _OF_LISTENERS: Final = (GRO, GSO, HELD, QUEUED, OVERFLOW)  # as udp.Standing
 
 DELAYS: Final = Fact("loop_delays", EACH, "How often the loops were that late, at most so many "
@@ -173,7 +175,9 @@ class Publisher:
         loop = self._loop
         if self._cells is None:
             return
-        self._publish_ms = clock.monotonic_ms() + PUBLISH_MS
+        now_ms = clock.monotonic_ms()
+        self._publish_ms = now_ms + PUBLISH_MS
+        self._set(SEEN, now_ms)
         self._set(STATE, LEAVING if loop.exiting else SERVING)
         self._set(TURNS, loop.turns)
         late = sorted(self._late) or [0]

@@ -5,8 +5,8 @@ functions are called by workers. These names tell which it is, when it is import
 
     if process.role == process.WORKER: ...
 
-- role: TEST while a configuration is only tested (or read by -s), MASTER where the master reads it,
-  WORKER in a worker, SINGLE in the one process of `master_process off` once it serves
+- role: TEST while a configuration is only tested, MASTER where the master reads it, WORKER
+  in a worker, SINGLE in the one process of `master_process off` once it serves
 - worker: the number of this worker, from 0; -1 where it is none
 - workers: how many workers there are; 0 where that is not known yet
 - prefix, file: the prefix (-p), and the path of the configuration file (-c)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.session import Session
 
 KEY = "stream"  # where builder.data keeps the draft
+_NGINX_S = frozenset(("pass", "proxy_pass", "return"))  # directives that set a content handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class ServerConf:
         self.names: list[servers.ServerName] = []
         self.server_name = ""  # $server_name: the first one as nginx prints it
         self.handler: Callable[[Session], object] | None = None  # the content handler
+        self.content: Statement | None = None  # the directive that set it
         # first step of UDP sessions that go through no other phase, where it is another one
         self.begin_udp: Callable[[Session], object] | None = None
         self.slots = 2  # of worker_connections a session takes: the client's, and one to a server
@@ -99,6 +101,27 @@ class ServerConf:
         self.is_ssl = False  # whether one of them is for TLS; set by StreamDraft.finish
         self.given: dict[str, Given] = {}
         self.log: Log = None  # type: ignore[assignment]  # set by StreamConf.use_main_log
+
+    def serve_by(
+        self, handler: Callable[[Session], object], scope: Scope, st: Statement, *, slots: int
+    ) -> None:
+        """Set the content handler. nginx takes the last one of several without a message.
+
+        Args: st: the directive that says so; slots: as in ServerConf
+        Raises: ConfError where one of two is not nginx's, so that no nginx.conf has both
+        """
+        known, self.content = self.content, st
+        if known is not None:
+            place = f"in {known.file}:{known.line}"
+            if not (known.directive in _NGINX_S and st.directive in _NGINX_S):
+                raise errors.ConfError(
+                    f'"{st.directive}" cannot be used with "{known.directive}" {place} '
+                    "of the same server"
+                )
+            scope.warn(f'"{st.directive}" takes the place of "{known.directive}" {place}, '
+                       "which has no effect,")
+        self.handler = handler
+        self.slots = slots
 
     core: CoreConf
     if TYPE_CHECKING:

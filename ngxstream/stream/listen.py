@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from ngxstream.conf import units
 from ngxstream.core import errors, inet
 from ngxstream.event.listen_options import ListenOptions
-
-if TYPE_CHECKING:
-    from ngxstream.conf.builder import Scope
 
 _INT_MAX: Final = 2**31 - 1
 
@@ -39,7 +36,14 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-def parse(args: list[str], scope: Scope) -> list[ListenOptions]:
+class Warned(Protocol):
+    """Who hears of what is ignored: the scope that the directive stands in."""
+
+    def warn(self, message: str, level: str = "warn") -> None:
+        """Hear of it."""
+
+
+def parse(args: list[str], scope: Warned) -> list[ListenOptions]:
     """Return the options of every address that a `listen` names.
 
     Args: args: the words after `listen`. Raises: ConfError with nginx's words
@@ -75,7 +79,7 @@ def _refuse_on_udp(given: Given) -> None:
             )
 
 
-def _parameter(word: str, given: Given, scope: Scope) -> None:
+def _parameter(word: str, given: Given, scope: Warned) -> None:
     """Enter what one parameter says. Raises: ConfError"""
     flag = _FLAGS.get(word)
     if flag is not None:

@@ -270,7 +270,7 @@ class VariableTable:
         try:
             get, flags = self._find(name)
         except errors.UnplacedError:
-            raise KeyError(name) from None
+            raise KeyError(f"there is no variable ${name}") from None
         return self._counted(name, get)(s) if flags & CHANGEABLE else get(s)
 
     def assign(self, s: Session, name: str, value: bytes | None) -> None:

@@ -187,40 +187,69 @@ class Kind(NamedTuple):
     """One kind of probe.
 
     Args: udp, tcp: make the dialogue over datagrams, over a stream, None where there is none;
-    options: names that it takes; needs: those that must be given
+    options: names that it takes; needs: those that must be given; check_more: sees that their
+    values are such as the protocol takes, and raises ValueError
     """
 
     udp: Callable[[Mapping[str, str]], Dialogue] | None = None
     tcp: Callable[[Mapping[str, str]], Dialogue] | None = None
     options: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    check_more: Callable[[Mapping[str, str]], None] | None = None
 
     def check(self, options: Mapping[str, str]) -> None:
         """See that options are such as the kind takes. Raises: ValueError"""
         for name in self.needs - options.keys():
             raise ValueError(f'"{name}" is missing')
-        if "name" in self.options:
-            datagram.dns_options(options)
         for name, value in options.items():
             if name not in self.options:
                 raise ValueError(f'"{name}" is unknown')
+            if not value:
+                raise ValueError(f'"{name}" is empty')
             if any(not char.isprintable() for char in value) or " " in value:
                 raise ValueError(f'"{name}" has characters that the protocol does not allow')
+        if self.check_more is not None:
+            self.check_more(options)
 
 
-def _kind(udp: Any = None, tcp: Any = None, options: str = "", needs: str = "") -> Kind:
-    return Kind(udp, tcp, frozenset(options.split()), frozenset(needs.split()))
+def _kind(
+    udp: Any = None, tcp: Any = None, options: str = "", needs: str = "", check: Any = None
+) -> Kind:
+    return Kind(udp, tcp, frozenset(options.split()), frozenset(needs.split()), check)
+
+
+def _check_http(options: Mapping[str, str]) -> None:
+    """See that a target is a path, as RFC 9112 has it in 3.2.1. Raises: ValueError"""
+    _check_form(options, "uri", r"/.*", 'has to begin with "/"')
+    _check_form(options, "uri", r'[!"$-~]*', "has characters that have to be written as %HH")
+    _check_form(options, "host", r"[!$-.0-;=A-\[\]_a-z~]+", "is no name of a host")
+
+
+def _check_sip(options: Mapping[str, str]) -> None:
+    _check_form(options, "uri", r"[A-Za-z][A-Za-z0-9+.-]*:[!#-;=?-~]+",
+                "is no SIP URI, as sip:ping@example.com is one")
+
+
+def _check_smtp(options: Mapping[str, str]) -> None:
+    _check_form(options, "helo", r"[!-~]+", "is no name of a host")
+
+
+def _check_form(options: Mapping[str, str], name: str, form: str, text: str) -> None:
+    if name in options and not re.fullmatch(form, options[name]):
+        raise ValueError(f'"{name}" {text}')
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "dns": _kind(datagram.dns_udp, datagram.dns_tcp, "name qtype rcode"),
-    "http": _kind(None, http, "uri host"),
+    "dns": _kind(
+        datagram.dns_udp, datagram.dns_tcp, "name qtype rcode", check=datagram.dns_options
+    ),
+    "http": _kind(None, http, "uri host", check=_check_http),
     "mqtt": _kind(None, mqtt),
     "mysql": _kind(None, mysql, "user"),
     "ntp": _kind(datagram.ntp),
     "pgsql": _kind(None, pgsql, "user"),
     "radius": _kind(datagram.radius, None, "secret", "secret"),
     "redis": _kind(None, redis),
-    "sip": _kind(datagram.sip_udp, datagram.sip_tcp, "uri"),
-    "smtp": _kind(None, smtp, "helo"),
+    "sip": _kind(datagram.sip_udp, datagram.sip_tcp, "uri", check=_check_sip),
+    "smtp": _kind(None, smtp, "helo", check=_check_smtp),
 }

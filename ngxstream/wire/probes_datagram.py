@@ -31,11 +31,17 @@ def dns_options(options: Mapping[str, str]) -> _DnsOptions:
     name = options.get("name", ".")
     try:
         _dns_name(name)
-        kind = _KINDS[options.get("qtype", "NS" if name == "." else "A").upper()]
-        words = options.get("rcode", "NOERROR").upper().split("|")
-        codes = frozenset(_CODES[word] for word in words)
-    except (KeyError, dns_names.DnsError) as error:
-        raise ValueError(f"{error}") from None
+    except dns_names.DnsError as error:
+        raise ValueError(f'"name" is no name: {error}') from None
+    qtype = options.get("qtype", "NS" if name == "." else "A").upper()
+    kind = _KINDS.get(qtype)
+    if kind is None:
+        raise ValueError(f'"qtype" may be {", ".join(sorted(_KINDS))}, not "{qtype}"')
+    words = options.get("rcode", "NOERROR").upper().split("|")
+    for word in words:
+        if word not in _CODES:
+            raise ValueError(f'"rcode" may be {", ".join(_CODES)}, several with |, not "{word}"')
+    codes = frozenset(_CODES[word] for word in words)
     return _DnsOptions(name, kind, codes)
 
 

@@ -90,6 +90,16 @@ def test_troubles_are_named_first(api: FakeApi, opened: Opened) -> None:
         document.querySelector(one.hash).checkVisibility())""")
 
 
+def test_a_master_that_is_gone_is_trouble(api: FakeApi, opened: Opened) -> None:
+    """Its workers serve on, and nothing else on the page would tell."""
+    live = opened()
+    live.has("#facts", "master 4100")
+    api.model.orphaned = True
+    live.verdict("Trouble")
+    live.has("#troubles", "The master process is gone")
+    live.has("#facts", "no master")
+
+
 def test_reasons_of_ends_are_shown(api: FakeApi, opened: Opened) -> None:
     """The most frequent ones in the row where there is room, all of them in the details."""
     api.model.groups["dns"]["peers"][0]["ends"] = {"idle": 7, "upstream_rst": 3, "health": 1}

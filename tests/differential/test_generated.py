@@ -25,6 +25,8 @@ OLDER: Final = (
     (re.compile(r'the invalid ("[^"]*") parameter'), r"invalid parameter \1"),
     (re.compile(r".*could not build optimal variables_hash.*\n"), ""),
     (re.compile(r".*(?:cannot work on this host|-N prints what is needed).*\n"), ""),  # ours alone
+    (re.compile(r".*, which has no effect, in .*\n|.*\"ssl_verify_client\" has no effect at .*\n"),
+     ""),  # ours alone
 )
 # It compares listen directives in an order of its own, and knows no resolver of an upstream and no
 # headers in front of datagrams: its first complaint is not ours.

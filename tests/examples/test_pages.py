@@ -113,6 +113,15 @@ def configurations(page: str) -> Iterator[tuple[Block, str]]:
             yield block, f"{folder}/{number}.conf"
 
 
+def test_a_file_with_a_name_can_be_copied() -> None:
+    """A `stream` block in it has the `events` block that nginx and ngxstream want beside it."""
+    named = [(block, {line.split("{")[0].strip() for line in block.text.splitlines()})
+             for page in ALL for block, _ in configurations(page) if block.option]
+    streams = [(block.place, names) for block, names in named if "stream" in names]
+    assert 5 < len(streams)
+    assert [] == [place for place, names in streams if "events" not in names]
+
+
 @pytest.mark.root
 def test_every_configuration_is_judged_well(machine: Machine) -> None:
     """By ``-t``, and without a warning about anything but the machine."""

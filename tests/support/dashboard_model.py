@@ -66,6 +66,7 @@ class Model:
         self.version = "1.0.0"
         self.generation = 3
         self.ppid = 4100
+        self.orphaned = False  # the master was killed
         self.pids = [4101, 4102]
         self.respawned = 0
         self.absent: set[str] = set()  # endpoints that are not there
@@ -267,6 +268,7 @@ class Model:
         sessions = sum(zone["processing"] for zone in self.zones.values())
         return {
             "silent": [],
+            "master": {"pid": self.ppid, "state": "gone" if self.orphaned else "running"},
             "workers": [
                 {
                     "id": number, "pid": pid, "generation": self.generation, "state": "serving",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ngxstream.core import inet
 from ngxstream.modules.api import decoding, guards, refusals, routes, users
 from ngxstream.modules.api.refusals import Refused
+from ngxstream.stream import api
 from ngxstream.stream.api import ApiError, Reply, Request
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def route(conf: ApiConf, head: Head) -> Route:
         raise ApiError(405, "MethodDisabled", "method disabled")
     # an index has no names for what it stands below
     path = dict(zip(placed.names, found.values, strict=False))
-    return Route(placed, path, routes.arguments(head.query))
+    args = routes.arguments(head.query)
+    known = {one.name for one in placed.operation.args}
+    if known and found.tree != api.PLUS:  # a misspelt filter must not choose everything
+        for name in args.keys() - known:
+            raise ApiError(400, api.BAD_ARGUMENT, f'unknown argument "{name}"')
+    return Route(placed, path, args)
 
 
 def run(s: Session, conf: ApiConf, head: Head, accepted: Route, body: bytes,

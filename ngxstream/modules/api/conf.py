@@ -78,13 +78,15 @@ def _api(scope: Scope, module: Module, st: Statement) -> None:
     draft.is_shown = True
     draft.is_steered |= given.get("write", False)
     server: ServerConf = scope.owner
-    server.handler = serving.handle
-    server.slots = 1
+    server.serve_by(serving.handle, scope, st, slots=1)
 
 
 def check(conf: ApiConf, server: ServerConf, draft: StreamDraft) -> None:
     """Refuse what cannot be served. Raises: ConfError"""
     if server.handler is not serving.handle:
+        place = server.given.get("api", {}).get("_users_place")
+        if place is not None:  # who thinks that it guards the server has to know
+            raise errors.ConfError('"api_user_file" requires "api" in the same server', *place)
         return
     for address in server.listens:
         options = address.options
@@ -118,6 +120,7 @@ def _user_file(scope: Scope, module: Module, st: Statement) -> None:
     d.put(scope, module, st, "users", None)
     if st.args[0] == "off":
         return
+    scope.given_of(module)["_users_place"] = st.file, st.line
     path = scope.conf_path(st.args[0])
     try:
         with open(path, "rb") as file:

@@ -139,11 +139,11 @@ def directives(handler: Any, target_handler: Any) -> tuple[Directive, ...]:
         draft: StreamDraft = scope.builder.data["stream"]
         text = st.args[0]
         if values.has_variables(text):
-            server.handler = target_handler
+            server.serve_by(target_handler, scope, st, slots=2)
             value = values.compile_value(text, draft.variables)
             given["target"] = target.Target(value, draft.upstreams)
         else:
-            server.handler = handler
+            server.serve_by(handler, scope, st, slots=2)
             given["upstream"] = upstream_block.add_upstream(draft, text)
 
     return (

@@ -193,6 +193,21 @@ def _time_limit(scope: Scope, module: Module, st: Statement) -> None:
     d.put(scope, module, st, "time_limit", limit)
 
 
+def _above_zero(field: str, parse: Callable[[str], int]) -> d.Setter:
+    """Return the setter of a number that means nothing when it is 0. Args: field: of PyConf"""
+
+    def set_number(scope: Scope, module: Module, st: Statement) -> None:
+        try:
+            value = parse(st.args[0])
+        except ValueError:
+            value = 0
+        if value <= 0:
+            raise errors.ConfError("invalid value")
+        d.put(scope, module, st, field, value)
+
+    return set_number
+
+
 def _path(scope: Scope, module: Module, st: Statement) -> None:
     scripts_of(scope).paths.append(scope.conf_path(st.args[0]))
 
@@ -225,8 +240,8 @@ def _import(scope: Scope, module: Module, st: Statement) -> None:
 def init(draft: StreamDraft, module: Module) -> None:
     """Import what the block names and look its functions up. Raises: ConfError"""
     scripts: Scripts | None = draft.data.get(NAME)
-    if scripts is None:
-        return
+    if scripts is None or draft.builder.data.get("signals"):
+        return  # whoever stops a program must not wait for modules, nor need them to be right
     shared_dict.DICTS.set(shared_dict.of_zones(draft.data.get(DICTS, {}).values()))
     scripts.resolve(module)
     scripts.time_limit = int(draft.given.get(NAME, {}).get("time_limit", TIME_LIMIT_MS))
@@ -248,10 +263,10 @@ DIRECTIVES: Final = (
     d.Directive("py_time_limit", BOTH, d.TAKE1, _time_limit,
                 "CPU time that one call of a function may take.", default="100ms",
                 extension=True),
-    d.Directive("py_timeout", BOTH, d.TAKE1, d.msec("timeout"),
+    d.Directive("py_timeout", BOTH, d.TAKE1, _above_zero("timeout", units.parse_time_msec),
                 "How long the function of a phase may wait in all.", default="60s",
                 extension=True),
-    d.Directive("py_buffer_size", BOTH, d.TAKE1, d.size("buffer_size"),
+    d.Directive("py_buffer_size", BOTH, d.TAKE1, _above_zero("buffer_size", units.parse_size),
                 "What functions may have waiting or held back in each direction of a session.",
                 default="64k", extension=True),
 )

@@ -454,8 +454,7 @@ def _content(scope: Scope, module: Module, st: Statement) -> None:
         if name != "connections" or not 0 <= connections <= MOST_CONNECTIONS:
             raise errors.ConfError(f'invalid parameter "{word}"')
     server: ServerConf = scope.owner
-    server.handler = handle
-    server.slots = 1 + connections
+    server.serve_by(handle, scope, st, slots=1 + connections)
 
 
 DIRECTIVES: Final = (

@@ -346,6 +346,9 @@ def _limited(limit_s: float) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+_NO_LOOP: Final = "no running event loop"  # asyncio's words
+
+
 def described(error: BaseException, text: str | None = None) -> str:
     """Return an exception as logs have it, on one line: `ValueError: text in file:line`.
 
@@ -359,6 +362,8 @@ def described(error: BaseException, text: str | None = None) -> str:
         if text is None:
             text = text_of(error)
     name = type(error).__name__
+    if text == _NO_LOOP:
+        text += "; asyncio is not used here, ngxstream.scripting has what can be awaited"
     said = f"{name}: {text[:MOST_TEXT]}" if text else name
     return escape.shown(said + place)
 

@@ -26,6 +26,8 @@ LABEL: Final = b"STREAM"  # ngx_stream_ssl_sess_id_ctx
 
 def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
     """Make the context of a server that needs one. Raises: ConfError"""
+    if server.given.get("ssl", {}).get("verify") == c.VERIFY_ON:
+        _warn_of_open(server, draft)
     if conf.certificates is None:
         if not conf.reject_handshake:
             return
@@ -39,6 +41,15 @@ def check(conf: c.SslConf, server: ServerConf, draft: StreamDraft) -> None:
     except libssl.SslError as error:
         raise tls_conf.unplaced(error) from None
     server.ssl = dataclasses.replace(conf, context=context)
+
+
+def _warn_of_open(server: ServerConf, draft: StreamDraft) -> None:
+    """Say where a server asks nobody for a certificate, as it has no TLS there; once."""
+    for address in server.listens:
+        if not address.options.ssl:
+            draft.warn(f'"ssl_verify_client" has no effect at "{address.options.text}", which has '
+                       f'no "ssl", in {server.file}:{server.line}')
+            return
 
 
 def finish(draft: StreamDraft) -> None:

@@ -61,8 +61,9 @@ def test_who_asks_is_named() -> None:
     [
         (404, "UpstreamNotFound", "upstream not found", REFUSED),
         (409, "EntryExists", "entry exists", REFUSED),
-        (401, "Unauthorized", "who are you", FORBIDDEN),
-        (405, "MethodDisabled", "", FORBIDDEN),
+        (401, "Unauthorized", "name the user by --user", FORBIDDEN),
+        (405, "MethodDisabled", "wants `api write=on;`", FORBIDDEN),
+        (400, "UpstreamStatic", "has no `zone`", REFUSED),
     ],
 )
 def test_a_refusal_is_told(status: int, code: str, text: str, exit_code: int) -> None:
@@ -74,6 +75,26 @@ def test_a_refusal_is_told(status: int, code: str, text: str, exit_code: int) ->
         with Client.of(url) as client, told as raised:
             client.get("/x")
         assert exit_code == raised.value.code
+
+
+def test_a_wrong_password_is_told() -> None:
+    """Not as if none had been given."""
+    with fake_api() as (api, url):
+        error = {"error": {"status": 401, "text": "no", "code": "Unauthorized"}}
+        api.reply("GET /api/x", error, 401)
+        told = pytest.raises(CtlError, match="wrong user or password")
+        with Client.of(url, "me:secret") as client, told:
+            client.get("/x")
+
+
+def test_who_has_no_api_is_told() -> None:
+    """As nobody who answers."""
+    with fake_api() as (api, url):
+        api.reply("GET /api/x", b"<html>", 404)
+        told = pytest.raises(CtlError, match=r"HTTP 404: is it the API\?")
+        with Client.of(url) as client, told as raised:
+            client.get("/x")
+        assert UNREACHABLE == raised.value.code
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b'{"error": 1}', b"[1]"])

@@ -43,7 +43,8 @@ REPLIES = {
     "GET /api/9/stream/upstreams": {"u": {"peers": [PEER], "zombies": 0, "zone": "z"}},
     "GET /api/9/stream/server_zones": {HOSTILE: ZONE},
     "GET /api/9/stream/upstreams/u/servers": SERVERS,
-    "GET /api/ngxstream/1/workers": {"workers": [WORKER, {**WORKER, "state": "leaving"}],
+    "GET /api/ngxstream/1/workers": {"master": {"pid": 10, "state": "running"},
+                                     "workers": [WORKER, {**WORKER, "pid": 12, "state": "leaving"}],
                                      "silent": [12]},
     "GET /api/ngxstream/1/sessions": {"sessions": [SESSION], "cursor": None, "matched": 5,
                                       "silent": [12]},
@@ -54,6 +55,7 @@ REPLIES = {
         "reloads": [{"time": "T", "verdict": "failed", "generation": 2, "duration_ms": 5,
                      "sessions_carried": 0, "message": f"no {HOSTILE}"}],
     },
+    "GET /api/ngxstream/1/node": {"draining": False, "since": None},
     "GET /api/ngxstream/1/certificates": {
         "certificates": [{"days_left": 9, "not_after": "T", "names": ["a", "b"], "subject": "",
                           "file": "f"}],
@@ -94,7 +96,9 @@ def run(client: Client, *words: str) -> tuple[str, Any]:
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("status", ["master 10, 1 workers, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
+        ("status", ["the last reload, T, FAILED: no \\x1b[2J\n",
+                    "the loop of these workers STANDS STILL, by pid: 12\nngxstream-1 (conf",
+                    "master 10, 1 worker, 1 leaving, 1 respawned", "12", "10.0.0.1:53", "down"]),
         ("servers", [r"\x1b[2J", "2.0k"]),
         ("upstreams", ["10.0.0.1:53", "down", "1.5k"]),
         ("upstreams u", ["10.0.0.1:53"]),
@@ -102,7 +106,7 @@ def run(client: Client, *words: str) -> tuple[str, Any]:
         ("explain udp 192.0.2.1:9 127.0.0.1:53", ["server: z", "usable: yes", r"why: \x1b[2J",
                                                   "upstream: -"]),
         ("reloads", ["/x.conf, configuration 2, loaded 1m00s ago", "failed", r"no \x1b[2J"]),
-        ("workers", ["serving", "leaving", "30M"]),
+        ("workers", ["serving", "STANDS STILL", "30M"]),
         ("certificates", ["a, b", "9"]),
         ("log", [r"T [error] 1: *4 \x1b[2J"]),
         ("metrics", ["nginxplus_up 1"]),
@@ -183,6 +187,17 @@ def test_a_change_is_asked_for(
     assert (request_, body) == (fake.requests[-1][0], fake.requests[-1][3])
 
 
+def test_of_several_sessions_the_one_that_is_not_there_is_named(
+    api: tuple[FakeApi, Client],
+) -> None:
+    """With how many were ended before it."""
+    fake, client = api
+    fake.reply("DELETE /api/ngxstream/1/sessions/11-4", b"", 204)
+    with pytest.raises(CtlError, match=r'^"9-9": .*; 1 ended$') as raised:
+        run(client, "kill", "11-4", "9-9")
+    assert REFUSED == raised.value.code
+
+
 def test_why_no_clients_may_come_is_told(api: tuple[FakeApi, Client]) -> None:
     """And that is a failure of the command, for scripts."""
     fake, client = api
@@ -197,6 +212,42 @@ def test_a_pair_is_shown_by_whatever_its_key_is_written(api: tuple[FakeApi, Clie
     fake, client = api
     fake.reply("GET /api/9/stream/keyvals/z", {"2001:db8::/32": "v"})
     assert "v" == run(client, "keyval", "get", "z", "2001:DB8::/32")[0]
+
+
+@pytest.mark.parametrize(
+    ("master", "shown"),
+    [
+        ({"pid": 10, "state": "gone"}, "the master process 10 is GONE: its workers serve on"),
+        ({"pid": None, "state": "none"}, "one process, no master, 1 worker,"),
+        (None, "master 10, 1 worker,"),  # of a program that does not tell
+    ],
+)
+def test_a_master_that_is_gone_is_not_well(
+    api: tuple[FakeApi, Client], master: dict[str, Any] | None, shown: str
+) -> None:
+    """`status` says so first; a process without a master is no trouble."""
+    fake, client = api
+    told = dict(REPLIES["GET /api/ngxstream/1/workers"])
+    del told["master"]
+    fake.reply("GET /api/ngxstream/1/workers", told if master is None else
+               {**told, "master": master})
+    text, _ = run(client, "status")
+    assert shown in text
+    assert text.startswith("the master") == ("GONE" in shown)
+
+
+def test_a_node_that_drains_gets_no_clients(api: tuple[FakeApi, Client]) -> None:
+    """`status` says so, and nothing of a reload that went well."""
+    fake, client = api
+    told = REPLIES["GET /api/ngxstream/1/reloads"]
+    went_well = {**told["reloads"][0], "verdict": "ok", "message": ""}
+    fake.reply("GET /api/ngxstream/1/reloads", {**told, "reloads": [went_well, *told["reloads"]]})
+    fake.reply("GET /api/ngxstream/1/node", {"draining": True, "since": 1})
+    text, value = run(client, "status")
+    assert text.startswith("this node DRAINS: /healthz asks for no new clients\n")
+    assert "FAILED" not in text
+    assert value["draining"]
+    assert went_well == value["last_load"]
 
 
 def test_an_empty_group_is_not_well(api: tuple[FakeApi, Client]) -> None:
@@ -225,6 +276,12 @@ def test_a_pair_that_is_not_there_is_added(api: tuple[FakeApi, Client]) -> None:
         ("drain u 10.0.0.2:53", "more than once", REFUSED),
         ("drain u 10.0.0.9:53", "no server", REFUSED),
         ("kill", "ids, a filter, or --all", USAGE),
+        ("kill 1-1 --protocol udp", "not both", USAGE),
+        ("kill 1-1 --all", "not both", USAGE),
+        ("keyval clear z a", "clear takes nothing but a zone", USAGE),
+        ("keyval list z a", "list takes nothing but a zone", USAGE),
+        ("keyval del z a v", "del takes nothing but a key", USAGE),
+        ("keyval get z a --expire 5s", "get takes no --expire", USAGE),
         ("keyval get z", "wants a key$", USAGE),
         ("keyval add z k v --expire soon", "no time", USAGE),
         ("keyval add z k v --expire 0", "no time", USAGE),

@@ -1,9 +1,11 @@
 """The program: options, exit codes, JSON."""
 
+import getpass
 import json
 import socket
 import ssl
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,40 @@ def test_tables_for_people_json_for_programs(capsys: pytest.CaptureFixture[str])
             assert REPLIES["GET /api/9/stream/upstreams"] == found
 
 
+def test_options_may_stand_behind_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where many write them; what stands before it counts unless it is said again."""
+    with fake_api() as (api, url):
+        api.reply("GET /api/9/stream/server_zones", {})
+        assert OK == main.main(["servers", "--url", url, "--user", "me:secret"])
+        assert "Basic bWU6c2VjcmV0" == api.requests[0][2]["Authorization"]
+        assert OK == main.main(["--url", "http://127.0.0.1:1", "servers", "--url", url])
+        assert OK == main.main(["--url", url, "servers"])
+
+
+def test_looking_needs_no_api_that_allows_changes(tmp_path: Path) -> None:
+    """A read-only one says which pairs a zone has; to change them another one is wanted."""
+    (tmp_path / "n.conf").write_text("stream { server { listen 127.0.0.1:1; api; } }")
+    known = ["-c", str(tmp_path / "n.conf"), "keyval"]
+    assert FORBIDDEN == main.main([*known, "set", "z", "a", "v"])
+    for words in (["list", "z"], ["get", "z", "a"]):
+        assert UNREACHABLE == main.main([*known, *words])  # it was asked, and nobody is there
+
+
+def test_a_password_is_not_asked_for_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says how else to give it."""
+
+    def ask(prompt: str) -> str:
+        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, 2)
+        return ""
+
+    monkeypatch.setattr(getpass, "getpass", ask)
+    monkeypatch.delenv(main.PASSWORD, raising=False)
+    assert USAGE == main.main(["--url", "http://127.0.0.1:1", "--user", "me", "status"])
+    assert f"ngxstreamctl: no password: set {main.PASSWORD}\n" == capsys.readouterr().err
+
+
 def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Each kind of failure has one, and a line on standard error."""
     with fake_api() as (api, url):
@@ -45,7 +81,14 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         assert "api write=on" in errors[0]
 
 
-@pytest.mark.parametrize("words", [[], ["nothing"], ["weight", "u", "s", "heavy"], ["--sock"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["nothing"], ["weight", "u", "s", "heavy"], ["weight", "u", "s", "0"], ["--sock"],
+        ["sessions", "--limit", "0"], ["sessions", "--limit=-1"], ["sessions", "--state", "x"],
+        ["log", "-n", "0"], ["log", "-n", "1001"], ["log", "--level", "bad"],
+    ],
+)  # fmt: skip
 def test_a_wrong_command_line_is_told(words: list[str]) -> None:
     """By argparse, with the usage."""
     with pytest.raises(SystemExit) as raised:

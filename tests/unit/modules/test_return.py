@@ -31,7 +31,7 @@ def test_an_empty_text_closes_at_once() -> None:
 
 
 def test_the_last_content_directive_counts() -> None:
-    """return after pass, and pass after return: no error, the later one wins."""
+    """return after pass: no error, the later one wins."""
     with InProcess(TEXT.format("pass 127.0.0.1:1; return hi;")) as served:
         assert b"hi" == served.read(served.connect())
 

@@ -343,6 +343,24 @@ def told(code: int, word: str, pids: list[int]) -> tuple[int, str]:
     return code, said
 
 
+def test_a_reload_without_a_master_names_its_orphans(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """It fails in nginx's words, and says who serves on; they are told nothing."""
+    running = ngxstream(
+        CONF.format(tcp=backends.tcp().text, udp=backends.udp().text),
+        expected=(r"\[alert\] .* kill\(\d+, 1\) failed \(3: No such process\)",),
+    )
+    with orphaned(running) as orphans:
+        said = running.run("-s", "reload")
+        assert 1 == said.code
+        assert "kill(" in said.stderr
+        pids = ", ".join(map(str, sorted(orphans)))
+        assert f"its worker processes serve on: {pids}; a start takes over" in said.stderr
+        assert 0 == running.run("-s", "stop").code
+    assert "serve on" not in running.run("-s", "reload").stderr
+
+
 @pytest.mark.parametrize("left", ["", "nonsense", "gone", "typo"])
 def test_a_stop_without_a_master_ends_its_orphans(
     left: str, ngxstream: ProxyFactory, backends: BackendFactory

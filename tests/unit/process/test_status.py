@@ -235,6 +235,7 @@ def test_prometheus_is_told_of_the_program(served: families.Served) -> None:
         'ngxstream_reloads_total{verdict="ok"}': 2, 'ngxstream_reloads_total{verdict="failed"}': 1,
         "ngxstream_handover_sessions_adopted_total": 5,
         "ngxstream_handover_sessions_failed_total": 0, "ngxstream_log_lines_lost_total": 0,
+        "ngxstream_master_up": 1,
     }.items() <= said.items()
 
 

@@ -77,6 +77,45 @@ def test_workers_that_were_started_anew_are_counted(ngxstream: ProxyFactory) -> 
     assert {"respawned": 0} == get(program, f"{PLUS}/processes")
 
 
+def test_a_master_that_is_gone_is_told_of(ngxstream: ProxyFactory) -> None:
+    """Its workers say so; clients are served, so /healthz stays good."""
+    program = ngxstream(conf(head="worker_processes 2;"))
+    master = program.pid
+    assert {"pid": master, "state": "running"} == get(program, f"{OWN}/workers")["master"]
+    orphans = program.worker_pids()
+    os.kill(master, signal.SIGKILL)
+    wait_until(lambda: get(program, f"{OWN}/workers")["master"]["state"] == "gone")
+    assert {"pid": master, "state": "gone"} == get(program, f"{OWN}/workers")["master"]
+    assert master == get(program, f"{PLUS}/nginx")["ppid"]  # who started the worker
+    assert b"\nngxstream_master_up 0\n" in api_calls.call(program, "/metrics")[2]
+    assert 200 == api_calls.call(program, "/healthz")[0]
+    for pid in orphans:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(processes.is_alive, orphans)))
+
+
+def test_a_worker_that_stands_still_is_told_of(ngxstream: ProxyFactory) -> None:
+    """By its pid, until its loop goes on; it is listed all the same."""
+    program = ngxstream(conf(head="worker_processes 2;"))
+    assert [] == get(program, f"{OWN}/workers")["silent"]
+    stuck = program.worker_pids()[1]
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        wait_until(lambda: get(program, f"{OWN}/workers")["silent"] == [stuck])
+        assert b"\nngxstream_workers_silent 1\n" in api_calls.call(program, "/metrics")[2]
+        assert 2 == len(get(program, f"{OWN}/workers")["workers"])
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    wait_until(lambda: get(program, f"{OWN}/workers")["silent"] == [])
+
+
+def test_without_master_process_there_is_none(ngxstream: ProxyFactory) -> None:
+    """The only process is not an orphan's."""
+    program = ngxstream(conf(head="master_process off;"))
+    assert {"pid": None, "state": "none"} == get(program, f"{OWN}/workers")["master"]
+    assert b"\nngxstream_master_up 1\n" in api_calls.call(program, "/metrics")[2]
+
+
 def test_a_worker_that_leaves_is_shown_until_its_last_session_ends(ngxstream: ProxyFactory) -> None:
     """With its generation and its sessions; NGINX Plus's list has those that serve."""
     program = ngxstream(conf(HOLD))

@@ -78,6 +78,7 @@ def test_a_worker_tells_who_it_is_and_what_it_has(world: World) -> None:
     world.late(0)
     told = {fact: world.gauge(fact) for fact in w.GAUGES}
     assert 1_000_000 < told.pop(w.MEMORY) < 1 << 34
+    assert 0 < told.pop(w.SEEN) <= monotonic_ms()
     assert {
         w.STATE: w.SERVING, w.NUMBER: 3, w.GENERATION: 7, w.STARTED: 1000, w.TURNS: 0, w.TCP: 1,
         w.UDP: 2, w.GRO: 1, w.GSO: 2, w.HELD: sum(range(count)), w.QUEUED: 2 * sum(range(count)),

@@ -31,6 +31,7 @@ def variables(s: Session) -> None:
             change()
         except (KeyError, TypeError) as error:
             found.append(type(error).__name__)
+            assert isinstance(error, TypeError) or "no variable $gone" in str(error)
     v["out"] = b"\xff"
     found.append(ascii(v["out"]))
     v["out"] = "\udcfe"

@@ -4,10 +4,47 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import work
+from tests.support import in_process, work
 from tests.support.in_process import build
 
 MANY = 80
+SERVER = "stream {{ server {{ listen 127.0.0.1:1; {} }} }}"
+PAIRS = [
+    ("return a;", "proxy_pass 127.0.0.1:2;", 2),
+    ("return a;", "proxy_pass $remote_addr:2;", 2),
+    ("proxy_pass 127.0.0.1:2;", "return a;", 1),
+    ("return a;", "pass 127.0.0.1:2;", 2),
+    ("pass 127.0.0.1:2;", "return a;", 1),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "slots"), PAIRS)
+def test_the_last_content_of_nginx_counts(first: str, second: str, slots: int) -> None:
+    """As in nginx, where the other one is lost without a message; here it is warned of."""
+    built = build(SERVER.format(f"{first}\n{second}"))
+    alone = build(SERVER.format(second))
+    assert built.conf is not None
+    assert alone.conf is not None
+    server = built.conf.servers[0]
+    assert alone.conf.servers[0].handler is server.handler
+    assert slots == server.slots
+    names = second.split(maxsplit=1)[0], first.split(maxsplit=1)[0]
+    text = '"{}" takes the place of "{}" in {}:1, which has no effect, in {}:2'
+    warning = text.format(*names, in_process.CONF, in_process.CONF)
+    assert [warning] == [one.removeprefix("[warn] ") for one in built.warnings]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("api", "proxy_pass 127.0.0.1:2"), ("proxy_pass $remote_addr", "api write=on"),
+     ("api", "return a"), ("pass 127.0.0.1:2", "api")],
+)
+def test_a_content_of_our_own_is_alone(first: str, second: str) -> None:
+    """A server serves its clients in one way; no nginx.conf has this directive."""
+    error = build(SERVER.format(f"{first};\n{second};")).error
+    names = second.split(maxsplit=1)[0], first.split(maxsplit=1)[0]
+    text = '"{}" cannot be used with "{}" in {}:1 of the same server in {}:2'
+    assert text.format(*names, in_process.CONF, in_process.CONF) == error
 
 
 def _each(n: int, text: str) -> str:

@@ -252,17 +252,44 @@ def test_send_and_expect(
     [
         ("radius", {}, '"secret" is missing'),
         ("redis", {"uri": "/"}, '"uri" is unknown'),
-        ("dns", {"qtype": "X"}, "X"),
-        ("dns", {"rcode": "FINE"}, "FINE"),
-        ("dns", {"name": "a..b"}, "a..b"),
+        ("dns", {"qtype": "X"}, '"qtype" may be A, '),
+        ("dns", {"rcode": "NOERROR|FINE"}, '"rcode" may be NOERROR, '),
+        ("dns", {"name": "a..b"}, '"name" is no name: '),
+        ("dns", {"name": ""}, '"name" is empty'),
         ("http", {"uri": "/\r\nHost: x"}, "characters"),
         ("http", {"uri": "/a b"}, "characters"),
+        ("http", {"uri": "foo"}, '"uri" has to begin with "/"'),
+        ("http", {"uri": "http://a/"}, '"uri" has to begin with "/"'),
+        ("http", {"uri": "/é"}, "as %HH"),
+        ("http", {"uri": "/#a"}, "as %HH"),
+        ("http", {"uri": ""}, '"uri" is empty'),
+        ("http", {"host": "a/b"}, '"host" is no name of a host'),
+        ("sip", {"uri": "ping@example.com"}, '"uri" is no SIP URI'),
+        ("sip", {"uri": "sip:a>b"}, '"uri" is no SIP URI'),
+        ("smtp", {"helo": "é"}, '"helo" is no name of a host'),
+        ("mysql", {"user": ""}, '"user" is empty'),
     ],
 )
 def test_options_are_checked(name: str, options: dict[str, str], text: str) -> None:
     """Before anything is sent."""
     with pytest.raises(ValueError, match=re.escape(text)):
         probes.KINDS[name].check(options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("http", {"uri": "/a%20b?c=[d]&e=f/g|h;i", "host": "[2001:db8::1]:80"}),
+        ("http", {"host": "xn--bcher-kva.example_1"}),
+        ("sip", {"uri": "sips:a@[2001:db8::1]:5061;transport=tls?x=y"}),
+        ("sip", {"uri": "tel:+49-30-1"}),
+        ("smtp", {"helo": "[192.0.2.1]"}),
+        ("dns", {"name": "a.test", "qtype": "aaaa", "rcode": "noerror|NXDOMAIN"}),
+    ],
+)
+def test_what_protocols_take_is_taken(name: str, options: dict[str, str]) -> None:
+    """Paths, hosts and names of all forms."""
+    probes.KINDS[name].check(options)
 
 
 def test_a_message_shows_what_came_and_nothing_that_a_terminal_obeys() -> None:

@@ -69,16 +69,6 @@ def test_udp_has_no_api() -> None:
     )
 
 
-def test_the_last_content_directive_counts() -> None:
-    """As with those of nginx: what stands behind `api` takes its place, whatever the address."""
-    with InProcess(h.CONF % "api; return hi;") as served:
-        assert b"hi" == served.read(served.connect())
-    with InProcess(h.CONF % "return hi; api;") as served:
-        assert 200 == h.ask(served).status
-    text = "stream { server { listen 127.0.0.1:1 udp; api; return hi; } }"
-    assert "" == build(text).error
-
-
 def test_the_block_knows_that_it_is_shown() -> None:
     """Modules look whether anybody can see what they count."""
     seen: list[bool] = []
@@ -122,7 +112,6 @@ def test_a_rule_that_denies_not_everybody_else_is_no_guard(address: str, rules: 
         ("192.0.2.1:1", "allow 192.0.2.0/24; deny all; api write=on;"),
         ("192.0.2.1:1", "allow 192.0.2.0/24; deny 0.0.0.0/0; api write=on;"),
         ("[2001:db8::1]:1", "allow 2001:db8::/32; deny ::/0; api write=on;"),
-        ("192.0.2.1:1", "api write=on; return hi;"),
     ],
 )  # fmt: skip
 def test_a_guarded_door_is_not(listen: str, directives: str) -> None:

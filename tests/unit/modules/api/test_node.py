@@ -40,6 +40,15 @@ def patch(served: InProcess, body: object) -> tuple[int, object]:
     return got.status, json.loads(got.body)
 
 
+@pytest.mark.parametrize("path", ["/healthz?upstreams=one", f"{OWN}/explain?protocl=udp"])
+def test_a_misspelt_argument_is_refused(served: InProcess, path: str) -> None:
+    """Else a check of a group would be one of the worker alone, and always pass."""
+    name = path.partition("?")[2].partition("=")[0]
+    got = h.ask(served, path)
+    assert (400, "BadArgument") == (got.status, got.code)
+    assert f'unknown argument \\"{name}\\"'.encode() in got.body
+
+
 def test_a_node_drains_until_it_is_told_not_to(served: InProcess) -> None:
     """It says since when, and logs it once."""
     assert (200, b"ok") == healthz(served)

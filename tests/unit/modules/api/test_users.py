@@ -161,6 +161,20 @@ def test_failures_are_logged_and_forge_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.refusal("api_user_file")
+def test_a_user_file_that_guards_nothing_is_refused(tmp_path: Path) -> None:
+    """A server without `api` asks nobody for a password; that of the block may be for others."""
+    (tmp_path / "users").write_text("a:{PLAIN}b")
+    line = f"api_user_file {tmp_path}/users;"
+    text = "stream {{ {} server {{ listen 127.0.0.1:1; proxy_pass 127.0.0.1:2; {} }} }}"
+    assert (
+        '"api_user_file" requires "api" in the same server in /p/conf/nginx.conf:1'
+        == build(text.format("", line)).error
+    )
+    assert ["", ""] == [build(text.format(*where)).error
+                        for where in ((line, ""), ("", "api_user_file off;"))]
+
+
+@pytest.mark.refusal("api_user_file")
 @pytest.mark.parametrize(
     ("text", "error"),
     [

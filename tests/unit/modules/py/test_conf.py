@@ -40,8 +40,8 @@ def test_there_always_are_limits() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["py_time_limit 0", "py_time_limit 61s", "py_time_limit x", "py_timeout x",
-     "py_buffer_size x"],
+    ["py_time_limit 0", "py_time_limit 61s", "py_time_limit x", "py_timeout x", "py_timeout 0",
+     "py_buffer_size x", "py_buffer_size 0"],
 )
 @pytest.mark.refusal("py_buffer_size", "py_time_limit", "py_timeout")
 def test_a_value_that_is_none_is_refused(text: str) -> None:

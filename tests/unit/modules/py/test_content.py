@@ -426,12 +426,6 @@ def test_what_cannot_be_is_refused(tmp_path: Path, text: str, error: str) -> Non
     assert error in built.error
 
 
-def test_the_last_content_directive_counts(serve: Serve) -> None:
-    """As with nginx's own."""
-    served = serve("py_content app.echo; return hi;")
-    assert b"hi" == served.read(served.connect())
-
-
 def test_a_fault_of_ours_ends_its_session(serve: Serve) -> None:
     """As everything that the loop calls."""
     served = serve("py_content app.hang;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -18,6 +19,7 @@ from ngxstream.core.errors import ConfError
 from ngxstream.modules.py import loading
 from ngxstream.modules.py.loading import Finder, Hook, Namespace, described
 from tests.support.in_process import Built, build
+from tests.support.proxies import ProxyFactory
 
 SERVER = "server { listen 127.0.0.1:1; return x; }"
 
@@ -366,6 +368,15 @@ def test_a_function_that_was_not_looked_up_cannot_be_called() -> None:
         Hook("py_access", "m.f", 1, "file", 1).call()
 
 
+def test_who_asks_asyncio_is_told_where_to_look() -> None:
+    """Its own words say that something is missing that nobody can give it."""
+    coroutine = asyncio.sleep(1)
+    with pytest.raises(RuntimeError) as raised:
+        coroutine.send(None)
+    text = described(raised.value)
+    assert "no running event loop; asyncio is not used here, ngxstream.scripting has" in text
+
+
 def test_an_exception_that_was_told_is_part_of_no_cycle() -> None:
     """Nor are those behind it."""
     module = ModuleType("m")
@@ -395,3 +406,20 @@ def test_an_exception_that_was_told_is_part_of_no_cycle() -> None:
 def test_a_long_text_is_cut() -> None:
     """A line of the log is bounded."""
     assert len(described(ValueError("x" * 100_000))) < loading.MOST_TEXT + 100
+
+
+def test_a_program_with_a_broken_module_can_be_stopped(ngxstream: ProxyFactory) -> None:
+    """`-s stop` and `-s reopen` import nothing; `-s reload` is refused by the master, and `-t`."""
+    program = ngxstream(
+        "events {} stream { py_import own; server { listen 127.0.0.1:@a@; py_access own.check; "
+        "return x; } }", start=False,
+    )
+    module = program.conf_file.with_name("own.py")
+    module.write_text("def check(s): pass")
+    program.start()
+    module.write_text("raise OSError('broken')")
+    for words in (("-t",), ("-s", "reload")):
+        verdict = program.run(*words)
+        assert (1, True) == (verdict.code, "OSError: broken" in verdict.stderr)
+    assert 0 == program.run("-s", "reopen").code
+    assert 0 == program.run("-s", "stop").code

@@ -3,7 +3,7 @@
 import pytest
 
 from ngxstream.modules.ssl import conf
-from tests.support.in_process import build
+from tests.support.in_process import CONF, build
 
 
 def given(words: str) -> conf.SslConf | str:
@@ -62,3 +62,21 @@ def test_what_is_no_value_is_refused(words: str, error: str) -> None:
 def test_protocols_of_alpn_are_kept_as_they_go_over_the_wire() -> None:
     """Each name stands behind a byte with its length."""
     assert b"\2h2\3dot" == read("ssl_alpn h2 dot;").alpn
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("server {{ listen 127.0.0.1:1; {on} return x; }}", "127.0.0.1:1"),
+        ("server {{ listen 127.0.0.1:1 udp; {on} return x; }}", "127.0.0.1:1"),
+        ("{on} server {{ listen 127.0.0.1:1; return x; }}", ""),  # that of others may have TLS
+        ("server {{ listen 127.0.0.1:1; ssl_verify_client optional_no_ca; return x; }}", ""),
+    ],
+)
+def test_a_server_that_asks_for_certificates_and_has_no_tls_is_warned_of(
+    text: str, at: str
+) -> None:
+    """It lets everybody in, as nginx's does without a message."""
+    warning = f'"ssl_verify_client" has no effect at "{at}", which has no "ssl", in {CONF}:1'
+    said = build(f"stream {{{{ {text} }}}}".format(on="ssl_verify_client on;")).warnings
+    assert bool(at) == any(warning in line for line in said)
