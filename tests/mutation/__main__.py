@@ -170,6 +170,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "process/rendezvous": (),
     "process/service": ("tests/unit/process/test_worker.py",),
     "process/siblings": ("tests/unit/process/test_arrival.py",),
+    "process/takeover": ("tests/unit/process/test_upgrade.py",),
     "process/upgrade": (),
     "process/verdict": (),
     "process/worker": ("tests/unit/process/test_reload.py",),
