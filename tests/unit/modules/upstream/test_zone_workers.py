@@ -53,8 +53,9 @@ def workers_of(specs: list[dict[str, Any]], words: str) -> list[Any]:
 
 @pytest.mark.parametrize("method", ["round_robin", "least_conn"])
 @given(
-    specs=st.one_of(st.lists(SPEC, min_size=2, max_size=7), st.lists(EQUAL, min_size=3, max_size=12))
-    .filter(has_primary),
+    specs=st.one_of(
+        st.lists(SPEC, min_size=2, max_size=7), st.lists(EQUAL, min_size=3, max_size=12)
+    ).filter(has_primary),
     steps=st.lists(STEP, max_size=80),
 )
 @settings(max_examples=150)
