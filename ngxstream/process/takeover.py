@@ -73,10 +73,8 @@ class TakeOver:
         self.let_read()
 
     def _expect_no_more(self) -> None:
-        was_expecting, self._expecting = self._expecting, False
+        self._expecting = False
         self._meet()
-        if was_expecting:
-            self.let_read()
 
     def _meet(self) -> None:
         """See whether there are orphans that are not known yet."""

@@ -14,6 +14,7 @@ from ngxstream.core.log import Log
 from ngxstream.process import channel as channels
 from ngxstream.process import children, orphan, reload, rendezvous, takeover
 from ngxstream.process.handover import START_MS
+from ngxstream.process.worker import Worker
 from tests.support import clients, processes
 from tests.support.backends import BackendFactory
 from tests.support.in_process import LogTarget
@@ -215,7 +216,12 @@ def test_nobody_reads_while_an_orphan_hands_over(
 ) -> None:
     """Whatever else the master hears of, a worker's death for one."""
     taking_over(master, monkeypatch)
-    master.takeover.let_read()
+    for _ in range(5):
+        master.takeover.let_read()
+    assert {master.now_ms + takeover.LOOK_MS, master.now_ms + takeover.LATE_MS} == {
+        at for at, _ in master.due
+    }
+    assert 2 == len(master.due)  # it is looked after once, however many ask
     master.wait(START_MS - 500)
     assert [] == master.worker.told()
 
@@ -315,3 +321,90 @@ def test_who_has_no_udp_clients_any_more_has_nobody_read_later(
     setattr(master, state, not getattr(master, state))
     master.wait(START_MS + 300)
     assert [] == master.worker.told()
+
+
+# -- a worker whose master has died ----------------------------------------------------------------
+
+
+class Left:
+    """A worker without a master; what it does is noted."""
+
+    def __init__(self, *, unheard: bool, others: tuple[int, ...], exiting: bool = False) -> None:
+        self.done: list[str] = []
+        self.later: list[Callable[[], None]] = []
+        self.arrival = SimpleNamespace(
+            is_unheard=unheard, wait=lambda: self.done.append("waits"),
+            go=lambda: self.done.append("reads"),
+        )
+        self.context = SimpleNamespace(others=others)
+        self.loop = SimpleNamespace(
+            call_later=lambda ms, do, cancelable: self.later.append(do), exiting=exiting,
+            register=lambda *_: None,
+        )
+        self.cycle = SimpleNamespace(log=Log([]))
+
+    def quit(self) -> None:
+        """Note that it leaves."""
+        self.done.append("leaves")
+
+    def _give_way(self) -> None:
+        Worker._give_way(self)  # type: ignore[arg-type]
+
+
+def dead() -> int:
+    """Return the number of a process that has ended."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+@pytest.mark.parametrize(
+    ("unheard", "are_left", "wanted"),
+    [(True, True, ["waits"]), (True, False, ["reads"]), (False, True, ["reads"])],
+)
+def test_a_worker_that_waits_for_others_reads_only_if_they_are_dead(
+    unheard: bool, are_left: bool, wanted: list[str]
+) -> None:
+    """Who heard of a hand-over, or reads already, goes on as ever."""
+    others = (dead(), os.getpid()) if are_left else (dead(),)
+    left: Any = Left(unheard=unheard, others=others)
+    Worker._go_on_alone(left)
+    assert wanted == left.done
+    assert ["waits"] * len(left.later) == wanted[: len(left.later)]
+
+
+@pytest.mark.parametrize(
+    ("unheard", "are_left", "wanted"),
+    [(True, True, ["leaves"]), (True, False, ["reads"]), (False, True, [])],
+)
+def test_it_leaves_if_they_have_not_begun_to_hand_over(
+    unheard: bool, are_left: bool, wanted: list[str]
+) -> None:
+    """If they have died meanwhile it serves; if they have begun, nothing is left to decide."""
+    left: Any = Left(unheard=True, others=(os.getpid(),))
+    Worker._go_on_alone(left)
+    left.done.clear()
+    left.arrival.is_unheard = unheard
+    left.context.others = (os.getpid(),) if are_left else (dead(),)
+    (look,) = left.later
+    look()
+    assert wanted == left.done
+
+
+@pytest.mark.parametrize("exiting", [False, True])
+@pytest.mark.parametrize("unheard", [False, True])
+def test_who_has_no_udp_clients_tells_a_new_master_so(
+    unheard: bool, exiting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked to hand them over, for those who have them are."""
+    told: list[Any] = []
+    monkeypatch.setattr(orphan, "introduce", lambda channel, cycle: told.append(cycle))
+    left: Any = Left(unheard=unheard, others=(), exiting=exiting)
+    left.on_channel = None
+    ours, theirs = channels.Channel.pair()
+    Worker._on_new_master(left, ours)
+    assert [None if unheard or exiting else left.cycle] == told
+    ours.close()
+    theirs.close()
