@@ -161,7 +161,7 @@ process/master.py:Master.run
               process/children.py:Children.spawn
             process/reload.py:Beginning.wait
             process/reload.py:Reload._undo
-            process/master.py:Master.hand_over
+            process/takeover.py:TakeOver.hand_over
             process/children.py:Children.quit
             process/master.py:Master.retire
 """,

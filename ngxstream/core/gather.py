@@ -63,6 +63,13 @@ class Gatherer:
         while waiting:
             waiting.pop(0).write()
 
+    def write_before(self, fd: int) -> None:
+        """Write all if something waits for a file that is now written to by another descriptor."""
+        if self.waiting:
+            info = os.fstat(fd)
+            if self._chunks.get((info.st_dev, info.st_ino)) in self.waiting:
+                self.write()
+
 
 class Chunk:
     """Lines that wait for one file."""
@@ -136,14 +143,19 @@ class Chunk:
         """Put the messages among the lines, in their place."""
         if self.level:
             self.level = 0
-            lines = self._spell(self._head, self.messages)
-            self.messages = []
+            messages, self.messages = self.messages, []
+            lines = self._spell(self._head, messages)
             self._lines += lines
             self._size += sum(map(len, lines))
 
     def write(self) -> None:
         """Write all lines; what is left of a short write is tried again, until it fails."""
-        self._end_messages()
+        try:
+            self._end_messages()
+        finally:  # messages that cannot be spelled keep no line back
+            self._write()
+
+    def _write(self) -> None:
         lines, tell, fd = self._lines, self._tell, self._file.fd
         pieces = [b"".join(lines)] if self._size <= self.limit else _pieces(lines, self.limit)
         self._lines, self._tell, self._size = [], [], 0

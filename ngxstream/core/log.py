@@ -71,7 +71,11 @@ def _spell(head: str, messages: list[str]) -> list[bytes]:
     """Return lines of messages behind one head: together, if nothing is to be escaped or cut."""
     if not messages:
         return []
-    if len(max(messages, key=len)) <= SHORT and escape.is_printed(encode("".join(messages))):
+    text = "".join(messages)
+    if (
+        len(max(messages, key=len)) <= SHORT and text.isascii()
+        and escape.is_printed(text.encode())
+    ):
         data = encode(head + f"\n{head}".join(messages) + "\n")
         if len(data) <= gather.LIMIT:
             return [data]
@@ -281,7 +285,7 @@ class Log:
         `level <= log.level` already, but need not have
         Source: ngx_log.c ngx_log_error_core
         """
-        if level > WARN:  # hot: most lines by far
+        if WARN < level <= self.level:  # hot: most lines by far
             only = self._only
             if only is not None:
                 chunk = only.file.chunk

@@ -244,6 +244,15 @@ class Arrival:
         self._nobody_left = True
         self._check()
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether others read the sockets, and none of them has said that it hands over."""
+        return self.idle and not self._expected
+
+    def wait(self) -> None:
+        """Wait without end for those who read the sockets."""
+        self._deadline_ms = 0
+
     def give_up(self) -> None:
         """Wait no more, and read nothing: this worker leaves before anything came."""
         if self.idle:

@@ -24,7 +24,7 @@ from ngxstream.process import system
 from ngxstream.process.handover import START_MS
 from ngxstream.process.mailbox import Mailbox
 from ngxstream.process.questions import port_to
-from ngxstream.process.reload import MAX_REASON
+from ngxstream.process.reload import MAX_REASON, READY_S
 from ngxstream.process.worker import Worker, WorkerContext
 from ngxstream.process.worker_facts import RESPAWNS
 
@@ -37,6 +37,8 @@ RECLAIM_MS: Final = 2000  # until it is tried again to give back what a dead wor
 RECLAIM_TRIES: Final = 20
 FIRST_WAIT_MS: Final = 50  # after the first TERM; then twice as long each time
 LAST_WAIT_MS: Final = 1000  # a longer one means KILL
+# how long a new worker waits to be told that it may read: all have to have begun by then
+PATIENCE_MS: Final = int(READY_S * 1000) + START_MS
 AT_ONCE_MS: Final = 5000  # a worker that lived less has died at once
 PAUSE_MS: Final = 100  # before the third worker in a row that dies at once; then twice as long
 LONGEST_PAUSE_MS: Final = 10_000
@@ -184,6 +186,10 @@ class Children:
         code = 1
         master, cycle = self._master, self._master.cycle
         try:
+            others = {pid for pid, one in self.by_pid.items() if one.cycle is not cycle}
+            others.update(master.survivors.living())
+            if master.other.is_alive:
+                others.add(master.other.pid)
             # a worker keeps none of the master's other ports
             boxes = self.shared.mailboxes
             own = [theirs] if asks_by is None else [theirs, asks_by]
@@ -196,8 +202,8 @@ class Children:
             cycle.redirect_stderr()
             context = WorkerContext(
                 master.generations, boxes, master.old,
-                patience_ms=0 if master.other.is_alive else START_MS,
-                wakeups_fds=self.shared.wakeups,
+                patience_ms=0 if master.other.is_alive else PATIENCE_MS,
+                wakeups_fds=self.shared.wakeups, others=others,
             )
             worker = Worker(
                 cycle, number, theirs, master.title, context,
@@ -237,7 +243,7 @@ class Children:
             self._log_end(f"{name} {pid}", status)
             self._reclaim(pid)
             if pid == other.pid and other.started:
-                other.ended()
+                other.ended(crashed=status != 0)
             if child is not None:
                 child.channel.close()
                 self._master.questions.forget(pid)

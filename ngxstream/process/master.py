@@ -23,21 +23,20 @@ from ngxstream.event import listening
 from ngxstream.process import channel as channels
 from ngxstream.process import orphan, pidfile, signals, system, verdict
 from ngxstream.process.board import Load
-from ngxstream.process.children import Child, Children
+from ngxstream.process.children import Children
 from ngxstream.process.cycle import Cycle, rebuild
 from ngxstream.process.generations import Generations
-from ngxstream.process.handover import Plan
 from ngxstream.process.notify import Notifier
 from ngxstream.process.other_master import OtherMaster
 from ngxstream.process.questions import Questions
 from ngxstream.process.reload import Beginning, Reload
-from ngxstream.process.rendezvous import Survivor, Survivors
+from ngxstream.process.rendezvous import Survivors
 from ngxstream.process.single import SingleProcess
+from ngxstream.process.takeover import LATE_MS, TakeOver
 
 if TYPE_CHECKING:
     from ngxstream.process.upgrade import Link
 
-LATE_MS: Final = 1000  # after the start: who was left by a killed master and did not answer then
 RETIRE_MS: Final = 200  # how often old cycles are looked after while there are any
 
 
@@ -56,7 +55,7 @@ class Master:
         "_due",  # list[(ms, callable)]: what the master does later
         "generations",  # Generations
         "survivors",  # Survivors: workers of a master that died
-        "_handing_over",  # frozenset[int]: pids of those told to, for the latest workers
+        "takeover",  # TakeOver: who hands over UDP clients
         "_has_udp",  # bool: beside another master, the UDP clients are ours
         "_retiring",  # bool: a look at old cycles is due
         "_load",  # Load: of the first cycle
@@ -86,7 +85,7 @@ class Master:
         self._due: list[tuple[int, Callable[[], None]]] = []
         self.generations = Generations()
         self.survivors = survivors
-        self._handing_over: frozenset[int] = frozenset()
+        self.takeover = TakeOver(self, survivors)
         self._has_udp = link is None
         self._retiring = False
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)
@@ -108,9 +107,7 @@ class Master:
             if not beginning.ready and not signals.is_ending():
                 return self._give_up(beginning.reasons)
         self.other.look()
-        if self.survivors.all:
-            self._take_over()
-            self.later(LATE_MS, self._take_over_late)
+        self.takeover.begin()
         if not self.other.is_alive:
             self.manager.ready(self._status())
         while self.children or self._has_orphans or not self.is_ending:
@@ -127,31 +124,8 @@ class Master:
         if self._has_orphans:
             self.later(RETIRE_MS, self._await_orphans)
 
-    def _take_over(self) -> None:
-        """Have the workers of a dead master hand over their UDP clients and leave."""
-        matching = self.survivors.matching
-        if matching:
-            self.hand_over(matching)
-        self.survivors.tell(channels.QUIT)
-        if not matching:
-            self.children.let_read()
-
-    def meet_survivors(self) -> None:
-        """Have the workers of another master that is gone now leave."""
-        self._take_over_late()
-        self.later(LATE_MS, self._take_over_late)
-
-    def _take_over_late(self) -> None:
-        """The same for one that was slow to see its master die."""
-        if self.survivors.meet(orphan.place_of(self.cycle.main, self.cycle.options)):
-            self._take_over()
-
-    def inherit(self) -> None:
-        """Continue as the only master: the older one is gone."""
-        self.meet_survivors()  # if it was killed
-        # Workers of ours that hand over read still; they tell themselves when they have stopped.
-        if not any(child.pid in self._handing_over for child in self.children):
-            self.children.let_read()
+    def tell_main(self) -> None:
+        """Tell the service manager that this one is the main process, as soon as it may hear it."""
         # until systemd has seen the old one end, it ignores our messages (NotifyAccess=main)
         self.later(LATE_MS, self._tell_main)
 
@@ -248,7 +222,6 @@ class Master:
 
     def begin_generation(self, *, idle: bool) -> None:
         """Be about to start workers of a cycle. Args: idle: as of Children.start"""
-        self._handing_over = frozenset()
         self._has_udp = not idle or self._has_udp
         self.generations.begin()
         self.other.announce(starting=True)  # mail may wait for those who will read it
@@ -256,7 +229,7 @@ class Master:
     def _reap(self) -> None:
         self.children.reap()
         if self.udp_is_ours and not any(child.leaving for child in self.children):
-            self.children.let_read()
+            self.takeover.let_read()
         self.retire()
 
     @property
@@ -376,31 +349,6 @@ class Master:
             to.error(log.ALERT, log.unexpected())
             return False
         return new is not None and Reload(self, new, to).run()
-
-    def hand_over(self, whom: Sequence[Child | Survivor]) -> None:
-        """Have old workers give their UDP clients to the workers of the cycle."""
-        listening.widen((*self.cycle.listenings, *self.cycle.lingering))
-        plan = Plan(
-            [box.writer for box in self.children.shared.mailboxes],
-            [one.options.key for one in self.cycle.listenings],
-            [child.pid for child in whom],
-        )
-        if self.send_plan(plan):
-            self._handing_over = frozenset(plan.pids)
-        else:
-            self.children.let_read()
-
-    def send_plan(self, plan: Plan) -> bool:
-        """Tell the workers of a plan to hand over. Returns: whether any of them heard it"""
-        packed = plan.pack()
-        fds = [sock.fileno() for sock in plan.writers]
-        everyone: list[Child | Survivor] = [*self.children, *self.survivors.all]
-        told = [
-            child.channel.send(channels.HANDOVER, packed, fds)
-            for child in everyone
-            if child.pid in plan.pids
-        ]
-        return any(told)
 
     def reopen(self) -> None:
         """Open all logs anew, here and in the workers."""

@@ -93,16 +93,22 @@ class OtherMaster:
         self._link = link
         self.is_older = False
 
-    def ended(self) -> None:
-        """The new binary's master is gone: this one is alone again. Source: ngx_reap_children"""
+    def ended(self, *, crashed: bool) -> None:
+        """The new binary's master is gone: this one is alone again. Source: ngx_reap_children
+
+        Args: crashed: its workers may be there still
+        """
         master = self._master
         self.learn()  # its sessions may be on their way
+        had_udp = not master.udp_is_ours
         self._forget()
         self._rename_back()
         master.cycle.resume()
         if master.not_accepting and not master.is_ending:
             master.not_accepting = False
-            master.children.start()
+            master.children.start(idle=crashed and had_udp)
+        if crashed and not master.is_ending:
+            master.takeover.inherit(crashed=True, had_udp=had_udp)
 
     def _rename_back(self) -> None:
         master = self._master
@@ -177,7 +183,7 @@ class OtherMaster:
         if said is None or not said.writers:
             return
         listening.widen((*master.cycle.listenings, *master.cycle.lingering))
-        master.send_plan(
+        master.takeover.send(
             Plan(
                 said.writers,
                 said.keys,
@@ -202,8 +208,13 @@ class OtherMaster:
         if os.getppid() == self.pid:
             master.later(LOOK_MS, self.look)
             return
+        had_udp = not master.udp_is_ours
+        path = master.cycle.main.pid
+        # who leaves removes its pid file
+        crashed = pidfile.is_device(path) or pidfile.read(pidfile.oldbin(path)) == self.pid
         self._forget()
-        master.inherit()
+        master.takeover.inherit(crashed=crashed, had_udp=had_udp)
+        master.tell_main()
 
     def _forget(self) -> None:
         link, self._link = self._link, None

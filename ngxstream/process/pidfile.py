@@ -87,6 +87,14 @@ def find(path: str) -> int:
     return pid
 
 
+def read(path: str) -> int:
+    """Return the pid in a pid file, 0 if there is none."""
+    try:
+        return _parse(_read(path))
+    except (OSError, ValueError):
+        return 0
+
+
 def names_master(path: str) -> bool:
     """Tell whether a pid file names a living process of ours."""
     try:

@@ -136,7 +136,7 @@ class Reload:
         former.close()
         master.not_accepting = False
         if ours:
-            master.hand_over(serving)
+            master.takeover.hand_over(serving)
         master.children.quit(old_workers)
         master.retire()
         return True

@@ -99,32 +99,29 @@ class Survivor:
 class Survivors:
     """All orphans of a pid file."""
 
-    __slots__ = ("_digest", "_source", "_known", "_foreign", "_users", "all")
+    __slots__ = ("_known", "_foreign", "_users", "all")
 
     def __init__(self) -> None:
         self.all: list[Survivor] = []
         self._known: set[int] = set()
-        self._digest = ""
-        self._source: Survivor | None = None
         self._foreign = 0  # processes of other users that were there
         self._users: frozenset[int] = frozenset((0, os.geteuid()))
 
-    @property
-    def matching(self) -> list[Survivor]:
-        """Those who serve by the very configuration that the new master serves by."""
-        same = [one for one in self.all if one.digest == self._digest and one.generation]
-        if self._source is not None:
-            generation = self._source.generation
-        else:  # another master has gone, and its sockets are ours already
-            generation = max((one.generation for one in same), default=0)
-        return [one for one in same if one.generation == generation]
+    def matching(self, known: Iterable[Cycle]) -> list[Survivor]:
+        """Return those of the newest generation that serve by a configuration of `known`.
+
+        Their generation is the same, and the text to the byte: what their sessions name is there.
+        """
+        digests = {cycle.generation: orphan.digest_of(cycle) for cycle in known}
+        same = [one for one in self.all if one.digest and one.digest == digests.get(one.generation)]
+        newest = max((one.generation for one in same), default=0)
+        return [one for one in same if one.generation == newest]
 
     def collect(self, cycle: Cycle) -> list[Listening]:
         """Find all orphans of the cycle's pid file and have one give its sockets.
 
         A cycle of the same text goes on with the generation of theirs: sessions name it.
         """
-        self._digest = orphan.digest_of(cycle)
         end = time.monotonic() + GIVE_S
         self._meet_all(cycle.main, cycle.options)
         if self._foreign:
@@ -136,6 +133,7 @@ class Survivors:
         stream = cycle.stream
         named = {conf.options.key for conf in stream.listenings} if stream is not None else set()
         best: list[Listening] = []
+        source: Survivor | None = None
         with contextlib.closing(self._offers(end, cycle.log)) as offers:
             for one, fds in offers:
                 found = inherited.adopt(fds, cycle.log)
@@ -144,10 +142,9 @@ class Survivors:
                     _drop(found)
                     continue
                 _drop(best)
-                best, self._source = found, one
+                best, source = found, one
                 if is_wanted or not named:
                     break
-        source = self._source
         if source is not None:
             cycle.log.error(
                 logs.NOTICE,
@@ -155,7 +152,7 @@ class Survivors:
                 f"{sum(len(one.socks) for one in best)} listening sockets taken over from "
                 f"{source.pid}",
             )
-            if source in self.matching:
+            if source.digest == orphan.digest_of(cycle):
                 cycle.generation = source.generation
                 cycle.takes_over = cycle.main.master_process
         return best
@@ -272,8 +269,14 @@ class Survivors:
     @property
     def are_left(self) -> bool:
         """Whether any of them is there, and no other program that pretends to be one."""
-        there = (one for one in self.all if not port.is_gone(one.channel.sock))
-        return any(pidfile.is_ours(one.pid) for one in there)
+        return any(map(pidfile.is_ours, self.living()))
+
+    def living(self) -> list[int]:
+        """Return the pids of those whose ends of the channels are open."""
+        return [
+            one.pid for one in self.all
+            if one.channel.fileno() >= 0 and not port.is_gone(one.channel.sock)
+        ]
 
     def tell(self, command: int) -> None:
         """Send a command to all of them."""

@@ -104,8 +104,9 @@ class SingleProcess:
             return
         before.close_listeners()
         before.retire()
-        new.commit(before.cycle)
         loop = self.loop
+        loop.lines.write()  # until the new one serves, its lines are written at once
+        new.commit(before.cycle)
         loop.log = new.log
         loop.free_connections += before.count()
         self.service = Service(new, loop, 0)

@@ -18,7 +18,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ngxstream.core import log
@@ -42,16 +42,21 @@ if TYPE_CHECKING:
 class WorkerContext:
     """What the workers of one master share, besides the configuration they serve by."""
 
-    __slots__ = ("former", "generations", "mailboxes", "owner", "patience_ms", "wakeups_fds")
+    __slots__ = (
+        "former", "generations", "mailboxes", "others", "owner", "patience_ms", "wakeups_fds"
+    )
 
     def __init__(
         self, generations: Generations, mailboxes: Sequence[Mailbox], former: Sequence[Cycle] = (),
         patience_ms: int = handover.START_MS, wakeups_fds: Mapping[int, int] | None = None,
+        others: Iterable[int] = (),
     ) -> None:
         """Args: mailboxes: one for each worker; former: cycles whose UDP sessions go on;
         patience_ms: how long an idle worker waits for UDP clients, 0 for ever; wakeups_fds: what
-        wakeups.make() returned, if there are other workers
+        wakeups.make() returned, if there are other workers; others: pids of those who serve beside
+        the workers of this generation: other workers, another master
         """
+        self.others = frozenset(others)
         self.wakeups_fds = wakeups_fds
         self.patience_ms = patience_ms
         self.generations = generations
@@ -194,7 +199,7 @@ class Worker:
             self.loop.unregister(self.channel.fileno())
             self.channel.close()
             self.loop.get(status.Status).is_orphan = True
-            self.arrival.go()
+            self._go_on_alone()
             self.cycle.suspend()  # the next master reads what it begins with at any moment
             on = "leaving" if self.loop.exiting or self.loop.stopped else "serving on"
             self.cycle.log.error(log.NOTICE, f"the master process is gone, {on}")
@@ -204,6 +209,27 @@ class Worker:
                 zones = [zone for cycle in cycles for zone in cycle.zones.zones()]
                 zones += [self.context.generations.zone, self.cycle.rows.zone]
                 self.siblings = Siblings(self.loop, zones)
+
+    def _go_on_alone(self) -> None:
+        """Read UDP, unless those before this worker do, whom nobody will tell to hand over.
+
+        What the master had begun is undone then: they serve on, and this worker leaves.
+        """
+        if self.arrival.is_unheard and any(map(arrivals.is_alive, self.context.others)):
+            self.arrival.wait()
+            self.loop.call_later(handover.START_MS, self._give_way, cancelable=True)
+        else:
+            self.arrival.go()
+
+    def _give_way(self) -> None:
+        """Leave, where nobody has begun to hand over since the master died."""
+        if not self.arrival.is_unheard:
+            return
+        if any(map(arrivals.is_alive, self.context.others)):
+            self.cycle.log.error(log.NOTICE, "the workers before this one serve on, leaving")
+            self.quit()
+        else:
+            self.arrival.go()
 
     def _wait_for_master(self) -> None:
         """Serve on, or finish, until a new master comes; nginx's worker never learns."""
@@ -219,7 +245,8 @@ class Worker:
         self.channel = channel
         self.loop.get(status.Status).is_orphan = False
         self.loop.register(channel.fileno(), self.on_channel, poller.LEVEL)
-        orphan.introduce(channel, None if self.loop.exiting else self.cycle)
+        serves = not (self.loop.exiting or self.arrival.is_unheard)
+        orphan.introduce(channel, self.cycle if serves else None)
 
     def _obey(self, number: int) -> None:
         """Do what a signal says. Source: ngx_signal_handler, NGX_PROCESS_WORKER"""

@@ -125,6 +125,10 @@ class Session:
             self.cleanups = []
         self.cleanups.append(cleanup)
 
+    def end_with(self, last: Callable[[], None]) -> None:
+        """Have something done when all that was taken for the session is given back."""
+        self.cleanups = [last, *(self.cleanups or ())]
+
     def module_ctx(self, name: str) -> Any:
         """Return a module's scratch, or None."""
         return None if self.ctx is None else self.ctx.get(name)

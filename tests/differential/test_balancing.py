@@ -219,3 +219,40 @@ def test_random_leaves_no_server_out(backends: BackendFactory, both: Both) -> No
     lines = servers(backends, [""] * 3)
     for proxy in both(conf({"group": f"random; {lines}"})):
         assert {b"0", b"1", b"2"} == {asked(proxy, "group") for _ in range(60)}
+
+
+@pytest.mark.effect("zone")
+@pytest.mark.parametrize("method", ["", "least_conn;"])
+def test_workers_that_share_a_zone_take_turns_alike(
+    both: Both, backends: BackendFactory, method: str
+) -> None:
+    """Whoever of three workers gets a client: weights, servers that refuse, and a backup."""
+    with kit.refusing_tcp() as refusing:
+        dead = address_text(refusing)
+        alive = servers(backends, [f"weight={weight}" for weight in WEIGHTS])
+        ups = {
+            "many": f"zone many 64k; {method} {alive}",
+            "failing": f"zone failing 64k; {method} {alive} server {dead} weight=3 max_fails=3;"
+                       f" server {dead} weight=2;",
+            "left": f"zone left 64k; {method} server {dead}; server {dead} weight=2;"
+                    f" server {dead} max_fails=2; {alive.replace(';', ' backup;')}",
+        }
+        text = conf(ups).replace("worker_processes 1", "worker_processes 3")
+        nginx, ours = both(text)
+        for group in ups:
+            expected = [asked(nginx, group) for _ in range(60)]
+            assert expected == [asked(ours, group) for _ in range(60)], group
+
+
+@pytest.mark.effect("zone")
+def test_who_sees_the_end_of_a_session_finds_its_server_free(
+    both: Both, backends: BackendFactory
+) -> None:
+    """Also where another of three workers gets the next client."""
+    text = conf({
+        "one": f"zone one 64k; {servers(backends, ['max_conns=1'])} server 192.0.2.1:9 down;",
+        "two": f"zone two 64k; {servers(backends, ['max_conns=1'] * 2)}",
+    }).replace("worker_processes 1", "worker_processes 3")
+    for proxy in both(text):
+        assert [b"0"] * 100 == [asked(proxy, "one") for _ in range(100)]
+        assert [b"0", b"1"] * 50 == [asked(proxy, "two") for _ in range(100)]

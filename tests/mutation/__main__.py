@@ -51,6 +51,7 @@ FEW: Final = 4  # files that are asked because they import a module
 GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "core/escape": (),
     "core/files": ("tests/unit/modules/log/test_sinks.py",),
+    "core/gather": ("tests/unit/modules/log/test_sinks.py",),
     "core/hostnames": ("tests/unit/modules/test_map.py",),
     "core/inet": ("tests/unit/stream/test_listen.py",),
     "core/log": ("tests/unit/core/test_syslog.py", "tests/wire/test_log_forgery.py"),
@@ -154,6 +155,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "modules/proxy/udp_to_client": ("tests/unit/event/test_udp.py",),
     "modules/proxy/udp_to_server": ("tests/unit/event/test_udp.py",),
     "modules/ssl/handshake": ("tests/wire/test_tls_termination.py",),
+    "modules/upstream/columns": (),
     "modules/upstream/zone": (),
     "process/channel": ("tests/unit/process/test_worker.py",),
     "process/children": ("tests/unit/process/test_reload.py", "tests/unit/process/test_master.py"),
@@ -170,6 +172,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "process/rendezvous": (),
     "process/service": ("tests/unit/process/test_worker.py",),
     "process/siblings": ("tests/unit/process/test_arrival.py",),
+    "process/takeover": ("tests/unit/process/test_upgrade.py",),
     "process/upgrade": (),
     "process/verdict": (),
     "process/worker": ("tests/unit/process/test_reload.py",),

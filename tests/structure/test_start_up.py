@@ -23,8 +23,9 @@ SERVING = {
     *("event.timers", "event.tls", "event.udp", "modules.proxy.tls", "process.handover"),
     *("process.adoption", "process.arrival", "process.departure"),
     *("process.mailbox", "process.master", "process.orphan", "process.rendezvous"),
-    *("process.children", "process.service", "process.upgrade", "process.verdict"),
-    *("process.worker", "stream.travel", "wire.client_hello", "wire.dns", "wire.proxy_protocol"),
+    *("process.children", "process.service", "process.takeover", "process.upgrade"),
+    *("process.verdict", "process.worker", "stream.travel", "wire.client_hello", "wire.dns"),
+    "wire.proxy_protocol",
 }
 # What an interpreter has loaded before the program begins is not the program's doing.
 CODE = """

@@ -12,9 +12,12 @@ and fills in each worker by itself.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import files
+
+if TYPE_CHECKING:
+    from ngxstream.core.gather import Gatherer
 
 CLOSED: Final = -1
 
@@ -53,8 +56,11 @@ class OpenLogCache:
         """Return how many paths are known."""
         return len(self._entries)
 
-    def write(self, path: bytes, line: bytes, now_ms: int) -> int:
-        """Append a line to a path; returns the bytes written. Raises: OSError, OpenError"""
+    def write(self, path: bytes, line: bytes, now_ms: int, lines: Gatherer) -> int:
+        """Append a line to a path, behind those that wait for the same file.
+
+        Returns: the bytes written. Raises: OSError, OpenError
+        """
         entries = self._entries
         entry = entries.pop(path, None)
         if entry is None:
@@ -74,6 +80,7 @@ class OpenLogCache:
             entry.checked_ms = now_ms
         entries[path] = entry
         try:
+            lines.write_before(entry.fd)
             return os.write(entry.fd, line)
         finally:
             if entry.uses < self.min_uses:
@@ -116,10 +123,11 @@ def open_log(path: bytes) -> int:
         raise OpenError(error.errno, error.strerror) from None
 
 
-def write_once(path: bytes, line: bytes, now_ms: int) -> int:
-    """Append a line to a path that is not kept open; returns the bytes written. Raises: OSError"""
+def write_once(path: bytes, line: bytes, now_ms: int, lines: Gatherer) -> int:
+    """Do the same with a path that is not kept open. Raises: OSError, OpenError"""
     fd = open_log(path)
     try:
+        lines.write_before(fd)
         return os.write(fd, line)
     finally:
         os.close(fd)

@@ -27,6 +27,7 @@ from ngxstream.modules.log import open_cache
 if TYPE_CHECKING:
     from ngxstream.core.facts import Cell
     from ngxstream.core.files import OpenFile
+    from ngxstream.core.gather import Gatherer
     from ngxstream.core.log import Log
     from ngxstream.core.syslog import Syslog
     from ngxstream.event.loop import Loop
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.values import ComplexValue
 
 Take = Callable[["Session"], None]
+Write = Callable[[bytes, bytes, int, "Gatherer"], int]  # path, line, loop time, what waits
 
 LEFT_OUT: Final = Fact(
     "access_log_left_out", log_rate.LOG, "Sessions that `access_log … sample=` left out."
@@ -223,7 +225,7 @@ class PathSink:
             return lambda s: self._take(s, open_cache.write_once)
         return lambda s: self._take(s, cache.write)
 
-    def _take(self, s: Session, write: Callable[[bytes, bytes, int], int]) -> None:
+    def _take(self, s: Session, write: Write) -> None:
         now_ms = s.loop.now_ms
         failures = self._failures
         if failures.is_full(now_ms):
@@ -237,7 +239,7 @@ class PathSink:
             )
             return
         try:
-            written = write(path, line, now_ms)
+            written = write(path, line, now_ms, s.loop.lines)
         except open_cache.OpenError as error:
             s.log_error(log.CRIT, f'open() "{_shown(path)}" failed', error.errno)
             return

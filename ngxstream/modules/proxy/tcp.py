@@ -15,6 +15,7 @@ its FIN does not end the attempt (nginx reads one buffer ahead; nobody can tell)
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -270,12 +271,15 @@ class TcpProxy(handler.Proxy):
         """Send the last bytes and the end together, before close() can throw them away.
 
         close() answers bytes that nobody read by an RST, and with it goes all that is unsent.
+        A client that sees the end may come again at once, to another worker: its session counts no
+        more by then.
         """
-        if not self.conf.half_close:
-            try:
-                (self.pc if half is self.up else self.c.sock).shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # reset meanwhile: there is nobody to send to
+        if self.conf.half_close:
+            return
+        if half is self.up:
+            _send_last(self.pc)
+        else:
+            self.s.end_with(functools.partial(_send_last, self.c.sock))
 
     def on_held_back(self, half: pump.Half) -> None:
         """Send what MSG_MORE holds back."""
@@ -427,3 +431,11 @@ class TcpProxy(handler.Proxy):
             loop.free_connections += 1
             loop.poller.pop(self.pc_fd, None)
             loop.closing.append(pc)
+
+
+def _send_last(sock: Any) -> None:
+    """Send what is held back, with the FIN."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # reset meanwhile: there is nobody to send to

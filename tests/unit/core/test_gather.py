@@ -349,17 +349,19 @@ def test_lines_of_text_and_of_bytes_keep_their_order(turn: Turn, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["a\nb", "a\x1b[2J", "a\u2028b", "a\udcffb", "äöü", "a\rb", "a" * 200]
+    "text",
+    ["a\nb", "a\x1b[2J", "a\u2028b", "a\udcffb", "äöü", "a\rb", "a" * 200, "\ud800\udcff",
+     "\ud800" * 1500],
 )
 def test_text_among_others_is_written_as_by_itself(turn: Turn, tmp_path: Path, text: str) -> None:
     """Nobody forges a line where many are made at once."""
     one, other = (gathered(files.OpenFile(str(tmp_path / name)), turn) for name in "ab")
     together, alone = log.Log([target(one)]), log.Log([target(other)])
-    for message in ("before", text, "behind"):
+    for message in ("before", text, "beh\udcffnd"):
         together.write(log.INFO, message)
     turn.write()
     turn.active = False
-    for message in ("before", text, "behind"):
+    for message in ("before", text, "beh\udcffnd"):
         alone.write(log.INFO, message)
     first, second = (
         [line.partition(b" [info] ")[2] for line in (tmp_path / name).read_bytes().split(b"\n")]
@@ -434,4 +436,65 @@ def test_lines_of_text_into_a_pipe_are_bytes_at_once(
     for _ in range(select.PIPE_BUF // 100):
         said.write(log.INFO, "x" * 99)
     turn.write()
-    assert len(os.read(read, 100_000)) <= select.PIPE_BUF
+    for _ in range(2):  # this pipe would cut a longer one, in the middle of a line
+        assert os.read(read, 100_000).endswith(b"\n")
+
+
+def test_messages_of_levels_that_are_off_are_not_kept(turn: Turn, tmp_path: Path) -> None:
+    """Whoever asks for no level before it speaks writes as much as between turns: nothing."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([log.FileTarget(file, log.NOTICE, clock.Clock())])
+    for active in (True, False):
+        turn.active = active
+        said.write(log.INFO, "off")
+        said.write(log.NOTICE, "on")
+        turn.write()
+    assert 2 == (tmp_path / "a").read_text().count(" on")
+    assert "off" not in (tmp_path / "a").read_text()
+
+
+def test_a_message_that_is_no_text_keeps_no_line_back(turn: Turn, tmp_path: Path) -> None:
+    """It is lost with those that were said right before or behind it, and nothing else is."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([target(file)])
+    add(file, b"before\n")
+    said.write(log.INFO, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        turn.write()
+    said.write(log.INFO, "behind")
+    turn.write()
+    words = [line.split()[-1] for line in (tmp_path / "a").read_text().splitlines()]
+    assert ["before", "behind"] == words
+
+
+def test_messages_have_their_own_level(turn: Turn, tmp_path: Path) -> None:
+    """Also where levels take turns within a turn of the loop."""
+    file = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    said = log.Log([target(file)])
+    levels = (log.INFO, log.INFO, log.NOTICE, log.DEBUG, log.INFO, log.NOTICE, log.NOTICE)
+    for level in levels:
+        said.write(level, log.NAMES[level])
+    turn.write()
+    words = [line.split() for line in (tmp_path / "a").read_text().splitlines()]
+    assert [log.NAMES[level] for level in levels] == [word[-1] for word in words]
+    assert [f"[{word[-1]}]" for word in words] == [word[2] for word in words]
+
+
+def test_messages_find_a_full_disk_too(turn: Turn, tmp_path: Path) -> None:
+    """Nothing more is tried in this second, however many come."""
+    fake = FakeClock(100.0)
+    full = gathered(files.OpenFile(str(tmp_path / "a")), turn)
+    time = clock.Clock(fake)
+    said = log.Log([log.FileTarget(full, log.DEBUG, time)], clock=time)
+    good, full.fd = full.fd, os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    said.write(log.INFO, "lost")
+    turn.write()
+    os.close(full.fd)
+    full.fd = good
+    said.write(log.INFO, "skipped")
+    turn.write()
+    fake.advance(1.0)
+    said.write(log.INFO, "seen")
+    turn.write()
+    (line,) = (tmp_path / "a").read_text().splitlines()
+    assert line.endswith(" seen")

@@ -241,6 +241,17 @@ def test_a_silent_predecessor_is_waited_for_in_bounds() -> None:
                    new.arrival._service.cycle.log.lines)
 
 
+def test_it_knows_whether_anybody_hands_over() -> None:
+    """From the first that says so; without, its master's death leaves the others to serve."""
+    with ExitStack() as stack, engine() as loop:
+        new = Newcomer(loop, stack)
+        assert new.arrival.is_unheard
+        new.tell(mailbox.STOPPED, ALIVE[0], ALIVE)
+        assert (True, False) == (new.arrival.idle, new.arrival.is_unheard)
+        new.tell(mailbox.STOPPED, ALIVE[1], ALIVE)
+        assert (False, False) == (new.arrival.idle, new.arrival.is_unheard)
+
+
 def test_it_reads_from_the_moment_it_is_told_that_nobody_is_left() -> None:
     """Nothing in its mailbox, nobody to wait for: it need not look again later."""
     with ExitStack() as stack, engine() as loop:

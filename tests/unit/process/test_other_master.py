@@ -77,7 +77,11 @@ while os.getppid() == older:
     os.sched_yield()
 link.close()
 os.environ[upgrade.VARIABLE] = str(theirs.detach())
-newer = SimpleNamespace(inherit=lambda: print("inherits"))
+newer = SimpleNamespace(
+    takeover=SimpleNamespace(inherit=lambda **said: print("inherits", said)),
+    udp_is_ours=False, tell_main=lambda: print("tells"),
+    cycle=SimpleNamespace(main=SimpleNamespace(pid="/dev/null/none")),
+)
 link = upgrade.Link.of_environment()
 other = other_master.OtherMaster(newer, link)
 print(link.latest() is not None, other.pid == older)
@@ -92,4 +96,5 @@ def test_an_older_master_that_dies_before_the_new_one_asks_is_gone() -> None:
         [sys.executable, "-c", ORPHANED], env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )
-    assert ("True True\ninherits\nFalse\n", "") == (done.stdout, done.stderr)
+    said = "True True\ninherits {'crashed': False, 'had_udp': True}\ntells\nFalse\n"
+    assert (said, "") == (done.stdout, done.stderr)

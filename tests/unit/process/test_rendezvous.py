@@ -851,7 +851,7 @@ def test_what_is_malformed_counts_as_silence(told: bytes, tmp_path: Path) -> Non
     survivors = rendezvous.Survivors()
     (one,) = survivors.meet(str(path))
     assert (0, "", os.getpid()) == (one.generation, one.digest, one.pid)
-    assert [] == survivors.matching
+    assert [] == survivors.matching([])
     survivors.close()
     thread.join()
 

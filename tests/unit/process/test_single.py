@@ -64,6 +64,19 @@ def test_it_reloads_in_place(ngxstream: ProxyFactory, backends: BackendFactory) 
     assert [running.pid] == processes.session_members(os.getsid(running.pid))
 
 
+def test_lines_of_a_reload_stand_in_their_order(ngxstream: ProxyFactory) -> None:
+    """What the old configuration says of it comes before what the new one does."""
+    running = ngxstream(RETURNS)
+    seen = len(running.error_log())
+    running.write(RETURNS.replace("old", "new"))
+    running.signal(signal.SIGHUP)
+    wait_until(lambda: b"new" == clients.tcp_exchange(running.address("main")))
+    said = [line.partition("]")[2].partition(": ")[2] for line in running.error_log()[seen:]]
+    first = said.index("reconfiguring")
+    assert "signal 1 (SIGHUP) received" in said[first - 1]
+    assert 'using the "epoll" event method' == said[first + 1]
+
+
 def test_a_bad_configuration_leaves_the_old_serving(proxy: ProxyFactory) -> None:
     """The [emerg] line is all that happens."""
     running = proxy(RETURNS)

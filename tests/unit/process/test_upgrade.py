@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,68 @@ def test_a_reload_right_after_the_old_master_s_end_moves_no_session(
             os.kill(pid, signal.SIGCONT)
         assert [] == early
         assert before == [client.recv() for client in talking]
+
+
+@contextlib.contextmanager
+def crowd(
+    running: Proxy, number: int = 20
+) -> Iterator[Callable[[], list[bytes]]]:
+    """Give what has each of some UDP clients ask for the port that its server sees."""
+    with contextlib.ExitStack() as stack:
+        talking = [
+            stack.enter_context(clients.UdpClient(running.address("udp"))) for _ in range(number)
+        ]
+        yield lambda: [client.exchange(b"x") for client in talking]
+
+
+@pytest.mark.parametrize("winch", [False, True])
+def test_workers_of_a_killed_new_master_take_no_session_from_others(
+    winch: bool, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """They leave; if the UDP clients were theirs, they give them to the old master's workers."""
+    backend = backends.udp(lambda _, address: [b"%d" % address[1]])
+    running = ngxstream(CONF.format(udp=backend.text), expected=("exited on signal 9",))
+    with crowd(running) as ask:
+        before = ask()
+        old, new = start_new(running)
+        first, left = workers(old), workers(new)
+        if winch:
+            os.kill(old, signal.SIGWINCH)
+            wait_until(lambda: not any(map(processes.is_alive, first)))
+            assert before == ask()
+        os.kill(new, signal.SIGKILL)
+        try:
+            for _ in range(30):
+                assert before == ask()
+            wait_until(lambda: not any(map(processes.is_alive, left)))
+        finally:
+            for pid in filter(processes.is_alive, left):
+                os.kill(pid, signal.SIGKILL)
+        assert before == ask()
+        assert old == running.pid
+
+
+def test_workers_of_a_killed_old_master_hand_over(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """The new master's workers go on with the sessions, which nobody was told to give them."""
+    backend = backends.udp(lambda _, address: [b"%d" % address[1]])
+    running = ngxstream(CONF.format(udp=backend.text), start=False)
+    running.write("daemon on;" + CONF.format(udp=backend.text))
+    running.start()
+    with crowd(running) as ask:
+        before = ask()
+        old, _ = start_new(running)
+        left = workers(old)
+        os.kill(old, signal.SIGKILL)
+        try:
+            for _ in range(30):
+                assert before == ask()
+            wait_until(lambda: not any(map(processes.is_alive, left)))
+        finally:
+            for pid in filter(processes.is_alive, left):
+                os.kill(pid, signal.SIGKILL)
+        assert before == ask()
 
 
 def test_a_second_upgrade_waits_for_the_first(ngxstream: ProxyFactory) -> None:

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ngxstream.core.gather import Gatherer
 from ngxstream.modules.log.open_cache import CLOSED, OpenError, OpenLogCache
+
+NONE = Gatherer()  # nothing waits
 
 
 def count_open(folder: Path) -> int:
@@ -38,7 +41,7 @@ def paths(folder: Path, count: int) -> list[bytes]:
 def test_the_oldest_file_makes_room(cache: OpenLogCache, tmp_path: Path) -> None:
     """No more files are open than were asked for."""
     for path in paths(tmp_path, 4):
-        cache.write(path, b"x\n", 0)
+        cache.write(path, b"x\n", 0, NONE)
     assert (2, 2) == (len(cache), count_open(tmp_path))
     assert [b"x\n"] * 4 == [Path(os.fsdecode(p)).read_bytes() for p in paths(tmp_path, 4)]
 
@@ -46,10 +49,10 @@ def test_the_oldest_file_makes_room(cache: OpenLogCache, tmp_path: Path) -> None
 def test_idle_files_are_closed(cache: OpenLogCache, tmp_path: Path) -> None:
     """What nothing was written to for longer than `inactive` goes when others are used."""
     one, other = paths(tmp_path, 2)
-    cache.write(one, b"x\n", 0)
-    cache.write(other, b"x\n", 10_000)
+    cache.write(one, b"x\n", 0, NONE)
+    cache.write(other, b"x\n", 10_000, NONE)
     assert 2 == count_open(tmp_path)
-    cache.write(other, b"x\n", 10_001)
+    cache.write(other, b"x\n", 10_001, NONE)
     assert 1 == count_open(tmp_path)
 
 
@@ -59,11 +62,11 @@ def test_a_file_that_was_moved_is_opened_anew_after_a_while(
     """Until `valid` is over the lines go where the file went."""
     path, moved = tmp_path / "0.log", tmp_path / "moved"
     for now_ms in range(0, 50_000, 10_000):
-        cache.write(os.fsencode(path), b"x\n", now_ms)
+        cache.write(os.fsencode(path), b"x\n", now_ms, NONE)
     path.rename(moved)
-    cache.write(os.fsencode(path), b"y\n", 59_999)
+    cache.write(os.fsencode(path), b"y\n", 59_999, NONE)
     assert not path.exists()
-    cache.write(os.fsencode(path), b"z\n", 60_000)
+    cache.write(os.fsencode(path), b"z\n", 60_000, NONE)
     assert b"z\n" == path.read_bytes()
     assert b"x\n" * 5 + b"y\n" == moved.read_bytes()
 
@@ -73,7 +76,7 @@ def test_a_file_stays_open_only_after_enough_uses(tmp_path: Path) -> None:
     cache = OpenLogCache(2, inactive_s=10, min_uses=3, valid_s=60)
     counts = []
     for _ in range(4):
-        cache.write(paths(tmp_path, 1)[0], b"x\n", 0)
+        cache.write(paths(tmp_path, 1)[0], b"x\n", 0, NONE)
         counts.append(count_open(tmp_path))
     assert [0, 0, 1, 1] == counts
     cache.clear()
@@ -83,7 +86,7 @@ def test_a_file_stays_open_only_after_enough_uses(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_opened_is_no_entry(cache: OpenLogCache, tmp_path: Path) -> None:
     """The error says that opening failed, and nothing is remembered."""
     with pytest.raises(OpenError):
-        cache.write(os.fsencode(tmp_path / "none" / "a.log"), b"x\n", 0)
+        cache.write(os.fsencode(tmp_path / "none" / "a.log"), b"x\n", 0, NONE)
     assert 0 == len(cache)
 
 
@@ -102,7 +105,7 @@ def test_no_line_is_lost_and_no_file_left_open(
     now_ms = 0
     for number, later in uses:
         now_ms += later
-        cache.write(known[number], b"x", now_ms)
+        cache.write(known[number], b"x", now_ms, NONE)
         expected[number] += 1
         assert len(cache) <= most
     cache.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from ngxstream.core import clock, gather, log
 from ngxstream.core.files import OpenFile
-from ngxstream.modules.log import formats, sinks
+from ngxstream.modules.log import formats, open_cache, sinks
 
 
 class Clock:
@@ -17,6 +17,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ms = 5_000
+        self.lines = gather.Gatherer()
 
     def call_later(self, delay_ms: int, callback: Any, cancelable: bool = False) -> Any:
         """Never call."""
@@ -92,6 +93,38 @@ def test_lines_wait_for_the_end_of_the_turn(tmp_path: Path) -> None:
     sinks.Buffer(file, 10, 0, 0).write(b"3\n")
     assert b"1\nx\n2\n3\n" == (tmp_path / "a.log").read_bytes()
     file.close()
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_a_path_with_variables_may_lead_to_the_file_of_another_log(
+    is_cached: bool, tmp_path: Path
+) -> None:
+    """Its line stands where it was said; lines for other files wait on."""
+    visit: Any = Visit()
+    turn = visit.loop.lines
+    one, other = (OpenFile(f"{tmp_path}/{name}.log") for name in "ab")
+    for file in (one, other):
+        file.open()
+        file.gather(turn)
+    turn.active = True
+    path: Any = Visit()
+    path.get = lambda s: b"%s/a.log" % os.fsencode(tmp_path)
+    cache = open_cache.OpenLogCache(1, 10, 1, 60) if is_cached else None
+    take = sinks.PathSink(path, made_format(), 0).taker(cache)
+    error_log = log.Log([log.FileTarget(one, log.INFO, clock.Clock())])
+    error_log.write(log.INFO, "1")
+    take(visit)
+    error_log.write(log.INFO, "2")
+    turn.write()
+    words = [line.split()[-1] for line in (tmp_path / "a.log").read_text().splitlines()]
+    assert ["1", "x", "2"] == words
+    other.chunk.add(b"y\n", other, lambda error: None)
+    take(visit)
+    assert b"" == (tmp_path / "b.log").read_bytes()
+    one.close()
+    other.close()
+    if cache is not None:
+        cache.clear()
 
 
 def test_a_disk_found_full_at_the_end_of_the_turn_is_told(full: OpenFile) -> None:
