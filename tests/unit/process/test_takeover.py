@@ -339,8 +339,9 @@ class Left:
         self.context = SimpleNamespace(others=others)
         self.loop = SimpleNamespace(
             call_later=lambda ms, do, cancelable: self.later.append(do), exiting=exiting,
-            register=lambda *_: None,
+            register=lambda *_: None, get=lambda _: self.status,
         )
+        self.status = SimpleNamespace(is_orphan=True)
         self.cycle = SimpleNamespace(log=Log([]))
 
     def quit(self) -> None:
