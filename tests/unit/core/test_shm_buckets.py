@@ -1,7 +1,10 @@
 """Leaky buckets of all processes: what passes is what the arithmetic of nginx's limit_req says."""
 
+import math
 import os
+from fractions import Fraction
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,20 +31,43 @@ def test_levels_are_those_of_plain_arithmetic(
 ) -> None:
     """For each key by itself, whatever comes in between."""
     table = make()
-    levels: dict[bytes, tuple[int, int]] = {}
+    levels: dict[bytes, tuple[Fraction, int]] = {}
     now = NOW
     for which, cost, wait in steps:
         now += wait
         key = b"key%d" % which
-        level, since = levels.get(key, (0, now))
-        level = max(0, level - rate * (now - since) // 60)
-        assert level == table.level(key, rate, now)
+        level, since = levels.get(key, (Fraction(), now))
+        level = max(Fraction(), level - Fraction(rate * (now - since), 60))
+        assert math.ceil(level) == table.level(key, rate, now)
         found = table.pour(key, cost, rate, burst * UNIT, now)
         if level + cost > burst * UNIT:
             assert found == REFUSED
         else:
-            assert found == level + cost
+            assert found == math.ceil(level + cost)
             levels[key] = (level + cost, now)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200)), max_size=60),
+       st.integers(1, 60_000))
+@settings(max_examples=150)
+def test_what_leaks_does_not_depend_on_how_often_one_asks(
+    steps: list[tuple[int, int]], rate: int
+) -> None:
+    """Nor on whether a process whose turn began earlier asks: what leaked once leaks no more."""
+    asked, alone = make(), make()
+    for table in (asked, alone):
+        table.spend(b"k", 1 << 40, rate, NOW)
+    now = NOW
+    for wait, behind in steps:
+        now += wait
+        asked.spend(b"k", 0, rate, now)
+        asked.pour(b"k", UNIT, rate, UNIT, now)
+        late = max(NOW, now - behind)
+        asked.spend(b"k", 0, rate, late)
+        asked.pour(b"k", UNIT, rate, UNIT, late)
+        asked.pour_some(b"k", 3, rate, UNIT, late)
+        asked.raise_to(b"k", 1, rate, late)
+    assert alone.level(b"k", rate, now) == asked.level(b"k", rate, now)
 
 
 def test_what_was_spent_is_leaked_away_and_can_be_taken_back() -> None:
@@ -61,6 +87,64 @@ def test_over_time_a_rate_passes_and_no_more() -> None:
         table.pour(b"k", UNIT, 6000, 10 * UNIT, NOW + n * 10 // 3) != REFUSED for n in range(3000)
     )
     assert abs(passed - (1000 + 10)) <= 1
+
+
+@pytest.mark.parametrize("turn_ms", [2, 50, 999])
+def test_a_process_with_long_turns_lets_nobody_pass_more(turn_ms: int) -> None:
+    """Its time stands still in a turn, while that of others goes on: together they have the rate."""
+    table = make()
+    rate, burst = 60_000, 10
+    passed = 0
+    for ms in range(1000):
+        if not ms % 3:
+            passed += table.pour_some(b"k", 1, rate, (burst + 1) * UNIT, NOW + ms)
+        passed += table.pour_some(b"k", 5, rate, (burst + 1) * UNIT, NOW + ms // turn_ms * turn_ms)
+    assert passed <= 1000 + burst + 1
+    if turn_ms < 10:  # more than the burst does not leak unused
+        assert passed >= 990
+
+
+def test_a_key_that_is_refused_was_seen() -> None:
+    """A crowd of others pushes out those that are quiet, not who comes again and again in vain."""
+    table = make()
+    most = 1000 * UNIT
+    table.spend(b"greedy", most, 1, NOW)
+    for n in range(20 * table.capacity):
+        now = NOW + n // 100
+        table.spend(b"%d" % n, 1, 1, now)
+        if n % (table.capacity // 64) == 0:
+            assert table.pour(b"greedy", UNIT, 1, most, now) == REFUSED
+            assert table.pour_some(b"greedy", 1, 1, most, now) == 0
+
+
+def test_a_time_from_far_ahead_is_none() -> None:
+    """Who has written it may be another user's process: the bucket leaks again from now on."""
+    table = make()
+    table.spend(b"k", 5000, 60, NOW + 60_001)
+    assert 5000 == table.spend(b"k", 0, 60, NOW)
+    assert 4000 == table.spend(b"k", 0, 60, NOW + 1000)
+
+
+def test_how_full_a_large_zone_is_takes_no_long_look() -> None:
+    """An estimate by those of its first megabyte."""
+    table = make(64 << 20)
+    assert 0 == table.used
+    for n in range(40_000):
+        table.spend(b"%d" % n, 1, 1, NOW)
+    assert abs(table.used - 40_000) < 12_000  # much more than chance does
+    looked_at = []
+
+    class Words:
+        """What tells how much is read of it."""
+
+        def __getitem__(self, which: slice) -> memoryview:
+            found = words[which]
+            looked_at.append(len(found))
+            return found
+
+    words, table._words = table._words, Words()  # type: ignore[assignment]
+    assert table.used
+    assert sum(looked_at) <= 1 << 15
 
 
 def test_a_crowd_of_keys_neither_grows_nor_empties_those_that_come_often() -> None:
