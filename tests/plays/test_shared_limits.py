@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ngxstream.stream import limit_sharing
 from ngxstream.wire import resp
 from tests.support import ports, real_servers
 from tests.support.clients import TcpClient
@@ -196,3 +197,20 @@ def test_without_the_store_each_host_limits_by_itself(ngxstream: ProxyFactory, b
             one.wait_log("no reply in time")
             redis.process.send_signal(signal.SIGCONT)
             wait_until(lambda: total(redis) == 4, what="those that ended are taken back")
+
+
+def test_who_asks_often_for_a_level_does_not_delay_it(redis) -> None:
+    """At one a minute less than a thousandth leaks between two questions."""
+    ask(redis, "EVAL", limit_sharing.POUR, "1", "k", "1", "5000")
+    since = ask(redis, "HMGET", "k", "level", "at")
+    now_ms = int(since[1])
+    wait_until(lambda: clock_ms(redis) > now_ms + 60, what="something has leaked")
+    assert [b"5000"] == since[:1]
+    assert ask(redis, "EVAL", limit_sharing.POUR, "1", "k", "1", "0")[0] < 5000
+    assert since == ask(redis, "HMGET", "k", "level", "at")
+
+
+def clock_ms(redis: Server) -> int:
+    """Return the time of the store."""
+    seconds, micros = map(int, ask(redis, "TIME"))
+    return seconds * 1000 + micros // 1000
