@@ -248,3 +248,27 @@ def test_a_session_that_prereads_begins_anew_at_its_new_owner(tmp_path: Path) ->
         assert (world.new.loop, [b"one", b"two", b"three"]) == shown[-1]
         assert [b"one", b"two", b"three"] == [world.backend.recv(100) for _ in range(3)]
         assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
+
+
+def test_a_session_that_begins_anew_is_counted_once(tmp_path: Path) -> None:
+    """Whoever waited for the turn that a limit gives waits for it again, and is not refused."""
+    with World(tmp_path, stream="""
+        limit_sess_zone all zone=s:64k rate=1r/m;
+        limit_datagram_zone all zone=d:64k rate=1r/m;
+    """, server="limit_sess zone=s burst=3; limit_datagram zone=d burst=3;") as world:
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(4)]
+        for n, client in enumerate(clients, 1):
+            client.sendto(b"?", world.address)
+            world.turn(lambda n=n: len(world.old.loop.sessions) == n)
+        world.hand_over()
+        world.turn(lambda: not world.old.loop.sessions)
+        world.turn(lambda: len(world.new.loop.sessions) == 4)
+        log = world.log.read_text()
+        assert "limiting" not in log
+        assert 3 + 3 == log.count("delaying session")
+        data = world.cycle.stream.data  # type: ignore[union-attr]
+        for kind, name in (("limit_sess", "s"), ("limit_datagram", "d")):
+            table = data[kind][name].table
+            assert 3000 < table.level(b"all", 1, world.new.loop.now_ms) <= 4000
+        for client in clients:
+            client.close()
