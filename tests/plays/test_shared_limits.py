@@ -1,5 +1,6 @@
 """Limits that two hosts share by a real Redis: sessions at a time, and how fast they begin."""
 
+import os
 import signal
 import socket
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from ngxstream.stream import limit_sharing
 from ngxstream.wire import resp
-from tests.support import ports, real_servers
+from tests.support import ports, processes, real_servers
 from tests.support.clients import TcpClient
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.real_servers import Server
@@ -214,3 +215,23 @@ def clock_ms(redis: Server) -> int:
     """Return the time of the store."""
     seconds, micros = map(int, ask(redis, "TIME"))
     return seconds * 1000 + micros // 1000
+
+
+def test_an_upgrade_is_another_host(ngxstream: ProxyFactory, backends, redis) -> None:
+    """Sessions that go on at workers of the old binary count at the new one, as the store knows."""
+    text = "daemon off; " + conf(f"redis://127.0.0.1:{redis.port}", backends.tcp().text, *COUNTED)
+    program = ngxstream(text)
+    wait_until(lambda: workers(redis) == 1, what="it knows the store")
+    with ExitStack() as stack:
+        for _ in range(4):
+            assert told(redis, program, stack)
+        old = program.pid
+        program.signal(signal.SIGUSR2)
+        wait_until(lambda: program.pid not in (0, old) and workers(redis) == 2, what="both know it")
+        os.kill(old, signal.SIGQUIT)
+        # what the new one lets pass before it has asked is told, and refused from then on
+        wait_until(lambda: not passes(program, stack), what="the old one's sessions count")
+        assert total(redis) >= 4
+    wait_until(lambda: not processes.is_alive(old), what="the old one is gone")
+    with ExitStack() as stack:
+        wait_until(lambda: passes(program, stack), what="there is room again")
