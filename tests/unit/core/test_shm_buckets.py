@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ngxstream.core import shm
 from ngxstream.core.shm_buckets import REFUSED, UNIT, WAYS, BucketTable
+from tests.support import locks
 
 NOW = 10_000_000
 
@@ -233,3 +235,17 @@ def test_nonsense_lets_no_more_pass_together_than_a_burst(words: list[int], coun
         table._words[at + n] = word
     assert 0 <= table.pour_some(key, count, 60, 5 * UNIT, NOW) <= 5
     assert 0 <= table.level(key, 60, NOW) <= 1 << 50
+
+
+def test_every_call_leaves_the_lock_to_others() -> None:
+    """Also one that is refused, and of a key that is not there."""
+    table = make()
+    calls: list[Callable[[], object]] = [
+        lambda: table.level(b"k", 1, NOW), lambda: table.pour(b"k", UNIT, 1, UNIT, NOW),
+        lambda: table.pour(b"k", UNIT, 1, UNIT, NOW), lambda: table.level(b"k", 1, NOW),
+        lambda: table.pour_some(b"k", 1, 1, UNIT, NOW), lambda: table.spend(b"k", -UNIT, 1, NOW),
+        lambda: table.pour_some(b"k", 1, 1, UNIT, NOW), lambda: table.raise_to(b"k", 1, 1, NOW),
+    ]
+    for call in calls:
+        call()
+        assert locks.is_free(table.zone)

@@ -386,3 +386,17 @@ def test_sessions_are_told_of_when_the_store_is_back(
     assert not made._changed
     made.on_up()
     assert {b"a"} == set(made._changed)
+
+
+def test_sessions_that_the_connection_does_not_take_are_told_of_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what was poured is."""
+    made = counts(lab)
+    with monkeypatch.context() as full:
+        full.setattr(store_module, "MOST_WAITING", 0)
+        made.began(b"a")
+        made._sync()
+        assert {b"a": None} == made._changed
+    lab.wait(1)
+    assert b"1" == lab.told[0][3]
