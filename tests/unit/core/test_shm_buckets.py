@@ -249,3 +249,21 @@ def test_every_call_leaves_the_lock_to_others() -> None:
     for call in calls:
         call()
         assert locks.is_free(table.zone)
+
+
+def test_what_changes_a_bucket_has_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From before it looks for the bucket."""
+    table = make()
+    find = BucketTable._find
+    held: list[bool] = []
+
+    def look(self: BucketTable, tag: int) -> int:
+        held.append(not locks.is_free(self.zone))
+        return find(self, tag)
+
+    monkeypatch.setattr(BucketTable, "_find", look)
+    table.pour(b"k", UNIT, 1, UNIT, NOW)
+    table.pour_some(b"k", 1, 1, UNIT, NOW)
+    table.spend(b"k", 1, 1, NOW)
+    table.raise_to(b"k", 1, 1, NOW)
+    assert [True] * 4 == held
