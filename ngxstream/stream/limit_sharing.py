@@ -98,8 +98,8 @@ return sum
 class _Telling:
     """Tells a store by a script what came of keys, and what it answers to who asked."""
 
-    __slots__ = ("_is_loaded", "_is_loading", "_is_over", "_prefix", "_said_ms", "_script", "_sha", "_timer",
-                 "loop", "store", "what")
+    __slots__ = ("_is_loaded", "_is_loading", "_is_over", "_prefix", "_said_ms", "_script", "_sha",
+                 "_timer", "loop", "store", "what")
 
     def __init__(self, loop: Loop, conf: StoreConf, what: str, script: str) -> None:
         """Args: what: the kind of the zone and its name"""

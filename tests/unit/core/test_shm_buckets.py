@@ -93,7 +93,7 @@ def test_over_time_a_rate_passes_and_no_more() -> None:
 
 @pytest.mark.parametrize("turn_ms", [2, 50, 999])
 def test_a_process_with_long_turns_lets_nobody_pass_more(turn_ms: int) -> None:
-    """Its time stands still in a turn, while that of others goes on: together they have the rate."""
+    """Its time stands still in a turn, that of others goes on: together they have the rate."""
     table = make()
     rate, burst = 60_000, 10
     passed = 0

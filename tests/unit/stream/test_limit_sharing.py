@@ -158,7 +158,7 @@ def test_an_error_is_told_of_once_a_second(lab: Lab) -> None:
 def test_a_script_that_cannot_be_sent_is_loaded_in_a_moment(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where too much waits for the store at the moment: hosts share again, without a new connection."""
+    """Where too much waits for the store: hosts share again, without a new connection."""
     made = buckets(lab)
     lab.settle(made)
     lab.strange = b"-NOSCRIPT No matching script.\r\n"

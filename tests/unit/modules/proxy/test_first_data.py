@@ -106,7 +106,7 @@ def test_nonsense_is_refused() -> None:
 def test_who_is_not_proxied_does_not_wait(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
-    """Nor does a UDP client whose first datagram is empty; where the server is a variable one does."""
+    """Nor a UDP client whose first datagram is empty; where the server is a variable one does."""
     backend, udp = backends.tcp(), backends.udp()
     running = ngxstream(
         f"events {{}} stream {{ preread_timeout 30s; proxy_connect on_data; "

@@ -603,7 +603,7 @@ def test_what_bears_another_worker_s_id_goes_there_from_a_port_that_is_known_her
     ("proxy_quic on prefix=4 any_host;", b"\x01abcdefgh"), ("proxy_quic on any_host;", b"\x01abc"),
 ])
 def test_who_begins_with_an_id_like_another_s_is_another_client(words: str, name: bytes) -> None:
-    """Its id is as long as it says: what others' ids begin with by chance makes it none of theirs."""
+    """Its id is as long as it says: what it begins with by chance makes it no id of another."""
     with contextlib.closing(Lab(words)) as lab, lab.socket() as stranger:
         lab.shake(name)
         lab.answer(quic.short(b"cli"))
@@ -619,7 +619,7 @@ def test_who_begins_with_an_id_like_another_s_is_another_client(words: str, name
 
 
 def test_connections_of_one_port_whose_ids_share_a_prefix() -> None:
-    """The first packets of the second one's handshake go on by what its server has answered with."""
+    """The handshake of the second one goes on by what its server has answered with."""
     with contextlib.closing(Lab("proxy_quic on prefix=4;")) as lab:
         lab.shake(b"\x01abcdefgh")
         lab.send(initial(b"second-one", b"own"))
