@@ -267,3 +267,12 @@ def test_what_changes_a_bucket_has_the_lock(monkeypatch: pytest.MonkeyPatch) -> 
     table.spend(b"k", 1, 1, NOW)
     table.raise_to(b"k", 1, 1, NOW)
     assert [True] * 4 == held
+
+
+def test_a_debt_has_a_bound() -> None:
+    """However much is spent, and whatever others say."""
+    table = make()
+    assert 1 << 49 == table.spend(b"k", 1 << 49, 60, NOW)
+    assert 1 << 50 == table.spend(b"k", 1 << 50, 60, NOW) == table.spend(b"k", 1, 60, NOW)
+    table.raise_to(b"o", 1 << 60, 60, NOW)
+    assert 1 << 50 == table.level(b"o", 60, NOW)
