@@ -276,3 +276,47 @@ def test_a_debt_has_a_bound() -> None:
     assert 1 << 50 == table.spend(b"k", 1 << 50, 60, NOW) == table.spend(b"k", 1, 60, NOW)
     table.raise_to(b"o", 1 << 60, 60, NOW)
     assert 1 << 50 == table.level(b"o", 60, NOW)
+
+
+class Death(BaseException):
+    """What stands for SIGKILL."""
+
+
+class Mortal:
+    """The words of a table; who uses them dies before the store of that number."""
+
+    def __init__(self, words: memoryview, stores: int) -> None:
+        self.words = words
+        self.stores = stores
+
+    def __getitem__(self, at: int) -> int:
+        return self.words[at]
+
+    def __setitem__(self, at: int, word: int) -> None:
+        if not self.stores:
+            raise Death
+        self.stores -= 1
+        self.words[at] = word
+
+
+@pytest.mark.parametrize("stores", range(7))
+@pytest.mark.parametrize("key", [b"old", b"new"])
+def test_who_dies_at_work_leaves_one_level_that_is_about_right(stores: int, key: bytes) -> None:
+    """Between what it would be if the time had passed twice, and what was to be poured."""
+    table = make(shm.LEAST)
+    others = [b"%d" % n for n in range(50)]
+    for other in (b"old", *others):
+        table.spend(other, 5000, 60, NOW)
+    words = table._words
+    table._words = Mortal(words, stores)  # type: ignore[assignment]
+    try:
+        table.pour(key, UNIT, 60, 10 * UNIT, NOW + 1000)
+    except Death:
+        pass
+    finally:
+        table._words = words
+    least, most = (3000, 5000) if key == b"old" else (0, 1000)
+    assert least <= table.level(key, 60, NOW + 1000) <= most
+    assert [4000] * 50 == [table.level(other, 60, NOW + 1000) for other in others]
+    assert table.pour(key, UNIT, 60, 10 * UNIT, NOW + 60_000) == UNIT
+    assert locks.is_free(table.zone)
