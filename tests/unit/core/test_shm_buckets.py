@@ -320,3 +320,13 @@ def test_who_dies_at_work_leaves_one_level_that_is_about_right(stores: int, key:
     assert [4000] * 50 == [table.level(other, 60, NOW + 1000) for other in others]
     assert table.pour(key, UNIT, 60, 10 * UNIT, NOW + 60_000) == UNIT
     assert locks.is_free(table.zone)
+
+
+def test_a_level_that_cannot_be_is_none() -> None:
+    """Whoever's bucket it is passes again."""
+    table = make()
+    table.spend(b"k", 1, 60, NOW)
+    at = next(n for n in range(0, len(table._words), 4) if table._words[n + 3])
+    for level in (1 << 62, -(1 << 62)):
+        table._words[at + 1] = level
+        assert UNIT == table.pour(b"k", UNIT, 60, UNIT, NOW)
