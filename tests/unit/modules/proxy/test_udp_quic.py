@@ -629,3 +629,14 @@ def test_connections_of_one_port_whose_ids_share_a_prefix() -> None:
         assert 1 == len(lab.send(initial(b"\x02xyz-other", b"own")))
         assert source == lab.source
         assert 2 == len(lab.loop.sessions)
+
+
+def test_a_first_packet_that_comes_again_from_elsewhere_is_of_the_session(
+    lab: Lab, elsewhere: socket.socket
+) -> None:
+    """Its id is the same: a NAT has forgotten the client before the server has answered."""
+    lab.send(initial(b"original-id"))
+    source = lab.source
+    assert 1 == len(lab.send(initial(b"original-id"), by=elsewhere))
+    assert source == lab.source
+    assert 1 == len(lab.loop.sessions)
