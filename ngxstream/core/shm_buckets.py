@@ -14,6 +14,11 @@ a datagram, a byte), rates are units a minute: N of them are N / 60 thousandths 
 3. All is read and written under the zone's lock, which the kernel takes from the dead. A process
    that dies within leaves one bucket somewhat too full or too empty, nothing else.
 4. What another user's process may have written there is checked: it is a wrong level, no fault.
+5. A level is kept in 60ths of a thousandth, so that what leaks in a millisecond is a whole number
+   of them, and nothing is lost by asking often.
+6. The time of a bucket never goes back. A process has the time at which its turn began, and the
+   turn of a busy one may have begun before others poured: what leaked until then must not leak
+   again. Source: ngx_http_limit_req_lookup, which keeps `last` for such a one
 
 Row of a bucket, in words: hash, level, when that was so (ms), 1 once it is used.
 """
@@ -31,8 +36,11 @@ WAYS: Final = 8
 WORDS: Final = 4
 ROW: Final = WORDS * 8  # bytes
 MOST: Final = 1 << 50  # of a level
-_SET: Final = WAYS * WORDS
 REFUSED: Final = -1
+_SET: Final = WAYS * WORDS
+_PART: Final = 60  # of them is a thousandth
+_AHEAD_MS: Final = 60_000  # a time that is further ahead is no time. Source: as (6)
+_LOOKED_AT: Final = 1 << 15  # rows that are looked at for an estimate: some 0.5 ms
 
 
 class BucketTable:
@@ -53,20 +61,18 @@ class BucketTable:
 
         Args: cost, most: in thousandths; most: the level up to which it is let pass; rate: units
         that leak in a minute
-        Returns: the level afterwards, or REFUSED, and then nothing has changed
+        Returns: the level afterwards, or REFUSED, and then nothing was poured
         Source: ngx_http_limit_req_lookup
         """
-        words = self._words
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)  # hot: what `with zone.lock` does, without two calls
         try:
             at = self._find(hash(key))
-            level = self._level(at, rate, now_ms) + cost
-            if level > most:
+            level = self._leak(at, rate, now_ms) + cost * _PART
+            if level > most * _PART:
                 return REFUSED
-            words[at + 1] = level
-            words[at + 2] = now_ms
-            return level
+            self._words[at + 1] = level
+            return -(-level // _PART)
         finally:
             lockf(fd, LOCK_UN, 1)
 
@@ -75,16 +81,14 @@ class BucketTable:
 
         # hot: once a client and turn, for all that it has sent
         """
-        words = self._words
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)
         try:
             at = self._find(hash(key))
-            level = self._level(at, rate, now_ms)
-            count = min(count, max(0, most - level) // UNIT)
+            level = self._leak(at, rate, now_ms)
+            count = min(count, max(0, most * _PART - level) // (UNIT * _PART))
             if count:
-                words[at + 1] = level + count * UNIT
-                words[at + 2] = now_ms
+                self._words[at + 1] = level + count * (UNIT * _PART)
             return count
         finally:
             lockf(fd, LOCK_UN, 1)
@@ -94,15 +98,13 @@ class BucketTable:
 
         A cost of 0 tells the level, a negative one takes back.
         """
-        words = self._words
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)
         try:
             at = self._find(hash(key))
-            level = min(max(self._level(at, rate, now_ms) + cost, 0), MOST)
-            words[at + 1] = level
-            words[at + 2] = now_ms
-            return level
+            level = min(max(self._leak(at, rate, now_ms) + cost * _PART, 0), MOST * _PART)
+            self._words[at + 1] = level
+            return -(-level // _PART)
         finally:
             lockf(fd, LOCK_UN, 1)
 
@@ -110,9 +112,8 @@ class BucketTable:
         """See that a bucket has at least this level, which others know of. Args: as pour()"""
         with self.zone.lock:
             at = self._find(hash(key))
-            if self._level(at, rate, now_ms) < level:
-                self._words[at + 1] = min(level, MOST)
-                self._words[at + 2] = now_ms
+            if self._leak(at, rate, now_ms) < level * _PART:
+                self._words[at + 1] = min(level, MOST) * _PART
 
     def level(self, key: bytes, rate: int, now_ms: int) -> int:
         """Return the level of a key's bucket; nothing changes."""
@@ -121,13 +122,17 @@ class BucketTable:
             start = (tag & self._mask) * _SET
             for at in range(start, start + _SET, WORDS):
                 if self._words[at] == tag and self._words[at + 3] == 1:
-                    return self._level(at, rate, now_ms)
+                    return -(-self._level(at, rate, now_ms) // _PART)
         return 0
 
     @property
     def used(self) -> int:
-        """How many buckets there are: of keys that have come, whether or not they leaked empty."""
-        return sum(self._words[3::WORDS].tolist())
+        """How many buckets there are: of keys that have come, whether or not they leaked empty.
+
+        Of a large table it is an estimate by its first rows: hashes are anywhere alike.
+        """
+        rows = min(self.capacity, _LOOKED_AT)
+        return self._words[3 : rows * WORDS : WORDS].tolist().count(1) * (self.capacity // rows)
 
     # -- under the lock ------------------------------------------------------------------------
 
@@ -147,11 +152,24 @@ class BucketTable:
         words[at + 3] = 1
         return at
 
-    def _level(self, at: int, rate: int, now_ms: int) -> int:
-        """Return what a bucket has not leaked yet."""
+    def _leak(self, at: int, rate: int, now_ms: int) -> int:
+        """Have a bucket leak up to now. Returns: the level, in parts
+
+        # hot: what _level() does, without the call
+        """
         words = self._words
         elapsed = now_ms - words[at + 2]
-        if elapsed < 0:  # another process read the clock a moment later
-            elapsed = 0
-        level = words[at + 1] - rate * elapsed // 60
-        return level if 0 < level <= MOST else 0
+        level = words[at + 1]
+        if elapsed > 0:
+            level -= rate * elapsed
+        if not 0 < level <= MOST * _PART:
+            level = 0
+        words[at + 1] = level
+        if not -_AHEAD_MS <= elapsed <= 0:
+            words[at + 2] = now_ms
+        return level
+
+    def _level(self, at: int, rate: int, now_ms: int) -> int:
+        """Return what a bucket has not leaked yet, in parts."""
+        level = self._words[at + 1] - rate * max(0, now_ms - self._words[at + 2])
+        return level if 0 < level <= MOST * _PART else 0

@@ -309,7 +309,9 @@ class Store:
         finally:
             opened.close()
         match reply:
-            case [bytes(host), bytes(port)] if port.isdigit() and 0 < int(port[:6]) < 65_536:
+            case [bytes(host), bytes(port)] if (
+                len(port) <= 5 and port.isdigit() and 0 < int(port) < 65_536
+            ):
                 return await _address(host, int(port))
             case None:
                 raise StoreError(f'Sentinel knows no master "{options.service}"')

@@ -6,8 +6,10 @@ client is not in its table (UdpListener.find_by). Where the session is another w
 shared table tells (core/shm_ids.py), the datagram goes there.
 
 1. In a short header an id's length is not said: all lengths that servers have ever had are tried,
-   the longest first; what clients make up has a length in its header, and has nothing tried. What
-   is shorter than MIN_ID bytes is not entered: it would be guessed.
+   the longest first; what clients make up has a length in its header, and has nothing tried. An
+   Initial packet of a new address is of a session that has all of its id: its first bytes may be
+   another client's by chance. What is shorter than MIN_ID bytes is not entered: it would be
+   guessed.
 2. Who comes first has an id. What a client says is no reason to take it from another session.
 3. While sessions change hands, a short header with an unknown id begins nothing: its session may
    not have arrived yet, and whoever sent it sends it again.
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ngxstream.core.shm_ids import MAX_ID, NOBODY, TAKEN
-from ngxstream.event import drops
+from ngxstream.event import drops, udp_clients
 from ngxstream.wire import quic
 
 if TYPE_CHECKING:
@@ -142,9 +144,14 @@ class ClientIds:
         if shared is not None and shared.lengths != self._bits:
             self._learn(shared.lengths)
         where = listener.listening.options.key
+        size = data[5] if quic.begins(data) else 0  # of an id that a client may have made up
         for name in self._names(data):
             at = (where, name)
             known = self._known.get(at)
+            if size and len(name) != size and (
+                known is None or udp_clients.peer_of(known.c.key) != peer
+            ):
+                continue
             if known is not None:
                 try:
                     return known.take_from(key, peer, memoryview(data))

@@ -265,6 +265,13 @@ def _pack(s: Session) -> tuple[bytes, list[bytes | None]] | None:
     return None if held is None else (held.status, list(held.keys))
 
 
+def _anew(s: Session) -> None:
+    """Take the datagram that a session began with out of the buckets: it begins one elsewhere."""
+    held: Held | None = s.module_ctx(NAME)
+    if held is not None and held.status == PASSED:
+        give_back(s, s.address.default_server.limit_datagram.limits, held, 1)
+
+
 def _unpack(s: Session, packed: Any) -> None:
     status, keys = packed
     conf: LimitDatagramConf = s.address.default_server.limit_datagram
@@ -328,7 +335,7 @@ MODULE = StreamModule(
     facts=KIND.facts,
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
     explains=((handle, _explain),),
-    keeps=(Kept(NAME, _pack, _unpack),),
+    keeps=(Kept(NAME, _pack, _unpack, anew=_anew),),
     endpoints=SHOWN.endpoints,
     metrics=SHOWN.metrics,
 )

@@ -194,6 +194,18 @@ def _status(s: Session) -> bytes | None:
     return found
 
 
+def _anew(s: Session) -> None:
+    """Take out of the buckets what was poured in for a session that begins again elsewhere."""
+    status = _status(s)
+    if status is None or status in (REJECTED, REJECTED_DRY_RUN):
+        return
+    now_ms = s.loop.now_ms
+    for limit in s.address.default_server.limit_sess.limits:
+        key = limit.zone.key_of(s)
+        if key is not None:
+            limit.zone.table.spend(key, -UNIT, limit.zone.rate, now_ms)
+
+
 def _unpack(s: Session, packed: object) -> None:
     if packed not in STATUSES:
         raise ValueError("no status")
@@ -264,7 +276,7 @@ MODULE = StreamModule(
     handlers=(PhaseHandler(phases.PREACCESS, handle, _is_wanted),),
     explains=((handle, _explain),),
     keeps=(
-        Kept(NAME, _status, _unpack),
+        Kept(NAME, _status, _unpack, anew=_anew),
         Kept(WAITING, stays="a session moves behind all phases"),
     ),
     endpoints=SHOWN.endpoints,

@@ -160,6 +160,7 @@ class Departure:
         listener: Any = c.table
         peer = udp_clients.peer_of(c.key)
         local = handover.local_of(c.key, peer)
+        travel.begin_anew(s, self._service.places)
         sink = listener.table.get(c.key)
         kept = getattr(sink, "kept", ()) if sink is not None and sink.c is c else ()
         for data in (s.preread, *kept):

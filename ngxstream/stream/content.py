@@ -190,10 +190,13 @@ class Kept(NamedTuple):
 
     Args: pack: returns it as plain values (ipc/codec.py Plain), or None; unpack: takes what pack
     returned in another process, tuples for lists, and raises TypeError, ValueError, LookupError or
-    CodecError for what it cannot be; stays: why it does not move, where these two are missing
+    CodecError for what it cannot be; stays: why it does not move, where these two are missing;
+    anew: takes back what the session has counted by, as it begins again in another process and is
+    counted there
     """
 
     key: str
     pack: Callable[[Session], Any] | None = None
     unpack: Callable[[Session, Any], None] | None = None
     stays: str = ""
+    anew: Callable[[Session], None] | None = None

@@ -49,13 +49,18 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 """
 
 # KEYS: a bucket. ARGV: units that leak in a minute, thousandths that were poured in.
-# Returns the level. Source: core/shm_buckets.py
+# Returns the level. Where nothing was poured nothing is written: of a slow rate that would be less
+# than a thousandth, which is rounded away. Source: core/shm_buckets.py
 POUR: Final = _NOW + """
 local rate, cost = tonumber(ARGV[1]), tonumber(ARGV[2])
 local was = redis.call('HMGET', KEYS[1], 'level', 'at')
 local level = tonumber(was[1]) or 0
 local elapsed = math.max(0, now - (tonumber(was[2]) or now))
-level = math.max(0, level - math.floor(rate * elapsed / 60)) + cost
+level = math.max(0, level - math.floor(rate * elapsed / 60))
+if cost == 0 then
+    return level
+end
+level = level + cost
 level = math.min(math.max(0, level), 2 ^ 50)
 if level == 0 then
     redis.call('DEL', KEYS[1])
@@ -93,8 +98,8 @@ return sum
 class _Telling:
     """Tells a store by a script what came of keys, and what it answers to who asked."""
 
-    __slots__ = ("_is_loaded", "_is_over", "_prefix", "_said_ms", "_script", "_sha", "_timer",
-                 "loop", "store", "what")
+    __slots__ = ("_is_loaded", "_is_loading", "_is_over", "_prefix", "_said_ms", "_script", "_sha",
+                 "_timer", "loop", "store", "what")
 
     def __init__(self, loop: Loop, conf: StoreConf, what: str, script: str) -> None:
         """Args: what: the kind of the zone and its name"""
@@ -105,7 +110,8 @@ class _Telling:
         self._script = script.encode()
         self._sha = hashlib.sha1(self._script).hexdigest().encode()
         self._timer: Timer | None = None
-        self._is_loaded = False
+        self._is_loaded = False  # what is said to it is executed, or will be
+        self._is_loading = False  # until it has answered
         self._is_over = False
         self._said_ms = -SAID_MS
         self.store: Store = stores.connect(loop, conf)
@@ -135,15 +141,23 @@ class _Telling:
 
     def on_down(self) -> None:
         """Know that it may be another store next time."""
-        self._is_loaded = False
+        self._is_loaded = self._is_loading = False
 
     def on_push(self, _: Push) -> None:
         """Take nothing that was not asked for."""
 
     def _load(self) -> None:
-        self._is_loaded = not self._is_over and self.store.send(
-            (b"SCRIPT", b"LOAD", self._script)
-        )
+        """Have the store know the script, in a moment where it takes no commands now."""
+        if self._is_over or self._is_loading or not self.store.is_up:
+            return
+        self._is_loading = self.store.send((b"SCRIPT", b"LOAD", self._script), self._on_loaded)
+        if self._is_loading:
+            self._is_loaded = True
+        else:
+            self._soon()
+
+    def _on_loaded(self, _: Reply) -> None:
+        self._is_loading = False
 
     def _soon(self) -> None:
         """Have _sync() called in a moment."""
@@ -152,6 +166,8 @@ class _Telling:
 
     def _on_timer(self) -> None:
         self._timer = None
+        if not self._is_loaded:
+            self._load()
         self._sync()
 
     def _sync(self) -> None:

@@ -212,6 +212,14 @@ class PackedSession:
         return s
 
 
+def begin_anew(s: Session, places: Places) -> None:
+    """Take back what a session has counted by: its client's datagrams begin another one."""
+    generation, _ = places.place_of(s.address)
+    for one in places.stream_of(generation).keeps.values():
+        if one.anew is not None:
+            one.anew(s)
+
+
 def _unpack_kept(s: Session, keeps: dict[str, Kept], packed: dict[str, Any]) -> None:
     """Give the modules what they packed. Raises: CodecError for what one cannot take"""
     for key, value in packed.items():

@@ -21,6 +21,8 @@ from ngxstream.wire import reader
 VERSION_1: Final = 0x00000001
 VERSION_2: Final = 0x6B3343CF
 MAX_ID: Final = 20  # bytes of a connection id. Source: RFC 9000 section 17.2
+LEAST_FIRST: Final = 1200  # bytes of a client's first datagram. Source: RFC 9000 section 14.1
+LEAST_MADE_UP: Final = 8  # bytes of the id that a client begins with. Source: RFC 9000 section 7.2
 MAX_PACKETS: Final = 16  # of a datagram that are looked at; a client's has three at most
 
 INITIAL: Final = 0
@@ -131,6 +133,20 @@ def ids_of(data: bytes) -> Ids | None:
     except QuicError:
         return None
     return Ids(int.from_bytes(data[1:5], "big"), destination, source)
+
+
+def begins(data: bytes | memoryview) -> bool:
+    """Tell whether a datagram is one that a client begins a connection with.
+
+    Source: RFC 9000 sections 7.2 and 14.1
+    """
+    if len(data) < LEAST_FIRST or not data[0] & _LONG:
+        return False
+    try:
+        header = parse(bytes(data))
+    except QuicError:
+        return False
+    return header.kind == INITIAL and len(header.destination) >= LEAST_MADE_UP
 
 
 def _connection_id(data: bytes, at: int) -> tuple[bytes, int]:

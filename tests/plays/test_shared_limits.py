@@ -1,5 +1,6 @@
 """Limits that two hosts share by a real Redis: sessions at a time, and how fast they begin."""
 
+import os
 import signal
 import socket
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ngxstream.stream import limit_sharing
 from ngxstream.wire import resp
-from tests.support import ports, real_servers
+from tests.support import ports, processes, real_servers
 from tests.support.clients import TcpClient
 from tests.support.proxies import Proxy, ProxyFactory
 from tests.support.real_servers import Server
@@ -196,3 +198,40 @@ def test_without_the_store_each_host_limits_by_itself(ngxstream: ProxyFactory, b
             one.wait_log("no reply in time")
             redis.process.send_signal(signal.SIGCONT)
             wait_until(lambda: total(redis) == 4, what="those that ended are taken back")
+
+
+def test_who_asks_often_for_a_level_does_not_delay_it(redis) -> None:
+    """At one a minute less than a thousandth leaks between two questions."""
+    ask(redis, "EVAL", limit_sharing.POUR, "1", "k", "1", "5000")
+    since = ask(redis, "HMGET", "k", "level", "at")
+    now_ms = int(since[1])
+    wait_until(lambda: clock_ms(redis) > now_ms + 60, what="something has leaked")
+    assert [b"5000"] == since[:1]
+    assert ask(redis, "EVAL", limit_sharing.POUR, "1", "k", "1", "0")[0] < 5000
+    assert since == ask(redis, "HMGET", "k", "level", "at")
+
+
+def clock_ms(redis: Server) -> int:
+    """Return the time of the store."""
+    seconds, micros = map(int, ask(redis, "TIME"))
+    return seconds * 1000 + micros // 1000
+
+
+def test_an_upgrade_is_another_host(ngxstream: ProxyFactory, backends, redis) -> None:
+    """Sessions that go on at workers of the old binary count at the new one, as the store knows."""
+    text = "daemon off; " + conf(f"redis://127.0.0.1:{redis.port}", backends.tcp().text, *COUNTED)
+    program = ngxstream(text)
+    wait_until(lambda: workers(redis) == 1, what="it knows the store")
+    with ExitStack() as stack:
+        for _ in range(4):
+            assert told(redis, program, stack)
+        old = program.pid
+        program.signal(signal.SIGUSR2)
+        wait_until(lambda: program.pid not in (0, old) and workers(redis) == 2, what="both know it")
+        os.kill(old, signal.SIGQUIT)
+        # what the new one lets pass before it has asked is told, and refused from then on
+        wait_until(lambda: not passes(program, stack), what="the old one's sessions count")
+        assert total(redis) >= 4
+    wait_until(lambda: not processes.is_alive(old), what="the old one is gone")
+    with ExitStack() as stack:
+        wait_until(lambda: passes(program, stack), what="there is room again")

@@ -147,10 +147,7 @@ def _post(request: Request) -> Reply | None:
     zone = _zone(request)
     members = _members(request)
     if zone.sharing is not None:
-        shared.add(zone, request, [
-            _wanted(zone, *member, kept=False) for member in members.items()
-        ])
-        return None
+        return _Adding(request, _adding_shared(zone, request, members)).begin()
     if len(members) == 1:
         (member,) = members.items()
         _add(zone, request, _wanted(zone, *member, kept=False))
@@ -208,21 +205,36 @@ def _adding(
     return Reply(201)
 
 
+def _adding_shared(
+    zone: KeyvalZone, request: Request, members: dict[str, Any]
+) -> Generator[None, None, None]:
+    """Read many pairs, some in each step, and have a store take them. Raises: ApiError"""
+    wanted: list[Wanted] = []
+    for member in members.items():
+        wanted.append(_wanted(zone, *member, kept=False))
+        if len(wanted) % READ_AT_ONCE == 0:
+            yield
+    shared.add(zone, request, wanted)
+
+
 class _Adding:
     """Many pairs that are entered, some in each slice of the loop."""
 
     __slots__ = ("_request", "_steps")
 
-    def __init__(self, request: Request, steps: Generator[None, None, Reply]) -> None:
+    def __init__(self, request: Request, steps: Generator[None, None, Reply | None]) -> None:
         self._request = request
         self._steps = steps
 
     def begin(self) -> Reply | None:
-        """Take a step; return the reply if it is the last. Raises: ApiError"""
+        """Take a step; return the reply if it is the last, None where that comes later.
+
+        Raises: ApiError
+        """
         try:
             next(self._steps)
         except StopIteration as stop:
-            reply: Reply = stop.value
+            reply: Reply | None = stop.value
             return reply
         self._request.loop.get(Slices).add(self._go_on)
         return None

@@ -128,6 +128,8 @@ def begin(proxy: Exchange) -> None:
 def step(proxy: UdpProxy, sink: Sink) -> Sink:
     """Have the client's next datagram lift the bound, if there is one. A step of udp_steps.py"""
     bound: Any = proxy.c.sock
+    if isinstance(bound, Tap):  # another server had to be tried, and the session is listed again
+        bound = bound.sock
     if not isinstance(bound, Bound):
         return sink
     if proxy.datagrams()[0] > 1:  # it came from another process

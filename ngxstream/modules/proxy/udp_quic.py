@@ -197,7 +197,7 @@ class ById:
         found = quic.ids_of(bytes(view[: 7 + 2 * quic.MAX_ID]))
         if found is None:
             self._rotate(view)
-        elif _begins(view):
+        elif quic.begins(view):
             table.take_apart(udp_clients.tagged(c.key, found.destination), view)
             return True
         else:
@@ -352,20 +352,6 @@ class ById:
                     self._add(found.source, is_servers=True)
         if self.paths.by_address and self.proxy is not None:
             self.paths.copy(self.c.table.sock, self.proxy.control, views)  # type: ignore[union-attr]
-
-
-def _begins(head: memoryview) -> bool:
-    """Tell whether a datagram is one that a client begins a connection with.
-
-    Source: RFC 9000 sections 7.2 and 14.1
-    """
-    if len(head) < 1200:
-        return False
-    try:
-        header = quic.parse(bytes(head))
-    except quic.QuicError:
-        return False
-    return header.kind == quic.INITIAL and len(header.destination) >= 8
 
 
 def _local(key: Any, peer: Any) -> bytes:

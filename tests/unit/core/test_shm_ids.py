@@ -3,11 +3,13 @@
 import os
 import random
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from ngxstream.core import shm, shm_ids
 from ngxstream.core.shm_ids import ENTERED, FULL, TAKEN, WAYS, IdTable
+from tests.support import locks
 
 ME, NOW = os.getpid(), 5000
 
@@ -112,3 +114,31 @@ def test_an_id_that_goes_elsewhere_is_nobody_s_until_it_is_entered(dead: int) ->
     assert (dead, shm_ids.NOBODY, NOW + 5) == table.find(7)
     assert ENTERED == table.put(7, 8, ME, 1, NOW + 6)
     assert (ME, 1, NOW + 6) == table.find(7)
+
+
+def test_of_new_ids_the_oldest_gives_way() -> None:
+    """Wherever it stands in its set."""
+    for oldest in range(WAYS):
+        table = make()
+        tags = [n * table.capacity for n in range(1, WAYS + 2)]  # all in one set
+        for n, tag in enumerate(tags[:WAYS]):
+            table.put(tag, 8, ME, 0, NOW - 100 if n == oldest else NOW - n)
+        assert ENTERED == table.put(tags[WAYS], 8, ME, 0, NOW)
+        assert [tags[oldest]] == [tag for tag in tags if table.find(tag) is None]
+
+
+def test_every_call_leaves_the_lock_to_others() -> None:
+    """Also where there is nothing to be found, and no room."""
+    table = make()
+    tags = [n * table.capacity for n in range(1, WAYS + 2)]
+    calls: list[Callable[[], object]] = [
+        lambda: table.find(1), *(
+            lambda tag=tag: table.put(tag, 8, ME, 0, NOW, firm=True)  # type: ignore[misc]
+            for tag in tags
+        ),
+        lambda: table.find(tags[0]), lambda: table.give(tags[0], ME, 0, 1, NOW),
+        lambda: table.leave(tags[1], ME, 0, NOW), lambda: table.drop(tags[2], ME, 0),
+    ]
+    for call in calls:
+        call()
+        assert locks.is_free(table.zone)

@@ -273,6 +273,11 @@ def test_sentinel_says_where_the_master_is(loop: Loop, backends: BackendFactory)
     (b"*-1\r\n", 'Sentinel knows no master "fleet"'),
     (b"*2\r\n$1\r\na\r\n$1\r\nx\r\n", "Sentinel names no address"),
     (b"*2\r\n$1\r\na\r\n$6\r\n999999\r\n", "Sentinel names no address"),
+    (b"*2\r\n$1\r\na\r\n$5\r\n65536\r\n", "Sentinel names no address"),
+    (b"*2\r\n$1\r\na\r\n$1\r\n0\r\n", "Sentinel names no address"),
+    # the first digits alone are a port
+    (b"*2\r\n$9\r\n127.0.0.1\r\n$9\r\n000443000\r\n", "Sentinel names no address"),
+    (b"*2\r\n$1\r\na\r\n$5000\r\n" + b"4" * 5000 + b"\r\n", "Sentinel names no address"),
     (b":1\r\n", "Sentinel names no address"),
     (b"-ERR no\r\n", 'SENTINEL failed: "ERR no"'),
     (b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n%05d\r\n", "it is no master"),

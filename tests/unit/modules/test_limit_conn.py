@@ -153,7 +153,8 @@ def test_a_full_zone_refuses(made: Limited) -> None:
 @pytest.mark.parametrize("made", ["limit_conn z 2; limit_conn y 1;"], indirect=True)
 def test_what_a_session_has_taken_goes_with_it(made: Limited) -> None:
     """Where it goes on it is counted, limit or not, and until it ends there."""
-    ((_, pack, unpack, _),) = limit_conn.MODULE.keeps
+    (kept,) = limit_conn.MODULE.keeps
+    pack, unpack = kept.pack, kept.unpack
     assert pack is not None
     assert unpack is not None
     first, second = made.connect(), made.connect()

@@ -122,6 +122,21 @@ def test_what_one_limit_drops_is_not_counted_by_those_before_it() -> None:
         assert 2 * UNIT - UNIT // 10 < lab.level() <= 2 * UNIT
 
 
+def test_all_that_one_limit_drops_is_given_back_to_those_before_it() -> None:
+    """Of however many that came together; in a dry run nothing is dropped, nor given back."""
+    stream = f"{SLOW} limit_datagram_zone all zone=w:32k rate=1r/m;"
+    for dry, level in (("", 3), ("limit_datagram_dry_run on;", 9)):
+        with Lab(stream, f"limit_datagram zone=z burst=50; limit_datagram zone=w burst=2; "
+                         f"{dry}") as lab:
+            lab.send(b"0")
+            one = limit_datagram.Held((socket.inet_aton("127.0.0.1"), b"all"))
+            (s,) = lab.served.loop.sessions
+            conf = s.address.default_server.limit_datagram
+            passed = limit_datagram.admit(s, conf, one, 8)
+            assert passed == (8 if dry else 2)
+            assert (level - 1) * UNIT < lab.level() <= level * UNIT
+
+
 def test_a_datagram_is_counted_once_where_sessions_are_short() -> None:
     """What a session gives back begins the next one, which counts it."""
     with Lab(SLOW, "proxy_requests 2; limit_datagram zone=z burst=8;") as lab:

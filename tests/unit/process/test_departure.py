@@ -12,7 +12,7 @@ import pytest
 from ngxstream.core import codes
 from ngxstream.event.udp import UdpListener
 from ngxstream.modules.proxy.udp import UdpProxy
-from ngxstream.stream import content, preread, session
+from ngxstream.stream import content, preread, session, travel
 from ngxstream.stream.content import Content, ContentKind, Read, Restore
 from ngxstream.stream.session import Session
 from tests.support import descriptors, moving
@@ -248,3 +248,49 @@ def test_a_session_that_prereads_begins_anew_at_its_new_owner(tmp_path: Path) ->
         assert (world.new.loop, [b"one", b"two", b"three"]) == shown[-1]
         assert [b"one", b"two", b"three"] == [world.backend.recv(100) for _ in range(3)]
         assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
+
+
+def test_a_session_that_was_not_counted_gives_nothing_back(tmp_path: Path) -> None:
+    """In a dry run those pass that would have been refused."""
+    with World(tmp_path, stream="""
+        limit_sess_zone all zone=s:64k rate=1r/m; limit_sess_dry_run on;
+        limit_datagram_zone all zone=d:64k rate=1r/m; limit_datagram_dry_run on;
+    """, server="limit_sess zone=s; limit_datagram zone=d burst=0;") as world:
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+        for n, client in enumerate(clients, 1):
+            client.sendto(b"?", world.address)
+            world.turn(lambda n=n: len(world.old.loop.sessions) == n)
+        refused = [s for s in world.old.loop.sessions
+                   if s.module_ctx("limit_sess") == b"REJECTED_DRY_RUN"]
+        assert 2 == len(refused)
+        for s in refused:
+            travel.begin_anew(s, world.old.service.places)
+        data = world.cycle.stream.data  # type: ignore[union-attr]
+        for kind, name in (("limit_sess", "s"), ("limit_datagram", "d")):
+            assert 0 < data[kind][name].table.level(b"all", 1, world.old.loop.now_ms)
+        for client in clients:
+            client.close()
+
+
+def test_a_session_that_begins_anew_is_counted_once(tmp_path: Path) -> None:
+    """Whoever waited for the turn that a limit gives waits for it again, and is not refused."""
+    with World(tmp_path, stream="""
+        limit_sess_zone all zone=s:64k rate=1r/m;
+        limit_datagram_zone all zone=d:64k rate=1r/m;
+    """, server="limit_sess zone=s burst=3; limit_datagram zone=d burst=3;") as world:
+        clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(4)]
+        for n, client in enumerate(clients, 1):
+            client.sendto(b"?", world.address)
+            world.turn(lambda n=n: len(world.old.loop.sessions) == n)
+        world.hand_over()
+        world.turn(lambda: not world.old.loop.sessions)
+        world.turn(lambda: len(world.new.loop.sessions) == 4)
+        log = world.log.read_text()
+        assert "limiting" not in log
+        assert 3 + 3 == log.count("delaying session")
+        data = world.cycle.stream.data  # type: ignore[union-attr]
+        for kind, name in (("limit_sess", "s"), ("limit_datagram", "d")):
+            table = data[kind][name].table
+            assert 3000 < table.level(b"all", 1, world.new.loop.now_ms) <= 4000
+        for client in clients:
+            client.close()

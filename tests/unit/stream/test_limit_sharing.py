@@ -140,14 +140,47 @@ def test_many_keys_are_told_in_turns(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
 def test_an_error_is_told_of_once_a_second(lab: Lab) -> None:
     """A script that is not known is loaded again."""
     made = buckets(lab)
+    lab.settle(made)
     lab.strange = b"-NOSCRIPT No matching script.\r\n"
     loaded = lab.loaded
     for n in range(5):
         pour(made, b"%d" % n)
     lab.wait(5)
     lab.settle(made)
-    assert lab.loaded > loaded
+    assert lab.loaded == loaded + 1  # however many were told meanwhile
+    pour(made, b"later")
+    lab.wait(6)
+    lab.settle(made)
+    assert lab.loaded == loaded + 2
     assert 1 == sum("NOSCRIPT" in line for line in fake_store.lines(lab.loop))
+
+
+def test_a_script_that_cannot_be_sent_is_loaded_in_a_moment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where too much waits for the store: hosts share again, without a new connection."""
+    made = buckets(lab)
+    lab.settle(made)
+    lab.strange = b"-NOSCRIPT No matching script.\r\n"
+    pour(made)
+    lab.wait(1)
+    with monkeypatch.context() as full:
+        full.setattr(store_module, "MOST_WAITING", 0)
+        run_until(lab.loop, lambda: not made.store._waiting)
+    lab.strange = b""
+    lab.told.clear()
+    pour(made)
+    lab.wait(1)
+    made.on_down()
+    with monkeypatch.context() as full:
+        full.setattr(store_module, "MOST_WAITING", 0)
+        made.on_up()
+        pour(made)
+        assert not made._new
+    loaded = lab.loaded
+    run_until(lab.loop, lambda: lab.loaded > loaded)
+    pour(made)
+    lab.wait(2)
 
 
 def test_while_the_store_is_away_nothing_is_noted(lab: Lab, backends: BackendFactory) -> None:
@@ -353,3 +386,17 @@ def test_sessions_are_told_of_when_the_store_is_back(
     assert not made._changed
     made.on_up()
     assert {b"a"} == set(made._changed)
+
+
+def test_sessions_that_the_connection_does_not_take_are_told_of_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what was poured is."""
+    made = counts(lab)
+    with monkeypatch.context() as full:
+        full.setattr(store_module, "MOST_WAITING", 0)
+        made.began(b"a")
+        made._sync()
+        assert {b"a": None} == made._changed
+    lab.wait(1)
+    assert b"1" == lab.told[0][3]

@@ -133,3 +133,16 @@ def test_a_datagram_that_is_cut_has_the_packets_before(end: int) -> None:
     """What is behind the last whole packet is no packet."""
     first = quic.initial(b"\1", size=100)
     assert (end >= 100) == bool(list(wire.packets((first + quic.opaque(1))[:end])))
+
+
+def test_a_connection_begins_with_a_large_initial_packet() -> None:
+    """To an id of eight bytes at least; what is of another kind, or shorter, begins nothing."""
+    first = quic.initial(b"\1", destination=bytes(8), source=b"", size=1200)
+    assert wire.begins(first)
+    assert wire.begins(memoryview(first))
+    assert not wire.begins(first[:1199])
+    assert not wire.begins(quic.initial(b"\1", destination=bytes(7), source=b"", size=1300))
+    assert not wire.begins(quic.opaque(quic.HANDSHAKE, 1300, destination=bytes(8)))
+    assert not wire.begins(quic.opaque(quic.ZERO_RTT, 1300, destination=bytes(8)))
+    assert not wire.begins(b"")
+    assert not wire.begins(b"\x41" + bytes(1300))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ngxstream.event.loop import Loop
+from ngxstream.modules.keyval import endpoints
 from ngxstream.stream import stores
 from ngxstream.stream.api import ApiError
 from ngxstream.stream.keyval_sharing import Sharing
@@ -71,6 +72,19 @@ def test_pairs_are_added(lab: Lab) -> None:
     assert (400, "KeyvalFormatError", "only one key can be added") == lab.ask(
         "POST", {"a": "1", "b": "2"}
     )
+
+
+def test_many_pairs_are_read_in_turns(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients do not wait for them; nothing is sent where one of them is none."""
+    monkeypatch.setattr(endpoints, "READ_AT_ONCE", 10)
+    lab.api.replies.clear()
+    assert lab.api.ask("POST", "z", {**{f"k{n}": "v" for n in range(99)}, "bad": 1}) is None
+    assert [] == lab.api.replies
+    run_until(lab.loop, lambda: bool(lab.api.replies))
+    assert "KeyvalFormatError" == lab.api.replies[0].code
+    assert {} == lab.pairs.pairs
+    assert 201 == lab.ask("POST", {f"k{n}": "v" for n in range(99)})
+    assert 99 == len(lab.pairs.pairs)
 
 
 def test_pairs_are_changed_and_removed(lab: Lab) -> None:

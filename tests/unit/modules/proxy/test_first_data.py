@@ -101,3 +101,26 @@ def test_nonsense_is_refused() -> None:
     """There are two words."""
     text = "stream { server { listen 9; proxy_connect later; proxy_pass 127.0.0.1:9; } }"
     assert 'invalid value "later"' in build(text).error
+
+
+def test_who_is_not_proxied_does_not_wait(
+    ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """Nor a UDP client whose first datagram is empty; where the server is a variable one does."""
+    backend, udp = backends.tcp(), backends.udp()
+    running = ngxstream(
+        f"events {{}} stream {{ preread_timeout 30s; proxy_connect on_data; "
+        f"map 1 $to {{ default {backend.text}; }} "
+        f"server {{ listen 127.0.0.1:@said@; return hello; }}"
+        f"server {{ listen 127.0.0.1:@udp@ udp; proxy_pass {udp.text}; }}"
+        f"server {{ listen 127.0.0.1:@to@; proxy_pass $to; }} }}"
+    )
+    with TcpClient(running.address("said")) as client:
+        assert b"hello" == client.recv_to_eof()
+    with UdpClient(running.address("udp")) as one:
+        one.send(b"")
+        assert b"" == one.recv()
+    with TcpClient(running.address("to")) as quiet, TcpClient(running.address("to")) as client:
+        assert b"?" == client.exchange(b"?")
+        assert backend.accepted == 1
+        assert quiet

@@ -109,3 +109,18 @@ def test_a_tap_shows_what_was_sent_datagram_by_datagram() -> None:
     with pytest.raises(PermissionError):
         tap.sendto(memoryview(b"x"), FAR)
     assert [5, 100, 100, 50, 100, 100, 50, 7] == shown
+
+
+def test_what_comes_without_another_answer_is_no_further_round() -> None:
+    """The address that is answered has spoken: what another one was told before proves nothing."""
+    paths, sock = begun(FAR), Sock()
+    paths.copy(sock, None, views(10))
+    paths.count(FAR, 10, NOW, is_near=False)
+    paths.on_heard(NOW)
+    paths.count(FAR, 10, NOW, is_near=False)
+    assert not paths.is_proved(FAR, NOW + QUIET_MS)
+    paths.copy(sock, None, views(10))
+    assert not paths.is_proved(FAR, NOW + QUIET_MS)
+    paths.count(FAR, 10, NOW, is_near=False)
+    assert not paths.is_proved(FAR, NOW + QUIET_MS - 1)
+    assert paths.is_proved(FAR, NOW + QUIET_MS)

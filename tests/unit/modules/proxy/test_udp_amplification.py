@@ -11,7 +11,7 @@ import pytest
 
 from ngxstream.event import datagram
 from ngxstream.modules.proxy import udp_amplification
-from tests.support import moving, ports
+from tests.support import moving, ports, quic
 from tests.support.in_process import build
 from tests.support.moving import World
 from tests.support.udp_in_process import UdpInProcess
@@ -213,3 +213,43 @@ def test_nonsense_is_refused(word: str) -> None:
     built = build(text % "off")
     assert built.conf is not None
     assert 0 == built.conf.servers[0].proxy.amplification
+
+
+def test_a_bound_is_lifted_where_another_server_had_to_be_tried(stack: ExitStack) -> None:
+    """A client of `proxy_quic`, whose handshake takes more than one datagram, gets all of it."""
+    back, client = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                    for _ in range(2))
+    for sock in (back, client):
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+    served = stack.enter_context(UdpInProcess(
+        f"stream {{ upstream u {{ server 127.0.0.1:{ports.free_udp_port()}; "
+        f"server 127.0.0.1:{back.getsockname()[1]} backup; }} "
+        f"server {{ listen 127.0.0.1:{ports.free_udp_port()} udp; proxy_quic on; "
+        f"proxy_udp_amplification 3; proxy_pass u; }} }}"
+    ))
+
+    def received(sock: socket.socket, count: int) -> list[Any]:
+        found: list[Any] = []
+
+        def is_over() -> bool:
+            served.loop.turn(wait_ms=2)
+            with contextlib.suppress(BlockingIOError):
+                found.append(sock.recvfrom(65_536))
+            return len(found) >= count
+
+        wait_until(is_over, every=0)
+        return found
+
+    client.sendto(quic.opaque(quic.INITIAL, 1100, destination=b"original", source=b"cli"),
+                  served.address())
+    ((_, proxy),) = received(back, 1)
+    answer = quic.opaque(quic.HANDSHAKE, 1100, destination=b"cli", source=b"\x01server-id")
+    back.sendto(answer, proxy)
+    received(client, 1)
+    client.sendto(quic.opaque(quic.HANDSHAKE, destination=b"\x01server-id", source=b"cli"),
+                  served.address())
+    received(back, 1)
+    for _ in range(10):
+        back.sendto(answer, proxy)
+    assert 10 == len(received(client, 10))

@@ -597,3 +597,46 @@ def test_what_bears_another_worker_s_id_goes_there_from_a_port_that_is_known_her
     assert [(lab.client.getsockname(), packet, 3)] == passed
     assert SERVERS == lab.only.current
     ids.shared = ids.forward = None
+
+
+@pytest.mark.parametrize(("words", "name"), [
+    ("proxy_quic on prefix=4 any_host;", b"\x01abcdefgh"), ("proxy_quic on any_host;", b"\x01abc"),
+])
+def test_who_begins_with_an_id_like_another_s_is_another_client(words: str, name: bytes) -> None:
+    """Its id is as long as it says: what it begins with by chance makes it no id of another."""
+    with contextlib.closing(Lab(words)) as lab, lab.socket() as stranger:
+        lab.shake(name)
+        lab.answer(quic.short(b"cli"))
+        assert lab.got(lab.client)
+        mine = lab.source
+        hello = initial(b"\x01abc-of-mine", b"own")
+        assert [hello] == lab.send(hello, by=stranger)
+        assert mine != lab.source
+        answer = quic.opaque(quic.HANDSHAKE, 100, destination=b"own", source=b"\x02another")
+        lab.answer(answer)
+        assert [answer] == lab.got(stranger)
+        assert [] == lab.got(lab.client)
+
+
+def test_connections_of_one_port_whose_ids_share_a_prefix() -> None:
+    """The handshake of the second one goes on by what its server has answered with."""
+    with contextlib.closing(Lab("proxy_quic on prefix=4;")) as lab:
+        lab.shake(b"\x01abcdefgh")
+        lab.send(initial(b"second-one", b"own"))
+        source = lab.source
+        lab.answer(quic.opaque(quic.HANDSHAKE, 100, destination=b"own", source=b"\x02xyz-other"))
+        lab.source = None
+        assert 1 == len(lab.send(initial(b"\x02xyz-other", b"own")))
+        assert source == lab.source
+        assert 2 == len(lab.loop.sessions)
+
+
+def test_a_first_packet_that_comes_again_from_elsewhere_is_of_the_session(
+    lab: Lab, elsewhere: socket.socket
+) -> None:
+    """Its id is the same: a NAT has forgotten the client before the server has answered."""
+    lab.send(initial(b"original-id"))
+    source = lab.source
+    assert 1 == len(lab.send(initial(b"original-id"), by=elsewhere))
+    assert source == lab.source
+    assert 1 == len(lab.loop.sessions)
