@@ -1,7 +1,7 @@
 """The state of a peer: the one declaration of which its plain and its shared form are made.
 
 1. A field is declared once, below. The plain form has it as a slot; the shared form
-   (modules/upstream/zone.py) has a cell, a count or a slot of the same name, by its kind.
+   (modules/upstream/peer_table.py) has a cell, a count or a slot of the same name, by its kind.
 2. Whether a peer may be used is asked of round_robin.usable() alone. `status` is 0 as long as
    nothing prevents its use: then nothing else has to be checked.
 3. `fails` changes by fail(), succeed() and forgive() only, which keep `status` in step.

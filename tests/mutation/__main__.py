@@ -156,6 +156,7 @@ GUARDS: Final[dict[str, tuple[str, ...]]] = {
     "modules/proxy/udp_to_server": ("tests/unit/event/test_udp.py",),
     "modules/ssl/handshake": ("tests/wire/test_tls_termination.py",),
     "modules/upstream/columns": (),
+    "modules/upstream/peer_table": ("tests/unit/modules/upstream/test_zone.py",),
     "modules/upstream/zone": (),
     "process/channel": ("tests/unit/process/test_worker.py",),
     "process/children": ("tests/unit/process/test_reload.py", "tests/unit/process/test_master.py"),

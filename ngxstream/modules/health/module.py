@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ngxstream.stream.core import StreamConf, StreamDraft
 
 NAME: Final = "health"
-ROW_BYTES: Final = 256  # of an upstream's zone for each peer (modules/upstream/zone.py)
+ROW_BYTES: Final = 256  # of an upstream's zone for each peer (modules/upstream/peer_table.py)
 KEPT: Final = 3  # configurations after which a check that none of them has is forgotten
 ZONE: Final = "health checks"  # as lsof shows it; a name with a space is nobody's
 

@@ -28,7 +28,7 @@ from ngxstream.stream.upstream import Peer, ServerSpec
 
 if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
-    from ngxstream.modules.upstream.zone import PeerTable
+    from ngxstream.modules.upstream.peer_table import PeerTable
     from ngxstream.stream.core import StreamConf, StreamDraft
     from ngxstream.stream.round_robin import Tier
     from ngxstream.stream.session import Session

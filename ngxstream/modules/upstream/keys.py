@@ -10,7 +10,7 @@ from ngxstream.core import inet
 from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf
 
 if TYPE_CHECKING:
-    from ngxstream.modules.upstream.zone import PeerTable
+    from ngxstream.modules.upstream.peer_table import PeerTable
 
 
 def halves(key: bytes) -> tuple[int, int]:

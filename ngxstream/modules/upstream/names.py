@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ngxstream.event.loop import Loop
     from ngxstream.event.resolver import Address, Answer, Service, Waiter
     from ngxstream.event.timers import Timer
-    from ngxstream.modules.upstream.zone import PeerTable
+    from ngxstream.modules.upstream.peer_table import PeerTable
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.upstream import ServerSpec, UpstreamConf
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ngxstream.core.facts import rows_at
 from ngxstream.modules.upstream import view
-from ngxstream.modules.upstream.zone import PLACES, STATUS, ZonePeerState
+from ngxstream.modules.upstream.peer_table import PLACES, STATUS, ZonePeerState
 from ngxstream.stream import peer_facts, peer_state
 from ngxstream.stream.health import NOTHING, Report
 from ngxstream.stream.peer_state import FAILED

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ngxstream.core.log import Log
     from ngxstream.event.loop import Loop
     from ngxstream.event.timers import Timer
-    from ngxstream.modules.upstream.zone import PeerTable
+    from ngxstream.modules.upstream.peer_table import PeerTable
     from ngxstream.stream.core import StreamConf, StreamDraft
     from ngxstream.stream.resolver_conf import ResolverConf
     from ngxstream.stream.session import Session

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from ngxstream.core import clock
 from ngxstream.modules.upstream import peer_metrics, peer_view, view
+from ngxstream.modules.upstream.peer_table import ROW_BYTES
 from ngxstream.modules.upstream.peer_view import Now
-from ngxstream.modules.upstream.zone import ROW_BYTES
 from ngxstream.stream import api, core_facts, peer_facts, tls_facts, zone_endpoints
 from ngxstream.stream import schema as s
 from ngxstream.stream.module import StreamModule

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ngxstream.modules.upstream import resolve
-from ngxstream.modules.upstream.zone import PeerTable, ZonePeerState
+from ngxstream.modules.upstream.peer_table import PeerTable, ZonePeerState
 
 if TYPE_CHECKING:
     from ngxstream.stream.round_robin import Tier

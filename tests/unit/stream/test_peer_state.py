@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
-from ngxstream.modules.upstream import zone
+from ngxstream.modules.upstream import peer_table, zone
 from ngxstream.stream import peer_state, rotation, round_robin
 from ngxstream.stream.peer_state import FIELDS, PeerState
 from ngxstream.stream.upstream import CONNECT, FIRST_BYTE, Peer, UpstreamConf, UpstreamState
@@ -33,7 +33,7 @@ RUNTIME = [peer_state.UNHEALTHY, peer_state.CHECKING]  # bits that come and go
 
 def shared(conf: UpstreamConf) -> UpstreamConf:
     """Put an upstream into a zone of its own."""
-    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
+    table = peer_table.PeerTable(shm.Zone("z", 32768, "upstream"))
     table.next_configuration()
     zone.share(conf, table)
     return conf
@@ -49,7 +49,7 @@ def values(state: PeerState) -> dict[str, int]:
 
 def test_a_row_has_a_place_of_its_own_for_every_shared_field() -> None:
     """What is written to a field is read from it by whoever has the row, and from no other one."""
-    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
+    table = peer_table.PeerTable(shm.Zone("z", 32768, "upstream"))
     table.next_configuration()
     plain = upstream("server 127.0.0.1:1 weight=1000;").balancer.tier.peers[0]  # type: ignore[union-attr]
     one, other = (table.attach(plain, b"key", pin=True) for _ in range(2))
@@ -65,7 +65,7 @@ def test_a_row_has_a_place_of_its_own_for_every_shared_field() -> None:
 
 def test_only_a_configuration_says_down() -> None:
     """A server that one configuration takes out is in for another one with the same row."""
-    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
+    table = peer_table.PeerTable(shm.Zone("z", 32768, "upstream"))
     table.next_configuration()
     out, within = upstream(numbered([{"down": True}, {}])).balancer.tier.peers  # type: ignore[union-attr]
     first, second = (table.attach(peer, b"key", pin=True) for peer in (out, within))

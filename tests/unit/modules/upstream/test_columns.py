@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import shm
-from ngxstream.modules.upstream import zone
+from ngxstream.modules.upstream import peer_table, zone
 from ngxstream.modules.upstream.columns import Columns
 from ngxstream.stream import peer_state, round_robin, steady
 from ngxstream.stream.round_robin import Tier
@@ -34,8 +34,8 @@ EQUAL = SERVER.map(lambda server: server | {"weight": 2})
 def shared(lines: str, rows: int = 128) -> Any:
     """Return the balancer of a group in a zone."""
     conf = upstream(lines)
-    made = shm.Zone("z", zone.ROW_BYTES * rows, "upstream")
-    table = made.data = zone.PeerTable(made)
+    made = shm.Zone("z", peer_table.ROW_BYTES * rows, "upstream")
+    table = made.data = peer_table.PeerTable(made)
     table.next_configuration()
     zone.share(conf, table)
     return conf.balancer

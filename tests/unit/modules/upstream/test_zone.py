@@ -1,9 +1,7 @@
 """zone: all workers see the same peers, a killed one leaves no counts, a reload forgets nothing."""
 
-import array
 import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
-from ngxstream.modules.upstream import zone
-from ngxstream.stream.peer_state import NEVER_MS
-from ngxstream.stream.upstream import Peer, ServerSpec, UpstreamConf, UpstreamState
+from ngxstream.modules.upstream import peer_table, zone
+from ngxstream.stream.upstream import UpstreamConf, UpstreamState
 from tests.support.balancing import (
     SPEC,
     STEP,
@@ -27,7 +24,6 @@ from tests.support.balancing import (
     session,
     take,
 )
-from tests.support.forks import in_child
 from tests.support.in_process import Built, build
 
 SIZE = "zone z 32k;"
@@ -47,7 +43,7 @@ def built(block: str, old: Built | None = None) -> Iterator[tuple[Built, Upstrea
 
 def share(conf: UpstreamConf) -> None:
     """Put an upstream into a zone of its own."""
-    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
+    table = peer_table.PeerTable(shm.Zone("z", 32768, "upstream"))
     table.next_configuration()
     zone.share(conf, table)
 
@@ -242,22 +238,6 @@ def test_a_session_that_leaves_for_another_worker_is_counted_there_only() -> Non
         assert [(0, 0), (0, 0)] == [(p.state.conns, p.state.waiting) for p in balancer.tier.peers]
 
 
-def test_a_row_is_not_given_to_another_server_while_anybody_waits_there() -> None:
-    """Where the zone is full, a row with sessions, or with some that wait, stays what it is."""
-    table = zone.PeerTable(shm.Zone("z", 4 * zone.ROW_BYTES, "upstream"))
-    plain = Peer(ServerSpec("a", ()), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
-    table.next_configuration()
-    rows = [table.attach(plain, b"%d" % n, pin=False).row for n in range(4)]
-    table.tallies["conns"].add(rows[0])
-    table.tallies["waiting"].add(rows[1])
-    others = {table.attach(plain, b"other %d" % n, pin=True).row for n in range(2)}
-    assert set(rows[2:]) == others
-    with pytest.raises(errors.UnplacedError):
-        table.attach(plain, b"another", pin=True)
-    table.tallies["waiting"].add(rows[1], -1)
-    assert rows[1] == table.attach(plain, b"another", pin=True).row
-
-
 # -- reload ------------------------------------------------------------------------------------
 
 
@@ -399,22 +379,6 @@ def test_resolving_needs_a_zone() -> None:
     )
 
 
-def test_a_row_that_is_taken_begins_anew_and_no_other_does() -> None:
-    """Never failed, never checked; what stands in the rows beside it stays."""
-    table = zone.PeerTable(shm.Zone("z", 32768, "upstream"))
-    table.next_configuration()
-    with built("server 127.0.0.1:1;") as (_, conf):
-        (plain,) = conf.balancer.tier.peers
-        first = table.attach(plain, b"first", pin=True)
-        first.fails, first.accessed_ms, first.checked_ms = 3, 11, 12
-        second = table.attach(plain, b"second", pin=True)
-        assert (NEVER_MS, NEVER_MS, 0) == (second.accessed_ms, second.checked_ms, second.fails)
-        assert (3, 11, 12) == (first.fails, first.accessed_ms, first.checked_ms)
-        third = table.attach(plain, b"third", pin=True)
-        assert (NEVER_MS, NEVER_MS) == (third.accessed_ms, third.checked_ms)
-        assert (NEVER_MS, NEVER_MS, 0) == (second.accessed_ms, second.checked_ms, second.fails)
-
-
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_session_that_ends_is_counted_off_once(failed: bool) -> None:
     """Well or badly: the others of the same peer stay counted."""
@@ -499,7 +463,7 @@ def test_what_a_killed_worker_owes_is_given_back() -> None:
 @pytest.mark.parametrize("word", [(1 << 63) - 1, -(1 << 63), 1 << 31, -1])
 def test_cells_that_another_process_has_spoiled_end_in_no_exception(method: str, word: int) -> None:
     """Sessions go on: a server is chosen, or there is none."""
-    for place in range(zone.CELLS):
+    for place in range(peer_table.CELLS):
         built = build(f"""stream {{
             upstream u {{
                 zone z 64k; {method} server 127.0.0.1:1 max_fails=2; server 127.0.0.1:2;
@@ -522,72 +486,6 @@ def test_cells_that_another_process_has_spoiled_end_in_no_exception(method: str,
                 continue
             selection.free(peer, failed)
         built.zones.close()
-
-
-def test_a_row_that_another_process_has_named_is_found() -> None:
-    """Each process has an index of its own: what others attach and move is looked up anew."""
-    table = zone.PeerTable(shm.Zone("z", 1 << 16, zone.TAG))
-    peer = Peer(ServerSpec("127.0.0.1:1", []), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
-
-    def attach(*names: bytes) -> list[int]:
-        return [table.attach(peer, name, pin=False).row for name in names]
-
-    assert [0, 1] == attach(b"a", b"b")
-    in_child(lambda: attach(b"c", b"d"))
-    assert [2, 3, 4] == attach(b"c", b"d", b"e")
-
-    def move() -> None:
-        with table.zone.lock:
-            table.move(1, b"e", 1)
-
-    in_child(move)
-    assert [1, 0, 5] == attach(b"e", b"a", b"b")
-    table._entries[0 : zone.KEY_LOW + 1], other = (
-        table._entries[zone.ENTRY : zone.ENTRY + zone.KEY_LOW + 1],
-        table._entries[0 : zone.KEY_LOW + 1].tolist(),
-    )
-    table._entries[zone.ENTRY : zone.ENTRY + zone.KEY_LOW + 1] = memoryview(array.array("q", other))
-    assert [1, 0] == attach(b"a", b"e"), "nobody said that these were changed"
-
-
-@pytest.mark.parametrize("step", range(1, 6))
-def test_who_dies_while_a_row_is_named_leaves_no_index_behind(step: int) -> None:
-    """The others see all that is there, whatever was done by then."""
-    table = zone.PeerTable(shm.Zone("z", 1 << 16, zone.TAG))
-    peer = Peer(ServerSpec("127.0.0.1:1", []), socket.AF_INET, ("127.0.0.1", 1), "127.0.0.1:1")
-    table.attach(peer, b"a", pin=True)
-
-    class Deadly:
-        """Memory that kills who stores in it too often."""
-
-        left = step
-
-        def __init__(self, view: Any) -> None:
-            self.view = view
-
-        def __getitem__(self, at: Any) -> Any:
-            return self.view[at]
-
-        def __setitem__(self, at: Any, value: Any) -> None:
-            if Deadly.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            Deadly.left -= 1
-            self.view[at] = value
-
-    def die() -> None:
-        deadly: Any = table
-        deadly._entries, deadly._state = Deadly(table._entries), Deadly(table._state)
-        table.attach(peer, b"b", pin=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        die()
-    assert signal.SIGKILL == os.waitpid(child, 0)[1]
-    rows = [table.attach(peer, name, pin=True).row for name in (b"a", b"b", b"c")]
-    assert 0 == rows[0]
-    assert 3 == len(set(rows))
-    assert rows == [table.attach(peer, name, pin=True).row for name in (b"a", b"b", b"c")]
 
 
 def test_who_is_removed_or_set_down_is_dropped_and_nobody_else() -> None:

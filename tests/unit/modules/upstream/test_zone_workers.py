@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ngxstream.core import errors, shm
-from ngxstream.modules.upstream import zone
+from ngxstream.modules.upstream import peer_table, zone
 from ngxstream.stream.upstream import CONNECT, Peer
 from tests.support.balancing import (
     Clock,
@@ -40,8 +40,8 @@ STEP = st.tuples(
 
 def workers_of(specs: list[dict[str, Any]], words: str) -> list[Any]:
     """Return the balancers of workers that share a zone."""
-    made = shm.Zone("z", zone.ROW_BYTES * 128, "upstream")
-    table = made.data = zone.PeerTable(made)
+    made = shm.Zone("z", peer_table.ROW_BYTES * 128, "upstream")
+    table = made.data = peer_table.PeerTable(made)
     table.next_configuration()
     found = []
     for _ in range(WORKERS):
