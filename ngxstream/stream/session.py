@@ -127,7 +127,8 @@ class Session:
 
     def end_with(self, last: Callable[[], None]) -> None:
         """Have something done when all that was taken for the session is given back."""
-        self.cleanups = [last, *(self.cleanups or ())]
+        cleanups = self.cleanups
+        self.cleanups = [last] if cleanups is None else [last, *cleanups]
 
     def module_ctx(self, name: str) -> Any:
         """Return a module's scratch, or None."""

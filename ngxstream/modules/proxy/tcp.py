@@ -15,7 +15,6 @@ its FIN does not end the attempt (nginx reads one buffer ahead; nobody can tell)
 from __future__ import annotations
 
 import errno
-import functools
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -279,7 +278,10 @@ class TcpProxy(handler.Proxy):
         if half is self.up:
             _send_last(self.pc)
         else:
-            self.s.end_with(functools.partial(_send_last, self.c.sock))
+            self.s.end_with(self._send_last_to_client)
+
+    def _send_last_to_client(self) -> None:
+        _send_last(self.c.sock)
 
     def on_held_back(self, half: pump.Half) -> None:
         """Send what MSG_MORE holds back."""
