@@ -107,8 +107,8 @@ class OtherMaster:
         if master.not_accepting and not master.is_ending:
             master.not_accepting = False
             master.children.start(idle=crashed and had_udp)
-        if crashed and not master.is_ending:
-            master.takeover.inherit(crashed=True, had_udp=had_udp)
+        if not master.is_ending:  # workers that were started by HUP wait for its workers
+            master.takeover.inherit(crashed=crashed, had_udp=had_udp)
 
     def _rename_back(self) -> None:
         master = self._master

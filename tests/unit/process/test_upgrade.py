@@ -91,6 +91,28 @@ def test_after_winch_the_old_master_starts_workers_when_the_new_one_dies(
     assert serves(running)
 
 
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL])
+def test_who_serves_again_reads_udp_while_former_workers_finish_sessions(
+    sig: signal.Signals, ngxstream: ProxyFactory, backends: BackendFactory
+) -> None:
+    """HUP to the old master has taken the upgrade back; a TCP session holds a worker of before."""
+    text = CONF.format(udp=backends.udp().text).rstrip().removesuffix("}")
+    hold = f"server {{ listen 127.0.0.1:@hold@; proxy_pass {backends.tcp().text}; }} }}"
+    running = ngxstream(text + hold, expected=("exited on signal 9",))
+    with clients.TcpClient(running.address("hold")) as client:
+        assert b"x" == client.exchange(b"x")
+        old, new = start_new(running)
+        os.kill(old, signal.SIGWINCH)
+        wait_until(lambda: len(workers(old)) == 1)
+        wait_until(lambda: serves(running))
+        os.kill(old, signal.SIGHUP)
+        wait_until(lambda: len(workers(old)) == 3)
+        os.kill(new, sig)
+        wait_until(lambda: running.pid == old)
+        assert serves(running)
+        assert b"y" == client.exchange(b"y")
+
+
 def test_the_new_master_serves_alone_when_the_old_one_is_terminated(
     ngxstream: ProxyFactory, backends: BackendFactory
 ) -> None:
