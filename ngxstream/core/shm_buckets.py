@@ -67,7 +67,7 @@ class BucketTable:
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)  # hot: what `with zone.lock` does, without two calls
         try:
-            at = self._find(hash(key))
+            at = self._find(hash(key), now_ms)
             level = self._leak(at, rate, now_ms) + cost * _PART
             if level > most * _PART:
                 return REFUSED
@@ -84,7 +84,7 @@ class BucketTable:
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)
         try:
-            at = self._find(hash(key))
+            at = self._find(hash(key), now_ms)
             level = self._leak(at, rate, now_ms)
             count = min(count, max(0, most * _PART - level) // (UNIT * _PART))
             if count:
@@ -101,7 +101,7 @@ class BucketTable:
         fd = self.zone.lock.fd
         lockf(fd, LOCK_EX, 1)
         try:
-            at = self._find(hash(key))
+            at = self._find(hash(key), now_ms)
             level = min(max(self._leak(at, rate, now_ms) + cost * _PART, 0), MOST * _PART)
             self._words[at + 1] = level
             return -(-level // _PART)
@@ -111,7 +111,7 @@ class BucketTable:
     def raise_to(self, key: bytes, level: int, rate: int, now_ms: int) -> None:
         """See that a bucket has at least this level, which others know of. Args: as pour()"""
         with self.zone.lock:
-            at = self._find(hash(key))
+            at = self._find(hash(key), now_ms)
             if self._leak(at, rate, now_ms) < level * _PART:
                 self._words[at + 1] = min(level, MOST) * _PART
 
@@ -136,15 +136,23 @@ class BucketTable:
 
     # -- under the lock ------------------------------------------------------------------------
 
-    def _find(self, tag: int) -> int:
-        """Return the place of a hash's bucket, which is made empty if it has none."""
+    def _find(self, tag: int, now_ms: int) -> int:
+        """Return the place of a hash's bucket, which is made empty if it has none.
+
+        What is no bucket, or one of a time to come, gives way first: else it would for ever take a
+        place from keys that come.
+        """
         words = self._words
         start = (tag & self._mask) * _SET
         row = words[start : start + _SET].tolist()
         for at in range(0, _SET, WORDS):  # hot
             if row[at] == tag and row[at + 3] == 1:
                 return start + at
-        oldest = min(range(0, _SET, WORDS), key=lambda at: (row[at + 3], row[at + 2]))
+        latest = now_ms + _AHEAD_MS
+        oldest = min(
+            range(0, _SET, WORDS),
+            key=lambda at: (row[at + 3] == 1 and row[at + 2] <= latest, row[at + 2]),
+        )
         at = start + oldest
         words[at + 1] = 0
         words[at + 2] = 0

@@ -1,5 +1,7 @@
 """Leaky buckets of all processes: what passes is what the arithmetic of nginx's limit_req says."""
 
+import array
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -179,6 +181,21 @@ def test_nonsense_in_the_memory_is_a_wrong_level_and_no_fault() -> None:
         table.pour(key, 5, 1, 10 * UNIT, NOW)
 
 
+@pytest.mark.parametrize("row", [
+    (7, 0, 1 << 62, 1), (7, 0, NOW + 10**9, 1), (7, 0, 0, 2), (7, 0, 0, (1 << 63) - 1),
+    (7, 0, 0, -1),
+])
+def test_nonsense_takes_no_place_for_ever(row: tuple[int, int, int, int]) -> None:
+    """Keys that would share what is left of their set had no past, and no limit."""
+    table = make()
+    table._words[:] = memoryview(array.array("q", row * table.capacity))
+    names = (b"%d" % n for n in itertools.count())
+    keys = list(itertools.islice((key for key in names if not hash(key) & table._mask), WAYS))
+    for n in range(1, 4):
+        levels = [table.pour(key, UNIT, 60, 10 * UNIT, NOW + n) for key in keys]
+        assert [n * UNIT - n + 1] * WAYS == levels
+
+
 def test_processes_that_pour_at_once_lose_nothing() -> None:
     """Four of them, a thousand times each."""
     table = make()
@@ -257,9 +274,9 @@ def test_what_changes_a_bucket_has_the_lock(monkeypatch: pytest.MonkeyPatch) -> 
     find = BucketTable._find
     held: list[bool] = []
 
-    def look(self: BucketTable, tag: int) -> int:
+    def look(self: BucketTable, tag: int, now_ms: int) -> int:
         held.append(not locks.is_free(self.zone))
-        return find(self, tag)
+        return find(self, tag, now_ms)
 
     monkeypatch.setattr(BucketTable, "_find", look)
     table.pour(b"k", UNIT, 1, UNIT, NOW)
