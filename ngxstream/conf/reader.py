@@ -12,6 +12,8 @@ those are nginx's tokens. Its rules:
    nginx applies directives while it reads, so an unknown directive further up wins over a syntax
    error further down: whoever walks the tree raises a Fault on reaching it.
 4. A file is read once and its statements shared; they are checked wherever it is included.
+5. No more than MOST_NESTED files include each other. Python's stack ends soon behind that, and
+   crossplane takes its end for that of a file.
 """
 
 import os
@@ -26,6 +28,7 @@ from ngxstream.conf import spelling
 from ngxstream.core import errors
 
 _OTHERS_BLOCKS: Final = ("http", "mail")
+MOST_NESTED: Final = 100  # files in each other, below the main one
 _PUNCTUATION: Final = frozenset("{};")
 
 
@@ -192,6 +195,9 @@ class _Reading:
             if path in self.path:
                 chain = " -> ".join([*self.path[self.path.index(path):], path])
                 return errors.ConfError(f'"{path}" includes itself ({chain})', st.file, st.line)
+            if len(self.path) > MOST_NESTED:
+                text = f'"{path}" is included too deep, behind {MOST_NESTED} files'
+                return errors.ConfError(text, st.file, st.line)
             try:
                 st.includes.append(self.file(path, literal))
             except errors.ConfError as e:

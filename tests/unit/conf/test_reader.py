@@ -397,6 +397,20 @@ def test_cycles_are_named() -> None:
     )
 
 
+@pytest.mark.parametrize("count", [reader.MOST_NESTED, reader.MOST_NESTED + 1, 200, 400])
+def test_files_that_include_each_other_in_a_long_chain(count: int) -> None:
+    """All of them are read, or it is told where one stops; Python's stack ends none in silence."""
+    chain = {f"f{n}": f"include f{n + 1}.conf;" for n in range(1, count)}
+    source = read("include f1.conf;", **chain, **{f"f{count}": "last 1;"})
+    if count == reader.MOST_NESTED:
+        assert ["last"] == [st.directive for st in source.files[-1].statements]
+        return
+    fault = source.files[-1].statements[-1].error
+    name = f"f{reader.MOST_NESTED}.conf"
+    assert f'"/c/f{reader.MOST_NESTED + 1}.conf" is included too deep, behind ' \
+        f"{reader.MOST_NESTED} files in /c/{name}:1" == str(fault)
+
+
 def test_one_file_may_be_included_twice() -> None:
     """Two includes of a file share its statements, and -T shows it once."""
     source = read("a { include s.conf; } b { include s.conf; }", s="x y;")
