@@ -42,6 +42,7 @@ _HEAD: Final = struct.Struct("<BBBBI")  # magic, version, kind, flags, length of
 _UCRED: Final = struct.Struct("=iII")  # pid, uid, gid
 _INT: Final = array.array("i").itemsize
 _CONTROL: Final = socket.CMSG_SPACE((MAX_FDS + 1) * _INT) + socket.CMSG_SPACE(_UCRED.size)
+_HOW: Final = (_HEAD.size + INLINE, _CONTROL, socket.MSG_CMSG_CLOEXEC)  # of recvmsg()
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _MFD_NOEXEC_SEAL: Final = 8  # Linux 6.3; where vm.memfd_noexec is 2 nothing else is allowed
 
@@ -200,9 +201,10 @@ class Port:
     def _receive(self) -> tuple[bytes, list[int], int, int]:
         """Receive one packet. Returns: the bytes, the descriptors, and who sent it"""
         # socket.recv_fds() forgets its flags, and these descriptors must not survive an exec
-        data, ancillary, flags, _ = self.sock.recvmsg(
-            _HEAD.size + INLINE, _CONTROL, socket.MSG_CMSG_CLOEXEC
-        )
+        try:
+            data, ancillary, flags, _ = self.sock.recvmsg(*_HOW)
+        except ConnectionResetError:  # told first, where the other end died with something unread
+            data, ancillary, flags, _ = self.sock.recvmsg(*_HOW)
         fds: list[int] = []
         pid, uid = 0, -1
         for level, kind, packed in ancillary:

@@ -29,6 +29,7 @@ ORPHAN: Final = 7  # said by a worker to a new master: its generation and config
 GIVE: Final = 8  # a new master wants the listening sockets
 FAILED: Final = 10  # said by a worker: why it cannot begin
 SOCKETS: Final = 9  # the answer: sockets, and whether there are more
+STAY: Final = 11  # those before this worker are about to be told to leave
 
 MAX_FDS: Final = port.MAX_FDS
 MAX_BYTES: Final = 64 << 20  # what the master tells: 100 000 addresses are some 5 MB

@@ -322,6 +322,12 @@ class Children:
             if child.cycle is self._master.cycle:
                 child.channel.send(channels.GO)
 
+    def let_stay(self) -> None:
+        """Tell the workers of the cycle that those before them are about to leave."""
+        for child in self:
+            if child.cycle is self._master.cycle:
+                child.channel.send(channels.STAY)
+
     def quit(self, whom: Iterable[Child]) -> None:
         """Have workers leave in grace."""
         for child in whom:

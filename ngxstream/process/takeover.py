@@ -7,7 +7,9 @@ nginx has no counterpart. handover.py tells what workers do, rendezvous.py how o
    who does tells them itself (STOPPED), and is waited for START_MS at most.
 2. Where another master was killed whose workers have the UDP clients, its orphans are waited for
    LATE_MS: they see its death a moment later than this master may.
-3. Two plans for the same workers are one: these read when all of both have stopped.
+3. Who is to take over is told so before anybody is told to leave (STAY): should the master die,
+   these workers wait for the others, however slow they are, and those that were told nothing leave.
+4. Two plans for the same workers are one: these read when all of both have stopped.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ class TakeOver:
     def hand_over(self, whom: Sequence[Child | Survivor]) -> None:
         """Have workers give their UDP clients to the workers of the cycle."""
         master = self._master
+        master.children.let_stay()
         listening.widen((*master.cycle.listenings, *master.cycle.lingering))
         plan = Plan(
             [box.writer for box in master.children.shared.mailboxes],

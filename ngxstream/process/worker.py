@@ -81,6 +81,7 @@ class Worker:
         "arrival",  # arrivals.Arrival
         "handing_over",  # bool: it was told to
         "siblings",  # Siblings | None: once the master is gone
+        "stays",  # bool: those before it were told to leave, or were about to be
         "_asks_by",  # socket | None: that questions to all workers go by
         "_idle",  # bool: former workers read the UDP sockets still
     )
@@ -99,6 +100,7 @@ class Worker:
         self.context = context
         self._idle = idle
         self.handing_over = False
+        self.stays = False
         self.siblings: Siblings | None = None
         self.arrival: arrivals.Arrival
         self.cycle = cycle
@@ -188,6 +190,8 @@ class Worker:
                     self.service.reopen()
                 elif message.command == channels.GO:
                     self.arrival.go()
+                elif message.command == channels.STAY:
+                    self.stays = True
                 elif message.command == channels.GIVE:
                     has = [*self.cycle.listenings, *self.cycle.lingering]
                     orphan.give(self.loop, self.channel, [] if self.loop.exiting else has)
@@ -213,7 +217,8 @@ class Worker:
     def _go_on_alone(self) -> None:
         """Read UDP, unless those before this worker do, whom nobody will tell to hand over.
 
-        What the master had begun is undone then: they serve on, and this worker leaves.
+        What the master had begun is undone then: they serve on, and this worker leaves. But not if
+        they may have been told to leave.
         """
         if self.arrival.is_unheard and any(map(arrivals.is_alive, self.context.others)):
             self.arrival.wait()
@@ -222,10 +227,13 @@ class Worker:
             self.arrival.go()
 
     def _give_way(self) -> None:
-        """Leave, where nobody has begun to hand over since the master died."""
+        """Leave, where nobody has begun to hand over since the master died, or will."""
         if not self.arrival.is_unheard:
             return
-        if any(map(arrivals.is_alive, self.context.others)):
+        are_alive = any(map(arrivals.is_alive, self.context.others))
+        if are_alive and self.stays:
+            self.loop.call_later(handover.START_MS, self._give_way, cancelable=True)
+        elif are_alive:
             self.cycle.log.error(log.NOTICE, "the workers before this one serve on, leaving")
             self.quit()
         else:

@@ -407,8 +407,10 @@ def test_files_that_include_each_other_in_a_long_chain(count: int) -> None:
         return
     fault = source.files[-1].statements[-1].error
     name = f"f{reader.MOST_NESTED}.conf"
-    assert f'"/c/f{reader.MOST_NESTED + 1}.conf" is included too deep, behind ' \
+    assert (
+        f'"/c/f{reader.MOST_NESTED + 1}.conf" is included too deep, behind '
         f"{reader.MOST_NESTED} files in /c/{name}:1" == str(fault)
+    )
 
 
 def test_one_file_may_be_included_twice() -> None:

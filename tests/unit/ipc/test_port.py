@@ -95,6 +95,18 @@ def test_nothing_is_no_end_and_the_end_is_no_message(pair: Pair) -> None:
     assert not pair.port.send(1)
 
 
+def test_who_dies_with_something_unread_was_heard_all_the_same(pair: Pair) -> None:
+    """The kernel tells of the reset before it gives what was sent."""
+    speaker = Port(pair.other, Speaker.of("nobody"), max_bytes=0)
+    for kind in (1, 2):
+        assert speaker.send(kind)
+    assert pair.port.send(3)
+    speaker.close()
+    assert [1, 2] == [pair.port.receive().kind for _ in range(2)]
+    with pytest.raises(EOFError):
+        pair.port.receive()
+
+
 def test_a_message_in_many_packets_waits_for_room(pair: Pair) -> None:
     """What does not fit at once goes out as the reader makes room, or the end is closed."""
     pair.other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)

@@ -209,6 +209,19 @@ def taking_over(master: FakeMaster, monkeypatch: pytest.MonkeyPatch) -> None:
     master.survivors.meet("")
     master.takeover.begin()
     assert [channels.HANDOVER, channels.QUIT] == master.orphan.told()
+    assert [channels.STAY] == master.worker.told()
+
+
+def test_who_is_to_take_over_knows_it_before_others_are_told_to_leave(
+    master: FakeMaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The master may be killed at any moment, and then nobody must be missing."""
+    known: list[list[int]] = []
+    monkeypatch.setattr(
+        takeover.TakeOver, "send", lambda *_: bool(known.append(master.worker.told())) or True
+    )
+    master.takeover.hand_over([])
+    assert [[channels.STAY]] == known
 
 
 def test_nobody_reads_while_an_orphan_hands_over(
@@ -309,7 +322,7 @@ def test_an_orphan_that_is_late_hands_over(
     master.meets(monkeypatch)
     master.wait(takeover.LATE_MS + 500)
     assert [channels.HANDOVER, channels.QUIT] == master.orphan.told()
-    assert [] == master.worker.told()
+    assert [channels.STAY] == master.worker.told()
 
 
 @pytest.mark.parametrize("state", ["udp_is_ours", "is_ending"])
@@ -330,6 +343,7 @@ class Left:
     """A worker without a master; what it does is noted."""
 
     def __init__(self, *, unheard: bool, others: tuple[int, ...], exiting: bool = False) -> None:
+        self.stays = False
         self.done: list[str] = []
         self.later: list[Callable[[], None]] = []
         self.arrival = SimpleNamespace(
@@ -392,6 +406,19 @@ def test_it_leaves_if_they_have_not_begun_to_hand_over(
     (look,) = left.later
     look()
     assert wanted == left.done
+
+
+def test_it_stays_if_they_were_told_to_leave() -> None:
+    """However slow they are to hear of it: nobody would be left otherwise."""
+    left: Any = Left(unheard=True, others=(os.getpid(),))
+    left.stays = True
+    Worker._go_on_alone(left)
+    for _ in range(5):
+        left.later.pop()()
+        assert (["waits"], 1) == (left.done, len(left.later))
+    left.context.others = (dead(),)
+    left.later.pop()()
+    assert (["waits", "reads"], []) == (left.done, left.later)
 
 
 @pytest.mark.parametrize("exiting", [False, True])
