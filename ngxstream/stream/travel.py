@@ -217,7 +217,10 @@ def begin_anew(s: Session, places: Places) -> None:
     generation, _ = places.place_of(s.address)
     for one in places.stream_of(generation).keeps.values():
         if one.anew is not None:
-            one.anew(s)
+            try:
+                one.anew(s)
+            except Exception:  # what its client has sent goes on all the same
+                s.loop.fault(None)
 
 
 def _unpack_kept(s: Session, keeps: dict[str, Kept], packed: dict[str, Any]) -> None:

@@ -83,6 +83,26 @@ def test_a_session_without_content_begins_anew(world: World) -> None:
     assert 3 == world.new.only_session().content.requests  # type: ignore[union-attr]
 
 
+def test_what_is_not_taken_back_loses_no_datagram(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zone may be damaged: it is told, and the session begins anew."""
+
+    def fail(_: Session) -> None:
+        raise ValueError("no good")
+
+    keeps = world.cycle.stream.keeps  # type: ignore[union-attr]
+    for key in ("limit_sess", "limit_datagram"):
+        monkeypatch.setitem(keeps, key, keeps[key]._replace(anew=fail))
+    s: Any = world.old.only_session()
+    s.content.close()
+    s.content, s.preread = None, b"first"
+    world.hand_over()
+    world.turn(lambda: moving.has_datagram(world.backend))
+    assert b"first" == world.backend.recv(100)
+    assert 2 == world.log.read_text().count("[alert]")
+
+
 class FullGate(UdpListener):
     """A listener whose socket has no room."""
 
