@@ -73,6 +73,7 @@ def _alpn(scope: Scope, module: Module, st: Statement) -> None:
 def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
     """Make the context of a server with `proxy_ssl on`, or share another's. Raises: ConfError"""
     if not conf.ssl:
+        _warn_of_trust(server, draft)
         return
     tls_conf.require_library("proxy_ssl")
     shared: dict[Any, Context] = draft.data.setdefault(KEY, {})
@@ -95,6 +96,14 @@ def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
             context.lib, draft.builder.conf_prefix, conf.passwords, conf.certificate_cache
         )
     server.proxy_ssl = dataclasses.replace(conf, context=context, certificates=certificates)
+
+
+def _warn_of_trust(server: ServerConf, draft: StreamDraft) -> None:
+    """Say where a server says itself to verify others, and has no TLS with them; nginx is silent."""
+    checks = server.given.get("health", {}).get("checks", ())  # these may have TLS of their own
+    if server.given.get("proxy_ssl", {}).get("verify") and all(one.kind != "tls" for one in checks):
+        draft.warn('"proxy_ssl_verify" has no effect without "proxy_ssl on" '
+                   f"in {server.file}:{server.line}")
 
 
 def _is_chosen(conf: ProxySslConf) -> bool:

@@ -1,8 +1,11 @@
 """TLS towards servers: its settings, and the contexts that servers share."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.support.in_process import Built, build
+from tests.support.certs import Authority
+from tests.support.in_process import CONF, Built, build
 
 
 def served(*servers: str) -> Built:
@@ -30,6 +33,32 @@ def test_without_proxy_ssl_there_is_no_context() -> None:
                  "proxy_ssl_verify on; } }")
     assert made.conf is not None, made.error
     assert made.conf.servers[0].proxy_ssl.context is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_warned"),
+    [
+        ("{server} proxy_ssl_verify on; }}", True),
+        ("{server} proxy_ssl off; proxy_ssl_verify on; }}", True),
+        ("{server} health_check; proxy_ssl_verify on; }}", True),
+        ("{server} health_check type=tls; {trust} }}", False),
+        ("{server} proxy_ssl_verify off; }}", False),
+        ("proxy_ssl_verify on; {server} }}", False),  # others may have TLS
+        ("proxy_ssl on; {server} {trust} }}", False),
+    ],
+)
+def test_who_verifies_servers_and_has_no_tls_with_them_is_warned_of(
+    text: str, is_warned: bool, tmp_path: Path
+) -> None:
+    """What is sent goes to whoever is there, as nginx's does without a message."""
+    trusted = Authority(tmp_path).cert if "{trust}" in text else ""
+    server = "server {{ listen 127.0.0.1:1; proxy_pass u;"
+    trust = f"proxy_ssl_verify on; proxy_ssl_trusted_certificate {trusted};"
+    text = text.replace("{server}", server).format(trust=trust)
+    made = build(f"stream {{ upstream u {{ zone z 64k; server 127.0.0.1:9; }} {text} }}")
+    assert made.conf is not None, made.error
+    warning = f'"proxy_ssl_verify" has no effect without "proxy_ssl on" in {CONF}:1'
+    assert is_warned == any(warning in line for line in made.warnings), made.warnings
 
 
 @pytest.mark.parametrize(
