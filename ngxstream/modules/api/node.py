@@ -101,13 +101,10 @@ def _why_not(request: Request) -> str:
     names = text.split(",", MOST)
     if len(names) > MOST:
         return "too many upstreams"
-    for name in names:
-        group = known.get(name)
-        if group is None:
-            return "no such upstream"
-        if not _is_served(group, now_ms):
-            return "no live upstreams"
-    return ""
+    if not known.keys() >= set(names):
+        return "no such upstream"
+    unwell = [name for name in dict.fromkeys(names) if not _is_served(known[name], now_ms)]
+    return f"no live upstreams in {', '.join(unwell)}" if unwell else ""
 
 
 def _is_served(group: UpstreamConf, now_ms: int) -> bool:

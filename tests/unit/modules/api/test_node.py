@@ -76,7 +76,9 @@ def test_what_makes_no_sense_changes_nothing(served: InProcess, body: object) ->
     assert (200, b"ok") == healthz(served)
 
 
-def test_a_group_needs_a_server_that_may_be_used(served: InProcess) -> None:
+def test_a_group_needs_a_server_that_may_be_used(
+    served: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backup will do; of several groups each; one that there is not is none."""
     for query in ("?upstream=one", "?upstream=two", "?upstream=one,two"):
         assert (200, b"ok") == healthz(served, query)
@@ -89,9 +91,13 @@ def test_a_group_needs_a_server_that_may_be_used(served: InProcess) -> None:
     for tier in (one.balancer.tier, two.balancer.tier):
         for peer in tier.peers:
             peer.state.status |= peer_state.DOWN
-    assert (503, b"no live upstreams") == healthz(served, "?upstream=one")
+    assert (503, b"no live upstreams in one") == healthz(served, "?upstream=one")
+    assert (503, b"no live upstreams in one") == healthz(served, "?upstream=two,one,one")
+    assert (503, b"no such upstream") == healthz(served, "?upstream=one,three")
     assert (200, b"ok") == healthz(served, "?upstream=two")
     assert (200, b"ok") == healthz(served)
+    monkeypatch.setattr(node, "_is_served", lambda *_: False)
+    assert (503, b"no live upstreams in two, one") == healthz(served, "?upstream=two,one")
 
 
 def test_another_binary_goes_on_draining(served: InProcess) -> None:
