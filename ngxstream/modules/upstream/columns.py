@@ -117,9 +117,8 @@ class Columns:
         is_full = self.effective.tobytes() == self.full
         if is_full and self.is_uniform and FEW * len(out) < len(current):
             return self._turn_alike(current, out)
-        adds = self.weights if is_full else list(
-            map(min, self.effective.tolist(), self.weights)
-        )
+        known = self.weights if is_full else self.effective.tolist()
+        adds = self.weights if is_full else list(map(min, known, self.weights))
         if out:
             adds = adds.copy()
             for place in out:
@@ -131,9 +130,11 @@ class Columns:
         grown[place] -= sum(adds)
         self._put(grown)
         if not is_full:
-            for n, (effective, weight) in enumerate(zip(adds, self.weights, strict=True)):
+            for n, (effective, weight) in enumerate(zip(known, self.weights, strict=True)):
                 if effective < weight and n not in out:
                     self.effective[n] = effective + 1
+                elif effective > weight:  # said by who did not know yet that it was lowered
+                    self.effective[n] = weight
         return place
 
     def _turn_alike(self, current: list[int], out: set[int]) -> int:

@@ -112,6 +112,15 @@ def test_nonsense_in_the_memory_has_no_peer_chosen_that_is_out(
             assert not place & tried
 
 
+def test_a_weight_of_before_is_forgotten() -> None:
+    """A worker that did not know yet of a lower one has said it; all are read in one go again."""
+    balancer = shared(numbered([{}] * 3))
+    columns = balancer.tier.aid
+    columns.effective[1] = 7
+    balancer.select(session(Clock())).get()
+    assert columns.full == columns.effective.tobytes()
+
+
 def test_current_weights_stay_small() -> None:
     """A server that joins later, with 0, is not far above the others."""
     balancer = shared(numbered([{"weight": 3} for _ in range(20)]))
