@@ -10,8 +10,9 @@ of progress is printed when its file is done; reports come when all have ended, 
 Tests that failed are run once more when all have ended, in one process with nothing beside it: what
 fails alone too has a cause of its own, what passes then failed by what ran beside it. Both reports
 are printed, and the sum says how many passed at the second try alone. A test that fails twice fails
-the run; so do more than MOST_AGAIN failures, and a property that an example has broken, be it found
-again or not. CPython's own suite has a second try too (regrtest --rerun).
+the run, and so does one that is skipped then; so do more than MOST_AGAIN failures, a property that
+an example has broken, be it found again or not, and whatever fails a process besides its tests.
+CPython's own suite has a second try too (regrtest --rerun).
 The exit status is pytest's: that of the first process that has one other than 0.
 """
 
@@ -31,6 +32,7 @@ TOGETHER = "--together"
 MOST_AGAIN = 10  # tests that are run again: more than these do not fail by chance
 MOST = 4  # processes: what tests ask of time and memory is not made for a crowd of them
 REPORT = re.compile(r"=+ (?!test session starts).* =+")  # a headline: what follows is no progress
+FAILED, LEFT = 1, 100  # exit statuses: pytest's for tests that failed, and one that it has not
 LEFT_S = 30  # how long somebody may keep the output open after the end
 COLLECTED = re.compile(r"collected (\d+) items?\b")
 
@@ -64,6 +66,7 @@ class Part:
         self._printing = printing
         self.report: list[str] = []
         self.collected = 0
+        self.code = 0  # exit status, once it has ended
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -82,13 +85,20 @@ class Part:
                 speaks = True
 
     def wait(self) -> int:
-        """Wait for the end; return the exit status."""
-        code = self._process.wait()
+        """Wait for the end; return the exit status, LEFT where it left a process behind."""
+        self.code = self._process.wait()
         self._listener.join(LEFT_S)
         if self._listener.is_alive():
             print("a process that a test has started is left behind")
-            return code or 1
-        return code
+            self.code = LEFT
+        return self.code
+
+    def is_explained(self, notes: sharing.Notes) -> bool:
+        """Whether its exit status comes of tests that failed, and of nothing else."""
+        if self.code == FAILED:
+            last = next((line for line in reversed(self.report) if line.strip()), "")
+            return notes.explain(self._process.pid) and bool(REPORT.fullmatch(last.strip()))
+        return self.code == 0
 
 
 def together(count: int, words: list[str]) -> int:
@@ -104,10 +114,12 @@ def together(count: int, words: list[str]) -> int:
             print("".join(part.report), end="")
         notes = sharing.Notes(Path(folder))
         said = ""
-        is_whole = len(notes.names) == parts[0].collected and set(codes) <= {0, 1}
+        is_whole = len(notes.names) == parts[0].collected and all(
+            part.is_explained(notes) for part in parts
+        )
         if is_whole and 0 < len(notes.failed) <= MOST_AGAIN and not notes.has_broken_property:
             code, later = once_more(notes.failed, words, folder)
-            said = f", {len(notes.failed - later.failed)} of them at the second try"
+            said = f", {len(later.passed)} of them at the second try"
             codes, notes = [code], notes.but(later)
     counts = notes.counts()
     order = ("failed", "error", "passed", "skipped")
@@ -132,7 +144,7 @@ def once_more(failed: set[str], words: list[str], folder: str) -> tuple[int, sha
         code = part.wait()
         print("".join(part.report), end="")
         later = sharing.Notes(Path(marks))
-    return (code if later.names == failed else code or 1), later
+    return (code if later.passed == failed else code or FAILED), later
 
 
 def main() -> int:

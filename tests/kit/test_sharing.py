@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.__main__ import Part
 from tests.support import sharing
 from tests.support.proxies import ROOT
 
@@ -121,10 +122,15 @@ def test_skips():
         ("def test_broken(): assert 0", 1, "1 failed, 4 passed, 1 skipped, 3 of them"),
         ("@given(strategies.none())\ndef test_law(_): assert not is_first('law')", 1,
          "2 failed, 2 error, 2 passed, 1 skipped in"),
+        ("def test_gone(): (assert_ if is_first('gone') else pytest.skip)('')", 1,
+         "4 passed, 2 skipped, 3 of them"),
+        ("import atexit, os\ndef end(): print('late'), os._exit(1)\n"
+         "def test_late(): atexit.register(end)", 1,
+         "1 failed, 2 error, 3 passed, 1 skipped in"),
         ("@pytest.mark.parametrize('n', range(9))\ndef test_n(n): assert not is_first(str(n))", 1,
          "10 failed, 2 error, 2 passed, 1 skipped in"),
     ],
-    ids=["by chance", "broken", "a property", "a crowd"],
+    ids=["by chance", "broken", "a property", "skipped", "a process", "a crowd"],
 )
 def test_what_fails_is_tried_once_more(tmp_path: Path, text: str, code: int, end: str) -> None:
     """Alone; what fails again, a property that was broken, and a crowd of failures fail the run."""
@@ -140,3 +146,17 @@ def test_what_fails_is_tried_once_more(tmp_path: Path, text: str, code: int, end
     if "second try" in end:
         tries = path.with_suffix(".tries").read_text().split()
         assert sorted(["passes", *["call", "setup", "teardown"] * 2]) == sorted(tries)
+
+
+def test_a_process_that_fails_without_a_test_is_explained_by_none(tmp_path: Path) -> None:
+    """Nor is one whose report is not the last that it says, or one that left a process behind."""
+    notes = tmp_path / sharing.NOTES
+    notes.write_text('[1, "a", "call", "passed"]\n[2, "b", "call", "failed"]\n')
+    found = []
+    for number in (1, 2):
+        for code, last in ((0, "== 1 failed =="), (1, "== 1 failed =="), (1, "late"), (100, "== =")):
+            part = Part.__new__(Part)
+            part._process = SimpleNamespace(pid=number)  # type: ignore[assignment]
+            part.code, part.report = code, [f"{last}\n", "\n"]
+            found.append(part.is_explained(sharing.Notes(tmp_path)))
+    assert [True, False, False, False, True, True, False, False] == found

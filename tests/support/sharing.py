@@ -80,10 +80,11 @@ def claimed(items: list[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
 class Note(NamedTuple):
     """What came of a part of a test.
 
-    Args: name: of the test; when: "setup", "call" or "teardown", EXAMPLE where a property was
+    Args: process: the number of the one that ran it; name: of the test; when: "setup", "call" or "teardown", EXAMPLE where a property was
     called; outcome: "passed" (of setup and teardown this is not noted), "failed" or "skipped"
     """
 
+    process: int
     name: str
     when: str
     outcome: str
@@ -107,6 +108,15 @@ class Notes:
     def failed(self) -> set[str]:
         """Those that failed, or whose setup or teardown did."""
         return {note.name for note in self._all if note.outcome == "failed"}
+
+    @property
+    def passed(self) -> set[str]:
+        """Those that were called and passed, as their setup and teardown did."""
+        return {note.name for note in self._all if note.outcome == "passed"} - self.failed
+
+    def explain(self, process: int) -> bool:
+        """Whether tests that failed are a reason for a process to say that it has failed."""
+        return any(note.outcome == "failed" for note in self._all if note.process == process)
 
     @property
     def has_broken_property(self) -> bool:
@@ -133,7 +143,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.passed and report.when != "call":
         return
     is_property = report.when == "call" and "hypothesis" in report.keywords
-    note = Note(report.nodeid, EXAMPLE if is_property else report.when, report.outcome)
+    note = Note(os.getpid(), report.nodeid, EXAMPLE if is_property else report.when, report.outcome)
     with open(Path(os.environ[CLAIMS]) / NOTES, "a") as notes:
         print(json.dumps(note), file=notes)
 
