@@ -2,7 +2,8 @@
 
 1. Told which configuration (-c, -p), it is that one. Otherwise the masters that run are looked for
    in /proc: that of the only one is taken, of several one has to be named. Where none runs it is
-   the default one.
+   the default one. A master of another user than root and whoever asks counts only where there is
+   no other: any process may have a master's title.
 2. Of several servers with `api` the one is taken that can do the most for who asks: write=on before
    read-only, a Unix socket before an address, no TLS before TLS.
 3. Nothing is read of a configuration but its `server` blocks. A program serves on while its file is
@@ -145,8 +146,15 @@ def _url(options: ListenOptions, prefix: str, is_secure: bool) -> str:
     return f"{'https' if is_secure else 'http'}://{host}:{port}{prefix}"
 
 
-def _masters() -> Iterator[tuple[int, list[str], str]]:
-    """Yield pid, -c and -p of every master of ours that runs, and its working directory."""
+def _masters() -> list[tuple[int, list[str], str]]:
+    """Return pid, -c and -p of every master of ours that runs, and its working directory."""
+    found = list(_running())
+    believed = [one for one in found if one[0] in (0, os.geteuid())]
+    return [one[1:] for one in believed or found]
+
+
+def _running() -> Iterator[tuple[int, int, list[str], str]]:
+    """Yield the user, and what _masters() returns, of all that look like a master."""
     for name in sorted(filter(str.isdigit, os.listdir("/proc")), key=int):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
@@ -157,10 +165,14 @@ def _masters() -> Iterator[tuple[int, list[str], str]]:
         if match is None or not pidfile.is_ours(int(name)):
             continue
         try:
+            user = os.stat(f"/proc/{name}").st_uid
+        except OSError:
+            continue
+        try:
             where = os.readlink(f"/proc/{name}/cwd")
         except OSError:
             where = ""
-        yield int(name), _paths(match[1].split(" ")), where
+        yield user, int(name), _paths(match[1].split(" ")), where
 
 
 def _paths(words: list[str]) -> list[str]:

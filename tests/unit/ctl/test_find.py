@@ -1,5 +1,6 @@
 """Finding the API in the configuration of the program."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,20 @@ def test_two_masters_of_an_upgrade_are_one_program(
     words = conf(tmp_path, "server { listen 127.0.0.1:81; api; }")
     monkeypatch.setattr(find, "_masters", lambda: iter([(1, words, "/"), (2, words, "/")]))
     assert find.Found("http://127.0.0.1:81/api", False) == find.find([])
+
+
+@pytest.mark.parametrize(
+    ("users", "found"),
+    [((0, 7, 9, 7), [1, 2, 4]), ((9, 7, 8), [2]), ((0, 9), [1]), ((8, 9), [1, 2])],
+)
+def test_who_takes_a_master_s_title_stands_in_nobody_s_way(
+    users: tuple[int, ...], found: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither beside root's master nor beside one's own."""
+    running = [(user, pid, ["-c", "x"], "/") for pid, user in enumerate(users, 1)]
+    monkeypatch.setattr(find, "_running", lambda: iter(running))
+    monkeypatch.setattr(os, "geteuid", lambda: 7)
+    assert [(pid, ["-c", "x"], "/") for pid in found] == find._masters()
 
 
 def test_where_no_master_runs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
