@@ -219,7 +219,7 @@ def begin_anew(s: Session, places: Places) -> None:
         if one.anew is not None:
             try:
                 one.anew(s)
-            except Exception:  # what its client has sent goes on all the same
+            except Exception:  # noqa: BLE001 - what its client has sent goes on all the same
                 s.loop.fault(None)
 
 

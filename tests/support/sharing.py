@@ -80,8 +80,9 @@ def claimed(items: list[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
 class Note(NamedTuple):
     """What came of a part of a test.
 
-    Args: process: the number of the one that ran it; name: of the test; when: "setup", "call" or "teardown", EXAMPLE where a property was
-    called; outcome: "passed" (of setup and teardown this is not noted), "failed" or "skipped"
+    Args: process: the number of the one that ran it; name: of the test; when: "setup", "call" or
+    "teardown", EXAMPLE where a property was called; outcome: "passed" (of setup and teardown this
+    is not noted), "failed" or "skipped"
     """
 
     process: int

@@ -99,7 +99,7 @@ def check(conf: ProxySslConf, server: ServerConf, draft: StreamDraft) -> None:
 
 
 def _warn_of_trust(server: ServerConf, draft: StreamDraft) -> None:
-    """Say where a server says itself to verify others, and has no TLS with them; nginx is silent."""
+    """Say where a server is to verify others and has no TLS with them; nginx is silent."""
     checks = server.given.get("health", {}).get("checks", ())  # these may have TLS of their own
     if server.given.get("proxy_ssl", {}).get("verify") and all(one.kind != "tls" for one in checks):
         draft.warn('"proxy_ssl_verify" has no effect without "proxy_ssl on" '
