@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,17 @@ def test_a_probe_may_use_tls(lab: Lab, tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        lab.begin(address, "py=app.ping type=tls")
-        lab.loop.turn(0)
-        client, _ = server.accept()
+        server.setblocking(False)
+        accepted: list[socket.socket] = []
+
+        def accept() -> bool:
+            with suppress(BlockingIOError):
+                accepted.append(server.accept()[0])
+            return bool(accepted)
+
+        lab.begin(f"127.0.0.1:{server.getsockname()[1]}", "py=app.ping type=tls")
+        run_until(lab.loop, accept)
+        (client,) = accepted
         with client:
             client.setblocking(False)
             wrapped = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
