@@ -97,6 +97,16 @@ def ours() -> list[tuple[str, int]]:
     return found
 
 
+def are_leaving(old: int) -> bool:
+    """Tell whether all workers of a master take no new clients any more."""
+    titles = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]) == old:
+                titles.append(Path(f"/proc/{name}/cmdline").read_bytes())
+    return all(b"shutting down" in title for title in titles if b"worker process" in title)
+
+
 def tcp(address: tuple[str, int]) -> str:
     """Return what is said to a client that only connects."""
     with socket.create_connection(address, timeout=20) as sock:
@@ -316,7 +326,9 @@ def is_upgraded_twice() -> None:
     with socket.create_connection(FRONT, timeout=20) as first:
         first.sendall(b"1")
         assert b"1" == first.recv(1)
+        oldest = master()
         run("/usr/lib/ngxstream/upgrade")
+        wait_until(lambda: are_leaving(oldest), what="who comes now comes to the new ones")
         with socket.create_connection(FRONT, timeout=20) as second:
             second.sendall(b"2")
             assert b"2" == second.recv(1)
