@@ -217,7 +217,7 @@ def test_a_wait_for_a_name_can_be_cancelled(loop: Loop) -> None:
         with pytest.raises(TimeoutError):
             result(loop, asks(), resolver=conf)
         task = start(loop, resolve("a.test"), resolver=conf)
-        assert conf.on(loop).lookups
+        assert conf.on(loop).lookups, (task.is_over, task.error)
         task.cancel()
         task.error = None
         assert not conf.on(loop).lookups
