@@ -167,6 +167,19 @@ def crowd(
         yield lambda: [client.exchange(b"x") for client in talking]
 
 
+def kill(master: int, left: list[int], is_as_ever: Callable[[], bool]) -> None:
+    """Kill a master: clients are served as ever while its workers leave, and afterwards."""
+    os.kill(master, signal.SIGKILL)
+    try:
+        for _ in range(30):
+            assert is_as_ever()
+        wait_until(lambda: not any(map(processes.is_alive, left)))
+    finally:
+        for pid in filter(processes.is_alive, left):
+            os.kill(pid, signal.SIGKILL)
+    assert is_as_ever()
+
+
 @pytest.mark.parametrize("winch", [False, True])
 def test_workers_of_a_killed_new_master_take_no_session_from_others(
     winch: bool, ngxstream: ProxyFactory, backends: BackendFactory
@@ -182,15 +195,7 @@ def test_workers_of_a_killed_new_master_take_no_session_from_others(
             os.kill(old, signal.SIGWINCH)
             wait_until(lambda: not any(map(processes.is_alive, first)))
             assert before == ask()
-        os.kill(new, signal.SIGKILL)
-        try:
-            for _ in range(30):
-                assert before == ask()
-            wait_until(lambda: not any(map(processes.is_alive, left)))
-        finally:
-            for pid in filter(processes.is_alive, left):
-                os.kill(pid, signal.SIGKILL)
-        assert before == ask()
+        kill(new, left, lambda: before == ask())
         assert old == running.pid
 
 
@@ -206,15 +211,7 @@ def test_workers_of_a_killed_old_master_hand_over(
         before = ask()
         old, _ = start_new(running)
         left = workers(old)
-        os.kill(old, signal.SIGKILL)
-        try:
-            for _ in range(30):
-                assert before == ask()
-            wait_until(lambda: not any(map(processes.is_alive, left)))
-        finally:
-            for pid in filter(processes.is_alive, left):
-                os.kill(pid, signal.SIGKILL)
-        assert before == ask()
+        kill(old, left, lambda: before == ask())
 
 
 def test_a_second_upgrade_waits_for_the_first(ngxstream: ProxyFactory) -> None:
