@@ -164,9 +164,8 @@ def _running() -> Iterator[tuple[int, int, list[str], str]]:
         match = _TITLE.match(title.replace("\0", " "))
         if match is None or not pidfile.is_ours(int(name)):
             continue
-        try:
-            user = os.stat(f"/proc/{name}").st_uid
-        except OSError:
+        user = pidfile.user_of(int(name))
+        if user < 0:
             continue
         try:
             where = os.readlink(f"/proc/{name}/cwd")

@@ -85,7 +85,7 @@ class Master:
         self._due: list[tuple[int, Callable[[], None]]] = []
         self.generations = Generations()
         self.survivors = survivors
-        self.takeover = TakeOver(self, survivors)
+        self.takeover = TakeOver(self)
         self._has_udp = link is None
         self._retiring = False
         self.verdicts = verdict.Server(cycle.log, cycle.main.pid)

@@ -95,13 +95,18 @@ def read(path: str) -> int:
         return 0
 
 
+def user_of(pid: int) -> int:
+    """Return the effective user of a process, -1 where there is none."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
 def names_master(path: str) -> bool:
     """Tell whether a pid file names a living process of ours."""
-    try:
-        pid = _parse(_read(path))
-    except (OSError, ValueError):
-        return False
-    return is_alive(pid) and is_ours(pid)
+    pid = read(path)
+    return pid != 0 and is_alive(pid) and is_ours(pid)
 
 
 def send(pid: int, number: int) -> None:

@@ -208,7 +208,7 @@ class Survivors:
         """Return the pids of all who wait for a master, without a word to them."""
         users = self._users | ({main.user.uid} if main.user is not None else set())
         prefix = orphan.prefix_of(orphan.place_of(main, options))
-        return sorted(name.pid for name in _names(prefix) if _user_of(name.pid) in users)
+        return sorted(name.pid for name in _names(prefix) if pidfile.user_of(name.pid) in users)
 
     def _meet_all(self, main: MainConf, options: Options) -> None:
         if main.user is not None:
@@ -238,7 +238,7 @@ class Survivors:
         found: list[Survivor] = []
         names = []
         for name in _names(prefix):
-            if _user_of(name.pid) not in users:
+            if pidfile.user_of(name.pid) not in users:
                 self._foreign += 1
             elif name.pid not in self._known:
                 names.append(name)
@@ -316,14 +316,6 @@ def _names(prefix: str) -> list[_Name]:
 
 
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON
-
-
-def _user_of(pid: int) -> int:
-    """Return the effective user of a process, -1 where there is none."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return -1
 
 
 def _holds(name: _Name) -> bool:

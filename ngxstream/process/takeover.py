@@ -26,7 +26,7 @@ from ngxstream.process.handover import START_MS, Plan
 if TYPE_CHECKING:
     from ngxstream.process.children import Child, Shared
     from ngxstream.process.master import Master
-    from ngxstream.process.rendezvous import Survivor, Survivors
+    from ngxstream.process.rendezvous import Survivor
 
 LATE_MS: Final = 1000  # who was left by a killed master and did not answer at first
 LOOK_MS: Final = 200  # how often it is seen whether somebody hands over still
@@ -36,7 +36,6 @@ class TakeOver:
     """Who hands over to the workers of a master's cycle."""
 
     __slots__ = (
-        "survivors",  # Survivors: workers of a master that died
         "_end_ms",  # when those who hand over are waited for no more
         "_expecting",  # bool: orphans that are not found yet may have the UDP clients
         "_looking",  # bool: a look at who hands over is due
@@ -45,10 +44,8 @@ class TakeOver:
         "_to",  # Shared | None: what those share to whom
     )
 
-    def __init__(self, master: Master, survivors: Survivors) -> None:
-        """Args: survivors: those who were found at the start"""
+    def __init__(self, master: Master) -> None:
         self._master = master
-        self.survivors = survivors
         self._pids: frozenset[int] = frozenset()
         self._to: Shared | None = None
         self._end_ms = 0
@@ -59,7 +56,7 @@ class TakeOver:
 
     def begin(self) -> None:
         """Have the orphans that were found hand over their UDP clients and leave."""
-        if self.survivors.all:
+        if self._master.survivors.all:
             self._take_over()
             self._master.later(LATE_MS, self._meet)
 
@@ -81,15 +78,15 @@ class TakeOver:
     def _meet(self) -> None:
         """See whether there are orphans that are not known yet."""
         cycle = self._master.cycle
-        if self.survivors.meet(orphan.place_of(cycle.main, cycle.options)):
+        if self._master.survivors.meet(orphan.place_of(cycle.main, cycle.options)):
             self._take_over()
 
     def _take_over(self) -> None:
         master = self._master
-        matching = self.survivors.matching([master.cycle, *master.old])
+        matching = self._master.survivors.matching([master.cycle, *master.old])
         if matching:
             self.hand_over(matching)
-        self.survivors.tell(channels.QUIT)
+        self._master.survivors.tell(channels.QUIT)
         if not matching:
             self.let_read()
 
@@ -115,7 +112,7 @@ class TakeOver:
         """Tell the workers of a plan to hand over. Returns: whether any of them heard it"""
         packed = plan.pack()
         fds = [sock.fileno() for sock in plan.writers]
-        everyone: list[Child | Survivor] = [*self._master.children, *self.survivors.all]
+        everyone: list[Child | Survivor] = [*self._master.children, *self._master.survivors.all]
         told = [
             child.channel.send(channels.HANDOVER, packed, fds)
             for child in everyone
@@ -146,4 +143,4 @@ class TakeOver:
         settled = self._master.generations.settled(cycle.generation)
         if self._to is not children.shared or settled >= len(children.shared.mailboxes):
             return frozenset()
-        return self._pids & {*children.by_pid, *self.survivors.living()}
+        return self._pids & {*children.by_pid, *self._master.survivors.living()}

@@ -182,18 +182,7 @@ def hook_setter(name: str, parameters: int = 1, *, is_plain: bool = False) -> d.
     return set_hook
 
 
-def _time_limit(scope: Scope, module: Module, st: Statement) -> None:
-    """Read `py_time_limit time;`: there always is a limit."""
-    try:
-        limit = units.parse_time_msec(st.args[0])
-    except ValueError:
-        limit = 0
-    if not 1 <= limit <= LONGEST_LIMIT_MS:
-        raise errors.ConfError("invalid value")
-    d.put(scope, module, st, "time_limit", limit)
-
-
-def _above_zero(field: str, parse: Callable[[str], int]) -> d.Setter:
+def _above_zero(field: str, parse: Callable[[str], int], most: int | None = None) -> d.Setter:
     """Return the setter of a number that means nothing when it is 0. Args: field: of PyConf"""
 
     def set_number(scope: Scope, module: Module, st: Statement) -> None:
@@ -201,7 +190,7 @@ def _above_zero(field: str, parse: Callable[[str], int]) -> d.Setter:
             value = parse(st.args[0])
         except ValueError:
             value = 0
-        if value <= 0:
+        if value <= 0 or (most is not None and value > most):
             raise errors.ConfError("invalid value")
         d.put(scope, module, st, field, value)
 
@@ -260,7 +249,8 @@ DIRECTIVES: Final = (
                 extension=True),
     d.Directive("py_import", d.STREAM | d.SERVER, d.TAKE13, _import,
                 "A module of Python whose functions directives may name.", extension=True),
-    d.Directive("py_time_limit", BOTH, d.TAKE1, _time_limit,
+    d.Directive("py_time_limit", BOTH, d.TAKE1,
+                _above_zero("time_limit", units.parse_time_msec, LONGEST_LIMIT_MS),
                 "CPU time that one call of a function may take.", default="100ms",
                 extension=True),
     d.Directive("py_timeout", BOTH, d.TAKE1, _above_zero("timeout", units.parse_time_msec),

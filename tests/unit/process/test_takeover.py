@@ -160,7 +160,7 @@ class FakeMaster:
         self.worker, self.orphan = Speaker(1, self), Speaker(2, self)
         self.children.by_pid[1] = self.worker  # type: ignore[assignment]
         self.survivors = rendezvous.Survivors()
-        self.takeover = takeover.TakeOver(self, self.survivors)  # type: ignore[arg-type]
+        self.takeover = takeover.TakeOver(self)  # type: ignore[arg-type]
 
     def later(self, delay_ms: int, do: Callable[[], None]) -> None:
         """Note what is due."""
